@@ -1,0 +1,8 @@
+//! tidegate: a model-serving gateway that serves ONNX models and closes the MLOps loop in the data path.
+//!
+//! The rooms, in reading order; a room uses only rooms of lower layers (ARCHITECTURE.md has the table, a test
+//! keeps it).
+
+// vocabulary
+pub mod model;
+pub mod tensor;

@@ -1,0 +1,19 @@
+//! What is served and what is asked: names, versions, signatures, requests and responses, as values.
+//!
+//! Values without behaviour that every room understands. Whoever holds a `ModelName` or a `VersionId` holds
+//! one that keeps its rule; the inside never asks again.
+//!
+//! Not here: how values are written on the wire (`wire`), where models lie (`source`), which are served
+//! (`serve`).
+
+mod name;
+mod request;
+mod response;
+mod signature;
+mod version;
+
+pub use name::{ModelName, ModelNameError};
+pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
+pub use response::{InferResponse, ResponseOutput};
+pub use signature::{Signature, SignatureError, TensorSpec};
+pub use version::{VersionId, VersionState};
