@@ -6,3 +6,9 @@
 // vocabulary
 pub mod model;
 pub mod tensor;
+
+// data plane
+pub mod edge;
+pub mod engine;
+pub mod monitor;
+pub mod serve;

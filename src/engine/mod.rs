@@ -1,0 +1,5 @@
+//! Engines that run models.
+
+mod settings;
+
+pub use settings::{EngineChoice, Settings};

@@ -1,0 +1,5 @@
+//! Serving predictions from the live table.
+
+mod settings;
+
+pub use settings::Settings;

@@ -1,0 +1,21 @@
+//! What serving may be told.
+
+use std::{num::NonZeroUsize, time::Duration};
+
+/// Bounds of one prediction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Most rows (first dimension of a batchable input) of one request.
+    pub batch_rows_max: NonZeroUsize,
+    /// How long a prediction may take, from its head to its answer; a client may ask for less, never for more.
+    pub request_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            batch_rows_max: NonZeroUsize::new(4096).expect("4096 is not zero"),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
