@@ -12,3 +12,6 @@ pub mod edge;
 pub mod engine;
 pub mod monitor;
 pub mod serve;
+
+// faces
+pub mod config;

@@ -1,0 +1,196 @@
+//! From what was written to what rooms use: defaults applied, nothing unparsed, contradictions refused.
+//!
+//! Not here: reading single values (`value`, `draft`).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    num::{NonZeroU32, NonZeroUsize},
+};
+
+use super::{
+    Admin, Config, Findings, Logs, ModelPolicy, Repository, Reserved,
+    draft::Places,
+    file::{self, File},
+    value::{RepositoryApi, Size, Text, Whole},
+};
+use crate::{edge, engine, model::ModelName, monitor, serve};
+
+/// Turns a file into every room's settings and adds what contradicts itself to `findings`.
+pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
+    let mut contradictions = Contradictions { places, findings };
+    contradictions.find(&file);
+
+    let http = file.server.http.0;
+    let Text(api) = file.repository.api;
+    Config {
+        edge: edge(&file.server, &file.limits),
+        admin: Admin { address: file.server.admin.0 },
+        repository_api: api == RepositoryApi::On
+            || api == RepositoryApi::Auto && http.ip().is_loopback(),
+        source: repository(file.repository),
+        engine: engine(file.engine),
+        serve: serve::Settings {
+            batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
+            request_timeout: file.serve.request_timeout.0,
+        },
+        monitor: monitor::Settings {
+            series_max: count(file.monitor.series_max),
+            retired_for: file.monitor.retired_for.0,
+        },
+        logs: Logs { filter: file.logs.level.0.0, format: file.logs.format.0 },
+        models: file
+            .models
+            .into_iter()
+            .filter_map(|(name, model)| Some((ModelName::parse(&name).ok()?, policy(&model))))
+            .collect(),
+        reserved: Reserved { grpc: file.server.grpc.0, state: file.state.path.0 },
+    }
+}
+
+fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
+    edge::Settings {
+        http: server.http.0,
+        workers: nonzero(server.workers),
+        drain_delay: server.drain_delay.0,
+        grace: server.grace.0,
+        limits: edge::Limits {
+            body_bytes_max: bytes(limits.body),
+            body_bytes_per_second_min: nonzero_u32(limits.body_rate_min.0),
+            body_grace: limits.body_grace.0,
+            header_timeout: limits.header_timeout.0,
+            headers_max: count(limits.headers),
+            header_bytes_max: bytes(limits.header_bytes),
+            uri_bytes_max: bytes(limits.uri_bytes),
+            idle_timeout: limits.idle_timeout.0,
+            write_timeout: limits.write_timeout.0,
+            connections_max: nonzero(limits.connections),
+            connections_per_ip_max: nonzero(limits.connections_per_ip),
+            in_flight_bytes_max: bytes(limits.in_flight_bytes),
+            http2_streams_max: nonzero_u32(limits.http2_streams.0),
+            json_depth_max: count(limits.json_depth),
+            inputs_max: count(limits.inputs),
+            outputs_max: count(limits.outputs),
+            parameters_max: count(limits.parameters),
+            name_bytes_max: count(limits.name_bytes),
+            inflate_ratio_max: nonzero_u32(limits.inflate_ratio.0),
+        },
+    }
+}
+
+fn repository(section: file::RepositorySection) -> Repository {
+    Repository {
+        root: section.root.0,
+        poll_interval: section.poll_interval.0,
+        model_name: section.model_name.map(|Text(name)| name),
+        artifact_bytes_max: section.artifact_bytes.0,
+        models_max: count(section.models),
+        versions_max: count(section.versions),
+    }
+}
+
+fn engine(section: file::Engine) -> engine::Settings {
+    engine::Settings {
+        onnxruntime: section.onnxruntime.map(|Text(path)| path),
+        default: section.default.0,
+        sessions: nonzero(section.sessions),
+        intra_op_threads: nonzero(section.intra_op_threads).unwrap_or(NonZeroUsize::MIN),
+        warmup_runs: u32::try_from(section.warmup_runs.0).unwrap_or(u32::MAX),
+    }
+}
+
+fn policy(model: &file::Model) -> ModelPolicy {
+    ModelPolicy { engine: model.engine.map(|Text(engine)| engine), required: model.required.0 }
+}
+
+/// Values that are right alone and wrong together.
+struct Contradictions<'a> {
+    places: &'a Places,
+    findings: &'a mut Findings,
+}
+
+/// A key, its value, and what it must be to the other key.
+type Side<'a> = (&'a str, String, &'a str);
+
+impl Contradictions<'_> {
+    fn find(&mut self, file: &File) {
+        let file::Server { http, grpc, admin, drain_delay, grace, .. } = &file.server;
+        let http = ("server.http", http.0);
+        let grpc = ("server.grpc", grpc.0);
+        let admin = ("server.admin", admin.0);
+        for (one, other) in [(http, admin), (http, grpc), (admin, grpc)] {
+            // Nothing listens at the default of a reserved key.
+            let idle = other == grpc && self.places.origin(grpc.0).is_none();
+            if collide(one.1, other.1) && !idle {
+                let [one, other] =
+                    [one, other].map(|(key, at)| (key, written(&Text(at)), "takes the port of"));
+                self.add(one, other);
+            }
+        }
+        if drain_delay.0 >= grace.0 {
+            self.add(
+                ("server.drain_delay", written(drain_delay), "must be shorter than"),
+                ("server.grace", written(grace), "must be longer than"),
+            );
+        }
+        let file::Limits { body, in_flight_bytes, uri_bytes, header_bytes, .. } = &file.limits;
+        if in_flight_bytes.0 < body.0 {
+            self.add(
+                ("limits.body", written(body), "must be at most"),
+                ("limits.in_flight_bytes", written(in_flight_bytes), "must be at least"),
+            );
+        }
+        if uri_bytes.0 > header_bytes.0 {
+            self.add(
+                ("limits.uri_bytes", written(uri_bytes), "must be at most"),
+                ("limits.header_bytes", written(header_bytes), "must be at least"),
+            );
+        }
+    }
+
+    /// Adds a finding about two keys, at the one that was given, or given in the higher layer.
+    fn add(&mut self, one: Side, other: Side) {
+        if self.places.refused(one.0) || self.places.refused(other.0) {
+            // The default that stands in for a refused value contradicts nobody.
+            return;
+        }
+        let origins = [self.places.origin(one.0), self.places.origin(other.0)];
+        let (blamed, partner) = if origins[0] >= origins[1] { (one, other) } else { (other, one) };
+        let Some(origin) = origins.into_iter().max().flatten() else { return };
+        let default = match self.places.origin(partner.0) {
+            Some(_) => "",
+            None => ", its default",
+        };
+        let advice = format!("{} `{}` ({}{default})", blamed.2, partner.0, partner.1);
+        self.findings.add(blamed.0, Some(&blamed.1), advice, origin);
+    }
+}
+
+/// Whether two listeners can't have these addresses at once.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers =
+        |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (a, b) = (one.ip(), other.ip());
+    one.port() == other.port() && one.port() != 0 && (a == b || covers(a, b) || covers(b, a))
+}
+
+fn written(value: &impl serde::Serialize) -> String {
+    toml::Value::try_from(value).map_or_else(|_| String::new(), |value| value.to_string())
+}
+
+fn count<const MIN: u64, const MAX: u64>(number: Whole<MIN, MAX>) -> usize {
+    usize::try_from(number.0).unwrap_or(usize::MAX)
+}
+
+fn bytes<const MIN: u64, const MAX: u64>(size: Size<MIN, MAX>) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+/// `None` for 0, which means "as many as fit" wherever it is allowed.
+fn nonzero<const MIN: u64, const MAX: u64>(number: Whole<MIN, MAX>) -> Option<NonZeroUsize> {
+    NonZeroUsize::new(count(number))
+}
+
+/// For keys whose bounds leave out 0 and stay below 2^32.
+fn nonzero_u32(number: u64) -> NonZeroU32 {
+    u32::try_from(number).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+}

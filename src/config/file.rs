@@ -1,0 +1,336 @@
+//! What a user may write into the configuration file: every key, with its bounds, its default and its reason.
+//!
+//! The one place where keys are documented. The JSON Schema, the example file, the names of environment variables
+//! and the refusal of unknown keys all follow from these types; comments of keys are written for the user who
+//! reads them there. The defaults come from the rooms' own `Settings`.
+//!
+//! Not here: what keys mean together and how they become `Settings` (`check`).
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    LogFormat, Logs, Repository, Reserved,
+    value::{DAY, GIB, HOUR, KIB, LogFilter, RepositoryApi, Size, Switch, TIB, Text, Time, Whole},
+};
+use crate::{
+    edge,
+    engine::{self, EngineChoice},
+    model::ModelName,
+    monitor, serve,
+};
+
+/// The configuration of tidegate. Every key may be left out.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct File {
+    pub(super) server: Server,
+    pub(super) limits: Limits,
+    pub(super) repository: RepositorySection,
+    pub(super) engine: Engine,
+    pub(super) serve: Serve,
+    pub(super) monitor: Monitor,
+    pub(super) logs: LogsSection,
+    pub(super) state: State,
+    /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
+    /// but never decide any of this.
+    pub(super) models: BTreeMap<String, Model>,
+}
+
+/// Where tidegate listens, on how many threads, and how it stops.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Server {
+    /// The data plane's address, HTTP/1.1 and HTTP/2. Loopback, so that nothing is open to the network before
+    /// somebody decides so. Port 0 takes a free one; the ready line says which.
+    pub(super) http: Text<SocketAddr>,
+    /// Reserved for gRPC: accepted, but this version does not listen there.
+    pub(super) grpc: Text<SocketAddr>,
+    /// The admin plane's address: metrics, health, admin API. On any address but loopback it answers only
+    /// `/metrics`, `/livez` and `/readyz`.
+    pub(super) admin: Text<SocketAddr>,
+    /// Threads that serve connections. 0: as many as the process may use CPUs, by cgroup quota and affinity,
+    /// which on a shared host is less than it has.
+    pub(super) workers: Whole<0, 1024>,
+    /// After SIGTERM: how long new connections are still accepted while `/readyz` already fails. Load balancers need
+    /// to see that before they stop sending; one second covers those that watch closely and keeps restarts
+    /// short. Must be shorter than `grace`.
+    pub(super) drain_delay: Time<0, HOUR>,
+    /// After SIGTERM: when whatever still runs is cut off. Below the 30 s after which Kubernetes kills.
+    pub(super) grace: Time<1, DAY>,
+}
+
+/// What one client, one connection and one request may use. Whoever asks for more is refused with a clear answer.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Limits {
+    /// Largest request body, also after decompression. A 1x3x224x224 image as JSON is about 1 MiB.
+    pub(super) body: Size<1, { 2 * GIB }>,
+    /// Slowest body per second, on average, once `body_grace` has passed: a client that trickles holds memory.
+    pub(super) body_rate_min: Size<1, GIB>,
+    /// How long a body may be slower than `body_rate_min`.
+    pub(super) body_grace: Time<0, HOUR>,
+    /// How long a request's head may take to arrive; heads are small, so only a stalled client needs this long.
+    pub(super) header_timeout: Time<1, HOUR>,
+    /// Most header lines of one request. Clients and the proxies before them send a few dozen.
+    pub(super) headers: Whole<1, 1024>,
+    /// Largest header block of one request.
+    pub(super) header_bytes: Size<{ 8 * KIB }, { 1024 * KIB }>,
+    /// Longest request target. Not above `header_bytes`, which holds it.
+    pub(super) uri_bytes: Size<1, { 32 * KIB }>,
+    /// How long a connection may stay open without a request.
+    pub(super) idle_timeout: Time<1, DAY>,
+    /// How long a client may stall while an answer is written to it.
+    pub(super) write_timeout: Time<1, HOUR>,
+    /// Most connections at once. 0: half of the file-descriptor limit, so that models and logs can still be opened.
+    pub(super) connections: Whole<0, 1_000_000>,
+    /// Most connections at once from one address. 0: no cap, as many clients may share a proxy's address.
+    pub(super) connections_per_ip: Whole<0, 1_000_000>,
+    /// Most bytes of request bodies held at once, all connections together. At least `body`, or the largest
+    /// request could never be served.
+    pub(super) in_flight_bytes: Size<1, TIB>,
+    /// Most concurrent streams of one HTTP/2 connection.
+    pub(super) http2_streams: Whole<1, 10_000>,
+    /// Deepest nesting of a JSON body. A tensor needs as many levels as it has dimensions, and three more.
+    pub(super) json_depth: Whole<4, 256>,
+    /// Most input tensors of one request.
+    pub(super) inputs: Whole<1, 65_536>,
+    /// Most outputs that one request may ask for.
+    pub(super) outputs: Whole<1, 65_536>,
+    /// Most parameters of one request, or of one of its tensors.
+    pub(super) parameters: Whole<0, 65_536>,
+    /// Longest name of a tensor or parameter, in bytes.
+    pub(super) name_bytes: Whole<1, 4096>,
+    /// How many times its compressed size a body may grow to. Numbers as text shrink a few times, a bomb a thousand
+    /// times.
+    pub(super) inflate_ratio: Whole<1, 10_000>,
+}
+
+/// Where models are found: `<root>/<model>/<version>/model.onnx`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RepositorySection {
+    /// The folder. A relative path is resolved against the directory tidegate is started in.
+    pub(super) root: Text<PathBuf>,
+    /// How often the folder is read again. Soon enough for a person who waits for a new version, rare enough to
+    /// cost nothing.
+    pub(super) poll_interval: Time<1, DAY>,
+    /// The name of the model if `root` is itself the model's folder. Not set: the folder's own name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Text<ModelName>")]
+    pub(super) model_name: Option<Text<ModelName>>,
+    /// Whether the protocol's repository API (index, load, unload) is served on the data plane's address. It changes
+    /// what is served, so "auto" allows it only where that address is on loopback.
+    pub(super) api: Text<RepositoryApi>,
+    /// Largest file of a model that is read.
+    pub(super) artifact_bytes: Size<1, TIB>,
+    /// Most models that are listed.
+    pub(super) models: Whole<1, 1_000_000>,
+    /// Most versions of one model that are listed.
+    pub(super) versions: Whole<1, 1_000_000>,
+}
+
+/// How models are loaded and run.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Engine {
+    /// ONNX Runtime's library. Not set: `ORT_DYLIB_PATH`, then `lib/` beside the executable, then the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Text<PathBuf>")]
+    pub(super) onnxruntime: Option<Text<PathBuf>>,
+    /// The engine of models that name none: "onnxruntime", "tract", or "auto", which is the first where its library
+    /// is found and the second elsewhere.
+    pub(super) default: Text<EngineChoice>,
+    /// Sessions per version. 0: one per worker, so that no request waits for another.
+    pub(super) sessions: Whole<0, 1024>,
+    /// Threads that one run of a model uses. The workers already fill the CPUs; more helps only a large model under
+    /// few requests.
+    pub(super) intra_op_threads: Whole<1, 256>,
+    /// Runs on made-up input before a version takes traffic: the first runs of a session are slow. 0 skips them.
+    pub(super) warmup_runs: Whole<0, 10_000>,
+}
+
+/// Bounds of one prediction.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Serve {
+    /// Most rows of one request: larger ones hold a worker for too long.
+    pub(super) batch_rows_max: Whole<1, 16_777_216>,
+    /// How long a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more.
+    pub(super) request_timeout: Time<1, DAY>,
+}
+
+/// What is told about predictions.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Monitor {
+    /// Most series of `/metrics`. What would exceed it is left out and counted, as a scrape has its limits.
+    pub(super) series_max: Whole<100, 10_000_000>,
+    /// How long the series of a retired version stay before they fold into the model's totals; several scrapes
+    /// should see the last numbers.
+    pub(super) retired_for: Time<0, { 30 * DAY }>,
+}
+
+/// What is written to standard error.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LogsSection {
+    /// A level (off, error, warn, info, debug, trace), or levels by module: `"info,tidegate::edge=debug"`.
+    pub(super) level: Text<LogFilter>,
+    /// "text" for people, "json" for machines, "auto" for text on a terminal and JSON elsewhere.
+    pub(super) format: Text<LogFormat>,
+}
+
+/// What outlives a restart.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct State {
+    /// Reserved for durable state: accepted, but this version keeps none.
+    pub(super) path: Text<PathBuf>,
+}
+
+/// What holds for one model.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Model {
+    /// The engine of this model. Not set: `engine.default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Text<EngineChoice>")]
+    pub(super) engine: Option<Text<EngineChoice>>,
+    /// Whether `/readyz` waits until this model is served.
+    pub(super) required: Switch,
+}
+
+impl File {
+    /// A file in which every key stands, optional ones with a made-up value, and one made-up model.
+    pub(super) fn sample() -> Self {
+        let name = |name| Text(ModelName::parse(name).expect("the sample is a model name"));
+        let mut file = Self::default();
+        file.repository.model_name = Some(name("fraud"));
+        file.engine.onnxruntime = Some(Text("/opt/onnxruntime/lib/libonnxruntime.so".into()));
+        let engine = Some(Text(EngineChoice::Tract));
+        file.models.insert("fraud".to_owned(), Model { engine, ..Model::default() });
+        file
+    }
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        let edge::Settings { http, workers, drain_delay, grace, limits: _ } =
+            edge::Settings::default();
+        Self {
+            http: Text(http),
+            grpc: Text(Reserved::default().grpc),
+            admin: Text(super::Admin::default().address),
+            workers: Whole(count(workers.map_or(0, Into::into))),
+            drain_delay: Time(drain_delay),
+            grace: Time(grace),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let limits = edge::Limits::default();
+        Self {
+            body: Size(count(limits.body_bytes_max)),
+            body_rate_min: Size(u64::from(limits.body_bytes_per_second_min.get())),
+            body_grace: Time(limits.body_grace),
+            header_timeout: Time(limits.header_timeout),
+            headers: Whole(count(limits.headers_max)),
+            header_bytes: Size(count(limits.header_bytes_max)),
+            uri_bytes: Size(count(limits.uri_bytes_max)),
+            idle_timeout: Time(limits.idle_timeout),
+            write_timeout: Time(limits.write_timeout),
+            connections: Whole(count(limits.connections_max.map_or(0, Into::into))),
+            connections_per_ip: Whole(count(limits.connections_per_ip_max.map_or(0, Into::into))),
+            in_flight_bytes: Size(count(limits.in_flight_bytes_max)),
+            http2_streams: Whole(u64::from(limits.http2_streams_max.get())),
+            json_depth: Whole(count(limits.json_depth_max)),
+            inputs: Whole(count(limits.inputs_max)),
+            outputs: Whole(count(limits.outputs_max)),
+            parameters: Whole(count(limits.parameters_max)),
+            name_bytes: Whole(count(limits.name_bytes_max)),
+            inflate_ratio: Whole(u64::from(limits.inflate_ratio_max.get())),
+        }
+    }
+}
+
+impl Default for RepositorySection {
+    fn default() -> Self {
+        let Repository {
+            root,
+            poll_interval,
+            model_name,
+            artifact_bytes_max,
+            models_max,
+            versions_max,
+        } = Repository::default();
+        Self {
+            root: Text(root),
+            poll_interval: Time(poll_interval),
+            model_name: model_name.map(Text),
+            api: Text(RepositoryApi::Auto),
+            artifact_bytes: Size(artifact_bytes_max),
+            models: Whole(count(models_max)),
+            versions: Whole(count(versions_max)),
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        let engine::Settings { onnxruntime, default, sessions, intra_op_threads, warmup_runs } =
+            engine::Settings::default();
+        Self {
+            onnxruntime: onnxruntime.map(Text),
+            default: Text(default),
+            sessions: Whole(count(sessions.map_or(0, Into::into))),
+            intra_op_threads: Whole(count(intra_op_threads.get())),
+            warmup_runs: Whole(u64::from(warmup_runs)),
+        }
+    }
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        let serve::Settings { batch_rows_max, request_timeout } = serve::Settings::default();
+        Self {
+            batch_rows_max: Whole(count(batch_rows_max.get())),
+            request_timeout: Time(request_timeout),
+        }
+    }
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        let monitor::Settings { series_max, retired_for } = monitor::Settings::default();
+        Self { series_max: Whole(count(series_max)), retired_for: Time(retired_for) }
+    }
+}
+
+impl Default for LogsSection {
+    fn default() -> Self {
+        let Logs { filter, format } = Logs::default();
+        Self { level: Text(LogFilter(filter)), format: Text(format) }
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { path: Text(Reserved::default().state) }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        let super::ModelPolicy { engine, required } = super::ModelPolicy::default();
+        Self { engine: engine.map(Text), required: Switch(required) }
+    }
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}

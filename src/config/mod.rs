@@ -1,0 +1,332 @@
+//! Configuration: flags, environment and file become every room's settings, or all findings at once.
+//!
+//! A flag wins over the environment, the environment over the file, the file over the default. A file is read only
+//! where one is named. What leaves this room is complete: nothing optional that has a default, nothing unparsed,
+//! nothing contradictory. What is wrong is told with its place and with what would be right.
+//!
+//! In reading order: `file` is what may be written, `value` how single values read, `draft` lays the layers over
+//! each other, `check` turns the result into settings, `findings` tells what is wrong.
+//!
+//! Not here: defaults (each room's `Settings`), flags' syntax (`cli`), the machine's CPUs and file descriptors
+//! (`app` resolves a `None` that means "as many as fit").
+
+mod check;
+mod draft;
+mod example;
+mod file;
+mod findings;
+mod keys;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    io::Read,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use crate::engine::EngineChoice;
+pub use findings::{Finding, Findings, Origin};
+
+use crate::{edge, engine, model::ModelName, monitor, serve};
+use draft::Draft;
+
+/// What the names of environment variables begin with. Single underscores are left alone: Kubernetes sets
+/// `TIDEGATE_PORT` and its like for a service of that name.
+const VARIABLE_PREFIX: &str = "TIDEGATE__";
+
+/// The largest configuration file in bytes.
+const FILE_BYTES_MAX: u64 = 4 * value::MIB;
+
+/// Everything tidegate was told, complete and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The data plane's listener and limits.
+    pub edge: edge::Settings,
+    /// The admin plane's listener.
+    pub admin: Admin,
+    /// Where models are found.
+    pub source: Repository,
+    /// Whether the repository API is served on the data plane.
+    pub repository_api: bool,
+    /// How models are run.
+    pub engine: engine::Settings,
+    /// Bounds of one prediction.
+    pub serve: serve::Settings,
+    /// What is told about predictions.
+    pub monitor: monitor::Settings,
+    /// What is written to standard error.
+    pub logs: Logs,
+    /// What holds for single models.
+    pub models: BTreeMap<ModelName, ModelPolicy>,
+    /// Keys of the public contract that have no effect in this version.
+    pub reserved: Reserved,
+}
+
+/// The admin plane's listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens; port 0 takes any free one.
+    pub address: SocketAddr,
+}
+
+/// Where models are found, and how many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// The folder; a relative path is resolved against the current directory.
+    pub root: PathBuf,
+    /// How often it is read again.
+    pub poll_interval: Duration,
+    /// The model's name if `root` is itself a model's folder. `None`: the folder's name.
+    pub model_name: Option<ModelName>,
+    /// Largest file of a model in bytes.
+    pub artifact_bytes_max: u64,
+    /// Most models that are listed.
+    pub models_max: usize,
+    /// Most versions of one model that are listed.
+    pub versions_max: usize,
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    /// Levels in the syntax of `tracing_subscriber::EnvFilter`, which accepts it.
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What holds for one model, by the operator's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelPolicy {
+    /// The engine. `None`: the one that [`engine::Settings`] names.
+    pub engine: Option<EngineChoice>,
+    /// Whether readiness waits until the model is served.
+    pub required: bool,
+}
+
+/// Keys that are accepted because they belong to the public contract, and have no effect in this version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserved {
+    /// `server.grpc`: where gRPC will be served.
+    pub grpc: SocketAddr,
+    /// `state.path`: where durable state will lie.
+    pub state: PathBuf,
+}
+
+/// Where configuration comes from.
+#[derive(Debug, Clone, Default)]
+pub struct Sources<E> {
+    /// The file to read. `None`: none, wherever tidegate is started.
+    pub file: Option<PathBuf>,
+    /// Names and values of environment variables; those without the prefix `TIDEGATE__` are passed over.
+    pub environment: E,
+    /// What the command line said.
+    pub flags: Flags,
+}
+
+/// Flags that stand for keys. Their text is read here, so that mistakes in them are told with all others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Flags {
+    /// `--http`: `server.http`.
+    pub http: Option<String>,
+    /// `--grpc`: `server.grpc`.
+    pub grpc: Option<String>,
+    /// `--admin`: `server.admin`.
+    pub admin: Option<String>,
+    /// `--workers`: `server.workers`.
+    pub workers: Option<String>,
+    /// `--repository`: `repository.root`.
+    pub repository: Option<PathBuf>,
+    /// `--model-name`: `repository.model_name`.
+    pub model_name: Option<String>,
+    /// `--onnxruntime`: `engine.onnxruntime`.
+    pub onnxruntime: Option<PathBuf>,
+    /// `--log-level`: `logs.level`.
+    pub log_level: Option<String>,
+    /// `--log-format`: `logs.format`.
+    pub log_format: Option<String>,
+}
+
+/// Reads and checks the configuration; the only I/O is reading the file.
+pub fn load<E>(sources: Sources<E>) -> Result<Config, Findings>
+where
+    E: IntoIterator<Item = (String, String)>,
+{
+    let mut draft = Draft::new(&schema(), sources.file.as_deref());
+    if let Some(path) = &sources.file {
+        match read(path) {
+            Ok(text) => draft.lay_file(&text),
+            Err(advice) => draft.refuse_file(path, advice),
+        }
+    }
+    draft.lay_environment(sources.environment);
+    sources.flags.lay_over(&mut draft);
+    finish(draft)
+}
+
+/// Describes the configuration file as JSON Schema (2020-12), with defaults and bounds.
+pub fn schema() -> serde_json::Value {
+    let settings = schemars::generate::SchemaSettings::draft2020_12()
+        .with(|settings| settings.inline_subschemas = true);
+    let mut schema = settings.into_generator().into_root_schema_for::<file::File>();
+    schema.insert("title".to_owned(), "tidegate.toml".into());
+    schema.to_value()
+}
+
+/// Writes a configuration file with every key, its default and the reason for it.
+pub fn example() -> String {
+    example::example(&schema())
+}
+
+/// Reads and checks the text of a file alone, for fuzzing.
+#[doc(hidden)]
+pub fn check_text(text: &str) -> Result<Config, Findings> {
+    let mut draft = Draft::new(&schema(), Some(Path::new("tidegate.toml")));
+    draft.lay_file(text);
+    finish(draft)
+}
+
+fn finish(draft: Draft) -> Result<Config, Findings> {
+    let (file, places, mut findings) = draft.finish();
+    let config = check::check(file, &places, &mut findings);
+    if findings.findings.is_empty() {
+        return Ok(config);
+    }
+    findings.sort();
+    Err(findings)
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("can't be opened: {error}"))?;
+    file.take(FILE_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| format!("can't be read: {error}"))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(format!("is too large for a configuration: above {FILE_BYTES_MAX} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|b| *b == b'\n');
+        format!("must be UTF-8 text, which line {} is not", line.count())
+    })
+}
+
+impl Flags {
+    fn lay_over(self, draft: &mut Draft) {
+        let texts = [
+            ("--http", ["server", "http"], self.http),
+            ("--grpc", ["server", "grpc"], self.grpc),
+            ("--admin", ["server", "admin"], self.admin),
+            ("--workers", ["server", "workers"], self.workers),
+            ("--model-name", ["repository", "model_name"], self.model_name),
+            ("--log-level", ["logs", "level"], self.log_level),
+            ("--log-format", ["logs", "format"], self.log_format),
+        ];
+        for (flag, path, text) in texts {
+            if let Some(text) = text {
+                draft.lay_flag(flag, path, &text);
+            }
+        }
+        let paths = [
+            ("--repository", ["repository", "root"], self.repository),
+            ("--onnxruntime", ["engine", "onnxruntime"], self.onnxruntime),
+        ];
+        for (flag, path, value) in paths {
+            match value.as_deref().map(Path::to_str) {
+                Some(Some(text)) => draft.lay_flag(flag, path, text),
+                Some(None) => draft.refuse_flag(flag, &path.join("."), "must be a path in UTF-8"),
+                None => {}
+            }
+        }
+    }
+}
+
+impl LogFormat {
+    /// The word for it in configuration: `auto`, `text` or `json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let edge = edge::Settings::default();
+        Self {
+            repository_api: edge.http.ip().is_loopback(),
+            edge,
+            admin: Admin::default(),
+            source: Repository::default(),
+            engine: engine::Settings::default(),
+            serve: serve::Settings::default(),
+            monitor: monitor::Settings::default(),
+            logs: Logs::default(),
+            models: BTreeMap::new(),
+            reserved: Reserved::default(),
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8002)) }
+    }
+}
+
+impl Default for Repository {
+    fn default() -> Self {
+        Self {
+            root: "./models".into(),
+            poll_interval: Duration::from_secs(2),
+            model_name: None,
+            artifact_bytes_max: 4 * value::GIB,
+            models_max: 10_000,
+            versions_max: 1000,
+        }
+    }
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+impl Default for ModelPolicy {
+    fn default() -> Self {
+        Self { engine: None, required: true }
+    }
+}
+
+impl Default for Reserved {
+    fn default() -> Self {
+        Self { grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)), state: "./state".into() }
+    }
+}

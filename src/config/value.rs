@@ -1,0 +1,561 @@
+//! Values as a user writes them: whole numbers, durations, sizes, words, switches - each with its bounds.
+//!
+//! A type says what may be written (its bounds are part of it), reads it, writes it back and describes itself for
+//! the JSON Schema, so that the three never disagree. The text of an error is advice: it completes the sentence
+//! "this value ...".
+//!
+//! Not here: which keys there are (`file`), what they mean together (`check`).
+
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use tracing_subscriber::EnvFilter;
+
+use super::{LogFormat, keys::nearest};
+use crate::{engine::EngineChoice, model::ModelName};
+
+pub(super) const KIB: u64 = 1024;
+pub(super) const MIB: u64 = 1024 * KIB;
+pub(super) const GIB: u64 = 1024 * MIB;
+pub(super) const TIB: u64 = 1024 * GIB;
+pub(super) const SECOND: u64 = 1000;
+pub(super) const MINUTE: u64 = 60 * SECOND;
+pub(super) const HOUR: u64 = 60 * MINUTE;
+pub(super) const DAY: u64 = 24 * HOUR;
+
+/// Units of time in milliseconds, the smallest first.
+const TIME_UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", SECOND), ("m", MINUTE), ("h", HOUR), ("d", DAY)];
+/// Units of size in bytes, the smallest first.
+const SIZE_UNITS: [(&str, u64); 5] =
+    [("B", 1), ("KiB", KIB), ("MiB", MIB), ("GiB", GIB), ("TiB", TIB)];
+/// The longest text a value may have, in bytes: a path of Linux.
+const TEXT_BYTES_MAX: usize = 4096;
+
+/// A whole number from `MIN` to `MAX`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Whole<const MIN: u64, const MAX: u64>(pub(super) u64);
+
+/// A duration from `MIN` to `MAX` milliseconds, written with its unit: `"500ms"`, `"10s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Time<const MIN: u64, const MAX: u64>(pub(super) Duration);
+
+/// A size from `MIN` to `MAX` bytes, written with its unit: `"1KiB"`, `"16MiB"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Size<const MIN: u64, const MAX: u64>(pub(super) u64);
+
+/// Text with a meaning: an address, a path, one of a few words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Text<T>(pub(super) T);
+
+/// Yes or no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Switch(pub(super) bool);
+
+/// Whether the repository API is served, as a user writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RepositoryApi {
+    /// Only where the data plane listens on loopback.
+    Auto,
+    On,
+    Off,
+}
+
+/// A filter of log lines that `tracing` understands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LogFilter(pub(super) String);
+
+/// What can stand right of `=`.
+trait Value: Sized {
+    fn read(written: &toml::Value) -> Result<Self, String>;
+    fn written(&self) -> toml::Value;
+    fn schema() -> Schema;
+}
+
+/// What a text may mean.
+pub(super) trait Meaning: Sized {
+    /// All texts there are, where they are few.
+    const WORDS: &'static [&'static str] = &[];
+    fn from_text(text: &str) -> Result<Self, String>;
+    fn to_text(&self) -> String;
+}
+
+macro_rules! through_serde {
+    ([$($generics:tt)*] $value:ty) => {
+        impl<'de, $($generics)*> Deserialize<'de> for $value {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Self::read(&toml::Value::deserialize(deserializer)?).map_err(D::Error::custom)
+            }
+        }
+
+        impl<$($generics)*> Serialize for $value {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                self.written().serialize(serializer)
+            }
+        }
+
+        impl<$($generics)*> JsonSchema for $value {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                std::any::type_name::<Self>().into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                Self::schema()
+            }
+        }
+    };
+}
+
+through_serde!([const MIN: u64, const MAX: u64] Whole<MIN, MAX>);
+through_serde!([const MIN: u64, const MAX: u64] Time<MIN, MAX>);
+through_serde!([const MIN: u64, const MAX: u64] Size<MIN, MAX>);
+through_serde!([T: Meaning] Text<T>);
+through_serde!([] Switch);
+
+impl<const MIN: u64, const MAX: u64> Value for Whole<MIN, MAX> {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        match written {
+            toml::Value::Integer(number) => u64::try_from(*number)
+                .ok()
+                .filter(|number| (MIN..=MAX).contains(number))
+                .map(Self)
+                .ok_or_else(|| between(MIN, MAX)),
+            toml::Value::String(text) if text.parse::<u64>().is_ok_and(|n| n <= MAX) => {
+                Err(format!("must stand without quotes: {text}"))
+            }
+            // A number beyond 64 bits arrives as its text.
+            toml::Value::String(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Err(between(MIN, MAX))
+            }
+            _ => Err(format!("must be a whole number from {MIN} to {MAX}")),
+        }
+    }
+
+    fn written(&self) -> toml::Value {
+        i64::try_from(self.0).map_or_else(|_| self.0.to_string().into(), toml::Value::Integer)
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Value for Time<MIN, MAX> {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        read_measured(written, &TIME_UNITS, MIN, MAX, "10s")
+            .map(|ms| Self(Duration::from_millis(ms)))
+    }
+
+    fn written(&self) -> toml::Value {
+        let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
+        measured(ms, &TIME_UNITS).into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": pattern(&TIME_UNITS),
+            "x-minimum": measured(MIN, &TIME_UNITS),
+            "x-maximum": measured(MAX, &TIME_UNITS),
+        })
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Value for Size<MIN, MAX> {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        read_measured(written, &SIZE_UNITS, MIN, MAX, "16MiB").map(Self)
+    }
+
+    fn written(&self) -> toml::Value {
+        measured(self.0, &SIZE_UNITS).into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": pattern(&SIZE_UNITS),
+            "x-minimum": measured(MIN, &SIZE_UNITS),
+            "x-maximum": measured(MAX, &SIZE_UNITS),
+        })
+    }
+}
+
+impl Value for Switch {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        written.as_bool().map(Self).ok_or_else(|| "must be true or false".to_owned())
+    }
+
+    fn written(&self) -> toml::Value {
+        self.0.into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "boolean" })
+    }
+}
+
+impl<T: Meaning> Value for Text<T> {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        match written {
+            toml::Value::String(text) if text.len() > TEXT_BYTES_MAX => {
+                Err(format!("is too long: {} bytes, at most {TEXT_BYTES_MAX}", text.len()))
+            }
+            toml::Value::String(text) => T::from_text(text).map(Self),
+            toml::Value::Table(_) | toml::Value::Array(_) => {
+                Err(T::from_text("").err().unwrap_or_else(|| "must be text in quotes".to_owned()))
+            }
+            // What a wrong text would hear says most; a right one only lacks its quotes.
+            other => Err(T::from_text(&other.to_string())
+                .err()
+                .unwrap_or_else(|| format!("must stand in quotes: \"{other}\""))),
+        }
+    }
+
+    fn written(&self) -> toml::Value {
+        self.0.to_text().into()
+    }
+
+    fn schema() -> Schema {
+        if T::WORDS.is_empty() {
+            json_schema!({ "type": "string" })
+        } else {
+            json_schema!({ "type": "string", "enum": T::WORDS })
+        }
+    }
+}
+
+impl Meaning for SocketAddr {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.trim().parse().map_err(|_| {
+            let port = text.rsplit(':').next().and_then(|port| port.trim().parse::<u16>().ok());
+            let port = port.unwrap_or(8000);
+            format!("must be an IP address and a port, for example \"127.0.0.1:{port}\"")
+        })
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Meaning for PathBuf {
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.contains('\0') {
+            return Err("must be a path, for example \"./models\"".to_owned());
+        }
+        Ok(Path::new(text).to_owned())
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string_lossy().into_owned()
+    }
+}
+
+impl Meaning for ModelName {
+    fn from_text(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|_| model_name_advice())
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl Meaning for EngineChoice {
+    const WORDS: &'static [&'static str] = &["auto", "onnxruntime", "tract"];
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        choose(text, [Self::Auto, Self::OnnxRuntime, Self::Tract])
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl Meaning for RepositoryApi {
+    const WORDS: &'static [&'static str] = &["auto", "on", "off"];
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        choose(text, [Self::Auto, Self::On, Self::Off])
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        }
+        .to_owned()
+    }
+}
+
+impl Meaning for LogFormat {
+    const WORDS: &'static [&'static str] = &["auto", "text", "json"];
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        choose(text, [Self::Auto, Self::Text, Self::Json])
+    }
+
+    fn to_text(&self) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+impl Meaning for LogFilter {
+    /// A bare word must be a level: `EnvFilter` takes a misspelt one for the name of a module to trace.
+    fn from_text(text: &str) -> Result<Self, String> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        for directive in text.split(',').map(str::trim) {
+            let bare = directive.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            if bare && !LEVELS.contains(&directive) {
+                let meant = nearest(directive, LEVELS)
+                    .map_or_else(String::new, |level| format!("; did you mean \"{level}\"?"));
+                return Err(format!("must be {}{meant}", words(&LEVELS)));
+            }
+        }
+        match EnvFilter::builder().parse(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(_) => Err("must be a level or a list such as \"info,tidegate=debug\"".to_owned()),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        self.0.clone()
+    }
+}
+
+/// What a model may be called.
+pub(super) fn model_name_advice() -> String {
+    format!(
+        "must be a model name: 1 to {} letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..`",
+        ModelName::LENGTH_MAX
+    )
+}
+
+/// Reads a whole number with a unit and gives it in the smallest unit.
+fn read_measured(
+    written: &toml::Value,
+    units: &[(&str, u64)],
+    min: u64,
+    max: u64,
+    example: &str,
+) -> Result<u64, String> {
+    let text = match written {
+        toml::Value::String(text) => text.trim(),
+        toml::Value::Integer(number) => &number.to_string(),
+        _ => return Err(format!("must be text with a unit, for example \"{example}\"")),
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = (&text[..digits], text[digits..].trim_start());
+    if number.is_empty() || unit.starts_with(['.', ',', '_']) {
+        return Err(format!("must be a whole number with a unit, for example \"{example}\""));
+    }
+    let between = || {
+        between(format!("\"{}\"", measured(min, units)), format!("\"{}\"", measured(max, units)))
+    };
+    let number: u64 = number.parse().map_err(|_| between())?;
+    let inside = |scale: u64| number.checked_mul(scale).filter(|n| (min..=max).contains(n));
+    if unit.is_empty() {
+        let fits = units.iter().find(|(_, scale)| inside(*scale).is_some());
+        let example = fits.map_or(example.to_owned(), |(unit, _)| format!("{number}{unit}"));
+        return Err(format!("needs a unit, for example \"{example}\""));
+    }
+    if let Some((_, scale)) = units.iter().find(|(name, _)| *name == unit) {
+        return inside(*scale).ok_or_else(between);
+    }
+    let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
+    let meant = meant_unit(unit, &names)
+        .map_or_else(String::new, |unit| format!("; did you mean \"{number}{unit}\"?"));
+    Err(format!("has an unknown unit; there are {}{meant}", names.join(", ")))
+}
+
+/// The unit that was likely meant by `kb`, `MB`, `sec` or `Min`.
+fn meant_unit<'a>(written: &str, names: &[&'a str]) -> Option<&'a str> {
+    let written = written.to_ascii_lowercase();
+    let same = |name: &&&str| name.eq_ignore_ascii_case(&written);
+    let alike = |name: &&&str| {
+        let name = name.to_ascii_lowercase();
+        name != "ms" && name.as_bytes().first() == written.as_bytes().first()
+    };
+    names.iter().find(same).or_else(|| names.iter().find(alike)).copied()
+}
+
+/// Writes a number of the smallest unit in the largest unit that divides it.
+fn measured(number: u64, units: &[(&str, u64)]) -> String {
+    let divides = |(_, scale): &&(&str, u64)| number.is_multiple_of(*scale);
+    match units.iter().rev().find(divides) {
+        Some((unit, scale)) if number > 0 => format!("{}{unit}", number / scale),
+        // Zero seconds reads better than zero days.
+        _ => format!("0{}", if units == TIME_UNITS { "s" } else { "B" }),
+    }
+}
+
+fn pattern(units: &[(&str, u64)]) -> String {
+    let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
+    format!("^ *[0-9]+ *({}) *$", names.join("|"))
+}
+
+fn between(min: impl Display, max: impl Display) -> String {
+    format!("must lie between {min} and {max}")
+}
+
+fn choose<T: Meaning, const N: usize>(text: &str, choices: [T; N]) -> Result<T, String> {
+    choices.into_iter().find(|choice| choice.to_text() == text).ok_or_else(|| {
+        let meant = nearest(text, T::WORDS.iter().copied())
+            .map_or_else(String::new, |word| format!("; did you mean \"{word}\"?"));
+        format!("must be {}{meant}", words(T::WORDS))
+    })
+}
+
+/// `"a", "b" or "c"`
+fn words(all: &[&str]) -> String {
+    let quoted: Vec<String> = all.iter().map(|word| format!("\"{word}\"")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type AnyTime = Time<0, { 365 * DAY }>;
+    type AnySize = Size<0, { 1024 * TIB }>;
+
+    fn advice<T: Value>(written: impl Into<toml::Value>) -> String {
+        T::read(&written.into()).err().unwrap_or_else(|| "is right".to_owned())
+    }
+
+    #[test]
+    fn durations_say_what_is_wrong() {
+        type Timeout = Time<1, HOUR>;
+        for (written, expected) in [
+            ("10s", "is right"),
+            (" 10 s ", "is right"),
+            ("5", "needs a unit, for example \"5ms\""),
+            ("7200000", "needs a unit, for example \"10s\""),
+            ("", "must be a whole number with a unit, for example \"10s\""),
+            ("-5s", "must be a whole number with a unit, for example \"10s\""),
+            ("1.5s", "must be a whole number with a unit, for example \"10s\""),
+            ("10sec", "has an unknown unit; there are ms, s, m, h, d; did you mean \"10s\"?"),
+            ("10 µs", "has an unknown unit; there are ms, s, m, h, d"),
+            ("0s", "must lie between \"1ms\" and \"1h\""),
+            ("2h", "must lie between \"1ms\" and \"1h\""),
+            ("99999999999999999999s", "must lie between \"1ms\" and \"1h\""),
+            ("18446744073709551615d", "must lie between \"1ms\" and \"1h\""),
+        ] {
+            assert_eq!(advice::<Timeout>(written), expected, "{written}");
+        }
+        assert_eq!(advice::<Timeout>(5), "needs a unit, for example \"5ms\"");
+        assert_eq!(advice::<Timeout>(true), "must be text with a unit, for example \"10s\"");
+    }
+
+    #[test]
+    fn sizes_say_what_is_wrong() {
+        type Body = Size<KIB, GIB>;
+        for (written, expected) in [
+            ("16MiB", "is right"),
+            ("4096B", "is right"),
+            ("5", "needs a unit, for example \"5KiB\""),
+            (
+                "16MB",
+                "has an unknown unit; there are B, KiB, MiB, GiB, TiB; did you mean \"16MiB\"?",
+            ),
+            (
+                "16mib",
+                "has an unknown unit; there are B, KiB, MiB, GiB, TiB; did you mean \"16MiB\"?",
+            ),
+            ("1B", "must lie between \"1KiB\" and \"1GiB\""),
+            ("2TiB", "must lie between \"1KiB\" and \"1GiB\""),
+        ] {
+            assert_eq!(advice::<Body>(written), expected, "{written}");
+        }
+    }
+
+    #[test]
+    fn other_values_say_what_is_wrong() {
+        type Count = Whole<1, 100>;
+        type Address = Text<SocketAddr>;
+        assert_eq!(advice::<Count>(100), "is right");
+        assert_eq!(advice::<Count>(0), "must lie between 1 and 100");
+        assert_eq!(advice::<Count>(-1), "must lie between 1 and 100");
+        assert_eq!(advice::<Count>("4"), "must stand without quotes: 4");
+        assert_eq!(advice::<Count>("99999999999999999999"), "must lie between 1 and 100");
+        assert_eq!(advice::<Count>(1.0), "must be a whole number from 1 to 100");
+        assert_eq!(advice::<Switch>("on"), "must be true or false");
+
+        assert_eq!(advice::<Address>("[::1]:0"), "is right");
+        for (written, port) in [("localhost:80", 80), (":9000", 9000), ("9000", 9000), ("x", 8000)]
+        {
+            let expected =
+                format!("must be an IP address and a port, for example \"127.0.0.1:{port}\"");
+            assert_eq!(advice::<Address>(written), expected);
+        }
+        let words = "must be \"auto\", \"onnxruntime\" or \"tract\"";
+        assert_eq!(
+            advice::<Text<EngineChoice>>("onnx-runtime"),
+            format!("{words}; did you mean \"onnxruntime\"?")
+        );
+        assert_eq!(advice::<Text<EngineChoice>>("triton!"), words);
+        assert_eq!(advice::<Text<EngineChoice>>(1), words);
+        assert_eq!(advice::<Text<PathBuf>>(7), "must stand in quotes: \"7\"");
+        assert_eq!(advice::<Text<PathBuf>>(""), "must be a path, for example \"./models\"");
+        assert_eq!(
+            advice::<Text<PathBuf>>("x".repeat(5000)),
+            "is too long: 5000 bytes, at most 4096"
+        );
+    }
+
+    #[test]
+    fn log_filters_tell_levels_from_misspelt_ones() {
+        let levels = "must be \"off\", \"error\", \"warn\", \"info\", \"debug\" or \"trace\"";
+        for (written, expected) in [
+            ("info", "is right".to_owned()),
+            ("info,tidegate::edge=debug", "is right".to_owned()),
+            ("tidegate[request{path=x}]=trace", "is right".to_owned()),
+            ("inof", format!("{levels}; did you mean \"info\"?")),
+            ("", levels.to_owned()),
+            (
+                "tidegate=loud",
+                "must be a level or a list such as \"info,tidegate=debug\"".to_owned(),
+            ),
+        ] {
+            assert_eq!(advice::<Text<LogFilter>>(written), expected, "{written}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn durations_and_sizes_survive_being_written(number in 0..(365 * DAY)) {
+            let time = Time::<0, { 365 * DAY }>(Duration::from_millis(number));
+            prop_assert_eq!(AnyTime::read(&time.written()), Ok(time));
+            let size = Size::<0, { 1024 * TIB }>(number);
+            prop_assert_eq!(AnySize::read(&size.written()), Ok(size));
+        }
+
+        #[test]
+        fn no_text_makes_a_value_panic(text in any::<String>()) {
+            let written = toml::Value::String(text);
+            let _ = AnyTime::read(&written);
+            let _ = AnySize::read(&written);
+            let _ = Whole::<0, 9>::read(&written);
+            let _ = Text::<SocketAddr>::read(&written);
+            let _ = Text::<LogFilter>::read(&written);
+            let _ = Text::<EngineChoice>::read(&written);
+        }
+    }
+}
