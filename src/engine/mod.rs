@@ -1,4 +1,6 @@
-//! Engines that run models.
+//! The engines that run models.
+
+pub mod onnx;
 
 mod settings;
 
