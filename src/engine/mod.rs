@@ -1,7 +1,229 @@
-//! The engines that run models.
+//! The engines that run models, behind one trait: ONNX Runtime and tract.
+//!
+//! An engine turns the bytes of a model into sessions. A session belongs to one thread at a time, takes
+//! tensors in the signature's order and gives owned tensors or an owned error, so that it could as well live
+//! in another process. Always true:
+//! - Files are read elsewhere: an engine sees bytes, never a path.
+//! - What cannot be served (a datatype, an output that is no tensor) is refused at load, with the reason.
+//! - A missing or unfit library is an error with the next step, never a panic.
+//!
+//! Not here: which version runs (`serve`), how versions are proven and warmed (`lifecycle`). The only room
+//! where `unsafe` may stand.
 
 pub mod onnx;
 
+mod onnxruntime;
 mod settings;
+#[cfg(feature = "tract")]
+mod tract;
 
-pub use settings::{EngineChoice, Settings};
+use std::{path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+
+pub use onnxruntime::OnnxRuntime;
+pub use settings::Settings;
+#[cfg(feature = "tract")]
+pub use tract::Tract;
+
+use crate::{
+    model::{EngineChoice, Input, Signature},
+    tensor::Tensor,
+};
+
+/// Turns models into sessions.
+pub trait Engine: std::fmt::Debug + Send + Sync {
+    /// The name that settings and reports use.
+    fn name(&self) -> &'static str;
+
+    /// Which build runs, for reports.
+    fn version(&self) -> String;
+
+    /// Makes a session. May take seconds; not for a thread that answers requests.
+    fn load(
+        &self,
+        file: &ModelFile,
+        options: SessionOptions,
+    ) -> Result<Box<dyn Session>, LoadError>;
+}
+
+/// One loaded copy of a model, used by one thread at a time.
+pub trait Session: Send {
+    /// The model's inputs and outputs.
+    fn signature(&self) -> &Signature;
+
+    /// Runs the model.
+    ///
+    /// `inputs` are in the signature's order and fit it. `wanted` are indexes of outputs, ascending and
+    /// without repetition; the answer has one tensor for each, in that order.
+    fn run(&mut self, inputs: &[Input], wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
+}
+
+/// A model as bytes.
+#[derive(Debug, Clone)]
+pub struct ModelFile {
+    /// The ONNX file.
+    pub bytes: Bytes,
+    /// Files with external data, by the location that the model gives.
+    pub external: Vec<(String, Arc<[u8]>)>,
+}
+
+/// How a session runs.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// Threads within one run.
+    pub intra_op_threads: usize,
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The engine refused the model.
+    #[error("{engine} cannot load the model: {reason}")]
+    Refused {
+        /// The engine.
+        engine: &'static str,
+        /// What it said, shortened.
+        reason: String,
+    },
+    /// A text model asks for a locale that this machine lacks.
+    #[error(
+        "the model's text normaliser needs the locale `{locale}`, which this machine lacks; export the model with \
+         the attribute locale=\"C\" on StringNormalizer, or install the locale"
+    )]
+    Locale {
+        /// The locale.
+        locale: String,
+    },
+    /// An input or output cannot be served.
+    #[error("{role} `{name}` is {kind}, which cannot be served: {advice}")]
+    Unservable {
+        /// `input` or `output`.
+        role: &'static str,
+        /// Its name.
+        name: String,
+        /// What it is.
+        kind: String,
+        /// What would be right.
+        advice: &'static str,
+    },
+    /// No engine is there that could run it.
+    #[error("{0}")]
+    NoEngine(String),
+}
+
+/// Why a run gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The request's values cannot be run: the caller's mistake.
+    #[error("the model cannot run on these inputs: {0}")]
+    Inputs(String),
+    /// The engine failed: our fault, or the model's.
+    #[error("the engine failed: {0}")]
+    Failed(String),
+    /// An output has a type that its signature did not say.
+    #[error("output `{name}` came as {actual}")]
+    Output {
+        /// The output.
+        name: String,
+        /// What came.
+        actual: String,
+    },
+}
+
+/// The engines of this process.
+#[derive(Debug)]
+pub struct Engines {
+    onnxruntime: Option<OnnxRuntime>,
+    missing: Option<String>,
+    #[cfg(feature = "tract")]
+    tract: Tract,
+    default: EngineChoice,
+}
+
+/// ONNX Runtime's library was named and cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "ONNX Runtime cannot be loaded from `{}`: {reason}; `make build` fetches a fitting one, or leave the setting out to \
+     look elsewhere", path.display()
+)]
+pub struct LibraryError {
+    path: PathBuf,
+    reason: String,
+}
+
+impl Engines {
+    /// Looks for ONNX Runtime; without it only tract runs models.
+    ///
+    /// # Errors
+    /// If a library that was named by setting or environment cannot be used: the operator asked for it.
+    pub fn open(settings: &Settings) -> Result<Self, LibraryError> {
+        let found = onnxruntime::find(settings.onnxruntime.as_deref())?;
+        let (onnxruntime, missing) = match found {
+            onnxruntime::Found::Library(library) => (Some(library), None),
+            onnxruntime::Found::Nothing(reason) => (None, Some(reason)),
+        };
+        Ok(Self {
+            onnxruntime,
+            missing,
+            #[cfg(feature = "tract")]
+            tract: Tract,
+            default: settings.default,
+        })
+    }
+
+    /// The engine for a model that makes this choice.
+    pub fn choose(&self, choice: EngineChoice) -> Result<&dyn Engine, LoadError> {
+        let choice = if choice == EngineChoice::Auto { self.default } else { choice };
+        match (choice, &self.onnxruntime) {
+            (EngineChoice::Auto | EngineChoice::OnnxRuntime, Some(library)) => Ok(library),
+            (EngineChoice::OnnxRuntime, None) => Err(LoadError::NoEngine(format!(
+                "the model asks for onnxruntime, {}",
+                self.missing.as_deref().unwrap_or("which is not there")
+            ))),
+            (EngineChoice::Auto | EngineChoice::Tract, _) => self.pure_rust(),
+        }
+    }
+
+    /// One line for people about what is missing, and how to get it; `None` if nothing is.
+    pub fn notice(&self) -> Option<&str> {
+        self.missing.as_deref()
+    }
+
+    /// Name and version of each engine that is there.
+    pub fn available(&self) -> Vec<(&'static str, String)> {
+        let library = self.onnxruntime.iter().map(|engine| (engine.name(), engine.version()));
+        let rust = self.pure_rust().ok().map(|engine| (engine.name(), engine.version()));
+        library.chain(rust).collect()
+    }
+
+    #[cfg(feature = "tract")]
+    #[expect(clippy::unnecessary_wraps, reason = "without the feature there is an error")]
+    fn pure_rust(&self) -> Result<&dyn Engine, LoadError> {
+        Ok(&self.tract)
+    }
+
+    #[cfg(not(feature = "tract"))]
+    fn pure_rust(&self) -> Result<&dyn Engine, LoadError> {
+        let missing = self.missing.as_deref().unwrap_or("the model asks for tract");
+        Err(LoadError::NoEngine(format!(
+            "{missing}; this build has no tract (cargo feature `tract`)"
+        )))
+    }
+}
+
+/// What an engine said, for people: one line, without paths of this machine, and not endless.
+fn shortened(text: &str) -> String {
+    const SHOWN_MAX: usize = 400;
+    let line: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = line.split(' ').filter(|word| !is_source_path(word)).collect::<Vec<_>>().join(" ");
+    if words.chars().count() <= SHOWN_MAX {
+        return words;
+    }
+    words.chars().take(SHOWN_MAX).chain("...".chars()).collect()
+}
+
+/// ONNX Runtime prefixes its messages with the path of its own source file.
+fn is_source_path(word: &str) -> bool {
+    word.starts_with('/') && (word.contains(".cc:") || word.contains(".h:"))
+}

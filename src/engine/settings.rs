@@ -1,6 +1,8 @@
 //! What the engines may be told.
 
-use std::{fmt, num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf};
+
+use crate::model::EngineChoice;
 
 /// How models are loaded and run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,35 +17,6 @@ pub struct Settings {
     pub intra_op_threads: NonZeroUsize,
     /// Runs on made-up input before a version takes traffic; 0 skips warming.
     pub warmup_runs: u32,
-}
-
-/// Which engine runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum EngineChoice {
-    /// ONNX Runtime where its library is found, else tract.
-    #[default]
-    Auto,
-    /// ONNX Runtime or nothing.
-    OnnxRuntime,
-    /// tract, in pure Rust.
-    Tract,
-}
-
-impl EngineChoice {
-    /// The word for it in configuration: `auto`, `onnxruntime` or `tract`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::OnnxRuntime => "onnxruntime",
-            Self::Tract => "tract",
-        }
-    }
-}
-
-impl fmt::Display for EngineChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 impl Default for Settings {

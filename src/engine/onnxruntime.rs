@@ -1,0 +1,524 @@
+//! ONNX Runtime through `ort`, loaded as a shared library when the process starts.
+//!
+//! Sessions run sequentially on the caller's thread with spinning off: measured, a shared or spinning session
+//! costs throughput as soon as two callers meet. String tensors go through the C interface, because the
+//! crate's own conversions refuse what the protocol allows (bytes that are not UTF-8) and copy twice.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use ort::{
+    AsPointer as _,
+    environment::Environment,
+    memory::Allocator,
+    session::{
+        HasSelectedOutputs, OutputSelector, RunOptions, Session as OrtSession, SessionInputValue,
+        SessionOutputs,
+    },
+    value::{
+        DynMapValueType, DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType,
+        TensorRef, ValueType,
+    },
+};
+use smallvec::SmallVec;
+
+use crate::{
+    model::{Input, Signature, TensorSpec},
+    tensor::{Data, DataType, Element, Shape, Strings, Tensor},
+};
+
+use super::{
+    Engine, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions, shortened,
+};
+
+const NAME: &str = "onnxruntime";
+#[cfg(target_os = "macos")]
+const LIBRARY: &str = "libonnxruntime.dylib";
+#[cfg(not(target_os = "macos"))]
+const LIBRARY: &str = "libonnxruntime.so";
+
+/// The loaded library and its one environment.
+#[derive(Debug)]
+pub struct OnnxRuntime {
+    environment: Env,
+    path: PathBuf,
+}
+
+/// Names the environment in debug output; it has no form of its own.
+struct Env(Environment);
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Environment")
+    }
+}
+
+/// What the search for the library came to.
+pub(super) enum Found {
+    /// Loaded.
+    Library(OnnxRuntime),
+    /// Nowhere; one line for people that says how to get it.
+    Nothing(String),
+}
+
+/// Looks for the library: the setting, `ORT_DYLIB_PATH`, `lib/` beside the executable, the system.
+///
+/// # Errors
+/// If the setting or the variable names a library that cannot be used.
+pub(super) fn find(setting: Option<&Path>) -> Result<Found, LibraryError> {
+    let variable = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    if let Some(path) = setting.map(Path::to_owned).or(variable.map(PathBuf::from)) {
+        // A relative path means the current directory, not the one of the executable.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        return match open(&path) {
+            Ok(library) => Ok(Found::Library(library)),
+            Err(reason) => Err(LibraryError { path, reason }),
+        };
+    }
+    let beside =
+        std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("lib").join(LIBRARY)));
+    let mut last = String::new();
+    for path in beside.into_iter().filter(|path| path.is_file()).chain([LIBRARY.into()]) {
+        match open(&path) {
+            Ok(library) => return Ok(Found::Library(library)),
+            Err(reason) => last = reason,
+        }
+    }
+    tracing::debug!(reason = last, "ONNX Runtime not found");
+    Ok(Found::Nothing(
+        "ONNX Runtime's library was not found; `make build` fetches it, or point ORT_DYLIB_PATH to one (for \
+         example of `pip install onnxruntime`)"
+            .to_owned(),
+    ))
+}
+
+fn open(path: &Path) -> Result<OnnxRuntime, String> {
+    let builder = ort::init_from(path).map_err(|error| error.to_string())?;
+    let environment = builder
+        .with_name("tidegate")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| error.to_string())?;
+    // Its own log lines would mix with ours; what it says when it refuses is in the errors.
+    environment.set_log_level(ort::logging::LogLevel::Fatal);
+    Ok(OnnxRuntime { environment: Env(environment), path: path.to_owned() })
+}
+
+impl Engine for OnnxRuntime {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn version(&self) -> String {
+        let info = ort::info();
+        let version = info.split("git-commit").next().unwrap_or_default();
+        let version =
+            version.trim_start_matches("ORT Build Info:").trim().trim_end_matches([',', ' ']);
+        if version.is_empty() { self.path.display().to_string() } else { version.to_owned() }
+    }
+
+    fn load(
+        &self,
+        file: &ModelFile,
+        options: SessionOptions,
+    ) -> Result<Box<dyn Session>, LoadError> {
+        let session =
+            open_session(&self.environment.0, file, options).map_err(|error| refused(&error))?;
+        let inputs =
+            session.inputs().iter().map(|outlet| input_spec(outlet.name(), outlet.dtype()));
+        let inputs = inputs.collect::<Result<_, _>>()?;
+        let outputs =
+            session.outputs().iter().map(|outlet| output_spec(outlet.name(), outlet.dtype()));
+        let (outputs, readers): (Vec<_>, Vec<_>) =
+            outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let signature = Signature { inputs, outputs };
+        Ok(Box::new(Loaded { session, signature, readers, selection: None }))
+    }
+}
+
+fn open_session(
+    environment: &Environment,
+    file: &ModelFile,
+    options: SessionOptions,
+) -> ort::Result<OrtSession> {
+    let mut builder = OrtSession::builder(environment)?
+        .with_intra_threads(options.intra_op_threads)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_inter_op_spinning(false)?;
+    for (location, bytes) in &file.external {
+        builder = builder.with_external_initializer_file_in_memory(location, bytes.clone())?;
+    }
+    builder.commit_from_memory(&file.bytes)
+}
+
+fn refused(error: &ort::Error) -> LoadError {
+    let text = error.message();
+    if let Some(locale) = missing_locale(text) {
+        return LoadError::Locale { locale };
+    }
+    LoadError::Refused { engine: NAME, reason: shortened(text) }
+}
+
+/// The locale that a text operator asked for in vain.
+fn missing_locale(text: &str) -> Option<String> {
+    let lower = text.to_ascii_lowercase();
+    if !lower.contains("locale") {
+        return None;
+    }
+    let named = text
+        .split([':', ' ', '\'', '"', ','])
+        .find(|word| word.contains('_') && word.contains("UTF"));
+    Some(named.unwrap_or("en_US.UTF-8").to_owned())
+}
+
+/// How an output's value becomes a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Reader {
+    Tensor,
+    /// What a classifier's `ZipMap` gives: a map from class to score for each row.
+    RowsOfMaps {
+        key: TensorElementType,
+    },
+}
+
+fn input_spec(name: &str, kind: &ValueType) -> Result<TensorSpec, LoadError> {
+    let advice = "export the model with tensors of the protocol's datatypes";
+    tensor_spec(name, kind).ok_or_else(|| LoadError::Unservable {
+        role: "input",
+        name: name.to_owned(),
+        kind: kind.to_string(),
+        advice,
+    })
+}
+
+fn output_spec(name: &str, kind: &ValueType) -> Result<(TensorSpec, Reader), LoadError> {
+    if let Some(spec) = tensor_spec(name, kind) {
+        return Ok((spec, Reader::Tensor));
+    }
+    if let ValueType::Sequence(element) = kind
+        && let ValueType::Map { key, value: TensorElementType::Float32 } = **element
+        && matches!(key, TensorElementType::Int64 | TensorElementType::String)
+    {
+        let dims = Some(vec![-1, -1]);
+        let spec = TensorSpec { name: name.to_owned(), datatype: DataType::Fp32, dims };
+        return Ok((spec, Reader::RowsOfMaps { key }));
+    }
+    Err(LoadError::Unservable {
+        role: "output",
+        name: name.to_owned(),
+        kind: kind.to_string(),
+        advice: "export the model with plain tensors as outputs (with skl2onnx: options={\"zipmap\": False})",
+    })
+}
+
+fn tensor_spec(name: &str, kind: &ValueType) -> Option<TensorSpec> {
+    let ValueType::Tensor { ty, shape, .. } = kind else { return None };
+    let dims = shape.iter().map(|dim| (*dim).max(-1)).collect();
+    Some(TensorSpec { name: name.to_owned(), datatype: datatype(*ty)?, dims: Some(dims) })
+}
+
+fn datatype(element: TensorElementType) -> Option<DataType> {
+    Some(match element {
+        TensorElementType::Bool => DataType::Bool,
+        TensorElementType::Uint8 => DataType::Uint8,
+        TensorElementType::Uint16 => DataType::Uint16,
+        TensorElementType::Uint32 => DataType::Uint32,
+        TensorElementType::Uint64 => DataType::Uint64,
+        TensorElementType::Int8 => DataType::Int8,
+        TensorElementType::Int16 => DataType::Int16,
+        TensorElementType::Int32 => DataType::Int32,
+        TensorElementType::Int64 => DataType::Int64,
+        TensorElementType::Float16 => DataType::Fp16,
+        TensorElementType::Bfloat16 => DataType::Bf16,
+        TensorElementType::Float32 => DataType::Fp32,
+        TensorElementType::Float64 => DataType::Fp64,
+        TensorElementType::String => DataType::Bytes,
+        _ => return None,
+    })
+}
+
+struct Loaded {
+    session: OrtSession,
+    signature: Signature,
+    readers: Vec<Reader>,
+    /// The options of the last run that wanted only some outputs: clients tend to ask for the same ones.
+    selection: Option<(SmallVec<[usize; 8]>, RunOptions<HasSelectedOutputs>)>,
+}
+
+impl Session for Loaded {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn run(&mut self, inputs: &[Input], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        let views: SmallVec<[View<'_>; 4]> =
+            inputs.iter().map(|input| View::of(&input.tensor)).collect::<Result<_, _>>()?;
+        let values: SmallVec<[SessionInputValue<'_>; 4]> =
+            views.iter().map(View::value).collect::<Result<_, _>>()?;
+        if wanted.len() == self.signature.outputs.len() {
+            let outputs = self.session.run(&values[..]).map_err(|error| failed(&error))?;
+            return read_outputs(&outputs, wanted, &self.readers, &self.signature);
+        }
+        if self.selection.as_ref().is_none_or(|(selected, _)| selected[..] != *wanted) {
+            self.selection =
+                Some((wanted.into(), select(&self.signature, wanted).map_err(|e| failed(&e))?));
+        }
+        let (_, options) = self.selection.as_ref().expect("set just above");
+        let outputs =
+            self.session.run_with_options(&values[..], options).map_err(|error| failed(&error))?;
+        read_outputs(&outputs, wanted, &self.readers, &self.signature)
+    }
+}
+
+fn select(signature: &Signature, wanted: &[usize]) -> ort::Result<RunOptions<HasSelectedOutputs>> {
+    let selector = wanted.iter().fold(OutputSelector::no_default(), |selector, index| {
+        selector.with(&*signature.outputs[*index].name)
+    });
+    Ok(RunOptions::new()?.with_outputs(selector))
+}
+
+fn failed(error: &ort::Error) -> RunError {
+    let text = shortened(error.message());
+    // A kernel that refuses the values it got says so with one of these codes; the signature was checked before.
+    match error.code() {
+        ort::ErrorCode::InvalidArgument | ort::ErrorCode::GenericFailure => RunError::Inputs(text),
+        _ if text.contains("Non-zero status code returned while running") => RunError::Inputs(text),
+        _ => RunError::Failed(text),
+    }
+}
+
+/// An input in a form that the runtime can borrow: aligned elements or a string tensor of its own.
+enum View<'a> {
+    Bool(&'a Shape, std::borrow::Cow<'a, [bool]>),
+    Uint8(&'a Shape, std::borrow::Cow<'a, [u8]>),
+    Uint16(&'a Shape, std::borrow::Cow<'a, [u16]>),
+    Uint32(&'a Shape, std::borrow::Cow<'a, [u32]>),
+    Uint64(&'a Shape, std::borrow::Cow<'a, [u64]>),
+    Int8(&'a Shape, std::borrow::Cow<'a, [i8]>),
+    Int16(&'a Shape, std::borrow::Cow<'a, [i16]>),
+    Int32(&'a Shape, std::borrow::Cow<'a, [i32]>),
+    Int64(&'a Shape, std::borrow::Cow<'a, [i64]>),
+    Fp16(&'a Shape, std::borrow::Cow<'a, [half::f16]>),
+    Bf16(&'a Shape, std::borrow::Cow<'a, [half::bf16]>),
+    Fp32(&'a Shape, std::borrow::Cow<'a, [f32]>),
+    Fp64(&'a Shape, std::borrow::Cow<'a, [f64]>),
+    Strings(DynValue),
+}
+
+macro_rules! each_view {
+    ($view:expr, $shape:ident, $values:ident => $numbers:expr, $strings:ident => $text:expr) => {
+        match $view {
+            View::Bool($shape, $values) => $numbers,
+            View::Uint8($shape, $values) => $numbers,
+            View::Uint16($shape, $values) => $numbers,
+            View::Uint32($shape, $values) => $numbers,
+            View::Uint64($shape, $values) => $numbers,
+            View::Int8($shape, $values) => $numbers,
+            View::Int16($shape, $values) => $numbers,
+            View::Int32($shape, $values) => $numbers,
+            View::Int64($shape, $values) => $numbers,
+            View::Fp16($shape, $values) => $numbers,
+            View::Bf16($shape, $values) => $numbers,
+            View::Fp32($shape, $values) => $numbers,
+            View::Fp64($shape, $values) => $numbers,
+            View::Strings($strings) => $text,
+        }
+    };
+}
+
+impl<'a> View<'a> {
+    fn of(tensor: &'a Tensor) -> Result<Self, RunError> {
+        let shape = tensor.shape();
+        macro_rules! seen {
+            ($variant:ident) => {
+                Self::$variant(
+                    shape,
+                    tensor.view().expect("the view is of the tensor's own datatype"),
+                )
+            };
+        }
+        Ok(match tensor.datatype() {
+            DataType::Bool => seen!(Bool),
+            DataType::Uint8 => seen!(Uint8),
+            DataType::Uint16 => seen!(Uint16),
+            DataType::Uint32 => seen!(Uint32),
+            DataType::Uint64 => seen!(Uint64),
+            DataType::Int8 => seen!(Int8),
+            DataType::Int16 => seen!(Int16),
+            DataType::Int32 => seen!(Int32),
+            DataType::Int64 => seen!(Int64),
+            DataType::Fp16 => seen!(Fp16),
+            DataType::Bf16 => seen!(Bf16),
+            DataType::Fp32 => seen!(Fp32),
+            DataType::Fp64 => seen!(Fp64),
+            DataType::Bytes => {
+                let strings = tensor.strings().expect("BYTES holds strings");
+                Self::Strings(string_value(shape, strings).map_err(|error| failed(&error))?)
+            }
+        })
+    }
+
+    fn value(&self) -> Result<SessionInputValue<'_>, RunError> {
+        each_view!(self, shape, values => number_value(shape, values).map_err(|error| failed(&error)),
+            strings => Ok(SessionInputValue::from(strings)))
+    }
+}
+
+fn number_value<'a, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(
+    shape: &'a Shape,
+    values: &'a [T],
+) -> ort::Result<SessionInputValue<'a>> {
+    Ok(TensorRef::from_array_view((&**shape, values))?.into())
+}
+
+/// A string tensor of the runtime's own, filled with these bytes.
+fn string_value(shape: &Shape, strings: &Strings) -> ort::Result<DynValue> {
+    let mut tensor = DynTensor::new(&Allocator::default(), TensorElementType::String, &**shape)?;
+    for (index, string) in strings.iter().enumerate() {
+        fill_string(&mut tensor, index, string)?;
+    }
+    Ok(tensor.into_dyn())
+}
+
+#[expect(unsafe_code, reason = "the crate fills string tensors only with UTF-8 that has no NUL")]
+fn fill_string(tensor: &mut DynTensor, index: usize, string: &[u8]) -> ort::Result<()> {
+    let mut buffer = std::ptr::null_mut();
+    // SAFETY: `tensor` is a live string tensor of at least `index + 1` elements (it was made with the shape whose
+    // strings these are), borrowed mutably, so nothing else reads or writes it. The call gives a buffer of exactly
+    // `string.len()` bytes inside that element, or an error and no buffer.
+    unsafe {
+        let status = (ort::api().GetResizedStringTensorElementBuffer)(
+            tensor.ptr().cast_mut(),
+            index,
+            string.len(),
+            &raw mut buffer,
+        );
+        ort::Error::result_from_status(status)?;
+        if !string.is_empty() {
+            std::ptr::copy_nonoverlapping(string.as_ptr(), buffer.cast::<u8>(), string.len());
+        }
+    }
+    Ok(())
+}
+
+fn read_outputs(
+    outputs: &SessionOutputs<'_>,
+    wanted: &[usize],
+    readers: &[Reader],
+    signature: &Signature,
+) -> Result<Vec<Tensor>, RunError> {
+    let mut tensors = Vec::with_capacity(wanted.len());
+    for ((_, value), index) in outputs.iter().zip(wanted) {
+        let name = &signature.outputs[*index].name;
+        tensors.push(match readers[*index] {
+            Reader::Tensor => read_tensor(name, &value)?,
+            Reader::RowsOfMaps { key } => read_rows_of_maps(name, &value, key)?,
+        });
+    }
+    Ok(tensors)
+}
+
+fn read_tensor(name: &str, value: &DynValue) -> Result<Tensor, RunError> {
+    let wrong = || RunError::Output { name: name.to_owned(), actual: value.dtype().to_string() };
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else { return Err(wrong()) };
+    let shape = Shape::new(shape).ok_or_else(wrong)?;
+    macro_rules! copied {
+        ($rust:ty) => {{
+            let (_, values) =
+                value.try_extract_tensor::<$rust>().map_err(|error| failed(&error))?;
+            <$rust>::wrap(values.to_vec())
+        }};
+    }
+    let data = match datatype(*ty).ok_or_else(wrong)? {
+        DataType::Bool => copied!(bool),
+        DataType::Uint8 => copied!(u8),
+        DataType::Uint16 => copied!(u16),
+        DataType::Uint32 => copied!(u32),
+        DataType::Uint64 => copied!(u64),
+        DataType::Int8 => copied!(i8),
+        DataType::Int16 => copied!(i16),
+        DataType::Int32 => copied!(i32),
+        DataType::Int64 => copied!(i64),
+        DataType::Fp32 => copied!(f32),
+        DataType::Fp64 => copied!(f64),
+        DataType::Bytes => Data::Bytes(read_strings(value).map_err(|error| failed(&error))?),
+        half @ (DataType::Fp16 | DataType::Bf16) => {
+            let Data::Raw(raw) =
+                (if half == DataType::Fp16 { copied!(half::f16) } else { copied!(half::bf16) })
+            else {
+                return Err(wrong());
+            };
+            return Tensor::from_raw(half, shape, raw).map_err(|_| wrong());
+        }
+    };
+    Tensor::new(shape, data).map_err(|_| wrong())
+}
+
+#[expect(unsafe_code, reason = "the crate reads string tensors only as UTF-8")]
+fn read_strings(value: &DynValue) -> ort::Result<Strings> {
+    let ValueType::Tensor { ty: TensorElementType::String, shape, .. } = value.dtype() else {
+        return Err(ort::Error::new("not a string tensor"));
+    };
+    let count = shape.num_elements();
+    let mut length = 0usize;
+    let mut offsets = vec![0usize; count];
+    // SAFETY: `value` is a live string tensor (checked above) that is only read. The runtime says how many bytes all
+    // strings take together; `bytes` has that length and `offsets` one place for each of the `count` elements, which
+    // is all that the second call writes.
+    let bytes = unsafe {
+        let api = ort::api();
+        ort::Error::result_from_status((api.GetStringTensorDataLength)(
+            value.ptr(),
+            &raw mut length,
+        ))?;
+        let mut bytes = vec![0u8; length];
+        let status = (api.GetStringTensorContent)(
+            value.ptr(),
+            bytes.as_mut_ptr().cast(),
+            length,
+            offsets.as_mut_ptr(),
+            count,
+        );
+        ort::Error::result_from_status(status)?;
+        bytes
+    };
+    let mut strings = Strings::with_capacity(count, length);
+    for (index, start) in offsets.iter().enumerate() {
+        let end = offsets.get(index + 1).copied().unwrap_or(length);
+        strings.push(
+            bytes
+                .get(*start..end)
+                .ok_or_else(|| ort::Error::new("string offsets are not ascending"))?,
+        );
+    }
+    Ok(strings)
+}
+
+/// Rows of maps from class to score become a matrix; columns in the ascending order of the classes.
+fn read_rows_of_maps(
+    name: &str,
+    value: &DynValue,
+    key: TensorElementType,
+) -> Result<Tensor, RunError> {
+    let wrong = || RunError::Output { name: name.to_owned(), actual: value.dtype().to_string() };
+    let maps = value.try_extract_sequence::<DynMapValueType>().map_err(|error| failed(&error))?;
+    let mut scores = Vec::new();
+    let mut columns = 0;
+    for map in &maps {
+        let before = scores.len();
+        if key == TensorElementType::String {
+            let row = map.try_extract_map::<String, f32>().map_err(|error| failed(&error))?;
+            scores.extend(row.into_iter().collect::<BTreeMap<_, _>>().into_values());
+        } else {
+            let row = map.try_extract_map::<i64, f32>().map_err(|error| failed(&error))?;
+            scores.extend(row.into_iter().collect::<BTreeMap<_, _>>().into_values());
+        }
+        columns = scores.len() - before;
+    }
+    let dim = |n: usize| i64::try_from(n).expect("a length in memory fits");
+    let shape = Shape::new(&[dim(maps.len()), dim(columns)]).expect("lengths are not negative");
+    Tensor::new(shape, Data::Fp32(scores)).map_err(|_| wrong())
+}
