@@ -1,5 +1,22 @@
-//! Recorders on the path of a prediction and what is told about them.
+//! Recorders on the path, and what is read from them.
+//!
+//! A prediction is counted in the shard of the worker that ran it: plain numbers with one writer, stored
+//! relaxed, found through a handle that was resolved when the version was loaded. Readers merge the shards
+//! when somebody looks. Always true:
+//! - A request is counted before its answer can be seen.
+//! - Recording takes no lock, and allocates only the first time a latency falls into a new range.
+//! - Labels are registered names only; no text from a client ever becomes one.
+//!
+//! Not here: who is served (`serve`), HTTP (`edge`, `admin`).
 
-mod settings;
+mod clock;
+mod exposition;
+mod histogram;
+mod recorder;
 
-pub use settings::Settings;
+pub use clock::Clock;
+pub use exposition::{Exposition, ExpositionError};
+pub use histogram::Latencies;
+pub use recorder::{
+    Code, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder, VersionTotals, WorkerId,
+};

@@ -1,0 +1,253 @@
+//! The page that Prometheus scrapes, in its text format 0.0.4.
+//!
+//! Families are built from merged shards when somebody scrapes. Names follow Prometheus' conventions: prefix
+//! `tidegate_`, base units, `_total` for counters.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use prometheus::{TextEncoder, proto};
+
+use crate::model::VersionId;
+
+use super::{Code, Monitor, VersionTotals};
+
+/// The page could not be written: a family broke the format's rules.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics could not be written")]
+pub struct ExpositionError(#[from] prometheus::Error);
+
+/// A page in the making.
+#[derive(Debug, Default)]
+pub struct Exposition {
+    families: Vec<proto::MetricFamily>,
+}
+
+/// Upper edges of the classic latency histograms, in seconds.
+const EDGES: [f64; 20] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025,
+    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+impl Exposition {
+    /// Everything that the recorders hold.
+    #[must_use]
+    pub fn of(monitor: &Monitor) -> Self {
+        let mut page = Self::default();
+        page.server(monitor);
+        page.models(monitor);
+        page
+    }
+
+    /// The content type of the page.
+    #[must_use]
+    pub fn content_type() -> &'static str {
+        prometheus::TEXT_FORMAT
+    }
+
+    /// Adds a family of gauges: labels and value of each.
+    pub fn gauges(&mut self, name: &str, help: &str, values: &[(Vec<(&str, &str)>, f64)]) {
+        let metrics = values.iter().map(|(labels, value)| {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(*value);
+            let mut metric = proto::Metric::default();
+            metric.set_gauge(gauge);
+            labelled(metric, labels)
+        });
+        self.family(name, help, proto::MetricType::GAUGE, metrics.collect());
+    }
+
+    /// Writes the page.
+    pub fn write(&self) -> Result<String, ExpositionError> {
+        Ok(TextEncoder::new().encode_to_string(&self.families)?)
+    }
+
+    fn server(&mut self, monitor: &Monitor) {
+        let server = monitor.server();
+        let answers = server.answers();
+        let answers =
+            answers.iter().map(|(code, n)| counter(&[("code", &code.status().to_string())], *n));
+        self.counters(
+            "tidegate_http_responses_total",
+            "Answers on the data plane, by status.",
+            answers,
+        );
+        let refused = [counter(&[], server.heads_refused())];
+        let help = "Requests whose head the HTTP parser refused; their answer has no body.";
+        self.counters("tidegate_http_heads_refused_total", help, refused);
+        let (open, opened) = server.connections();
+        let help = "Connections taken on the data plane.";
+        self.counters("tidegate_http_connections_total", help, [counter(&[], opened)]);
+        #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+        let open = open as f64;
+        self.gauges(
+            "tidegate_http_connections_open",
+            "Connections open on the data plane.",
+            &[(vec![], open)],
+        );
+    }
+
+    fn models(&mut self, monitor: &Monitor) {
+        let (mut requests, mut rows, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+        for model in monitor.models() {
+            let count = |version: &str, code: Code, n| {
+                let code = code.status().to_string();
+                counter(&[("model", model.name()), ("version", version), ("code", &code)], n)
+            };
+            requests
+                .extend(model.unanswered_codes().into_iter().map(|(code, n)| count("", code, n)));
+            for (id, recorder) in model.versions() {
+                let version = id.to_string();
+                let seen = recorder.totals();
+                requests.extend(seen.codes.iter().map(|(code, n)| count(&version, *code, *n)));
+                rows.push(counter(&[("model", model.name()), ("version", &version)], seen.rows));
+                totals.push((model.name().clone(), id, seen));
+            }
+        }
+        let help =
+            "Inference requests by model, version (empty where none was reached) and status.";
+        self.counters("tidegate_requests_total", help, requests);
+        self.counters(
+            "tidegate_rows_total",
+            "Rows predicted with success, by model and version.",
+            rows,
+        );
+        let histograms = |of: fn(&VersionTotals) -> (&Histogram<u64>, Duration)| {
+            totals
+                .iter()
+                .map(move |(model, id, totals)| classic(model, *id, of(totals)))
+                .collect::<Vec<_>>()
+        };
+        let request =
+            histograms(|totals| (&totals.total, totals.phases.total + totals.failed_time));
+        let run = histograms(|totals| (&totals.run, totals.phases.run));
+        let help = "Seconds from the last byte of a request to its finished response.";
+        self.family(
+            "tidegate_request_duration_seconds",
+            help,
+            proto::MetricType::HISTOGRAM,
+            request,
+        );
+        let help = "Seconds that a request spent in the engine.";
+        self.family("tidegate_run_duration_seconds", help, proto::MetricType::HISTOGRAM, run);
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        metrics: impl IntoIterator<Item = proto::Metric>,
+    ) {
+        self.family(name, help, proto::MetricType::COUNTER, metrics.into_iter().collect());
+    }
+
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: proto::MetricType,
+        metrics: Vec<proto::Metric>,
+    ) {
+        // The encoder refuses a family without metrics.
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = proto::MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.families.push(family);
+    }
+}
+
+fn counter(labels: Labels<'_>, value: u64) -> proto::Metric {
+    let mut counter = proto::Counter::default();
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    counter.set_value(value as f64);
+    let mut metric = proto::Metric::default();
+    metric.set_counter(counter);
+    labelled(metric, labels)
+}
+
+/// A histogram with fixed edges out of one with many.
+fn classic(
+    model: &str,
+    version: VersionId,
+    (latencies, sum): (&Histogram<u64>, Duration),
+) -> proto::Metric {
+    let mut histogram = proto::Histogram::default();
+    let mut buckets = Vec::with_capacity(EDGES.len());
+    for edge in EDGES {
+        let nanoseconds =
+            u64::try_from(Duration::from_secs_f64(edge).as_nanos()).unwrap_or(u64::MAX);
+        let mut bucket = proto::Bucket::default();
+        bucket.set_upper_bound(edge);
+        bucket.set_cumulative_count(latencies.count_between(0, nanoseconds));
+        buckets.push(bucket);
+    }
+    histogram.set_bucket(buckets);
+    histogram.set_sample_count(latencies.len());
+    histogram.set_sample_sum(sum.as_secs_f64());
+    let mut metric = proto::Metric::default();
+    metric.set_histogram(histogram);
+    labelled(metric, &[("model", model), ("version", &version.to_string())])
+}
+
+fn labelled(mut metric: proto::Metric, labels: Labels<'_>) -> proto::Metric {
+    let pairs = labels.iter().map(|(name, value)| {
+        let mut pair = proto::LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    });
+    metric.set_label(pairs.collect());
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Instant};
+
+    use super::*;
+    use crate::{
+        model::ModelName,
+        monitor::{Clock, Sample, WorkerId},
+    };
+
+    #[derive(Debug)]
+    struct Still(Instant);
+
+    impl Clock for Still {
+        fn now(&self) -> Instant {
+            self.0
+        }
+
+        fn unix(&self) -> Duration {
+            Duration::from_secs(1)
+        }
+    }
+
+    #[test]
+    fn page_holds_what_was_recorded() {
+        let monitor = Monitor::new(1, Arc::new(Still(Instant::now())));
+        let name = ModelName::parse("m").unwrap();
+        let sample = Sample { rows: 2, total: Duration::from_micros(30), ..Sample::default() };
+        let ok = Code::from_status(200);
+        monitor.version(&name, VersionId::new(1)).record(WorkerId(0), ok, &sample, Duration::ZERO);
+        monitor.model(&name).unanswered(WorkerId(0), Code::from_status(404));
+        let page = Exposition::of(&monitor).write().unwrap();
+        for line in [
+            r#"tidegate_requests_total{model="m",version="1",code="200"} 1"#,
+            r#"tidegate_requests_total{model="m",version="",code="404"} 1"#,
+            r#"tidegate_rows_total{model="m",version="1"} 2"#,
+            r#"tidegate_request_duration_seconds_bucket{model="m",version="1",le="0.000025"} 0"#,
+            r#"tidegate_request_duration_seconds_bucket{model="m",version="1",le="0.00005"} 1"#,
+            r#"tidegate_request_duration_seconds_count{model="m",version="1"} 1"#,
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
+        }
+    }
+}

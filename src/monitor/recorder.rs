@@ -1,0 +1,391 @@
+//! Who counts what: one shard per worker, for each version, each model and the server.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+
+use crate::model::{ModelName, VersionId};
+
+use super::{Clock, Latencies};
+
+/// The index of a worker: the only thread that writes the shards of this number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerId(pub usize);
+
+/// The status of an answer, as the few codes that are counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code(usize);
+
+/// The codes that have a counter of their own; others count as the last of their class.
+const CODES: [u16; 16] =
+    [200, 400, 403, 404, 405, 408, 411, 413, 415, 422, 429, 499, 500, 501, 503, 504];
+
+impl Code {
+    /// The counter for an HTTP status.
+    #[must_use]
+    pub fn from_status(status: u16) -> Self {
+        let found = CODES.iter().position(|code| *code == status);
+        let other = || CODES.iter().position(|code| *code / 100 == status / 100);
+        let internal = CODES.len() - 4;
+        Self(found.or_else(other).unwrap_or(internal))
+    }
+
+    /// The HTTP status that is counted.
+    #[must_use]
+    pub fn status(self) -> u16 {
+        CODES[self.0]
+    }
+}
+
+/// One inference request, as it went.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sample {
+    /// Rows in it: the first dimension of a batch, else 1.
+    pub rows: u64,
+    /// Reading the request's tensors.
+    pub decode: Duration,
+    /// Waiting for the engine.
+    pub queue: Duration,
+    /// In the engine.
+    pub run: Duration,
+    /// Writing the response.
+    pub encode: Duration,
+    /// From the last byte of the request to the finished response.
+    pub total: Duration,
+}
+
+/// All recorders of a process.
+#[derive(Debug)]
+pub struct Monitor {
+    workers: usize,
+    clock: Arc<dyn Clock>,
+    server: Arc<ServerRecorder>,
+    models: Mutex<BTreeMap<ModelName, Arc<ModelRecorder>>>,
+}
+
+/// Counts of everything that was answered on the data plane.
+#[derive(Debug)]
+pub struct ServerRecorder {
+    shards: Box<[Padded<ServerShard>]>,
+}
+
+/// Counts of one model: requests that reached no version, and its versions.
+#[derive(Debug)]
+pub struct ModelRecorder {
+    name: ModelName,
+    shards: Box<[Padded<Codes>]>,
+    versions: Mutex<BTreeMap<VersionId, Arc<VersionRecorder>>>,
+}
+
+/// Counts of one version.
+#[derive(Debug)]
+pub struct VersionRecorder {
+    shards: Box<[Padded<VersionShard>]>,
+}
+
+/// A version's counts, merged at one look.
+#[derive(Debug, Clone)]
+pub struct VersionTotals {
+    /// Requests by status.
+    pub codes: Vec<(Code, u64)>,
+    /// Requests answered with success.
+    pub success: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// Rows answered with success.
+    pub rows: u64,
+    /// Runs of the engine that ended with success.
+    pub executions: u64,
+    /// Time spent on successful requests, by phase.
+    pub phases: Sample,
+    /// Time spent on failed requests.
+    pub failed_time: Duration,
+    /// When the last request was answered, since 1970; `None` before the first.
+    pub last: Option<Duration>,
+    /// Latencies of all requests, from the last byte in to the finished response, in nanoseconds.
+    pub total: Histogram<u64>,
+    /// Latencies in the engine, in nanoseconds.
+    pub run: Histogram<u64>,
+}
+
+/// Keeps shards of different workers off each other's cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// A count with one writer.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    fn add_time(&self, duration: Duration) {
+        self.add(nanoseconds(duration));
+    }
+
+    fn load(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Codes([Count; CODES.len()]);
+
+#[derive(Debug, Default)]
+struct ServerShard {
+    answers: Codes,
+    refused_heads: Count,
+    connections: Count,
+    closed: Count,
+}
+
+#[derive(Debug, Default)]
+struct VersionShard {
+    codes: Codes,
+    success: Count,
+    failed: Count,
+    rows: Count,
+    executions: Count,
+    decode: Count,
+    queue: Count,
+    run: Count,
+    encode: Count,
+    total: Count,
+    failed_time: Count,
+    last_unix_ns: Count,
+    total_latency: Latencies,
+    run_latency: Latencies,
+}
+
+impl Monitor {
+    /// Recorders for this many workers.
+    #[must_use]
+    pub fn new(workers: usize, clock: Arc<dyn Clock>) -> Self {
+        let server = Arc::new(ServerRecorder { shards: shards(workers) });
+        Self { workers, clock, server, models: Mutex::default() }
+    }
+
+    /// The clock that everything measures with.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The server's own recorder.
+    pub fn server(&self) -> &Arc<ServerRecorder> {
+        &self.server
+    }
+
+    /// The recorder of a model; made when it is first asked for.
+    pub fn model(&self, name: &ModelName) -> Arc<ModelRecorder> {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorder = models.entry(name.clone()).or_insert_with(|| {
+            Arc::new(ModelRecorder {
+                name: name.clone(),
+                shards: shards(self.workers),
+                versions: Mutex::default(),
+            })
+        });
+        Arc::clone(recorder)
+    }
+
+    /// The recorder of a version; made when it is first asked for, kept when the version comes again.
+    pub fn version(&self, name: &ModelName, version: VersionId) -> Arc<VersionRecorder> {
+        let model = self.model(name);
+        let mut versions = model.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorder = versions
+            .entry(version)
+            .or_insert_with(|| Arc::new(VersionRecorder { shards: shards(self.workers) }));
+        Arc::clone(recorder)
+    }
+
+    /// Every model's recorder, by name.
+    pub fn models(&self) -> Vec<Arc<ModelRecorder>> {
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.values().cloned().collect()
+    }
+}
+
+impl ServerRecorder {
+    /// Counts an answer on the data plane.
+    pub fn answered(&self, worker: WorkerId, code: Code) {
+        self.shards[worker.0].0.answers.0[code.0].add(1);
+    }
+
+    /// Counts a request whose head the HTTP parser refused.
+    pub fn head_refused(&self, worker: WorkerId) {
+        self.shards[worker.0].0.refused_heads.add(1);
+    }
+
+    /// Counts a connection that a worker took.
+    pub fn connection_opened(&self, worker: WorkerId) {
+        self.shards[worker.0].0.connections.add(1);
+    }
+
+    /// Counts a connection that ended.
+    pub fn connection_closed(&self, worker: WorkerId) {
+        self.shards[worker.0].0.closed.add(1);
+    }
+
+    /// Answers so far, by status.
+    pub fn answers(&self) -> Vec<(Code, u64)> {
+        merge_codes(self.shards.iter().map(|shard| &shard.0.answers))
+    }
+
+    /// Heads refused so far.
+    pub fn heads_refused(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.0.refused_heads.load()).sum()
+    }
+
+    /// Connections open now, and taken so far.
+    pub fn connections(&self) -> (u64, u64) {
+        let closed: u64 = self.shards.iter().map(|shard| shard.0.closed.load()).sum();
+        let opened: u64 = self.shards.iter().map(|shard| shard.0.connections.load()).sum();
+        (opened.saturating_sub(closed), opened)
+    }
+}
+
+impl ModelRecorder {
+    /// The model's name.
+    pub fn name(&self) -> &ModelName {
+        &self.name
+    }
+
+    /// Counts a request to the model that no version answered.
+    pub fn unanswered(&self, worker: WorkerId, code: Code) {
+        self.shards[worker.0].0.0[code.0].add(1);
+    }
+
+    /// Requests so far that no version answered, by status.
+    pub fn unanswered_codes(&self) -> Vec<(Code, u64)> {
+        merge_codes(self.shards.iter().map(|shard| &shard.0))
+    }
+
+    /// The recorders of its versions.
+    pub fn versions(&self) -> Vec<(VersionId, Arc<VersionRecorder>)> {
+        let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.iter().map(|(id, recorder)| (*id, Arc::clone(recorder))).collect()
+    }
+}
+
+impl VersionRecorder {
+    /// Counts a request that this version answered, before its answer is handed on; `unix` is the time now.
+    pub fn record(&self, worker: WorkerId, code: Code, sample: &Sample, unix: Duration) {
+        let shard = &self.shards[worker.0].0;
+        shard.codes.0[code.0].add(1);
+        if code.status() == 200 {
+            shard.success.add(1);
+            shard.rows.add(sample.rows);
+            shard.executions.add(1);
+            shard.decode.add_time(sample.decode);
+            shard.queue.add_time(sample.queue);
+            shard.run.add_time(sample.run);
+            shard.encode.add_time(sample.encode);
+            shard.total.add_time(sample.total);
+        } else {
+            shard.failed.add(1);
+            shard.failed_time.add_time(sample.total);
+        }
+        shard.last_unix_ns.0.store(nanoseconds(unix), Relaxed);
+        shard.total_latency.record(nanoseconds(sample.total));
+        if !sample.run.is_zero() {
+            shard.run_latency.record(nanoseconds(sample.run));
+        }
+    }
+
+    /// What was counted so far.
+    pub fn totals(&self) -> VersionTotals {
+        let sum = |of: fn(&VersionShard) -> &Count| -> u64 {
+            self.shards.iter().map(|shard| of(&shard.0).load()).sum()
+        };
+        let time = |of: fn(&VersionShard) -> &Count| Duration::from_nanos(sum(of));
+        let (mut total, mut run) = (Latencies::merged(), Latencies::merged());
+        for shard in &self.shards {
+            shard.0.total_latency.add_to(&mut total);
+            shard.0.run_latency.add_to(&mut run);
+        }
+        let last = self.shards.iter().map(|shard| shard.0.last_unix_ns.load()).max().unwrap_or(0);
+        VersionTotals {
+            codes: merge_codes(self.shards.iter().map(|shard| &shard.0.codes)),
+            success: sum(|shard| &shard.success),
+            failed: sum(|shard| &shard.failed),
+            rows: sum(|shard| &shard.rows),
+            executions: sum(|shard| &shard.executions),
+            phases: Sample {
+                rows: 0,
+                decode: time(|shard| &shard.decode),
+                queue: time(|shard| &shard.queue),
+                run: time(|shard| &shard.run),
+                encode: time(|shard| &shard.encode),
+                total: time(|shard| &shard.total),
+            },
+            failed_time: time(|shard| &shard.failed_time),
+            last: (last > 0).then(|| Duration::from_nanos(last)),
+            total,
+            run,
+        }
+    }
+}
+
+fn shards<T: Default>(workers: usize) -> Box<[Padded<T>]> {
+    (0..workers).map(|_| Padded::default()).collect()
+}
+
+fn merge_codes<'a>(shards: impl Iterator<Item = &'a Codes>) -> Vec<(Code, u64)> {
+    let mut sums = [0u64; CODES.len()];
+    for shard in shards {
+        for (sum, count) in sums.iter_mut().zip(&shard.0) {
+            *sum += count.load();
+        }
+    }
+    sums.into_iter()
+        .enumerate()
+        .filter(|(_, sum)| *sum > 0)
+        .map(|(code, sum)| (Code(code), sum))
+        .collect()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_of_two_workers_are_summed() {
+        let recorder = VersionRecorder { shards: shards(2) };
+        let sample = Sample {
+            rows: 3,
+            run: Duration::from_micros(5),
+            total: Duration::from_micros(9),
+            ..Sample::default()
+        };
+        recorder.record(WorkerId(0), Code::from_status(200), &sample, Duration::from_secs(1));
+        recorder.record(WorkerId(1), Code::from_status(200), &sample, Duration::from_secs(2));
+        recorder.record(WorkerId(1), Code::from_status(400), &sample, Duration::from_secs(3));
+        let totals = recorder.totals();
+        assert_eq!((totals.success, totals.failed, totals.rows), (2, 1, 6));
+        assert_eq!(totals.total.len(), 3);
+        assert_eq!(totals.phases.run, Duration::from_micros(10));
+        assert_eq!(totals.last, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn unlisted_codes_count_with_their_class() {
+        assert_eq!(Code::from_status(418).status(), 400);
+        assert_eq!(Code::from_status(204).status(), 200);
+        assert_eq!(Code::from_status(599).status(), 500);
+        assert_eq!(Code::from_status(999).status(), 500);
+    }
+}
