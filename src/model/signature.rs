@@ -82,6 +82,9 @@ pub enum SignatureError {
         /// Its first dimension.
         second_rows: i64,
     },
+    /// An output is asked for twice.
+    #[error("output `{0}` is asked for more than once")]
+    DuplicateOutput(String),
     /// The model has no such output.
     #[error("unexpected output `{name}`; the model gives {expected}")]
     UnknownOutput {
