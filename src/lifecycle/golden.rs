@@ -1,0 +1,250 @@
+//! Golden inputs and outputs: what a version must reproduce before it answers.
+//!
+//! `golden.json` beside the model holds tensors as the protocol writes them:
+//! `{"tolerance": {"relative": 1e-4, "absolute": 1e-5}, "cases": [{"inputs": [...], "outputs": [...]}]}`.
+//! Numbers agree where `|actual - expected| <= absolute + relative * |expected|`; everything else must be
+//! equal.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    engine::{RunError, Session},
+    model::{Input, Signature, SignatureError},
+    tensor::{DataType, Element, Tensor},
+    wire::v2::{DecodeError, Limits, decode_infer},
+};
+
+/// Cases that a version must reproduce.
+#[derive(Debug)]
+pub struct Golden {
+    tolerance: Tolerance,
+    cases: Vec<Case>,
+}
+
+/// Why a version is not what its golden outputs say, or they cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// The file is not what it should be.
+    #[error("golden.json is malformed: {0}")]
+    File(#[from] serde_json::Error),
+    /// A tensor in the file is malformed.
+    #[error("golden.json, case {case}: {source}")]
+    Tensor {
+        /// The case, from 0.
+        case: usize,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The inputs or outputs are not the model's.
+    #[error("golden.json, case {case}: {source}")]
+    Signature {
+        /// The case, from 0.
+        case: usize,
+        /// What does not fit.
+        source: SignatureError,
+    },
+    /// The model did not run on the inputs.
+    #[error("golden case {case} does not run: {source}")]
+    Run {
+        /// The case, from 0.
+        case: usize,
+        /// What the engine said.
+        source: RunError,
+    },
+    /// The model gives something else.
+    #[error("golden case {case} is not reproduced: output `{output}` {difference}")]
+    Differs {
+        /// The case, from 0.
+        case: usize,
+        /// The output.
+        output: String,
+        /// How it differs.
+        difference: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tolerance {
+    relative: f64,
+    absolute: f64,
+}
+
+#[derive(Debug)]
+struct Case {
+    inputs: Vec<Input>,
+    outputs: Vec<Input>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File<'a> {
+    #[serde(default = "tolerance")]
+    tolerance: Tolerance,
+    #[serde(borrow)]
+    cases: Vec<FileCase<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileCase<'a> {
+    #[serde(borrow)]
+    inputs: &'a RawValue,
+    #[serde(borrow)]
+    outputs: &'a RawValue,
+}
+
+/// FP32 arithmetic in another order differs by about this much.
+fn tolerance() -> Tolerance {
+    Tolerance { relative: 1e-4, absolute: 1e-5 }
+}
+
+impl Golden {
+    /// Reads the file.
+    pub fn parse(file: &[u8]) -> Result<Self, GoldenError> {
+        let file: File<'_> = serde_json::from_slice(file)?;
+        let tensors = |case: usize, raw: &RawValue| {
+            let body = Bytes::from(format!("{{\"inputs\":{}}}", raw.get()));
+            let request = decode_infer(&body, None, &Limits::default());
+            request
+                .map(|request| request.inputs)
+                .map_err(|source| GoldenError::Tensor { case, source })
+        };
+        let case = |(index, case): (usize, &FileCase<'_>)| {
+            Ok(Case {
+                inputs: tensors(index, case.inputs)?,
+                outputs: tensors(index, case.outputs)?,
+            })
+        };
+        let cases = file.cases.iter().enumerate().map(case).collect::<Result<_, GoldenError>>()?;
+        Ok(Self { tolerance: file.tolerance, cases })
+    }
+
+    /// How many cases there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.cases.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.cases.is_empty()
+    }
+
+    /// The inputs of the first case, in the signature's order: real input to warm up with.
+    pub fn first_inputs(&self, signature: &Signature) -> Option<Vec<Input>> {
+        let mut inputs = self.cases.first()?.inputs.clone();
+        signature.arrange(&mut inputs, false).ok().map(|()| inputs)
+    }
+
+    /// Runs every case and compares.
+    pub fn check(&self, session: &mut dyn Session) -> Result<(), GoldenError> {
+        let signature = session.signature().clone();
+        for (index, case) in self.cases.iter().enumerate() {
+            let mut inputs = case.inputs.clone();
+            let misfit = |source| GoldenError::Signature { case: index, source };
+            signature.arrange(&mut inputs, false).map_err(misfit)?;
+            let mut expected = Vec::with_capacity(case.outputs.len());
+            for output in &case.outputs {
+                expected.push((signature.output(&output.name).map_err(misfit)?, output));
+            }
+            expected.sort_by_key(|(position, _)| *position);
+            expected.dedup_by_key(|(position, _)| *position);
+            let wanted: Vec<usize> = expected.iter().map(|(position, _)| *position).collect();
+            let actual = session
+                .run(&inputs, &wanted)
+                .map_err(|source| GoldenError::Run { case: index, source })?;
+            for ((_, expected), actual) in expected.iter().zip(&actual) {
+                if let Some(difference) = difference(&expected.tensor, actual, self.tolerance) {
+                    let output = expected.name.clone();
+                    return Err(GoldenError::Differs { case: index, output, difference });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How two tensors differ; `None` if they agree.
+fn difference(expected: &Tensor, actual: &Tensor, tolerance: Tolerance) -> Option<String> {
+    if expected.datatype() != actual.datatype() || **expected.shape() != **actual.shape() {
+        let tensor = |tensor: &Tensor| format!("{}{}", tensor.datatype(), tensor.shape());
+        return Some(format!("is {}, expected {}", tensor(actual), tensor(expected)));
+    }
+    match expected.datatype() {
+        DataType::Fp32 => numbers::<f32>(expected, actual, tolerance),
+        DataType::Fp64 => numbers::<f64>(expected, actual, tolerance),
+        DataType::Bytes => {
+            let (expected, actual) = (expected.strings()?, actual.strings()?);
+            let index = expected.iter().zip(actual.iter()).position(|(e, a)| e != a)?;
+            let text = |strings: &crate::tensor::Strings| {
+                strings.iter().nth(index).map(|s| String::from_utf8_lossy(s).into_owned())
+            };
+            Some(format!(
+                "is {:?} at element {index}, expected {:?}",
+                text(actual)?,
+                text(expected)?
+            ))
+        }
+        _ => {
+            let raw = |tensor: &Tensor| {
+                let mut raw = Vec::with_capacity(tensor.raw_len());
+                tensor.write_raw(&mut raw);
+                raw
+            };
+            let (expected_raw, actual_raw) = (raw(expected), raw(actual));
+            let byte = expected_raw.iter().zip(&actual_raw).position(|(e, a)| e != a)?;
+            let index = byte / expected.datatype().size()?;
+            Some(format!("differs at element {index}"))
+        }
+    }
+}
+
+fn numbers<T: Element + Into<f64>>(
+    expected: &Tensor,
+    actual: &Tensor,
+    tolerance: Tolerance,
+) -> Option<String> {
+    let (expected, actual) = (expected.view::<T>().ok()?, actual.view::<T>().ok()?);
+    expected.iter().zip(actual.iter()).enumerate().find_map(|(index, (expected, actual))| {
+        let (expected, actual): (f64, f64) = ((*expected).into(), (*actual).into());
+        let close =
+            (actual - expected).abs() <= tolerance.absolute + tolerance.relative * expected.abs();
+        let same = actual.to_bits() == expected.to_bits() || (actual.is_nan() && expected.is_nan());
+        (!close && !same).then(|| format!("is {actual} at element {index}, expected {expected}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{Data, Shape};
+
+    fn fp32(values: &[f32]) -> Tensor {
+        let shape = Shape::new(&[i64::try_from(values.len()).unwrap()]).unwrap();
+        Tensor::new(shape, Data::Fp32(values.to_vec())).unwrap()
+    }
+
+    #[test]
+    fn numbers_agree_within_the_tolerance() {
+        let tolerance = Tolerance { relative: 0.01, absolute: 0.1 };
+        assert_eq!(
+            difference(&fp32(&[100.0, f32::NAN]), &fp32(&[101.0, f32::NAN]), tolerance),
+            None
+        );
+        let text = difference(&fp32(&[1.0, 100.0]), &fp32(&[1.0, 102.0]), tolerance).unwrap();
+        assert_eq!(text, "is 102 at element 1, expected 100");
+    }
+
+    #[test]
+    fn files_are_read_strictly() {
+        let case = r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}],"outputs":[{"name":"y","datatype":"INT64","shape":[1],"data":[1]}]}"#;
+        let golden = Golden::parse(format!(r#"{{"cases":[{case}]}}"#).as_bytes()).unwrap();
+        assert_eq!(golden.len(), 1);
+        assert!(Golden::parse(br#"{"cases":[],"extra":1}"#).is_err());
+        assert!(Golden::parse(br#"{"cases":[{"inputs":[],"outputs":[]}]}"#).is_err());
+    }
+}
