@@ -1,0 +1,260 @@
+//! Reading a request's body: once, into one buffer, within the limits of size, rate and time.
+//!
+//! A small body usually lies whole in the connection's read buffer and is taken as it is. A larger one is
+//! collected into a buffer sized from `Content-Length`, placed so that the first binary tensor, which begins
+//! behind the JSON, is aligned for any element type.
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    pin::Pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_LENGTH};
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+
+use super::{Limits, refusal::Refusal};
+
+/// Tensors are aligned to this; the widest element needs 8, engines like cache lines.
+const ALIGNMENT: usize = 64;
+
+/// One worker's share of the bytes that bodies may take together.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: Cell<usize>,
+}
+
+/// Bytes taken from the budget, given back when the request ends.
+#[derive(Debug)]
+pub(super) struct Held<'a> {
+    budget: &'a Budget,
+    bytes: usize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self { left: Cell::new(bytes) }
+    }
+
+    fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
+        let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
+            Refusal::unavailable("too many bytes of requests are in flight; try again").closing()
+        })?;
+        self.left.set(left);
+        Ok(Held { budget: self, bytes })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.budget.left.set(self.budget.left.get() + self.bytes);
+    }
+}
+
+/// Why there is no body.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// It breaks a limit.
+    Refused(Refusal),
+    /// The client went away while it was sending.
+    Gone,
+}
+
+impl From<Refusal> for Unread {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// How a body is to be read.
+#[derive(Debug)]
+pub(super) struct Reading<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) budget: &'a Budget,
+    /// Where the part begins that should be aligned, counted from the body's start.
+    pub(super) align_at: usize,
+    /// How long the body may take to arrive.
+    pub(super) timeout: Duration,
+}
+
+impl Reading<'_> {
+    /// Reads the whole body. Dropped half-way it gives back what it holds.
+    pub(super) async fn read(
+        &self,
+        headers: &HeaderMap,
+        mut body: Incoming,
+    ) -> Result<(Bytes, Option<Held<'_>>), Unread> {
+        let declared = declared_length(headers.get(CONTENT_LENGTH))?;
+        let bytes_max = self.limits.body_bytes_max;
+        if declared.is_some_and(|length| length > bytes_max) {
+            return Err(Refusal::too_large(bytes_max).into());
+        }
+        // Most bodies are there already, whole.
+        let first = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
+            Poll::Ready(None) => return Ok((Bytes::new(), None)),
+            Poll::Ready(Some(frame)) => data(frame)?,
+            Poll::Pending => Bytes::new(),
+        };
+        if body.is_end_stream() && first.len() <= bytes_max {
+            return Ok((first, None));
+        }
+        self.collect(declared, first, body).await
+    }
+
+    /// Collects a body that comes in several frames.
+    async fn collect(
+        &self,
+        declared: Option<usize>,
+        first: Bytes,
+        mut body: Incoming,
+    ) -> Result<(Bytes, Option<Held<'_>>), Unread> {
+        let bytes_max = self.limits.body_bytes_max;
+        // Without a length, all that it may become is held from the start.
+        let held = self.budget.hold(declared.unwrap_or(bytes_max))?;
+        let mut buffer = Buffer::new(declared, self.align_at);
+        buffer.extend(&first);
+        let pace = Pace::new(self.limits, self.timeout);
+        while buffer.len() <= bytes_max {
+            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
+            let Ok(frame) = tokio::time::timeout(pace.left(buffer.len())?, frame).await else {
+                pace.check(buffer.len())?;
+                continue;
+            };
+            let Some(frame) = frame else { return Ok((buffer.finish(), Some(held))) };
+            buffer.extend(&data(frame)?);
+        }
+        Err(Refusal::too_large(bytes_max).into())
+    }
+}
+
+fn data(frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Bytes, Unread> {
+    match frame {
+        // Trailers are read and ignored.
+        Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
+        Err(error) if error.is_parse() || error.is_user() => {
+            Err(Refusal::bad_request("the body's chunks are malformed").closing().into())
+        }
+        Err(_) => Err(Unread::Gone),
+    }
+}
+
+fn declared_length(value: Option<&HeaderValue>) -> Result<Option<usize>, Refusal> {
+    let Some(value) = value else { return Ok(None) };
+    let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    length.map(Some).ok_or_else(|| Refusal::bad_request("Content-Length is not a number").closing())
+}
+
+/// The buffer of a body, with room before it that aligns what begins at `align_at`.
+struct Buffer {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Buffer {
+    /// Bodies of unknown length begin this small.
+    const ROOM_MIN: usize = 16 * 1024;
+
+    fn new(declared: Option<usize>, align_at: usize) -> Self {
+        let room = declared.unwrap_or(Self::ROOM_MIN) + ALIGNMENT;
+        let mut bytes: Vec<u8> = Vec::with_capacity(room);
+        let start = (ALIGNMENT - (bytes.as_ptr().addr() + align_at) % ALIGNMENT) % ALIGNMENT;
+        bytes.resize(start, 0);
+        Self { bytes, start }
+    }
+
+    fn extend(&mut self, data: &[u8]) {
+        self.bytes.extend_from_slice(data);
+    }
+
+    fn len(&self) -> usize {
+        self.bytes.len() - self.start
+    }
+
+    fn finish(self) -> Bytes {
+        Bytes::from(self.bytes).slice(self.start..)
+    }
+}
+
+/// The slowest that a body may come.
+struct Pace<'a> {
+    limits: &'a Limits,
+    begin: tokio::time::Instant,
+    deadline: tokio::time::Instant,
+}
+
+impl<'a> Pace<'a> {
+    fn new(limits: &'a Limits, timeout: Duration) -> Self {
+        let begin = tokio::time::Instant::now();
+        Self { limits, begin, deadline: begin + timeout }
+    }
+
+    /// How long the next frame may take, with this many bytes already there.
+    fn left(&self, bytes: usize) -> Result<Duration, Refusal> {
+        self.check(bytes)?;
+        let end = self.due(bytes).min(self.deadline);
+        Ok(end.saturating_duration_since(tokio::time::Instant::now()) + Duration::from_millis(1))
+    }
+
+    fn check(&self, bytes: usize) -> Result<(), Refusal> {
+        let now = tokio::time::Instant::now();
+        if now > self.deadline {
+            return Err(Refusal::deadline().closing());
+        }
+        if now > self.due(bytes) {
+            let text = format!(
+                "the body comes slower than {} bytes per second",
+                self.limits.body_bytes_per_second_min
+            );
+            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text).closing());
+        }
+        Ok(())
+    }
+
+    /// When more than this many bytes must be there.
+    fn due(&self, bytes: usize) -> tokio::time::Instant {
+        let earned = bytes as u64 * 1000 / u64::from(self.limits.body_bytes_per_second_min.get());
+        self.begin + self.limits.body_grace + Duration::from_millis(earned)
+    }
+}
+
+/// A deadline, if the request has one, and whether it has passed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(pub(super) Option<Instant>);
+
+impl Deadline {
+    pub(super) fn check(self, now: Instant) -> Result<(), Refusal> {
+        match self.0 {
+            Some(deadline) if now > deadline => Err(Refusal::deadline()),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_behind_the_json_is_aligned() {
+        for align_at in [0, 1, 63, 64, 117, 1000] {
+            let mut buffer = Buffer::new(Some(2000), align_at);
+            buffer.extend(&[7; 2000]);
+            let body = buffer.finish();
+            assert_eq!(body.len(), 2000);
+            assert_eq!(body[align_at..].as_ptr().addr() % ALIGNMENT, 0, "{align_at}");
+        }
+    }
+
+    #[test]
+    fn held_bytes_come_back() {
+        let budget = Budget::new(100);
+        let held = budget.hold(60).unwrap();
+        assert!(budget.hold(60).is_err());
+        drop(held);
+        assert!(budget.hold(100).is_ok());
+    }
+}

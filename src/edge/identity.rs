@@ -1,0 +1,60 @@
+//! Names for predictions: unique in the fleet, made without a lock.
+
+use std::cell::Cell;
+
+use crate::monitor::WorkerId;
+
+/// Makes the names of one worker: 8 digits of the process's start, 4 of the worker, 12 of its count, all
+/// hexadecimal.
+#[derive(Debug)]
+pub(super) struct Names {
+    prefix: u64,
+    count: Cell<u64>,
+}
+
+/// The name of a prediction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name([u8; 24]);
+
+impl Names {
+    /// `start` tells processes apart: 32 random bits.
+    pub(super) fn new(start: u32, worker: WorkerId) -> Self {
+        let worker = u64::try_from(worker.0 & 0xffff).expect("16 bits fit");
+        Self { prefix: u64::from(start) << 16 | worker, count: Cell::new(0) }
+    }
+
+    pub(super) fn next(&self) -> Name {
+        let count = self.count.get();
+        self.count.set(count.wrapping_add(1));
+        let mut name = [0; 24];
+        write_hex(&mut name[..12], self.prefix);
+        write_hex(&mut name[12..], count);
+        Name(name)
+    }
+}
+
+impl Name {
+    pub(super) fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hexadecimal digits are text")
+    }
+}
+
+/// Writes the lowest digits that fit.
+fn write_hex(out: &mut [u8], mut value: u64) {
+    for digit in out.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
+        value >>= 4;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_tell_process_worker_and_count() {
+        let names = Names::new(0xdead_beef, WorkerId(1));
+        assert_eq!(names.next().as_str(), "deadbeef0001000000000000");
+        assert_eq!(names.next().as_str(), "deadbeef0001000000000001");
+    }
+}

@@ -1,0 +1,313 @@
+//! The listener: one acceptor, a worker per CPU of the budget, and the drain.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, mpsc, watch},
+};
+
+use crate::monitor::WorkerId;
+
+use super::{
+    connection::{self, Watched},
+    service::{Plane, Worker},
+};
+
+/// The data plane, listening.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    workers: Vec<JoinHandle<()>>,
+    stage: watch::Sender<Stage>,
+}
+
+/// The data plane could not listen.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot listen on {address}: {source}; choose another address with --http, or port 0 for any free one"
+)]
+pub struct ListenerError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// How far the shutdown is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    /// No new connections; requests in flight finish, idle connections close.
+    Draining,
+    /// Whatever is left is cut off.
+    Ending,
+}
+
+/// A worker as the acceptor sees it.
+struct Seat {
+    sockets: mpsc::Sender<Socket>,
+    open: Arc<AtomicUsize>,
+}
+
+/// An accepted socket on its way to a worker.
+struct Socket {
+    stream: std::net::TcpStream,
+    seat: Place,
+}
+
+/// A connection's place in the counts, given back when it ends.
+struct Place {
+    open: Arc<AtomicUsize>,
+    address: Option<(IpAddr, Arc<PerAddress>)>,
+}
+
+type PerAddress = Mutex<HashMap<IpAddr, usize>>;
+
+/// Sockets that may wait for a worker; it takes them as fast as it can turn.
+const HANDOFF_MAX: usize = 1024;
+
+impl Listener {
+    /// Binds, starts the workers, and accepts on the current tokio runtime.
+    pub async fn start(plane: Arc<Plane>, workers: usize) -> Result<Self, ListenerError> {
+        let address = plane.settings().http;
+        let failed = |source| ListenerError { address, source };
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (stage, stages) = watch::channel(Stage::Serving);
+        let (mut seats, mut threads) = (Vec::new(), Vec::new());
+        for id in 0..workers {
+            let (sockets, incoming) = mpsc::channel(HANDOFF_MAX);
+            let (plane, stages) = (Arc::clone(&plane), stages.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{id}"))
+                .spawn(move || work(plane, WorkerId(id), workers, incoming, stages))
+                .map_err(failed)?;
+            threads.push(thread);
+            seats.push(Seat { sockets, open: Arc::default() });
+        }
+        let limits = &plane.settings().limits;
+        let acceptor = Acceptor {
+            seats,
+            connections_max: limits
+                .connections_max
+                .map_or_else(connections_by_descriptors, Into::into),
+            per_address: limits.connections_per_ip_max.map(|max| (max.get(), Arc::default())),
+        };
+        tokio::spawn(acceptor.run(listener, stages));
+        Ok(Self { address, workers: threads, stage })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, lets requests in flight finish until `grace` has passed, and ends the workers.
+    ///
+    /// Gives whether everything finished in time.
+    pub async fn drain(self, grace: Duration) -> bool {
+        self.stage.send_replace(Stage::Draining);
+        let workers = self.workers;
+        let mut joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                // A worker that panicked has been reported by the panic itself.
+                let _ = worker.join();
+            }
+        });
+        if tokio::time::timeout(grace, &mut joined).await.is_ok() {
+            return true;
+        }
+        self.stage.send_replace(Stage::Ending);
+        let _ = joined.await;
+        false
+    }
+}
+
+/// Half of the file descriptors: the rest is for models, state and the admin plane.
+fn connections_by_descriptors() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit / 2).ok()).unwrap_or(16 * 1024)
+}
+
+struct Acceptor {
+    seats: Vec<Seat>,
+    connections_max: usize,
+    per_address: Option<(usize, Arc<PerAddress>)>,
+}
+
+impl Acceptor {
+    async fn run(self, listener: TcpListener, mut stages: watch::Receiver<Stage>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stages.wait_for(|stage| *stage > Stage::Serving) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.seat(stream, peer.ip()),
+                Err(error) => {
+                    // Out of descriptors, most likely: those in use must close before another fits.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Hands a socket to the worker with the fewest.
+    fn seat(&self, stream: TcpStream, address: IpAddr) {
+        let Ok(stream) = stream.into_std() else { return };
+        let total: usize = self.seats.iter().map(|seat| seat.open.load(Relaxed)).sum();
+        if total >= self.connections_max {
+            return turn_away(&stream);
+        }
+        let Some(address) = self.address(address) else { return turn_away(&stream) };
+        let Some(seat) = self.seats.iter().min_by_key(|seat| seat.open.load(Relaxed)) else {
+            return;
+        };
+        seat.open.fetch_add(1, Relaxed);
+        let place = Place { open: Arc::clone(&seat.open), address };
+        if let Err(refused) = seat.sockets.try_send(Socket { stream, seat: place }) {
+            turn_away(&refused.into_inner().stream);
+        }
+    }
+
+    /// Counts a connection of this address; `None` if it has too many already.
+    #[expect(clippy::option_option, reason = "no count to keep is not the same as too many")]
+    fn address(&self, address: IpAddr) -> Option<Option<(IpAddr, Arc<PerAddress>)>> {
+        let Some((max, counts)) = &self.per_address else { return Some(None) };
+        let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_default();
+        if *count >= *max {
+            return None;
+        }
+        *count += 1;
+        Some(Some((address, Arc::clone(counts))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.fetch_sub(1, Relaxed);
+        let Some((address, counts)) = &self.address else { return };
+        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(address);
+            }
+        }
+    }
+}
+
+/// Says why in one write, without waiting, and closes.
+fn turn_away(mut stream: &std::net::TcpStream) {
+    use std::io::Write as _;
+    let body = r#"{"error":"too many connections; try again"}"#;
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // The client may be gone; there is nobody else to tell.
+    let _ = stream.write(answer.as_bytes());
+}
+
+/// The life of a worker.
+fn work(
+    plane: Arc<Plane>,
+    id: WorkerId,
+    workers: usize,
+    sockets: mpsc::Receiver<Socket>,
+    stages: watch::Receiver<Stage>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker cannot start"),
+    };
+    let worker = Rc::new(Worker::new(plane, id, workers));
+    tokio::task::LocalSet::new().block_on(&runtime, turn(worker, sockets, stages));
+}
+
+type Connections = Rc<Open>;
+
+/// A worker's open connections.
+#[derive(Default)]
+struct Open {
+    watched: RefCell<HashMap<u64, Rc<Watched>>>,
+    /// Told when one ends.
+    ended: Notify,
+}
+
+async fn turn(
+    worker: Rc<Worker>,
+    mut sockets: mpsc::Receiver<Socket>,
+    mut stages: watch::Receiver<Stage>,
+) {
+    let connections: Connections = Rc::default();
+    let mut sweep = tokio::time::interval(sweep_interval(&worker));
+    let (mut count, mut ending) = (0u64, false);
+    loop {
+        tokio::select! {
+            socket = sockets.recv(), if !worker.is_draining() => {
+                let Some(socket) = socket else { continue };
+                count += 1;
+                open(&worker, &connections, count, socket);
+            }
+            _ = sweep.tick() => {
+                worker.tick();
+                for watched in connections.watched.borrow().values() {
+                    watched.sweep(worker.now_ms(), worker.limits());
+                }
+            }
+            () = connections.ended.notified(), if worker.is_draining() => {}
+            changed = stages.changed(), if !ending => {
+                let stage = if changed.is_err() { Stage::Ending } else { *stages.borrow_and_update() };
+                ending = stage == Stage::Ending;
+                worker.drain();
+                for watched in connections.watched.borrow().values() {
+                    if stage == Stage::Ending { watched.end() } else { watched.wake() }
+                }
+            }
+        }
+        if worker.is_draining() && connections.watched.borrow().is_empty() {
+            return;
+        }
+    }
+}
+
+/// How often the sweeper looks: often enough that no timeout is late by more than a quarter.
+fn sweep_interval(worker: &Worker) -> Duration {
+    let limits = worker.limits();
+    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+}
+
+fn open(worker: &Rc<Worker>, connections: &Connections, key: u64, socket: Socket) {
+    let Socket { stream, seat } = socket;
+    let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
+    };
+    let watched = Rc::new(Watched::new(worker.now_ms()));
+    connections.watched.borrow_mut().insert(key, Rc::clone(&watched));
+    let (worker, connections) = (Rc::clone(worker), Rc::clone(connections));
+    tokio::task::spawn_local(async move {
+        worker.connection_opened();
+        connection::serve(Rc::clone(&worker), stream, watched).await;
+        worker.connection_closed();
+        connections.watched.borrow_mut().remove(&key);
+        connections.ended.notify_one();
+        drop(seat);
+    });
+}

@@ -1,0 +1,265 @@
+//! From a request's head to whoever answers it.
+
+use std::{
+    cell::Cell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tower::{ServiceExt as _, util::BoxCloneSyncService};
+
+use crate::{
+    monitor::{Clock, Code, Monitor, WorkerId},
+    serve::Serving,
+    wire,
+};
+
+use super::{
+    Limits, Settings,
+    body::{Budget, Reading, Unread},
+    compression::Encoding,
+    identity::Names,
+    infer, objects,
+    refusal::Refusal,
+    route::{NoRoute, Part, Route, selector},
+};
+
+/// A request for the control plane, read to its end.
+pub type ControlRequest = Request<Bytes>;
+
+/// Answers requests that change what is served: the protocol's repository API.
+pub type ControlService =
+    BoxCloneSyncService<ControlRequest, Response<Bytes>, std::convert::Infallible>;
+
+/// What all workers of the data plane share.
+pub struct Plane {
+    settings: Settings,
+    decode_limits: wire::v2::Limits,
+    serving: Arc<Serving>,
+    monitor: Arc<Monitor>,
+    control: ControlService,
+    /// Tells this process's prediction names from another's.
+    start: u32,
+}
+
+impl Plane {
+    /// The data plane over what is served; `start` are 32 random bits of this process.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        serving: Arc<Serving>,
+        monitor: Arc<Monitor>,
+        control: ControlService,
+        start: u32,
+    ) -> Self {
+        let limits = &settings.limits;
+        let decode_limits = wire::v2::Limits {
+            json_depth_max: limits.json_depth_max,
+            inputs_max: limits.inputs_max,
+            outputs_max: limits.outputs_max,
+            parameters_max: limits.parameters_max,
+            name_bytes_max: limits.name_bytes_max,
+            ..wire::v2::Limits::default()
+        };
+        Self { settings, decode_limits, serving, monitor, control, start }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl std::fmt::Debug for Plane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plane").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// One worker's state; never leaves its thread.
+pub(super) struct Worker {
+    plane: Arc<Plane>,
+    id: WorkerId,
+    names: Names,
+    budget: Budget,
+    draining: Cell<bool>,
+    begin: Instant,
+    /// Milliseconds since `begin`, as of the last look at the clock.
+    now_ms: Cell<u32>,
+    /// Time since 1970 at `begin`.
+    unix_begin: Duration,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Worker {
+    pub(super) fn new(plane: Arc<Plane>, id: WorkerId, workers: usize) -> Self {
+        let limits = &plane.settings.limits;
+        let share = (limits.in_flight_bytes_max / workers.max(1)).max(limits.body_bytes_max);
+        let (begin, unix_begin) = (plane.monitor.clock().now(), plane.monitor.clock().unix());
+        Self {
+            id,
+            names: Names::new(plane.start, id),
+            budget: Budget::new(share),
+            draining: Cell::new(false),
+            begin,
+            // 0 means "no write waits"; the count begins behind it.
+            now_ms: Cell::new(1),
+            unix_begin,
+            plane,
+        }
+    }
+
+    pub(super) fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.plane.settings.limits
+    }
+
+    pub(super) fn decode_limits(&self) -> &wire::v2::Limits {
+        &self.plane.decode_limits
+    }
+
+    pub(super) fn serving(&self) -> &Serving {
+        &self.plane.serving
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &**self.plane.monitor.clock()
+    }
+
+    /// The time since 1970 of an instant, without asking the clock again.
+    pub(super) fn unix_at(&self, now: Instant) -> Duration {
+        self.unix_begin + now.saturating_duration_since(self.begin)
+    }
+
+    pub(super) fn now_ms(&self) -> u32 {
+        self.now_ms.get()
+    }
+
+    /// Looks at the clock for the sweeper's coarse time.
+    pub(super) fn tick(&self) {
+        let elapsed = self.clock().now().saturating_duration_since(self.begin).as_millis();
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "wraps after 49 days, and differences wrap with it"
+        )]
+        self.now_ms.set((elapsed as u32).max(1));
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.plane.monitor.server().connection_opened(self.id);
+    }
+
+    pub(super) fn connection_closed(&self) {
+        self.plane.monitor.server().connection_closed(self.id);
+    }
+
+    pub(super) fn head_refused(&self) {
+        self.plane.monitor.server().head_refused(self.id);
+    }
+
+    /// Answers a request, and counts the answer before it can be seen.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let answer = self.dispatch(&head, body).await.unwrap_or_else(Refusal::into_response);
+        let status = answer.status().as_u16();
+        self.plane.monitor.server().answered(self.id, Code::from_status(status));
+        tracing::debug!(
+            target: "access",
+            worker = self.id.0,
+            method = %head.method,
+            path = head.uri.path(),
+            status,
+            "answered"
+        );
+        answer
+    }
+
+    async fn dispatch(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+        self.check_head(head)?;
+        let route = Route::parse(head.uri.path()).map_err(|error| match error {
+            NoRoute::Unknown => Refusal::new(StatusCode::NOT_FOUND, "Not Found"),
+            NoRoute::Percent => {
+                Refusal::bad_request("the path's percent-encoding is not valid UTF-8")
+            }
+        })?;
+        let methods = route.methods();
+        if !methods.split(", ").any(|method| method == head.method) {
+            return Err(Refusal::method(methods));
+        }
+        match route {
+            Route::Model { model, version, part: Part::Infer } => {
+                Ok(infer::infer(self, head, body, &model, selector(version.as_deref())).await)
+            }
+            Route::Repository => self.control(head, body).await,
+            route => {
+                let table = self.serving().table();
+                objects::answer(self.serving(), &table, &route, head.method == Method::HEAD)
+            }
+        }
+    }
+
+    fn check_head(&self, head: &Parts) -> Result<(), Refusal> {
+        let limits = self.limits();
+        let target_bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
+        if target_bytes > limits.uri_bytes_max {
+            let text = format!("the request target is longer than {} bytes", limits.uri_bytes_max);
+            return Err(Refusal::new(StatusCode::URI_TOO_LONG, text).closing());
+        }
+        if head.headers.len() > limits.headers_max {
+            let text = format!("more than {} header lines", limits.headers_max);
+            return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).closing());
+        }
+        Ok(())
+    }
+
+    /// Reads a body and undoes its compression.
+    pub(super) async fn read_body(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+        align_at: usize,
+        timeout: Duration,
+    ) -> Result<Bytes, Unread> {
+        let encoding = Encoding::of_body(headers)?;
+        let reading = Reading { limits: self.limits(), budget: &self.budget, align_at, timeout };
+        let (bytes, _held) = reading.read(headers, body).await?;
+        Ok(encoding.inflate(bytes, self.limits())?)
+    }
+
+    async fn control(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+        let timeout = self.serving().settings().request_timeout;
+        let body = match self.read_body(&head.headers, body, 0, timeout).await {
+            Ok(body) => body,
+            Err(Unread::Refused(refusal)) => return Err(refusal),
+            Err(Unread::Gone) => return Err(Refusal::bad_request("the body ended early").closing()),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = head.method.clone();
+        *request.uri_mut() = head.uri.clone();
+        let answer = match self.plane.control.clone().oneshot(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        };
+        Ok(answer.map(Full::new))
+    }
+}
