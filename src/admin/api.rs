@@ -1,0 +1,160 @@
+//! `/api/v1`: what is served, for operators and the command line.
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    model::TensorSpec,
+    serve::{Entry, Model, Version},
+};
+
+use super::{Admin, Problem};
+
+/// Every model.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ModelList {
+    /// By name.
+    pub models: Vec<ModelReport>,
+}
+
+/// A model and its versions.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ModelReport {
+    /// Its name.
+    pub name: String,
+    /// Why the model as a whole cannot be served, if so.
+    pub problem: Option<String>,
+    /// Its versions, ascending.
+    pub versions: Vec<VersionReport>,
+}
+
+/// A version.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VersionReport {
+    /// Its number.
+    pub version: u64,
+    /// `READY`, `LOADING`, `UNLOADING` or `UNAVAILABLE`.
+    pub state: String,
+    /// Why, for people; empty if there is nothing to say.
+    pub reason: String,
+    /// More about a loaded version.
+    pub loaded: Option<LoadedReport>,
+}
+
+/// A loaded version.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LoadedReport {
+    /// The engine that runs it.
+    pub engine: String,
+    /// SHA-256 of the model file.
+    pub digest: String,
+    /// Size of its files in bytes.
+    pub size_bytes: u64,
+    /// How many sessions it has.
+    pub sessions: usize,
+    /// Whether the first dimension of its tensors counts rows.
+    pub batched: bool,
+    /// Time to make its sessions, in milliseconds.
+    pub load_ms: f64,
+    /// Time of its warm-up runs, in milliseconds.
+    pub warmup_ms: f64,
+    /// Its fastest warm-up run, in microseconds.
+    pub run_us: Option<f64>,
+    /// Its inputs, such as `input FP32[-1,30]`.
+    pub inputs: Vec<String>,
+    /// Its outputs, likewise.
+    pub outputs: Vec<String>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+    /// Requests so far by status.
+    pub requests: Vec<(u16, u64)>,
+    /// Latency of all requests, from the last byte in to the finished response, in microseconds.
+    pub latency_us: Quantiles,
+}
+
+/// Quantiles of a latency in microseconds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// Half are faster.
+    pub p50: f64,
+    /// 90 % are faster.
+    pub p90: f64,
+    /// 99 % are faster.
+    pub p99: f64,
+    /// The slowest.
+    pub max: f64,
+}
+
+pub(super) fn router() -> Router<Admin> {
+    Router::new().route("/api/v1/models", get(list)).route("/api/v1/models/{model}", get(show))
+}
+
+async fn list(State(admin): State<Admin>) -> Json<ModelList> {
+    let table = admin.serving.table();
+    Json(ModelList { models: table.models().into_iter().map(model_report).collect() })
+}
+
+async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
+    match admin.serving.table().model(&name) {
+        Some(model) => Json(model_report(model)).into_response(),
+        None => {
+            Problem::new(StatusCode::NOT_FOUND, "no such model; see /api/v1/models").into_response()
+        }
+    }
+}
+
+fn model_report(model: &Model) -> ModelReport {
+    ModelReport {
+        name: model.name.to_string(),
+        problem: model.problem.clone(),
+        versions: model.versions.iter().map(version_report).collect(),
+    }
+}
+
+fn version_report(entry: &Entry) -> VersionReport {
+    VersionReport {
+        version: entry.id.number(),
+        state: entry.state.to_string(),
+        reason: entry.reason.clone(),
+        loaded: entry.version.as_deref().map(LoadedReport::of),
+    }
+}
+
+impl LoadedReport {
+    /// What is known about a loaded version.
+    pub fn of(version: &Version) -> Self {
+        let (parts, signature) = (version.parts(), version.signature());
+        let totals = parts.recorder.totals();
+        let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+        #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
+        let quantile = |q: f64| totals.total.value_at_quantile(q) as f64 / 1e3;
+        Self {
+            engine: parts.engine.to_owned(),
+            digest: parts.digest.clone(),
+            size_bytes: parts.size_bytes,
+            sessions: version.sessions(),
+            batched: version.is_batched(),
+            load_ms: milliseconds(parts.load),
+            warmup_ms: milliseconds(parts.warmup),
+            run_us: parts.run.map(|run| run.as_secs_f64() * 1e6),
+            inputs: signature.inputs.iter().map(TensorSpec::summary).collect(),
+            outputs: signature.outputs.iter().map(TensorSpec::summary).collect(),
+            notes: parts.notes.clone(),
+            requests: totals.codes.iter().map(|(code, count)| (code.status(), *count)).collect(),
+            latency_us: Quantiles {
+                p50: quantile(0.5),
+                p90: quantile(0.9),
+                p99: quantile(0.99),
+                max: quantile(1.0),
+            },
+        }
+    }
+}
