@@ -12,6 +12,15 @@ pub mod edge;
 pub mod engine;
 pub mod monitor;
 pub mod serve;
+pub mod wire;
+
+// control plane
+pub mod lifecycle;
+pub mod source;
 
 // faces
+pub mod admin;
+pub mod cli;
 pub mod config;
+
+pub mod app;

@@ -1,2 +1,11 @@
 //! The `tidegate` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+/// Rust's own memory; ONNX Runtime allocates with the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    tidegate::cli::run()
+}

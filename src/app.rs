@@ -1,0 +1,367 @@
+//! Wires the rooms together, runs them, and drains them in reverse.
+//!
+//! Order of the start: engines, lifecycle (which begins to load at once), data plane, admin plane, ready line.
+//! Order of the end: readiness fails, accepting goes on for the drain delay, requests in flight finish, the
+//! admin plane stops last of the listeners so that it can still be asked, final totals are logged.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
+
+use crate::{
+    admin::{Admin, RepositoryApi, repository_service},
+    config::{Config, LogFormat, Logs},
+    edge::{Listener, Plane},
+    engine::Engines,
+    lifecycle::{Lifecycle, Loader},
+    model::{ModelName, TensorSpec},
+    monitor::{Clock, Monitor},
+    serve::{Serving, Version},
+    source,
+    tensor::DataType,
+};
+
+/// The machine's clock; the only place that asks it.
+#[derive(Debug)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn unix(&self) -> Duration {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+/// Serves until a signal asks to stop.
+pub fn serve(config: Config) -> anyhow::Result<()> {
+    let json = start_logs(&config.logs)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("the control plane cannot start")?;
+    runtime.block_on(run(config, json))
+}
+
+/// A loader as the configuration asks for it; also what `tidegate check` loads with.
+pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow::Result<Loader> {
+    let engines = Engines::open(&config.engine)?;
+    let chosen =
+        config.models.iter().filter_map(|(name, policy)| Some((name.clone(), policy.engine?)));
+    Ok(Loader {
+        engines,
+        monitor,
+        sessions,
+        intra_op_threads: config.engine.intra_op_threads.get(),
+        warmup_runs: config.engine.warmup_runs,
+        chosen: chosen.collect::<BTreeMap<_, _>>(),
+    })
+}
+
+/// Where models are read from, as the configuration says.
+pub fn source_settings(config: &Config) -> source::Settings {
+    let settings = &config.source;
+    source::Settings {
+        root: settings.root.clone(),
+        poll_interval: settings.poll_interval,
+        model_name: settings.model_name.clone(),
+        artifact_bytes_max: settings.artifact_bytes_max,
+        models_max: settings.models_max,
+        versions_max: settings.versions_max,
+    }
+}
+
+async fn run(config: Config, json: bool) -> anyhow::Result<()> {
+    let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
+    let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
+    let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
+    let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
+    let loader = loader(&config, sessions, Arc::clone(&monitor))?;
+    if let Some(notice) = loader.engines.notice() {
+        tracing::warn!("{notice}; until then only models that tract can run are served");
+    }
+    let required: Vec<ModelName> = config
+        .models
+        .iter()
+        .filter(|(_, policy)| policy.required)
+        .map(|(name, _)| name.clone())
+        .collect();
+    let mut lifecycle =
+        Lifecycle::start(source_settings(&config), loader, Arc::clone(&serving), required.into())?;
+    let repository = RepositoryApi {
+        serving: Arc::clone(&serving),
+        lifecycle: lifecycle.handle(),
+        enabled: config.repository_api,
+    };
+    let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
+    let plane = Plane::new(
+        config.edge,
+        Arc::clone(&serving),
+        Arc::clone(&monitor),
+        repository_service(repository),
+        random(),
+    );
+    let listener = Listener::start(Arc::new(plane), workers).await?;
+    let admin = Admin { serving: Arc::clone(&serving), monitor: Arc::clone(&monitor) };
+    let (admin_address, admin) = start_admin(config.admin.address, admin).await?;
+    let mut stop = Signals::listen()?;
+    let signal = tokio::select! {
+        () = lifecycle.first_pass() => {
+            announce(&serving, listener.address(), admin_address, json);
+            stop.wait().await
+        }
+        signal = stop.wait() => signal,
+    };
+    tracing::info!(signal = signal.name(), "shutting down");
+    serving.drain();
+    if signal == Signal::Terminate {
+        // Load balancers must see readiness fail before connections are refused.
+        tokio::select! {
+            () = tokio::time::sleep(drain_delay) => {}
+            _ = stop.wait() => {}
+        }
+    }
+    let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
+    admin.stop().await;
+    tokio::task::spawn_blocking(move || drop(lifecycle))
+        .await
+        .context("the lifecycle did not end")?;
+    log_totals(&monitor, complete);
+    Ok(())
+}
+
+/// CPUs that this process may use: its affinity and its cgroup's quota.
+fn cpu_budget() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Bits that tell this process from others; not a secret.
+fn random() -> u32 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    // The keys of a new hasher are random.
+    let bits = std::hash::RandomState::new().build_hasher().finish();
+    (bits >> 32) as u32
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Signal {
+    Terminate,
+    Interrupt,
+}
+
+impl Signal {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+        }
+    }
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let signal = |kind| tokio::signal::unix::signal(kind).context("signals cannot be handled");
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::Terminate,
+            _ = self.interrupt.recv() => Signal::Interrupt,
+        }
+    }
+}
+
+/// The running admin listener.
+struct AdminServer {
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+impl AdminServer {
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        // Its last answers are health checks; nobody waits for a slow reader of them.
+        if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), self.task).await {
+            tracing::warn!(%error, "the admin plane ended");
+        }
+    }
+}
+
+async fn start_admin(
+    address: SocketAddr,
+    admin: Admin,
+) -> anyhow::Result<(SocketAddr, AdminServer)> {
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; choose another address with --admin")
+    })?;
+    let address = listener.local_addr().context("the admin listener has no address")?;
+    let router = admin.router(address.ip().is_loopback());
+    let (stop, mut stopped) = watch::channel(false);
+    let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
+        // A sender that is gone asks to stop, too.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    });
+    let task = tokio::spawn(async move { serve.await });
+    Ok((address, AdminServer { stop, task }))
+}
+
+/// Logs go to standard output: as text on a terminal, as JSON elsewhere. Gives whether it is JSON.
+fn start_logs(logs: &Logs) -> anyhow::Result<bool> {
+    use std::io::IsTerminal as _;
+    let json = match logs.format {
+        LogFormat::Auto => !std::io::stdout().is_terminal(),
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    let filter = tracing_subscriber::EnvFilter::try_new(&logs.filter).context("logs.level")?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
+    let started = if json {
+        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
+    } else {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        builder.compact().with_target(false).with_ansi(colour).try_init()
+    };
+    started.map_err(|error| anyhow::anyhow!("logs cannot start: {error}"))?;
+    Ok(json)
+}
+
+/// The ready line: a log line where logs are JSON, and a request to paste where people look.
+fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) {
+    let (http, admin) = (format!("http://{http}"), format!("http://{admin}"));
+    let table = serving.table();
+    let models = table.models();
+    let ready: Vec<_> = models.iter().filter_map(|model| model.ready().next_back()).collect();
+    let example = ready
+        .iter()
+        .filter_map(|version| example_request(version))
+        .min_by_key(|(elements, request)| (*elements, request.len()))
+        .map(|(_, request)| request);
+    let example = example.map_or_else(
+        || format!("curl -s {http}/v2"),
+        |request| {
+            let (model, body) = request.split_once(' ').unwrap_or_default();
+            format!("curl -s {http}/v2/models/{model}/infer -d '{body}'")
+        },
+    );
+    let obstacles = serving.obstacles();
+    if json {
+        let (serving, known) = (ready.len(), models.len());
+        if obstacles.is_empty() {
+            tracing::info!(http, admin, models = serving, known, example, "ready");
+        } else {
+            tracing::warn!(
+                http,
+                admin,
+                models = serving,
+                known,
+                reasons = obstacles.join("; "),
+                "listening, not ready"
+            );
+        }
+        return;
+    }
+    let state = if obstacles.is_empty() { "ready" } else { "listening, not ready" };
+    let mut text = format!("\ntidegate {state}: {http} (Open Inference Protocol), admin {admin}\n");
+    for obstacle in &obstacles {
+        text += &format!("  not ready: {obstacle}\n");
+    }
+    for model in &models {
+        text += &model_line(model);
+    }
+    if models.is_empty() {
+        text += "  no models yet: put one at <repository>/<model>/1/model.onnx, it is noticed at once\n";
+    }
+    text += &format!("\n  try: {example}\n\n");
+    let mut out = std::io::stdout().lock();
+    // A closed standard output is no reason to stop serving.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn model_line(model: &crate::serve::Model) -> String {
+    let ready: Vec<_> = model.ready().map(|version| version.id().to_string()).collect();
+    if ready.is_empty() {
+        let reason = model.versions.last().map(|entry| entry.reason.as_str());
+        let reason = model.problem.as_deref().or(reason).unwrap_or("it has no versions");
+        return format!("  {:<24} not served: {reason}\n", model.name.as_str());
+    }
+    format!("  {:<24} version {}\n", model.name.as_str(), ready.join(", "))
+}
+
+/// A request that any shell can send: the number of elements in it, and `model body`.
+fn example_request(version: &Version) -> Option<(usize, String)> {
+    const ELEMENTS_MAX: usize = 64;
+    let mut elements = 0;
+    let mut inputs = Vec::new();
+    for spec in &version.signature().inputs {
+        let (count, input) = example_input(spec)?;
+        elements += count;
+        inputs.push(input);
+    }
+    let body = format!("{{\"inputs\":[{}]}}", inputs.join(","));
+    (elements <= ELEMENTS_MAX).then(|| (elements, format!("{} {body}", version.parts().model)))
+}
+
+fn example_input(spec: &TensorSpec) -> Option<(usize, String)> {
+    let dims: Vec<i64> =
+        spec.protocol_dims().iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
+    let count = usize::try_from(dims.iter().product::<i64>()).ok().filter(|count| *count <= 64)?;
+    let value = match spec.datatype {
+        DataType::Bytes => "\"what a wonderful day\"",
+        DataType::Bool => "true",
+        DataType::Fp16 | DataType::Bf16 => return None,
+        _ => "1",
+    };
+    // A name that would need escaping in JSON or in the shell makes no good example.
+    let plain = spec.name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.:/".contains(c));
+    let data = vec![value; count].join(",");
+    let shape = dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    plain.then(|| {
+        let text = format!(
+            "{{\"name\":\"{}\",\"shape\":[{shape}],\"datatype\":\"{}\",\"data\":[{data}]}}",
+            spec.name, spec.datatype
+        );
+        (count, text)
+    })
+}
+
+fn log_totals(monitor: &Monitor, complete: bool) {
+    for model in monitor.models() {
+        for (version, recorder) in model.versions() {
+            let totals = recorder.totals();
+            tracing::info!(
+                model = %model.name(),
+                version = %version,
+                success = totals.success,
+                failed = totals.failed,
+                rows = totals.rows,
+                "final totals"
+            );
+        }
+    }
+    if complete {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped; requests that outlived server.grace were cut off");
+    }
+}

@@ -1,0 +1,66 @@
+//! A small HTTP client for talking to a running server.
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, Uri, header::HOST};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{Outcome, print, print_json};
+
+/// Sends one request and reads its answer.
+pub(super) fn send(
+    method: &Method,
+    url: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<(StatusCode, Bytes)> {
+    let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
+    if uri.scheme_str() != Some("http") || uri.authority().is_none() {
+        bail!("`{url}` cannot be asked; use http://HOST:PORT");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(exchange(method, &uri, body)).with_context(|| {
+        let server = uri.authority().map_or(url, |authority| authority.as_str());
+        format!("no answer from {server}; is `tidegate serve` running there?")
+    })
+}
+
+async fn exchange(
+    method: &Method,
+    uri: &Uri,
+    body: Vec<u8>,
+) -> anyhow::Result<(StatusCode, Bytes)> {
+    let authority = uri.authority().context("the URL names no host")?;
+    let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
+        .header(HOST, authority.as_str())
+        .body(Full::new(Bytes::from(body)))?;
+    let connection = tokio::spawn(connection);
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    connection.abort();
+    Ok((status, body))
+}
+
+/// `tidegate health`.
+pub(super) fn health(admin: &str, json: bool) -> anyhow::Result<Outcome> {
+    let (status, body) =
+        send(&Method::GET, &format!("{}/readyz", admin.trim_end_matches('/')), Vec::new())?;
+    let text = String::from_utf8_lossy(&body);
+    let ready = status == StatusCode::OK;
+    if json {
+        let reasons: Vec<_> = if ready { Vec::new() } else { text.lines().collect() };
+        print_json(&serde_json::json!({ "ready": ready, "reasons": reasons }))?;
+    } else if ready {
+        print("ready\n")?;
+    } else {
+        print(&format!("not ready: {}\n", text.trim().replace('\n', "; ")))?;
+    }
+    Ok(if ready { Outcome::Done } else { Outcome::No })
+}

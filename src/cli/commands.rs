@@ -1,0 +1,169 @@
+//! The arguments, with their help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Flags, Sources};
+
+/// Serves ONNX models and watches over them
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100, after_help = EXAMPLES)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    /// Prints results as JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+const EXAMPLES: &str = "Examples:
+  tidegate serve                             serve ./models on 127.0.0.1:8000
+  tidegate serve --repository /srv/models --http 0.0.0.0:8000
+  tidegate check                             load every model and say what is wrong
+  tidegate predict digits --golden           send a model's golden inputs to a running server
+  tidegate models list                       what a running server serves
+
+Exit codes: 0 done; 1 the answer is no; 2 the command, the configuration or the connection failed.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serves models until SIGTERM or Ctrl-C
+    #[command(after_help = SETTINGS)]
+    Serve(ServeArguments),
+    /// Loads every model of the repository without serving, and reports what it finds
+    #[command(after_help = SETTINGS)]
+    Check(ServeArguments),
+    /// Asks a running server whether it takes requests; for container health checks
+    Health(Server),
+    /// Sends a request to a running server and shows the answer
+    Predict(PredictArguments),
+    /// Shows what a running server serves
+    #[command(subcommand)]
+    Models(ModelsCommand),
+    /// Prints what can be configured
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Prints completions for a shell
+    #[command(after_help = "Example: tidegate completions bash > /etc/bash_completion.d/tidegate")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+const SETTINGS: &str = "A flag wins over the environment (TIDEGATE__SERVER__HTTP), that over the file, that over the \
+                        default. `tidegate config example` prints every key.";
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArguments {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder with the models [default: ./models]
+    #[arg(long, visible_alias = "model-dir", value_name = "DIR")]
+    repository: Option<PathBuf>,
+    /// The model's name, where the folder is one bare model or an `MLflow` model
+    #[arg(long, value_name = "NAME")]
+    model_name: Option<String>,
+    /// Where predictions are served [default: 127.0.0.1:8000]
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
+    /// Where metrics, health and the admin API are served [default: 127.0.0.1:8002]
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// Threads that serve requests [default: the CPUs that this process may use]
+    #[arg(long, value_name = "N")]
+    workers: Option<String>,
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, lib/ beside this program, the system]
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+    /// What is logged: off, error, warn, info, debug, trace, or by module [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How it is logged: text, json, or auto (text on a terminal) [default: auto]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl ServeArguments {
+    pub(super) fn sources(self) -> Sources<Vec<(String, String)>> {
+        let environment = std::env::vars_os()
+            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+        Sources {
+            file: self.config,
+            environment: environment.collect(),
+            flags: Flags {
+                http: self.http,
+                admin: self.admin,
+                workers: self.workers,
+                model_name: self.model_name,
+                log_level: self.log_level,
+                log_format: self.log_format,
+                repository: self.repository,
+                onnxruntime: self.onnxruntime,
+                ..Flags::default()
+            },
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate predict sentiment --golden
+  tidegate predict sentiment request.json
+  echo '{\"inputs\":[{\"name\":\"text\",\"shape\":[1,1],\"datatype\":\"BYTES\",\"data\":[\"lovely\"]}]}' \\
+    | tidegate predict sentiment -")]
+pub(super) struct PredictArguments {
+    /// The model
+    pub(super) model: String,
+    /// A file with the request as the protocol writes it; `-` is standard input
+    #[arg(value_name = "FILE", required_unless_present = "golden")]
+    pub(super) input: Option<PathBuf>,
+    /// Sends the golden inputs of the model's newest version instead of a file
+    #[arg(long, conflicts_with = "input")]
+    pub(super) golden: bool,
+    /// The folder that the golden inputs lie in
+    #[arg(long, visible_alias = "model-dir", value_name = "DIR", default_value = "./models")]
+    pub(super) repository: PathBuf,
+    /// A version other than the one that traffic goes to
+    #[arg(long = "model-version", value_name = "VERSION")]
+    pub(super) version: Option<String>,
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000", env = "TIDEGATE_URL")]
+    pub(super) url: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ModelsCommand {
+    /// Lists models, versions and states
+    List(Server),
+    /// Shows everything about one model
+    Show {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Server {
+    /// The admin listener of the server
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8002",
+        env = "TIDEGATE_ADMIN_URL"
+    )]
+    pub(super) admin: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Prints the JSON Schema of the configuration file
+    Schema,
+    /// Prints a configuration file with every key, its default and its reason
+    Example,
+}

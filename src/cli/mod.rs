@@ -1,0 +1,78 @@
+//! The command line: what people and scripts type.
+//!
+//! Results go to standard output, messages to standard error; `--json` gives every result for machines.
+//! Exit codes: 0 done, 1 the answer is no (not healthy, a model that cannot be served, a request refused),
+//! 2 the command itself was wrong (arguments, configuration, a server that cannot be reached).
+
+mod check;
+mod client;
+mod commands;
+mod models;
+mod predict;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+
+use commands::{Cli, Command, ConfigCommand, ModelsCommand};
+
+use crate::config::{self, Findings};
+
+/// What a command came to.
+enum Outcome {
+    Done,
+    /// It ran, and the answer is no.
+    No,
+}
+
+/// Reads the arguments and does what they say.
+pub fn run() -> ExitCode {
+    match dispatch(Cli::parse()) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::No) => ExitCode::from(1),
+        Err(error) => {
+            match error.downcast_ref::<Findings>() {
+                Some(findings) => anstream::eprintln!("{findings}"),
+                None => anstream::eprintln!("tidegate: {error:#}"),
+            }
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
+    match cli.command {
+        Command::Serve(arguments) => {
+            crate::app::serve(config::load(arguments.sources())?)?;
+            Ok(Outcome::Done)
+        }
+        Command::Check(arguments) => check::run(&config::load(arguments.sources())?, cli.json),
+        Command::Health(server) => client::health(&server.admin, cli.json),
+        Command::Predict(arguments) => predict::run(&arguments, cli.json),
+        Command::Models(ModelsCommand::List(server)) => models::list(&server.admin, cli.json),
+        Command::Models(ModelsCommand::Show { model, server }) => {
+            models::show(&server.admin, &model, cli.json)
+        }
+        Command::Config(ConfigCommand::Schema) => print_json(&config::schema()),
+        Command::Config(ConfigCommand::Example) => print(&config::example()),
+        Command::Completions { shell } => {
+            let mut command = <Cli as clap::CommandFactory>::command();
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut command, "tidegate", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+/// Writes a result; a reader that has gone away wanted no more.
+fn print(text: &str) -> anyhow::Result<Outcome> {
+    let mut out = anstream::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(Outcome::Done),
+    }
+}
+
+fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<Outcome> {
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}

@@ -1,0 +1,146 @@
+//! `tidegate models`: what a running server serves.
+
+use anyhow::{Context as _, bail};
+use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use http::{Method, StatusCode};
+
+use crate::admin::{LoadedReport, ModelList, ModelReport, VersionReport};
+
+use super::{Outcome, client, print};
+
+/// `tidegate models list`.
+pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
+    let body = ask(admin, "/api/v1/models")?;
+    if json {
+        return print(&(body + "\n"));
+    }
+    let list: ModelList =
+        serde_json::from_str(&body).context("the server's answer is not understood")?;
+    if list.models.is_empty() {
+        return print("no models; put one at <repository>/<model>/1/model.onnx\n");
+    }
+    let mut table =
+        table(["model", "version", "state", "engine", "requests", "p50", "p99", "note"]);
+    for model in &list.models {
+        for version in &model.versions {
+            table.add_row(row(model, version));
+        }
+        if model.versions.is_empty() {
+            let problem = model.problem.as_deref().unwrap_or("no versions");
+            table.add_row(vec![&model.name, "-", "-", "-", "-", "-", "-", problem]);
+        }
+    }
+    print(&format!("{table}\n"))
+}
+
+fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let loaded = version.loaded.as_ref();
+    let requests =
+        |loaded: &LoadedReport| loaded.requests.iter().map(|(_, count)| count).sum::<u64>();
+    let answered = loaded.filter(|loaded| requests(loaded) > 0);
+    let note = loaded.and_then(|loaded| loaded.notes.first()).unwrap_or(&version.reason);
+    vec![
+        model.name.clone(),
+        version.version.to_string(),
+        version.state.clone(),
+        loaded.map_or_else(dash, |loaded| loaded.engine.clone()),
+        loaded.map_or_else(dash, |loaded| requests(loaded).to_string()),
+        answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p50)),
+        answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p99)),
+        note.clone(),
+    ]
+}
+
+/// `tidegate models show`.
+pub(super) fn show(admin: &str, model: &str, json: bool) -> anyhow::Result<Outcome> {
+    let body = ask(admin, &format!("/api/v1/models/{model}"))?;
+    if json {
+        return print(&(body + "\n"));
+    }
+    let report: ModelReport =
+        serde_json::from_str(&body).context("the server's answer is not understood")?;
+    let mut text = format!("{}\n", report.name);
+    if let Some(problem) = &report.problem {
+        text += &format!("  problem   {problem}\n");
+    }
+    for version in &report.versions {
+        text += &version_text(version);
+    }
+    print(&text)
+}
+
+fn version_text(version: &VersionReport) -> String {
+    let mut text = format!("\n  version {}  {}\n", version.version, version.state);
+    let mut line = |key: &str, value: &str| text += &format!("    {key:<10}{value}\n");
+    if !version.reason.is_empty() {
+        line("reason", &version.reason);
+    }
+    let Some(loaded) = &version.loaded else { return text };
+    line("inputs", &loaded.inputs.join(", "));
+    line("outputs", &loaded.outputs.join(", "));
+    let rows = if loaded.batched { "rows in the first dimension" } else { "no rows" };
+    line("engine", &format!("{}, {} sessions, {rows}", loaded.engine, loaded.sessions));
+    line("size", &size(loaded.size_bytes));
+    line("digest", &loaded.digest);
+    let run = loaded
+        .run_us
+        .map_or_else(|| "not warmed".to_owned(), |run| format!("run {}", microseconds(run)));
+    line(
+        "loading",
+        &format!("{:.1} ms, warm-up {:.1} ms, {run}", loaded.load_ms, loaded.warmup_ms),
+    );
+    let requests = loaded.requests.iter().map(|(code, count)| format!("{count} x {code}"));
+    let requests = requests.collect::<Vec<_>>().join(", ");
+    line("requests", if requests.is_empty() { "none yet" } else { &requests });
+    let latency = &loaded.latency_us;
+    if latency.max > 0.0 {
+        let [p50, p90, p99, max] =
+            [latency.p50, latency.p90, latency.p99, latency.max].map(microseconds);
+        line("latency", &format!("p50 {p50}, p90 {p90}, p99 {p99}, max {max}"));
+    }
+    for note in &loaded.notes {
+        line("note", note);
+    }
+    text
+}
+
+fn ask(admin: &str, path: &str) -> anyhow::Result<String> {
+    let url = format!("{}{path}", admin.trim_end_matches('/'));
+    let (status, body) = client::send(&Method::GET, &url, Vec::new())?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status == StatusCode::OK {
+        return Ok(text);
+    }
+    let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    bail!("{status}: {}", problem["detail"].as_str().unwrap_or(text.trim()))
+}
+
+/// A table as all commands draw it.
+pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(head);
+    table
+}
+
+/// A time for people.
+pub(super) fn microseconds(microseconds: f64) -> String {
+    match microseconds {
+        us if us < 1e3 => format!("{us:.1} us"),
+        us if us < 1e6 => format!("{:.2} ms", us / 1e3),
+        us => format!("{:.2} s", us / 1e6),
+    }
+}
+
+/// A size for people.
+pub(super) fn size(bytes: u64) -> String {
+    const KIB: f64 = 1024.0;
+    #[expect(clippy::cast_precision_loss, reason = "shown with one decimal")]
+    let bytes = bytes as f64;
+    match bytes {
+        b if b < KIB => format!("{b} B"),
+        b if b < KIB * KIB => format!("{:.1} KiB", b / KIB),
+        b if b < KIB * KIB * KIB => format!("{:.1} MiB", b / KIB / KIB),
+        b => format!("{:.1} GiB", b / KIB / KIB / KIB),
+    }
+}
