@@ -13,7 +13,7 @@ use super::{
     file::{self, File},
     value::{RepositoryApi, Size, Text, Whole},
 };
-use crate::{edge, engine, model::ModelName, monitor, serve};
+use crate::{edge, engine, model::ModelName, serve};
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
@@ -32,10 +32,6 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         serve: serve::Settings {
             batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
             request_timeout: file.serve.request_timeout.0,
-        },
-        monitor: monitor::Settings {
-            series_max: count(file.monitor.series_max),
-            retired_for: file.monitor.retired_for.0,
         },
         logs: Logs { filter: file.logs.level.0.0, format: file.logs.format.0 },
         models: file

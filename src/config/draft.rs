@@ -150,7 +150,7 @@ impl Draft {
         if ModelName::parse(name.get_ref()).is_err() {
             return self.refuse(&path, None, model_name_advice(), &origin);
         }
-        // The section alone says something: this model is required.
+        // The section is kept even if it says nothing.
         insert(&mut self.given, &path, None);
         for (key, value) in table {
             self.lay_written(page, &path, key, value);
@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn renamed_keys_are_refused_with_their_new_name() {
         let mut draft = Draft::new(&super::super::schema(), Some(Path::new("t.toml")));
-        draft.renamed = &[("server.port", "server.http"), ("metrics.series", "monitor.series_max")];
+        draft.renamed = &[("server.port", "server.http"), ("metrics.series", "logs.level")];
         draft.lay_file("[server]\nport = 1\n");
         draft.lay_environment([("TIDEGATE__METRICS__SERIES".to_owned(), "5".to_owned())]);
         let (_, _, findings) = draft.finish();
@@ -365,7 +365,7 @@ mod tests {
             findings.to_string(),
             "t.toml: 2 problems\n  \
              server.port = 1                     is now called `server.http` (line 2)\n  \
-             TIDEGATE__METRICS__SERIES = \"5\"     is now called `TIDEGATE__MONITOR__SERIES_MAX`"
+             TIDEGATE__METRICS__SERIES = \"5\"     is now called `TIDEGATE__LOGS__LEVEL`"
         );
     }
 }

@@ -15,12 +15,7 @@ use super::{
     LogFormat, Logs, Repository, Reserved,
     value::{DAY, GIB, HOUR, KIB, LogFilter, RepositoryApi, Size, Switch, TIB, Text, Time, Whole},
 };
-use crate::{
-    edge,
-    engine::{self, EngineChoice},
-    model::ModelName,
-    monitor, serve,
-};
+use crate::{edge, engine, model::EngineChoice, model::ModelName, serve};
 
 /// The configuration of tidegate. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -31,7 +26,6 @@ pub(super) struct File {
     pub(super) repository: RepositorySection,
     pub(super) engine: Engine,
     pub(super) serve: Serve,
-    pub(super) monitor: Monitor,
     pub(super) logs: LogsSection,
     pub(super) state: State,
     /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
@@ -162,18 +156,7 @@ pub(super) struct Serve {
     pub(super) request_timeout: Time<1, DAY>,
 }
 
-/// What is told about predictions.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct Monitor {
-    /// Most series of `/metrics`. What would exceed it is left out and counted, as a scrape has its limits.
-    pub(super) series_max: Whole<100, 10_000_000>,
-    /// How long the series of a retired version stay before they fold into the model's totals; several scrapes
-    /// should see the last numbers.
-    pub(super) retired_for: Time<0, { 30 * DAY }>,
-}
-
-/// What is written to standard error.
+/// What is logged, on standard output.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LogsSection {
@@ -199,7 +182,8 @@ pub(super) struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<EngineChoice>")]
     pub(super) engine: Option<Text<EngineChoice>>,
-    /// Whether `/readyz` waits until this model is served.
+    /// Whether the server calls itself ready only while this model is served. Off, so that one broken model does
+    /// not take the others out of service.
     pub(super) required: Switch,
 }
 
@@ -301,13 +285,6 @@ impl Default for Serve {
             batch_rows_max: Whole(count(batch_rows_max.get())),
             request_timeout: Time(request_timeout),
         }
-    }
-}
-
-impl Default for Monitor {
-    fn default() -> Self {
-        let monitor::Settings { series_max, retired_for } = monitor::Settings::default();
-        Self { series_max: Whole(count(series_max)), retired_for: Time(retired_for) }
     }
 }
 

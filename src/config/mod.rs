@@ -30,10 +30,10 @@ use std::{
     time::Duration,
 };
 
-pub use crate::engine::EngineChoice;
+pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
-use crate::{edge, engine, model::ModelName, monitor, serve};
+use crate::{edge, engine, model::ModelName, serve};
 use draft::Draft;
 
 /// What the names of environment variables begin with. Single underscores are left alone: Kubernetes sets
@@ -58,9 +58,7 @@ pub struct Config {
     pub engine: engine::Settings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
-    /// What is told about predictions.
-    pub monitor: monitor::Settings,
-    /// What is written to standard error.
+    /// What is logged.
     pub logs: Logs,
     /// What holds for single models.
     pub models: BTreeMap<ModelName, ModelPolicy>,
@@ -114,7 +112,7 @@ pub enum LogFormat {
 }
 
 /// What holds for one model, by the operator's word.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ModelPolicy {
     /// The engine. `None`: the one that [`engine::Settings`] names.
     pub engine: Option<EngineChoice>,
@@ -286,7 +284,6 @@ impl Default for Config {
             source: Repository::default(),
             engine: engine::Settings::default(),
             serve: serve::Settings::default(),
-            monitor: monitor::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),
             reserved: Reserved::default(),
@@ -316,12 +313,6 @@ impl Default for Repository {
 impl Default for Logs {
     fn default() -> Self {
         Self { filter: "info".to_owned(), format: LogFormat::default() }
-    }
-}
-
-impl Default for ModelPolicy {
-    fn default() -> Self {
-        Self { engine: None, required: true }
     }
 }
 

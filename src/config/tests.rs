@@ -51,7 +51,7 @@ fn what_is_written_arrives() {
         model_name = "fraud"
         [models."fraud.v2"]
         engine = "tract"
-        required = false
+        required = true
         [models.iris]
         "#,
     )
@@ -64,7 +64,7 @@ fn what_is_written_arrives() {
     assert_eq!(config.source.model_name.as_deref(), Some("fraud"));
     assert!(!config.repository_api, "the data plane is open to the network");
     let engine = Some(EngineChoice::Tract);
-    assert_eq!(config.models["fraud.v2"], ModelPolicy { engine, required: false });
+    assert_eq!(config.models["fraud.v2"], ModelPolicy { engine, required: true });
     assert_eq!(config.models["iris"], ModelPolicy::default());
 }
 
@@ -114,7 +114,7 @@ required = true
         r#"
 tidegate.toml: 9 problems
   http = "127.0.0.1:1"            stands in section [server] (line 2)
-  top = 1                         unknown section; there are engine, limits, logs, models, monitor, repository, serve, server, state (line 3)
+  top = 1                         unknown section; there are engine, limits, logs, models, repository, serve, server, state (line 3)
   sever                           unknown section, did you mean [server]? (line 4)
   server.htpp = "127.0.0.1:1"     unknown key, did you mean `http`? (line 6)
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
@@ -249,7 +249,7 @@ fn variables_are_read_by_the_key_they_stand_for() {
         ("TIDEGATE__SERVER__WORKERS", " 4 "),
         ("TIDEGATE__LIMITS__BODY", "1MiB"),
         ("TIDEGATE__REPOSITORY__API", "off"),
-        ("TIDEGATE__MODELS__fraud__REQUIRED", "off"),
+        ("TIDEGATE__MODELS__fraud__REQUIRED", "on"),
         ("TIDEGATE__MODELS__a__b__ENGINE", "tract"),
         ("TIDEGATE_PORT", "tcp://10.0.0.1:8000"),
         ("PATH", "/bin"),
@@ -260,8 +260,8 @@ fn variables_are_read_by_the_key_they_stand_for() {
     assert_eq!(config.edge.limits.body_bytes_max, 1 << 20);
     assert!(!config.repository_api);
     let engine = Some(EngineChoice::Tract);
-    assert_eq!(config.models["fraud"], ModelPolicy { engine, required: false });
-    assert_eq!(config.models["a__b"], ModelPolicy { engine, required: true });
+    assert_eq!(config.models["fraud"], ModelPolicy { engine, required: true });
+    assert_eq!(config.models["a__b"], ModelPolicy { engine, required: false });
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn every_key_reaches_the_settings() {
         candidates
             .extend(["minimum", "maximum", "x-minimum", "x-maximum"].map(|k| schema[k].clone()));
         candidates.extend(schema["enum"].as_array().into_iter().flatten().cloned());
-        candidates.push(false.into());
+        candidates.extend([false.into(), true.into()]);
         let before = check_text(&format!("[{section}]")).unwrap();
         let arrives = candidates.iter().filter(|value| !value.is_null()).any(|value| {
             let text = format!("[{section}]\n{key} = {value}");

@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, keys::nearest};
-use crate::{engine::EngineChoice, model::ModelName};
+use crate::model::{EngineChoice, ModelName};
 
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
