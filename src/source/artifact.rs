@@ -314,6 +314,32 @@ mod tests {
     }
 
     #[test]
+    fn models_replaced_under_the_reader_are_never_mixed() {
+        let folder = version("0");
+        let model = folder.path().join("model.onnx");
+        let publish = |round: usize| {
+            let next = folder.path().join(".next");
+            fs::write(&next, format!("{round}").repeat(4096)).unwrap();
+            fs::rename(&next, &model).unwrap();
+        };
+        publish(0);
+        std::thread::scope(|scope| {
+            let publisher = scope.spawn(|| (1..500).map(|round| round % 10).for_each(publish));
+            while !publisher.is_finished() {
+                match list(folder.path(), 1 << 20).read() {
+                    Ok(artifact) => {
+                        assert_eq!(artifact.sha256, sha256(&artifact.model));
+                        assert_eq!(artifact.model.len(), 4096);
+                        assert!(artifact.model.iter().all(|byte| *byte == artifact.model[0]));
+                    }
+                    Err(error) => assert!(error.retry_helps(), "{error}"),
+                }
+            }
+        });
+        list(folder.path(), 1 << 20).read().unwrap();
+    }
+
+    #[test]
     fn external_data_stays_in_the_folder() {
         let folder = version("abc");
         symlink("/etc/passwd", folder.path().join("link")).unwrap();

@@ -137,7 +137,7 @@ pub(super) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> O
     }
     known
         .map(|candidate| (edits(name.as_bytes(), candidate.as_bytes()), candidate))
-        .filter(|(edits, candidate)| *edits <= (candidate.len() / 3).clamp(1, 3))
+        .filter(|(edits, candidate)| *edits <= candidate.len().div_ceil(3).min(3))
         .min()
         .map(|(_, candidate)| candidate)
 }
