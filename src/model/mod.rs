@@ -6,12 +6,17 @@
 //! Not here: how values are written on the wire (`wire`), where models lie (`source`), which are served
 //! (`serve`).
 
+mod description;
 mod name;
 mod request;
 mod response;
 mod signature;
 mod version;
 
+pub use description::{
+    DeclaredTensor, DynamicBatching, EngineChoice, FileName, FileNameError, ModelDescription,
+    VersionPolicy, Warmup, WarmupData, WarmupInput,
+};
 pub use name::{ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};

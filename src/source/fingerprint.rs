@@ -1,0 +1,187 @@
+//! Fingerprints of folders: cheap to take, different after every change, also after half of one.
+
+use std::{
+    fmt,
+    fs::{self, Metadata},
+    io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::Path,
+};
+
+use sha2::{Digest, Sha256};
+
+/// Stands for names, sizes, times and inodes of the files in a folder, not for their bytes.
+///
+/// Two equal fingerprints of one folder mean that nothing was written between them, as far as the file
+/// system tells. Hidden files do not count.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 32]);
+
+/// Files and folders of one version; more cannot be followed cheaply.
+pub(super) const FILES_MAX: usize = 10_000;
+/// Folders deeper than this count by their own times only.
+const DEPTH_MAX: usize = 8;
+
+pub(super) enum Fault {
+    TooManyFiles,
+    Io(io::Error),
+}
+
+/// How far below the folder files count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Files of the folder itself.
+    Shallow,
+    /// Files of the folders in it too.
+    Deep,
+}
+
+/// Takes the fingerprint of a folder; `salt` is whatever else must make a difference.
+pub(super) fn take(folder: &Path, extent: Extent, salt: &[u8]) -> Result<Fingerprint, Fault> {
+    let mut walk = Walk { hash: Sha256::new(), extent, files_left: FILES_MAX };
+    walk.bytes(salt);
+    walk.hash.update(fs::metadata(folder)?.ino().to_le_bytes());
+    walk.folder(folder, 0)?;
+    Ok(Fingerprint(walk.hash.finalize().into()))
+}
+
+struct Walk {
+    hash: Sha256,
+    extent: Extent,
+    files_left: usize,
+}
+
+impl Walk {
+    fn folder(&mut self, folder: &Path, depth: usize) -> Result<(), Fault> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let name = entry?.file_name();
+            if name.as_bytes().starts_with(b".") {
+                continue;
+            }
+            self.files_left = self.files_left.checked_sub(1).ok_or(Fault::TooManyFiles)?;
+            names.push(name);
+        }
+        names.sort_unstable();
+        for name in names {
+            let path = folder.join(&name);
+            let own = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                // Gone since it was listed: its absence is the fingerprint.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error.into()),
+            };
+            if own.is_dir() && self.extent == Extent::Shallow {
+                continue;
+            }
+            self.bytes(name.as_bytes());
+            self.file(&own);
+            if own.is_symlink() {
+                // What it leads to counts as well; a link to nowhere is known by itself.
+                if let Ok(target) = fs::metadata(&path) {
+                    self.file(&target);
+                }
+            } else if own.is_dir() && depth < DEPTH_MAX {
+                self.bytes(b"{");
+                self.folder(&path, depth + 1)?;
+                self.bytes(b"}");
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, metadata: &Metadata) {
+        // A folder's size and times change with hidden files too; what is in it speaks for it.
+        let (bytes, times) = if metadata.is_dir() {
+            (0, [0; 4])
+        } else {
+            let modified = [metadata.mtime(), metadata.mtime_nsec()];
+            let changed = [metadata.ctime(), metadata.ctime_nsec()];
+            (metadata.len(), [modified[0], modified[1], changed[0], changed[1]])
+        };
+        self.hash.update(metadata.ino().to_le_bytes());
+        self.hash.update(metadata.mode().to_le_bytes());
+        self.hash.update(bytes.to_le_bytes());
+        for time in times {
+            self.hash.update(time.to_le_bytes());
+        }
+    }
+
+    /// Length first, so that no two sequences look the same.
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.hash.update(bytes.len().to_le_bytes());
+        self.hash.update(bytes);
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The first bytes, enough to tell two apart in a log.
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..6].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::FileTimes, os::unix::fs::symlink, time::SystemTime};
+
+    use super::*;
+
+    fn of(folder: &Path) -> Fingerprint {
+        take(folder, Extent::Deep, b"").unwrap_or_else(|_| panic!("{}", folder.display()))
+    }
+
+    #[test]
+    fn every_change_makes_a_difference() {
+        let temp = tempfile::tempdir().unwrap();
+        let (folder, model) = (temp.path(), temp.path().join("model.onnx"));
+        let mut seen = vec![of(folder)];
+        let mut check = |what: &str| {
+            let now = of(folder);
+            assert!(!seen.contains(&now), "{what}");
+            assert_eq!(now, of(folder), "{what}, twice");
+            seen.push(now);
+        };
+        fs::write(&model, "half").unwrap();
+        check("a new file");
+        fs::write(&model, "half and half").unwrap();
+        check("more bytes");
+        let old = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH);
+        fs::File::options().write(true).open(&model).unwrap().set_times(old).unwrap();
+        check("another time");
+        fs::write(folder.join("next"), "half and half").unwrap();
+        fs::File::options().write(true).open(folder.join("next")).unwrap().set_times(old).unwrap();
+        fs::rename(folder.join("next"), &model).unwrap();
+        check("another file of the same size and time");
+        fs::create_dir_all(folder.join("a/b")).unwrap();
+        check("a folder");
+        fs::write(folder.join("a/b/weights"), "w").unwrap();
+        check("a file deep inside");
+        fs::write(temp.path().join("a/target"), "t").unwrap();
+        check("a target");
+        symlink("a/target", folder.join("link")).unwrap();
+        check("a link");
+    }
+
+    #[test]
+    fn hidden_files_make_none() {
+        let temp = tempfile::tempdir().unwrap();
+        let before = of(temp.path());
+        fs::write(temp.path().join(".model.onnx.part"), "half").unwrap();
+        assert_eq!(before, of(temp.path()));
+    }
+
+    #[test]
+    fn link_loops_end() {
+        let temp = tempfile::tempdir().unwrap();
+        symlink(".", temp.path().join("self")).unwrap();
+        symlink("loop", temp.path().join("loop")).unwrap();
+        assert_eq!(of(temp.path()), of(temp.path()));
+    }
+}

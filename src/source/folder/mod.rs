@@ -1,0 +1,388 @@
+//! A folder as repository: which models and versions are in it.
+//!
+//! Three layouts, told apart by what lies in the root:
+//! - `MLmodel`: the root is one `MLflow` model, as version 1.
+//! - `model.onnx`: the root is one bare model, as version 1.
+//! - anything else: `<model>/<version>/model.onnx`, as Triton has it. Version folders are numbers without a
+//!   leading 0; other folders and hidden ones are passed over.
+//!
+//! Listing reads descriptions and looks at files, it reads no model.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+    sync::Arc,
+};
+
+use crate::model::{FileName, ModelDescription, ModelName, VersionId};
+
+use super::{
+    Settings, SourceError,
+    artifact::{ListedVersion, Place},
+    error::shown,
+    fingerprint::{self, Extent, Fingerprint},
+    mlflow, model_toml, pbtxt,
+    reading::{self, ReadFault},
+};
+
+/// A repository in a folder.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    settings: Settings,
+}
+
+/// What is in a repository now.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The models by name.
+    pub models: BTreeMap<ModelName, ListedModel>,
+    /// What was passed over, and why; for people.
+    pub problems: Vec<Problem>,
+}
+
+/// Something that is in the repository and cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The file or folder, relative to the root.
+    pub what: String,
+    /// Why, and what would be right.
+    pub reason: String,
+}
+
+/// A model in the repository.
+#[derive(Debug, Clone)]
+pub struct ListedModel {
+    /// What the repository says about it; an error leaves the versions listed under the defaults.
+    pub description: Result<ModelDescription, Arc<SourceError>>,
+    /// Differs after every change of the files that describe the model.
+    pub description_fingerprint: Fingerprint,
+    /// Every version that is there, wanted by the description's policy or not.
+    pub versions: BTreeMap<VersionId, ListedVersion>,
+}
+
+/// The most bytes of a description, and of all class names of a model together.
+const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
+/// The most class names of a model.
+const CLASS_NAMES_MAX: usize = 100_000;
+/// The most problems that are kept; more are counted.
+const PROBLEMS_MAX: usize = 1_000;
+/// Every file system of the ext family has it.
+const RECOVERED_FILES: &[u8] = b"lost+found";
+
+impl Folder {
+    /// A repository; nothing is read yet.
+    pub fn new(settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    /// Lists the models. Blocks while it reads.
+    ///
+    /// What cannot be used is a problem of its own and hides nothing else.
+    pub fn list(&self) -> Result<Listing, SourceError> {
+        let root = &self.settings.root;
+        let files = fs::read_dir(root).map_err(SourceError::Root)?;
+        drop(files);
+        let is_file = |name: &str| fs::metadata(root.join(name)).is_ok_and(|file| file.is_file());
+        let mut listing = Listing::default();
+        if is_file(mlflow::FILENAME) {
+            self.list_single(Some(mlflow_filename(root)?), &mut listing)?;
+        } else if is_file(&FileName::default()) {
+            self.list_single(None, &mut listing)?;
+        } else {
+            self.list_models(&mut listing)?;
+        }
+        listing.problems.sort();
+        let surplus = listing.problems.len().saturating_sub(PROBLEMS_MAX);
+        if surplus > 0 {
+            listing.problems.truncate(PROBLEMS_MAX);
+            listing.problem(".", format!("there are {surplus} more problems"));
+        }
+        Ok(listing)
+    }
+
+    /// The root is the model, and its version 1.
+    fn list_single(
+        &self,
+        filename: Option<FileName>,
+        listing: &mut Listing,
+    ) -> Result<(), SourceError> {
+        let root = &self.settings.root;
+        let name = match &self.settings.model_name {
+            Some(name) => name.clone(),
+            None => own_name(root)?,
+        };
+        let mut model = ListedModel::describe(root, "")?;
+        let filename = filename.unwrap_or_else(|| model.filename());
+        let version = self.version(root, String::new(), filename)?;
+        model.versions.insert(VersionId::new(1), version);
+        listing.models.insert(name, model);
+        Ok(())
+    }
+
+    fn list_models(&self, listing: &mut Listing) -> Result<(), SourceError> {
+        let root = &self.settings.root;
+        let mut names = BTreeSet::new();
+        let mut surplus = 0_usize;
+        for entry in fs::read_dir(root).map_err(SourceError::Root)? {
+            let name = entry.map_err(SourceError::Root)?.file_name();
+            if name.as_bytes().starts_with(b".") || name.as_bytes() == RECOVERED_FILES {
+                continue;
+            }
+            let text = name.to_string_lossy();
+            if !is_folder(&root.join(&name)) {
+                continue;
+            }
+            match ModelName::parse(&text) {
+                Err(error) if listing.problems.len() < PROBLEMS_MAX => {
+                    listing.problem(&shown(&text), error.to_string());
+                }
+                Err(_) => {}
+                Ok(name) => {
+                    names.insert(name);
+                }
+            }
+            if names.len() > self.settings.models_max {
+                names.pop_last();
+                surplus += 1;
+            }
+        }
+        if surplus > 0 {
+            let models_max = self.settings.models_max;
+            let reason = format!(
+                "{surplus} models are left out: at most {models_max} are served, the first by name"
+            );
+            listing.problem(".", reason);
+        }
+        for name in names {
+            match self.model(&name, listing) {
+                Ok(model) => {
+                    listing.models.insert(name, model);
+                }
+                // Gone since the root was listed.
+                Err(SourceError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                }
+                Err(error) => listing.problem(&name, error.chain()),
+            }
+        }
+        self.rename_only_model(listing);
+        Ok(())
+    }
+
+    /// A name given for the repository is the name of its model, where it has just one.
+    fn rename_only_model(&self, listing: &mut Listing) {
+        let Some(name) = &self.settings.model_name else { return };
+        if listing.models.len() > 1 {
+            if !listing.models.contains_key(name) {
+                let reason = format!(
+                    "`--model-name {name}` is for a repository of one model; this one has {}, which keep \
+                     the names of their folders",
+                    listing.models.len()
+                );
+                listing.problem(".", reason);
+            }
+            return;
+        }
+        if let Some((_, model)) = listing.models.pop_first() {
+            listing.models.insert(name.clone(), model);
+        }
+    }
+
+    fn model(&self, name: &ModelName, listing: &mut Listing) -> Result<ListedModel, SourceError> {
+        let folder = self.settings.root.join(name.as_str());
+        let mut model = ListedModel::describe(&folder, name)?;
+        if let Ok(ModelDescription { name: Some(declared), .. }) = &model.description
+            && **declared != **name
+        {
+            model.description = Err(Arc::new(SourceError::NameDiffers {
+                path: format!("{name}/{}", pbtxt::FILENAME),
+                name: shown(declared),
+                folder: name.to_string(),
+            }));
+        }
+        for version in self.versions(&folder, name, listing)? {
+            let number = version.to_string();
+            let shown = format!("{name}/{number}");
+            match self.version(&folder.join(number), shown.clone(), model.filename()) {
+                Ok(listed) => {
+                    model.versions.insert(version, listed);
+                }
+                Err(error) => listing.problem(&shown, error.chain()),
+            }
+        }
+        if model.versions.is_empty() {
+            let filename = model.filename();
+            let reason = format!("it has no version; put the model at `{name}/1/{filename}`");
+            listing.problem(name, reason);
+        }
+        Ok(model)
+    }
+
+    /// The version folders of a model, the highest where there are too many.
+    fn versions(
+        &self,
+        folder: &Path,
+        name: &ModelName,
+        listing: &mut Listing,
+    ) -> Result<BTreeSet<VersionId>, SourceError> {
+        let io_fault = |source| SourceError::Io { path: name.to_string(), source };
+        let mut versions = BTreeSet::new();
+        let mut surplus = 0_usize;
+        for entry in fs::read_dir(folder).map_err(io_fault)? {
+            let file = entry.map_err(io_fault)?.file_name();
+            let version = file.to_str().filter(|text| !text.starts_with('0'));
+            let Some(version) = version.and_then(VersionId::parse) else { continue };
+            if is_folder(&folder.join(&file)) {
+                versions.insert(version);
+            }
+            if versions.len() > self.settings.versions_max {
+                versions.pop_first();
+                surplus += 1;
+            }
+        }
+        if surplus > 0 {
+            let versions_max = self.settings.versions_max;
+            let reason =
+                format!("{surplus} versions are left out: at most {versions_max}, the highest");
+            listing.problem(name, reason);
+        }
+        Ok(versions)
+    }
+
+    fn version(
+        &self,
+        folder: &Path,
+        shown: String,
+        filename: FileName,
+    ) -> Result<ListedVersion, SourceError> {
+        let bytes_max = self.settings.artifact_bytes_max;
+        let place = Place { folder: folder.to_owned(), shown, filename, bytes_max };
+        Ok(ListedVersion { fingerprint: place.fingerprint()?, place })
+    }
+}
+
+impl Listing {
+    fn problem(&mut self, what: &str, reason: String) {
+        self.problems.push(Problem { what: what.to_owned(), reason });
+    }
+}
+
+impl ListedModel {
+    /// A model without versions yet; `shown` is its folder for people, empty for the root.
+    fn describe(folder: &Path, shown: &str) -> Result<Self, SourceError> {
+        let name = if shown.is_empty() { "." } else { shown };
+        let description_fingerprint =
+            fingerprint::take(folder, Extent::Shallow, b"").map_err(|fault| match fault {
+                fingerprint::Fault::TooManyFiles => SourceError::TooManyFiles {
+                    path: name.to_owned(),
+                    files_max: fingerprint::FILES_MAX,
+                },
+                fingerprint::Fault::Io(source) => SourceError::Io { path: name.to_owned(), source },
+            })?;
+        let description = reading::folder(folder)
+            .map_err(|fault| SourceError::from_read(name, fault))
+            .and_then(|folder| describe(&folder, shown))
+            .map_err(Arc::new);
+        Ok(Self { description, description_fingerprint, versions: BTreeMap::new() })
+    }
+
+    fn filename(&self) -> FileName {
+        let described = self.description.as_ref().ok();
+        described.map(|described| described.default_model_filename.clone()).unwrap_or_default()
+    }
+}
+
+/// Reads whichever description there is, and the class names that it points to.
+fn describe(folder: &OwnedFd, shown: &str) -> Result<ModelDescription, SourceError> {
+    const TOML: &str = "model.toml";
+    let path = |name: &str| {
+        if shown.is_empty() { name.to_owned() } else { format!("{shown}/{name}") }
+    };
+    let file = |name: &str| match read_file(folder, name) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(ReadFault::Missing) => Ok(None),
+        Err(fault) => Err(SourceError::from_read(&path(name), fault)),
+    };
+    let description = match (file(TOML)?, file(pbtxt::FILENAME)?) {
+        (None, None) => return Ok(ModelDescription::default()),
+        (Some(_), Some(_)) => {
+            let folder = if shown.is_empty() { "." } else { shown }.to_owned();
+            return Err(SourceError::TwoDescriptions { folder });
+        }
+        (Some(toml), None) => model_toml::read(&toml).map_err(|fault| {
+            let model_toml::TomlFault { line, column, what } = fault;
+            SourceError::Description { path: path(TOML), line, column, what }
+        })?,
+        (None, Some(text)) => pbtxt::read(&text).map_err(|error| {
+            let pbtxt::PbtxtError { line, column, what } = error;
+            SourceError::Description { path: path(pbtxt::FILENAME), line, column, what }
+        })?,
+    };
+    with_class_names(description, folder, shown)
+}
+
+/// Adds the class names from the label files of the outputs.
+fn with_class_names(
+    mut description: ModelDescription,
+    folder: &OwnedFd,
+    shown: &str,
+) -> Result<ModelDescription, SourceError> {
+    let mut bytes_left = DESCRIPTION_BYTES_MAX;
+    let mut names_left = CLASS_NAMES_MAX;
+    for output in &description.outputs {
+        let Some(location) = &output.label_filename else { continue };
+        let refused = |source| SourceError::Beside {
+            folder: if shown.is_empty() { "." } else { shown }.to_owned(),
+            location: self::shown(location),
+            source,
+        };
+        let unfit = |what: String| SourceError::ClassNames { path: self::shown(location), what };
+        let file = reading::beneath(folder.as_fd(), location).map_err(refused)?;
+        let bytes = match reading::read(file, bytes_left) {
+            Ok(bytes) => bytes,
+            Err(ReadFault::TooLarge { .. }) => {
+                let what = format!("a model's label files may have {DESCRIPTION_BYTES_MAX} bytes");
+                return Err(unfit(what));
+            }
+            Err(fault) => return Err(refused(fault.into())),
+        };
+        bytes_left -= u64::try_from(bytes.len()).unwrap_or(bytes_left);
+        let text = String::from_utf8(bytes)
+            .map_err(|_| unfit("they are not UTF-8 text, one name a line".to_owned()))?;
+        let names: Vec<String> = text.lines().take(names_left + 1).map(str::to_owned).collect();
+        names_left = names_left.checked_sub(names.len()).ok_or_else(|| {
+            unfit(format!("there are more than {CLASS_NAMES_MAX}, the most of one model"))
+        })?;
+        description.class_names.insert(output.name.clone(), names);
+    }
+    Ok(description)
+}
+
+fn mlflow_filename(root: &Path) -> Result<FileName, SourceError> {
+    let bytes = reading::folder(root).and_then(|folder| read_file(&folder, mlflow::FILENAME));
+    let bytes = bytes.map_err(|fault| SourceError::from_read(mlflow::FILENAME, fault))?;
+    mlflow::read(&bytes)
+}
+
+fn read_file(folder: &OwnedFd, name: &str) -> Result<Vec<u8>, ReadFault> {
+    let file = reading::follow(folder.as_fd(), name)?;
+    reading::read(file, DESCRIPTION_BYTES_MAX)
+}
+
+/// The root's own name, for a model that has no other.
+fn own_name(root: &Path) -> Result<ModelName, SourceError> {
+    let full = fs::canonicalize(root).map_err(SourceError::Root)?;
+    let name = full.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    ModelName::parse(&name).map_err(|_| SourceError::NameNeeded(shown(&name)))
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+}
+
+#[cfg(test)]
+mod tests;

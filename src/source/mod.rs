@@ -1,0 +1,65 @@
+//! Where models lie: lists a folder, reads its descriptions, fetches artifacts, notices changes.
+//!
+//! A repository is written by others and not trusted. Always true:
+//! - Every read has a limit, and no read waits: pipes and devices are refused, not opened and hoped for.
+//! - Bytes are hashed as they are read; whoever holds an [`Artifact`] never goes back to the folder for the
+//!   same file. A folder that changes meanwhile makes the read fail, to be tried again.
+//! - Files that a model or a description names (external data, class names) are opened below the folder they
+//!   belong to, without following a link. Model files themselves may be links: mounted volumes and data
+//!   version control publish them so.
+//! - Messages name files relative to the repository's root.
+//!
+//! Not here: which versions are loaded (`lifecycle`), what the bytes mean (`engine`).
+
+mod artifact;
+mod error;
+mod fingerprint;
+mod folder;
+mod mlflow;
+mod model_toml;
+#[doc(hidden)]
+pub mod pbtxt;
+mod reading;
+mod watch;
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::model::ModelName;
+
+pub use artifact::{Artifact, ListedVersion};
+pub use error::SourceError;
+pub use fingerprint::Fingerprint;
+pub use folder::{Folder, ListedModel, Listing, Problem};
+pub use reading::Refusal;
+pub use watch::{WatchError, Watcher};
+
+/// Where the repository is, and how much of it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The repository's folder.
+    pub root: PathBuf,
+    /// How often the folder is looked at, whether or not file events came.
+    pub poll_interval: Duration,
+    /// The name of the model where the folder holds just one.
+    pub model_name: Option<ModelName>,
+    /// The most bytes of one version: the model with all its external data.
+    pub artifact_bytes_max: u64,
+    /// The most models; the first by name count.
+    pub models_max: usize,
+    /// The most versions of one model; the highest count.
+    pub versions_max: usize,
+}
+
+impl Settings {
+    /// The defaults for a folder.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            poll_interval: Duration::from_secs(5),
+            model_name: None,
+            artifact_bytes_max: 4 << 30,
+            models_max: 10_000,
+            versions_max: 1_000,
+        }
+    }
+}

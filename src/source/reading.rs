@@ -1,0 +1,419 @@
+//! Opening and reading files that others wrote: nothing blocks, nothing escapes, nothing is endless.
+//!
+//! Two ways to open. [`follow`] is for files that we name ourselves (`model.onnx`, `config.pbtxt`): links are
+//! followed. [`beneath`] is for files that the untrusted content names (external data, class names): the
+//! location must stay below its folder, meet no link on the way, and end at a regular file with exactly one
+//! name, for a hard link is an escape that no path check sees.
+//!
+//! Both open without waiting and look at what they got before a byte is read.
+
+use std::{
+    fs::{File, Metadata},
+    io::{self, Read},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+/// Why a location is not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Nothing is named.
+    #[error("it is empty; name a file relative to the model's folder")]
+    Empty,
+    /// Longer than any honest location.
+    #[error("it is longer than {LOCATION_BYTES_MAX} bytes")]
+    TooLong,
+    /// Begins at the root of the file system.
+    #[error("it is absolute; name a file relative to the model's folder")]
+    Absolute,
+    /// Climbs, or has empty or `.` parts.
+    #[error("it has a part that is empty, `.` or `..`; name a file below the model's folder")]
+    Part,
+    /// Characters that mean something else elsewhere.
+    #[error("it holds a backslash or a control character; separate folders with `/`")]
+    Character,
+    /// A link, on the way or at its end.
+    #[error("it is or passes a symbolic link; put the file itself there")]
+    Link,
+    /// A file with a second name, which may lie anywhere.
+    #[error("it is a hard link; put a copy there")]
+    HardLink,
+    /// It leaves the folder.
+    #[error("it leads out of the model's folder")]
+    Escape,
+    /// Something else stands where a file should be.
+    #[error("it is a {0}; it must be a regular file")]
+    NotAFile(&'static str),
+    /// Nothing is there.
+    #[error("there is no such file")]
+    Missing,
+    /// With the rest of the version it is over the limit.
+    #[error(
+        "the model with its external data has more than {bytes_max} bytes, the most that is read"
+    )]
+    TooLarge {
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// It does not fit into memory now.
+    #[error("there is no memory for its {bytes} bytes")]
+    NoMemory {
+        /// Its size.
+        bytes: u64,
+    },
+    /// It changed while it was read.
+    #[error("it changed while it was read; try again once it is at rest")]
+    Changed,
+    /// The system refused.
+    #[error("the system refused")]
+    Io(#[source] io::Error),
+}
+
+/// Why a file was not read.
+#[derive(Debug)]
+pub(super) enum ReadFault {
+    Missing,
+    NotAFile(&'static str),
+    TooLarge { bytes_max: u64 },
+    NoMemory { bytes: u64 },
+    Changed,
+    Io(io::Error),
+}
+
+/// The longest location, in bytes.
+pub(super) const LOCATION_BYTES_MAX: usize = 1024;
+
+/// Opens a folder, through links too.
+pub(super) fn folder(path: &Path) -> Result<OwnedFd, ReadFault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Opens a folder inside a folder, through links too.
+pub(super) fn folder_in(folder: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, ReadFault> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(folder, name, flags, Mode::empty())?)
+}
+
+/// Opens a file that we name ourselves; links are followed, the file must be a regular one.
+pub(super) fn follow(folder: BorrowedFd<'_>, name: &str) -> Result<File, ReadFault> {
+    let file = File::from(rustix::fs::openat(folder, name, FILE_FLAGS, Mode::empty())?);
+    match kind(&file.metadata()?) {
+        None => Ok(file),
+        Some(kind) => Err(ReadFault::NotAFile(kind)),
+    }
+}
+
+/// Opens a file that untrusted content names, below the folder and nowhere else.
+pub(super) fn beneath(folder: BorrowedFd<'_>, location: &str) -> Result<File, Refusal> {
+    check_location(location)?;
+    let opened = match open_resolved(folder, location) {
+        // The system has no `openat2`, or a sandbox forbids what it does not know.
+        Err(Errno::NOSYS | Errno::PERM) => open_stepwise(folder, location),
+        opened => opened,
+    };
+    let file = File::from(opened?);
+    let metadata = file.metadata().map_err(Refusal::Io)?;
+    if let Some(kind) = kind(&metadata) {
+        return Err(Refusal::NotAFile(kind));
+    }
+    match metadata.nlink() {
+        1 => Ok(file),
+        0 => Err(Refusal::Changed),
+        _ => Err(Refusal::HardLink),
+    }
+}
+
+/// Reads a whole file of at most `bytes_max` bytes that stays the same while it is read.
+pub(super) fn read(mut file: File, bytes_max: u64) -> Result<Vec<u8>, ReadFault> {
+    let before = file.metadata()?;
+    if before.len() > bytes_max {
+        return Err(ReadFault::TooLarge { bytes_max });
+    }
+    let no_memory = || ReadFault::NoMemory { bytes: before.len() };
+    let capacity = usize::try_from(before.len()).map_err(|_| no_memory())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(capacity).map_err(|_| no_memory())?;
+    // Never more than there was: what grows has changed, and the check below says so.
+    file.by_ref().take(before.len()).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    let same = |field: fn(&Metadata) -> i64| field(&before) == field(&after);
+    let at_rest = bytes.len() == capacity
+        && after.len() == before.len()
+        && same(Metadata::mtime)
+        && same(Metadata::mtime_nsec);
+    if at_rest { Ok(bytes) } else { Err(ReadFault::Changed) }
+}
+
+/// `O_NONBLOCK` opens a pipe without waiting for its writer, so that it can be looked at and refused.
+const FILE_FLAGS: OFlags =
+    OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+fn check_location(location: &str) -> Result<(), Refusal> {
+    if location.is_empty() {
+        return Err(Refusal::Empty);
+    }
+    if location.len() > LOCATION_BYTES_MAX {
+        return Err(Refusal::TooLong);
+    }
+    if location.contains('\\') || location.contains(char::is_control) {
+        return Err(Refusal::Character);
+    }
+    if location.starts_with('/') {
+        return Err(Refusal::Absolute);
+    }
+    if location.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(Refusal::Part);
+    }
+    Ok(())
+}
+
+/// The kernel resolves and refuses in one step.
+#[cfg(target_os = "linux")]
+fn open_resolved(folder: BorrowedFd<'_>, location: &str) -> Result<OwnedFd, Errno> {
+    use rustix::fs::ResolveFlags;
+
+    const TRIES: usize = 8;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let mut opened = Err(Errno::AGAIN);
+    // A rename elsewhere can make the kernel unsure: it then asks to be asked again.
+    for _ in 0..TRIES {
+        opened = rustix::fs::openat2(folder, location, FILE_FLAGS, Mode::empty(), resolve);
+        if !matches!(opened, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
+        }
+    }
+    opened
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open_resolved(_: BorrowedFd<'_>, _: &str) -> Result<OwnedFd, Errno> {
+    Err(Errno::NOSYS)
+}
+
+/// The same by hand: folder by folder, never through a link. The location was checked: no part climbs.
+fn open_stepwise(folder: BorrowedFd<'_>, location: &str) -> Result<OwnedFd, Errno> {
+    let step = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (folders, name) = match location.rsplit_once('/') {
+        Some((folders, name)) => (Some(folders), name),
+        None => (None, location),
+    };
+    let mut inner: Option<OwnedFd> = None;
+    for part in folders.into_iter().flat_map(|folders| folders.split('/')) {
+        let at = inner.as_ref().map_or(folder, AsFd::as_fd);
+        let opened = rustix::fs::openat(at, part, step, Mode::empty());
+        // With both flags, a link is reported as "not a directory": tell the two apart.
+        inner = Some(match opened {
+            Err(Errno::NOTDIR) if is_link(at, part) => return Err(Errno::LOOP),
+            opened => opened?,
+        });
+    }
+    let at = inner.as_ref().map_or(folder, AsFd::as_fd);
+    rustix::fs::openat(at, name, FILE_FLAGS | OFlags::NOFOLLOW, Mode::empty())
+}
+
+fn is_link(folder: BorrowedFd<'_>, name: &str) -> bool {
+    use rustix::fs::{AtFlags, FileType, statat};
+
+    statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+}
+
+/// What stands there instead of a regular file.
+fn kind(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_dir() => Some("folder"),
+        () if kind.is_fifo() => Some("pipe"),
+        () if kind.is_socket() => Some("socket"),
+        () => Some("device"),
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT | Errno::NOTDIR => Self::Missing,
+            Errno::LOOP => Self::Link,
+            Errno::XDEV => Self::Escape,
+            Errno::NXIO | Errno::NODEV => Self::NotAFile("socket or device"),
+            Errno::NAMETOOLONG => Self::TooLong,
+            Errno::AGAIN => Self::Changed,
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+impl From<ReadFault> for Refusal {
+    fn from(fault: ReadFault) -> Self {
+        match fault {
+            ReadFault::Missing => Self::Missing,
+            ReadFault::NotAFile(kind) => Self::NotAFile(kind),
+            ReadFault::TooLarge { bytes_max } => Self::TooLarge { bytes_max },
+            ReadFault::NoMemory { bytes } => Self::NoMemory { bytes },
+            ReadFault::Changed => Self::Changed,
+            ReadFault::Io(error) => Self::Io(error),
+        }
+    }
+}
+
+impl From<Errno> for ReadFault {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::NOENT => Self::Missing,
+            Errno::NXIO | Errno::NODEV => Self::NotAFile("socket or device"),
+            other => Self::Io(other.into()),
+        }
+    }
+}
+
+impl From<io::Error> for ReadFault {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// A folder `inside` with every trap, beside a secret that must not be reached.
+    fn traps() -> tempfile::TempDir {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = outside.path().join("inside");
+        fs::create_dir_all(inside.join("sub/deep")).unwrap();
+        fs::create_dir(outside.path().join("other")).unwrap();
+        fs::write(outside.path().join("secret"), "secret").unwrap();
+        fs::write(outside.path().join("other/secret"), "secret").unwrap();
+        fs::write(inside.join("weights"), "good").unwrap();
+        fs::write(inside.join("sub/deep/weights"), "good").unwrap();
+        symlink("../secret", inside.join("link")).unwrap();
+        symlink("weights", inside.join("link_within")).unwrap();
+        symlink("../other", inside.join("linked_folder")).unwrap();
+        symlink("sub", inside.join("linked_sub")).unwrap();
+        symlink("/proc/self/fd", inside.join("magic")).unwrap();
+        fs::hard_link(outside.path().join("secret"), inside.join("hard")).unwrap();
+        let pipe = inside.join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        drop(std::os::unix::net::UnixListener::bind(inside.join("socket")).unwrap());
+        outside
+    }
+
+    /// Both ways to open, the kernel's and our own.
+    fn open_both(folder: BorrowedFd<'_>, location: &str) -> [Result<String, Refusal>; 2] {
+        let stepwise = || {
+            check_location(location)?;
+            let file = File::from(open_stepwise(folder, location)?);
+            let metadata = file.metadata().map_err(Refusal::Io)?;
+            match kind(&metadata) {
+                Some(kind) => Err(Refusal::NotAFile(kind)),
+                None if metadata.nlink() > 1 => Err(Refusal::HardLink),
+                None => Ok(file),
+            }
+        };
+        [beneath(folder, location), stepwise()].map(|opened| {
+            let bytes = read(opened?, 100)?;
+            Ok(String::from_utf8(bytes).unwrap())
+        })
+    }
+
+    #[test]
+    fn files_below_the_folder_are_read() {
+        let outside = traps();
+        let inside = folder(&outside.path().join("inside")).unwrap();
+        for location in ["weights", "sub/deep/weights"] {
+            for read in open_both(inside.as_fd(), location) {
+                assert_eq!(read.unwrap(), "good", "{location}");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_reached() {
+        let outside = traps();
+        let inside = folder(&outside.path().join("inside")).unwrap();
+        let absolute = outside.path().join("secret");
+        let long = "x/".repeat(600) + "x";
+        let long_part = "x".repeat(300);
+        let table: &[(&str, &str)] = &[
+            ("", "it is empty"),
+            (absolute.to_str().unwrap(), "it is absolute"),
+            ("//etc/passwd", "it is absolute"),
+            ("../secret", "it has a part"),
+            ("sub/../../secret", "it has a part"),
+            ("./../secret", "it has a part"),
+            ("sub//deep/weights", "it has a part"),
+            ("weights/", "it has a part"),
+            (".", "it has a part"),
+            ("file:///etc/passwd", "it has a part"),
+            ("..\\secret", "it holds a backslash"),
+            ("weights\0.txt", "it holds a backslash or a control"),
+            ("weights\n", "it holds a backslash or a control"),
+            ("%2e%2e/secret", "there is no such file"),
+            ("link", "it is or passes a symbolic link"),
+            ("link_within", "it is or passes a symbolic link"),
+            ("linked_folder/secret", "it is or passes a symbolic link"),
+            ("linked_sub/deep/weights", "it is or passes a symbolic link"),
+            ("magic/0", "it is or passes a symbolic link"),
+            ("hard", "it is a hard link"),
+            ("pipe", "it is a pipe"),
+            ("socket", "it is a socket or device"),
+            ("sub", "it is a folder"),
+            ("absent", "there is no such file"),
+            ("weights/below", "there is no such file"),
+            (&long, "it is longer"),
+            (&long_part, "it is longer"),
+        ];
+        for (location, expected) in table {
+            for opened in open_both(inside.as_fd(), location) {
+                let refusal = opened.expect_err(location).to_string();
+                assert!(refusal.starts_with(expected), "{location:?}: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn devices_are_refused() {
+        let devices = folder(Path::new("/dev")).unwrap();
+        for opened in open_both(devices.as_fd(), "null") {
+            assert!(matches!(opened, Err(Refusal::NotAFile("device"))), "{opened:?}");
+        }
+        let null = follow(devices.as_fd(), "null");
+        assert!(matches!(null, Err(ReadFault::NotAFile("device"))), "{null:?}");
+    }
+
+    #[test]
+    fn reads_end_at_the_limit() {
+        let outside = traps();
+        let open = || File::open(outside.path().join("secret")).unwrap();
+        assert_eq!(read(open(), 6).unwrap(), b"secret");
+        assert!(matches!(read(open(), 5), Err(ReadFault::TooLarge { bytes_max: 5 })));
+    }
+
+    #[test]
+    fn endless_files_of_no_size_give_nothing() {
+        // The kernel reports no size for these and no end either.
+        let processes = folder(Path::new("/proc/self")).unwrap();
+        if let Ok(file) = follow(processes.as_fd(), "status") {
+            assert!(read(file, 1 << 20).unwrap().is_empty());
+        }
+    }
+}
