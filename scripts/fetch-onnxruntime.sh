@@ -12,7 +12,7 @@ version=1.31.0
 dest=${1:-$(cd "$(dirname "$0")/.." && pwd)/third_party/onnxruntime}
 
 fail() {
-    printf 'fetch-onnxruntime: %s; or put ONNX Runtime 1.24 or newer anywhere and name it in ORT_DYLIB_PATH\n' "$1" >&2
+    printf 'fetch-onnxruntime: %s; or name an ONNX Runtime 1.24 or newer in ORT_DYLIB_PATH\n' "$1" >&2
     exit 1
 }
 
@@ -52,7 +52,7 @@ if in_place; then exit 0; fi
 
 python=${PYTHON:-python3}
 "$python" -m pip --version >/dev/null 2>&1 ||
-    fail "needs $python with pip to fetch ONNX Runtime $version; install them (Debian: apt-get install python3-pip) and call again"
+    fail "$python with pip is needed to fetch ONNX Runtime $version; install them (Debian: apt-get install python3-pip)"
 
 mkdir -p "$dest"
 # Within the destination, so that the library appears there whole, in one rename.
@@ -66,8 +66,8 @@ PIP_REQUIRE_VIRTUALENV=0 "$python" -m pip download --quiet --disable-pip-version
     --no-deps --require-hashes --only-binary :all: \
     --implementation cp --python-version 3.11 --abi cp311 --platform "$platform" \
     --dest "$work" --requirement "$work/requirements" >"$work/pip.log" 2>&1 || {
-    cat "$work/pip.log" >&2
-    fail "pip could not fetch ONNX Runtime $version (see above); check the network or pip's index settings and call again"
+    reason=$(grep '^ERROR' "$work/pip.log" | tail -n 1)
+    fail "pip could not fetch ONNX Runtime $version (${reason:-no reason given}); check the network and pip's settings, then call again"
 }
 
 "$python" - "$work" "$inside" "$name" <<'PYTHON' || fail "the wheel of ONNX Runtime $version could not be unpacked into $dest; is there room?"
