@@ -327,6 +327,7 @@ def machine():
         "processor": processor,
         "cores": os.cpu_count(),
         "kernel": platform.release(),
+        "load_average_before": round(os.getloadavg()[0], 2),
         "commit": git.stdout.strip(),
         "at": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
@@ -382,11 +383,12 @@ def check_tools(options):
 
 
 def chosen_cases(options):
-    chosen = [
-        case
-        for case in CASES
-        if (any(fnmatch.fnmatch(case.name, wish) for wish in options.case) if options.case else case.by_default)
-    ]
+    def wanted(case):
+        if not options.case:
+            return case.by_default
+        return any(fnmatch.fnmatch(case.name, wish) for wish in options.case)
+
+    chosen = [case for case in CASES if wanted(case)]
     if not chosen:
         sys.exit(f"no case is named {options.case}; there are {', '.join(case.name for case in CASES)}")
     for case in chosen:
@@ -427,19 +429,21 @@ def main():
     options = parse_options()
     check_tools(options)
     cases = chosen_cases(options)
+    host = machine()
     with tempfile.TemporaryDirectory(prefix="tidegate-loadtest-") as folder:
         home = pathlib.Path(folder)
         sides = sides_of(options, lay_out(cases, home), home)
         results = run_rounds(options, cases, sides, home)
     report = summarise(results, sides)
-    place = f"servers on core {options.server_cores}, wrk on core {options.client_cores}" if options.pin else (
-        "servers and wrk share all cores: ratios lean towards 1, see --pin"
-    )
+    place = "servers and wrk share all cores: ratios lean towards 1, see --pin"
+    if options.pin:
+        place = f"servers on core {options.server_cores}, wrk on core {options.client_cores}"
     settings = {name: getattr(options, name) for name in ("rounds", "seconds", "warmup", "workers", "pin")}
     print(table(report, sides))
-    print(f"\n{options.rounds} rounds of {options.seconds} s, {options.workers} workers each; {place}")
+    print(f"\n{options.rounds} rounds of {options.seconds} s, {options.workers} worker(s) each; {place}")
+    print(f"{host['cores']} cores, {host['processor']}; load average before: {host['load_average_before']}")
     if options.json:
-        whole = {"machine": machine(), "settings": settings, "points": report}
+        whole = {"machine": host, "settings": settings, "points": report}
         options.json.write_text(json.dumps(whole, indent=2) + "\n")
 
 
