@@ -34,11 +34,20 @@ fi
 
 # The Python clients that tests run against the server. The environment is remade only when the list changes.
 requirements=tests/requirements.txt
+
+install_requirements() {
+    python3 -m venv --clear "$venv" || return
+    # uv is several times faster; where it cannot be had, pip does the same.
+    if "$venv/bin/python" -m pip install --quiet uv; then
+        "$venv/bin/python" -m uv pip install --quiet --python "$venv/bin/python" -r "$requirements" && return
+    fi
+    "$venv/bin/python" -m pip install --quiet -r "$requirements"
+}
+
 if [ -f "$requirements" ] && ! cmp -s "$requirements" "$venv/requirements.txt"; then
-    python3 -m venv --clear "$venv" && {
-        # uv is several times faster; where it cannot be had, pip does the same.
-        "$venv/bin/python" -m pip install --quiet uv &&
-            "$venv/bin/python" -m uv pip install --quiet --python "$venv/bin/python" -r "$requirements" ||
-            "$venv/bin/python" -m pip install --quiet -r "$requirements"
-    } && cp "$requirements" "$venv/requirements.txt" || say "the packages of $requirements could not be installed"
+    if install_requirements; then
+        cp "$requirements" "$venv/requirements.txt"
+    else
+        say "the packages of $requirements could not be installed"
+    fi
 fi
