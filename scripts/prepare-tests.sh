@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs what the tests need and this machine lacks. Each part may fail: the message says what will be missing.
+#
+#   scripts/prepare-tests.sh VENV      VENV is the folder of the Python environment for tests/requirements.txt
+set -eu
+cd "$(dirname "$0")/.."
+venv=$1
+
+say() {
+    printf 'prepare-tests: %s\n' "$1" >&2
+}
+
+# Debian's packages that tests call, as `command:package`.
+debian='curl:curl python3:python3-venv'
+
+missing=
+for need in $debian; do
+    command -v "${need%%:*}" >/dev/null || missing="$missing ${need##*:}"
+done
+if [ -n "$missing" ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # shellcheck disable=SC2086 # a list of words
+        { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } >/dev/null ||
+            say "apt-get could not install$missing"
+    else
+        say "please install:$missing"
+    fi
+fi
+
+if ! command -v cargo-nextest >/dev/null; then
+    say 'building cargo-nextest, once; this takes some minutes'
+    cargo install --quiet --locked cargo-nextest || say 'no cargo-nextest; the tests will run under cargo test'
+fi
+
+# The Python clients that tests run against the server. The environment is remade only when the list changes.
+requirements=tests/requirements.txt
+
+install_requirements() {
+    python3 -m venv --clear "$venv" || return
+    # uv is several times faster; where it cannot be had, pip does the same.
+    if "$venv/bin/python" -m pip install --quiet uv; then
+        "$venv/bin/python" -m uv pip install --quiet --python "$venv/bin/python" -r "$requirements" && return
+    fi
+    "$venv/bin/python" -m pip install --quiet -r "$requirements"
+}
+
+if [ -f "$requirements" ] && ! cmp -s "$requirements" "$venv/requirements.txt"; then
+    if install_requirements; then
+        cp "$requirements" "$venv/requirements.txt"
+    else
+        say "the packages of $requirements could not be installed"
+    fi
+fi
