@@ -51,8 +51,14 @@ def main():
                     found = back(client, datatype, part, binary_in, binary_out)
                     same(found.tolist(), part.tolist(), what)
         print(f"{datatype} is well")
-    odd = np.array([b"\xff\x00\xfe"], dtype=np.object_)
+    odd = np.array([b"\xff\xfe", b"\x80"], dtype=np.object_)
     same(back(client, "BYTES", odd, True, True).tolist(), odd.tolist(), "bytes that are no text")
+    # An engine may be unable to hold a zero byte; then it must say so, not cut the string.
+    odd = np.array([b"a\x00b"], dtype=np.object_)
+    try:
+        same(back(client, "BYTES", odd, True, True).tolist(), odd.tolist(), "a string with a zero byte")
+    except triton.InferenceServerException as error:
+        same(error.status(), "400", error.message())
     client.close()
 
 
