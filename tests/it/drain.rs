@@ -1,0 +1,97 @@
+//! Stopping: readiness fails first, nothing accepted is lost, the exit code is 0.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    http::{Connection, Request},
+    repository::Repository,
+    server::{Launch, Server, eventually},
+    tensors::{add_sub, infer},
+};
+
+/// A request in two halves, so that it is under way for as long as a test wants.
+fn halves() -> (Vec<u8>, Vec<u8>) {
+    let mut bytes = Request::post_json(&infer("add_sub"), &add_sub()).bytes();
+    let second = bytes.split_off(bytes.len() - 20);
+    (bytes, second)
+}
+
+fn wait_until_unready(server: &Server) {
+    eventually("readiness fails", || (server.admin("/readyz").status == 503).then_some(()));
+}
+
+fn wait_until_refused(server: &Server) {
+    eventually("new connections are refused", || {
+        Connection::try_open(server.http).is_none().then_some(())
+    });
+}
+
+#[test]
+fn after_sigterm_readiness_fails_at_once_while_requests_are_still_accepted() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "1s").start();
+    let (first, second) = halves();
+    let mut under_way = server.connect();
+    under_way.send(&first);
+    let mut kept_alive = server.connect();
+    kept_alive.ask(&Request::get("/v2")).ok();
+
+    let told = Instant::now();
+    server.terminate();
+    wait_until_unready(&server);
+    assert!(told.elapsed() < Duration::from_millis(900), "{:?}", told.elapsed());
+    assert_eq!(server.get("/v2/health/ready").status, 503);
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    kept_alive.ask(&Request::get("/v2")).ok();
+    under_way.send(&second);
+    under_way.answer().ok();
+
+    assert_eq!(server.exit_code(Duration::from_secs(10)), 0);
+    assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
+}
+
+#[test]
+fn a_request_that_outlives_the_drain_delay_is_still_answered() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "100ms").start();
+    let (first, second) = halves();
+    let mut under_way = server.connect();
+    under_way.send(&first);
+    // The other half follows when nobody is let in any more. Idle connections do not hold the exit up.
+    let mut idle = server.connect();
+    idle.ask(&Request::get("/v2")).ok();
+    server.terminate();
+    wait_until_refused(&server);
+    under_way.send(&second);
+    under_way.answer().ok();
+    assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
+    assert!(idle.is_closed());
+}
+
+#[test]
+fn a_stuck_client_is_cut_off_when_the_grace_period_ends() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository)
+        .set("SERVER__DRAIN_DELAY", "100ms")
+        .set("SERVER__GRACE", "800ms")
+        .start();
+    let mut stuck = server.connect();
+    stuck.send(halves().0);
+    let told = Instant::now();
+    server.terminate();
+    assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
+    assert!(told.elapsed() > Duration::from_millis(500), "it had {:?} only", told.elapsed());
+    assert!(stuck.answers_until_close().iter().all(|answer| answer.status >= 400));
+}
+
+#[test]
+fn a_second_sigterm_does_not_hurt_the_first() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "300ms").start();
+    server.terminate();
+    wait_until_unready(&server);
+    if server.is_running() {
+        server.terminate();
+    }
+    assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
+}

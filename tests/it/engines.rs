@@ -1,0 +1,94 @@
+//! Starting: which engine is found, what a server logs, and what it says that cannot start.
+
+use std::{fs, path::PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    http::Request,
+    repository::{Golden, Repository},
+    server::{Launch, Server},
+    tensors::{infer, outputs},
+};
+
+/// The program in a folder of its own, where no library lies beside it.
+fn program_alone() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let program = folder.path().join("tidegate");
+    let built = env!("CARGO_BIN_EXE_tidegate");
+    if fs::hard_link(built, &program).is_err() {
+        fs::copy(built, &program).unwrap();
+    }
+    (folder, program)
+}
+
+#[test]
+fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
+    let repository = Repository::of(&["digits", "add_sub"]);
+    let (_folder, program) = program_alone();
+    let server = Launch::of(&repository).bare(program).start();
+    if cfg!(feature = "tract") {
+        server.wait_for_state("digits", "1", "READY");
+        let golden = Golden::of("digits", "1");
+        for (inputs, expected) in &golden.cases {
+            let response = server.post(&infer("digits"), &json!({"inputs": inputs}));
+            golden.assert_close(&outputs(&response).into(), expected);
+        }
+    } else {
+        let entry = server.wait_for_state("digits", "1", "UNAVAILABLE");
+        let reason = entry["reason"].as_str().expect("a reason").to_lowercase();
+        assert!(reason.contains("onnx runtime") || reason.contains("onnxruntime"), "`{reason}`");
+        assert_eq!(server.post(&infer("digits"), &json!({"inputs": []})).status, 503);
+    }
+    server.ask(&Request::get("/v2/health/live")).ok();
+}
+
+#[test]
+fn what_cannot_work_is_refused_at_the_start_with_the_reason() {
+    let repository = Repository::of(&["add_sub"]);
+    let launch = || Launch::of(&repository);
+    let missing = "/nonexistent/libonnxruntime.so";
+    let cases = [
+        ("a library that is not there", launch().set("ENGINE__ONNXRUNTIME", missing), missing),
+        ("an unknown section", launch().set("NOSUCH__KEY", "1"), "nosuch"),
+        ("an unknown key", launch().set("LIMITS__NOSUCH", "1"), "nosuch"),
+        ("a time without a unit", launch().set("LIMITS__HEADER_TIMEOUT", "5"), "header_timeout"),
+        ("no time", launch().set("LIMITS__HEADER_TIMEOUT", "soon"), "soon"),
+        ("a flag that nobody knows", launch().arguments(&["--nosuch"]), "--nosuch"),
+        (
+            "a configuration that is not there",
+            launch().arguments(&["--config", "/nonexistent/tidegate.toml"]),
+            "/nonexistent/tidegate.toml",
+        ),
+    ];
+    for (name, launch, says) in cases {
+        let (status, said) = launch.fail();
+        assert!(status.code().is_some_and(|code| code > 0), "{name}: {status}\n{said}");
+        assert!(
+            said.to_lowercase().contains(&says.to_lowercase()),
+            "{name}: no `{says}` in\n{said}"
+        );
+        assert!(!said.contains("panicked"), "{name}:\n{said}");
+    }
+}
+
+#[test]
+fn what_is_logged_to_a_pipe_is_json_whatever_clients_send() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server: Server = Launch::of(&repository).set("LOGS__LEVEL", "debug").start();
+    for path in
+        ["/v2/models/%0d%0aforged%1b[2J/infer", "/v2/models/%22%7d%0aforged", "/nope?%0aforged"]
+    {
+        let request = Request::get(path).header("user-agent", "\u{1b}[31mforged");
+        server.ask(&request.header("x-request-id", "\"}forged"));
+    }
+    server.terminate();
+    assert_eq!(server.exit_code(crate::server::PATIENCE), 0);
+    let said = server.said();
+    assert!(said.lines().count() > 2, "{said}");
+    for line in said.lines() {
+        let line: Result<Value, _> = serde_json::from_str(line);
+        assert!(line.is_ok_and(|line| line["level"].is_string()), "{said}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Clients that are slow, endless or explosive: each meets a limit, and nobody else notices.
+
+use std::{
+    fs,
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use flate2::{
+    Compression,
+    write::{GzEncoder, ZlibEncoder},
+};
+
+use crate::{
+    http::{Connection, Request},
+    http1::chunked,
+    repository::Repository,
+    server::{Launch, Server},
+    tensors::{add_sub, infer},
+};
+
+const MIB: usize = 1 << 20;
+
+/// A client that sends `start` and then a byte of `drip` from time to time, or nothing at all.
+struct Slow {
+    name: &'static str,
+    start: String,
+    drip: Option<u8>,
+    /// Codes that it may see before the connection ends.
+    codes: &'static [u16],
+}
+
+#[test]
+fn slow_clients_are_cut_off_while_others_are_served() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .set("LIMITS__HEADER_TIMEOUT", "300ms")
+        .set("LIMITS__BODY_GRACE", "300ms")
+        .set("LIMITS__IDLE_TIMEOUT", "300ms")
+        .start();
+    let slow = |name, start: &str, drip, codes| Slow { name, start: start.into(), drip, codes };
+    let half_head = "POST /v2/models/add_sub/infer HTTP/1.1\r\nHost: x\r\nX-Slow: ";
+    let no_body =
+        "POST /v2/models/add_sub/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{";
+    let no_chunk =
+        "POST /v2/models/add_sub/infer HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let cases = [
+        slow("says nothing", "", None, &[408]),
+        slow("says half a head", half_head, None, &[408]),
+        slow("says a letter of the head at a time", half_head, Some(b'a'), &[408]),
+        slow("says half a body", no_body, None, &[408]),
+        slow("says a letter of the body at a time", no_body, Some(b' '), &[408]),
+        slow("says no chunk", no_chunk, None, &[408]),
+        slow("says no next request", "GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n", None, &[200, 408]),
+    ];
+    let all_cut = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let good = scope.spawn(|| {
+            let mut answers = 0;
+            while !all_cut.load(Ordering::Relaxed) {
+                server.post(&infer("add_sub"), &add_sub()).ok();
+                answers += 1;
+            }
+            answers
+        });
+        let slow: Vec<_> =
+            cases.iter().map(|case| scope.spawn(|| assert_cut_off(&server, case))).collect();
+        let outcomes: Vec<_> = slow.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        all_cut.store(true, Ordering::Relaxed);
+        for outcome in outcomes {
+            outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        assert!(good.join().unwrap() > 10);
+    });
+}
+
+fn assert_cut_off(server: &Server, case: &Slow) {
+    let started = Instant::now();
+    let mut connection: Connection = server.connect();
+    connection.send(&case.start);
+    if let Some(byte) = case.drip {
+        // Slowness is what is tested here: a byte now and then until the server has enough.
+        while connection.try_send([byte]).is_ok() {
+            assert!(started.elapsed() < Duration::from_secs(5), "{} is still heard", case.name);
+            thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+    let answers = connection.answers_until_close();
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(5), "a client that {} was cut after {took:?}", case.name);
+    for answer in answers {
+        assert!(case.codes.contains(&answer.status), "a client that {}: {answer:?}", case.name);
+    }
+}
+
+#[test]
+fn bodies_may_be_as_long_as_the_limit_and_no_longer() {
+    let repository = Repository::of(&["add_sub"]);
+    let limit = 4096;
+    let server = Launch::of(&repository).set("LIMITS__BODY", "4KiB").start();
+    let of_length = |length: usize| {
+        let mut body = add_sub().to_string().into_bytes();
+        body.resize(length, b' ');
+        body
+    };
+    let path = infer("add_sub");
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    for (length, code) in [(limit, 200), (limit + 1, 413), (limit * 20, 413)] {
+        let response = server.ask(&Request::post(&path, of_length(length)));
+        assert_eq!(response.status, code, "{length} bytes: {response:?}");
+
+        let mut connection = server.connect();
+        connection.send(&head);
+        let _ = connection.try_send(chunked(&of_length(length), 100));
+        let response = connection.answer();
+        assert_eq!(response.status, code, "{length} bytes in chunks: {response:?}");
+
+        let request = Request::post(&path, gzip(&of_length(length)));
+        let response = server.ask(&request.header("content-encoding", "gzip"));
+        assert_eq!(response.status, code, "{length} bytes packed: {response:?}");
+    }
+}
+
+#[test]
+fn compression_bombs_are_refused_quickly_and_in_little_memory() {
+    let server = Server::over(&Repository::of(&["add_sub"]));
+    let zeros = vec![b' '; 200 * MIB];
+    let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
+    zlib.write_all(&zeros).unwrap();
+    let bombs = [("gzip", gzip(&zeros)), ("deflate", zlib.finish().unwrap())];
+    drop(zeros);
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    let before = peak_memory(&server);
+    for (coding, bomb) in bombs {
+        let request = Request::post(&infer("add_sub"), bomb).header("content-encoding", coding);
+        let started = Instant::now();
+        let response = server.ask(&request);
+        assert_eq!(response.status, 413, "{coding}: {response:?}");
+        assert!(started.elapsed() < Duration::from_secs(2), "{coding}: {:?}", started.elapsed());
+    }
+    let grown = peak_memory(&server) - before;
+    assert!(grown < 64 * MIB, "a bomb took {} MiB", grown / MIB);
+
+    let packed = gzip(add_sub().to_string().as_bytes());
+    let broken = [
+        ("cut", packed[..packed.len() - 9].to_vec(), "gzip"),
+        ("with text behind it", [&packed[..], b"garbage"].concat(), "gzip"),
+        ("under a wrong name", packed.clone(), "deflate"),
+        ("twice", gzip(&packed), "gzip, gzip"),
+    ];
+    for (name, bytes, coding) in broken {
+        let request = Request::post(&infer("add_sub"), bytes).header("content-encoding", coding);
+        let response = server.ask(&request);
+        let accepted = name == "twice" && response.status == 200;
+        assert!(accepted || [400, 415].contains(&response.status), "{name}: {response:?}");
+    }
+}
+
+#[test]
+fn a_million_tiny_chunks_are_no_burden() {
+    let server = Server::over(&Repository::of(&["add_sub"]));
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    let before = peak_memory(&server);
+    let mut body = add_sub().to_string().into_bytes();
+    body.resize(1_000_000, b' ');
+    let mut connection = server.connect();
+    let started = Instant::now();
+    connection.send(format!(
+        "POST {} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        infer("add_sub")
+    ));
+    let _ = connection.try_send(chunked(&body, 1));
+    let response = connection.answer();
+    assert!([200, 400, 413].contains(&response.status), "{response:?}");
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    let grown = peak_memory(&server) - before;
+    assert!(grown < 32 * MIB, "the chunks took {} MiB", grown / MIB);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// The most memory that the server has held so far, in bytes.
+fn peak_memory(server: &Server) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib * 1024
+}

@@ -1,0 +1,30 @@
+//! The product from outside: every test starts the real `tidegate` on free ports and speaks to its sockets.
+//!
+//! In reading order: the harness (a server, a repository, a raw HTTP client), then one module per promise. A
+//! test waits for conditions, never for time; what one server can answer is asked of one server, in tables.
+//!
+//! Not here: codecs, statistics and units, which are tested beside their code.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must stop")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "in a test a file that cannot be asked about counts as missing"
+)]
+
+mod http;
+mod repository;
+mod server;
+mod tensors;
+
+mod clients;
+mod drain;
+mod engines;
+mod errors;
+mod http1;
+mod http2;
+mod infer;
+mod limits;
+mod metrics;
+mod protocol;
+mod reload;
+mod smuggling;

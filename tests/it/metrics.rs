@@ -1,0 +1,144 @@
+//! What Prometheus reads: a ledger that equals what clients sent, and labels that clients cannot invent.
+
+use std::{collections::BTreeMap, thread};
+
+use serde_json::json;
+
+use crate::{
+    http::Request,
+    repository::Repository,
+    server::Server,
+    tensors::{add_sub, infer},
+};
+
+/// One line of the exposition.
+#[derive(Debug)]
+struct Sample {
+    name: String,
+    labels: BTreeMap<String, String>,
+    value: f64,
+}
+
+/// Scrapes and parses; every line must be well-formed.
+fn scrape(server: &Server) -> Vec<Sample> {
+    let response = server.admin("/metrics").ok();
+    let content = response.header("content-type").unwrap_or_default();
+    assert!(content.starts_with("text/plain"), "{content}");
+    let text = response.text();
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).map(parse).collect()
+}
+
+fn parse(line: &str) -> Sample {
+    let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("`{line}`"));
+    let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
+    let labels = labels.strip_suffix('}').unwrap_or_else(|| panic!("`{line}`"));
+    let pair = |pair: &str| {
+        let (key, value) = pair.split_once('=').unwrap_or_else(|| panic!("`{line}`"));
+        (key.to_owned(), value.trim_matches('"').to_owned())
+    };
+    Sample {
+        name: name.to_owned(),
+        labels: labels.split(',').filter(|text| !text.is_empty()).map(pair).collect(),
+        value: value.parse().unwrap_or_else(|_| panic!("`{line}`")),
+    }
+}
+
+impl Sample {
+    fn label(&self, key: &str) -> &str {
+        self.labels.get(key).map_or("", String::as_str)
+    }
+}
+
+/// How many requests there were, by model, version and code.
+fn ledger(samples: &[Sample]) -> BTreeMap<(&str, &str, &str), f64> {
+    let mut ledger = BTreeMap::new();
+    for sample in samples.iter().filter(|s| s.name == "tidegate_requests_total" && s.value > 0.0) {
+        let key = (sample.label("model"), sample.label("version"), sample.label("code"));
+        *ledger.entry(key).or_default() += sample.value;
+    }
+    ledger
+}
+
+#[test]
+fn requests_are_counted_exactly_and_only_under_registered_names() {
+    let server = Server::over(&Repository::of(&["add_sub", "scalar"]));
+    assert!(ledger(&scrape(&server)).is_empty(), "nobody has asked anything yet");
+
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut connection = server.connect();
+                for _ in 0..50 {
+                    connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
+                }
+            });
+        }
+    });
+    for _ in 0..3 {
+        let refused = server.post(&infer("add_sub"), &json!({"inputs": []}));
+        assert_eq!(refused.status, 400);
+    }
+    for number in 0..40 {
+        let stranger = format!("stranger-{number}");
+        assert_eq!(server.post(&infer(&stranger), &add_sub()).status, 404);
+        let path = format!("/v2/models/add_sub/versions/{}/infer", 7_000 + number);
+        assert_eq!(server.post(&path, &add_sub()).status, 404);
+        let invented = format!("invented-{number}");
+        let request = Request::get("/v2").header("x-request-id", &invented);
+        server.ask(&request.header("user-agent", &invented)).ok();
+    }
+
+    let samples = scrape(&server);
+    let ledger = ledger(&samples);
+    let of_code = |code: &str| -> f64 {
+        ledger.iter().filter(|((_, _, own), _)| *own == code).map(|(_, count)| count).sum()
+    };
+    assert_eq!(ledger.get(&("add_sub", "1", "200")), Some(&200.0), "{ledger:?}");
+    assert_eq!(of_code("200").to_bits(), 200.0_f64.to_bits(), "{ledger:?}");
+    assert_eq!(of_code("400").to_bits(), 3.0_f64.to_bits(), "{ledger:?}");
+    // Versions that are not there count under their model, models that are not there only among all answers.
+    assert_eq!(of_code("404").to_bits(), 40.0_f64.to_bits(), "{ledger:?}");
+    assert!(ledger.keys().all(|(model, ..)| *model == "add_sub"), "{ledger:?}");
+    let answers: BTreeMap<_, _> = samples
+        .iter()
+        .filter(|sample| sample.name == "tidegate_http_responses_total" && sample.value > 0.0)
+        .map(|sample| (sample.label("code"), sample.value))
+        .collect();
+    assert_eq!(answers, BTreeMap::from([("200", 240.0), ("400", 3.0), ("404", 80.0)]));
+    for sample in &samples {
+        for (key, value) in &sample.labels {
+            let strange = ["stranger", "invented", "70"].iter().any(|text| value.starts_with(text));
+            assert!(!strange || key == "le", "{sample:?}");
+        }
+        let ours = ["tidegate_", "process_"].iter().any(|prefix| sample.name.starts_with(prefix));
+        assert!(ours, "{sample:?}");
+    }
+}
+
+#[test]
+fn durations_form_a_proper_histogram() {
+    let server = Server::over(&Repository::of(&["add_sub"]));
+    for _ in 0..25 {
+        server.post(&infer("add_sub"), &add_sub()).ok();
+    }
+    let samples = scrape(&server);
+    let of = |name: &str| -> Vec<&Sample> {
+        let name = format!("tidegate_request_duration_seconds_{name}");
+        samples.iter().filter(|s| s.name == name && s.label("model") == "add_sub").collect()
+    };
+    let count: f64 = of("count").iter().map(|sample| sample.value).sum();
+    assert_eq!(count.to_bits(), 25.0_f64.to_bits());
+    let sum: f64 = of("sum").iter().map(|sample| sample.value).sum();
+    assert!(sum > 0.0 && sum < 20.0, "{sum} seconds");
+
+    let buckets = of("bucket");
+    let mut counts: Vec<(f64, f64)> =
+        buckets.iter().map(|sample| (sample.label("le").parse().unwrap(), sample.value)).collect();
+    counts.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(counts.len() > 5, "{buckets:?}");
+    assert!(counts.is_sorted_by_key(|(_, count)| *count), "{counts:?}");
+    let last = counts.last().unwrap();
+    assert!(last.0.is_infinite(), "{counts:?}");
+    assert_eq!(last.1.to_bits(), count.to_bits(), "{counts:?}");
+    assert_eq!(server.admin("/metrics/x").status, 404);
+}
