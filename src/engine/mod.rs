@@ -1,0 +1,3 @@
+//! Engines: what reads a model and runs it.
+
+pub mod onnx;
