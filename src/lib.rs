@@ -8,6 +8,7 @@ pub mod model;
 pub mod tensor;
 
 // data plane
+<<<<<<< HEAD
 pub mod edge;
 pub mod engine;
 pub mod monitor;
@@ -24,3 +25,6 @@ pub mod cli;
 pub mod config;
 
 pub mod app;
+=======
+pub mod engine;
+>>>>>>> preflight
