@@ -8,7 +8,6 @@ pub mod model;
 pub mod tensor;
 
 // data plane
-<<<<<<< HEAD
 pub mod edge;
 pub mod engine;
 pub mod monitor;
@@ -25,6 +24,3 @@ pub mod cli;
 pub mod config;
 
 pub mod app;
-=======
-pub mod engine;
->>>>>>> preflight
