@@ -6,3 +6,6 @@
 // vocabulary
 pub mod model;
 pub mod tensor;
+
+// data plane
+pub mod wire;
