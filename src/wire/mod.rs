@@ -1,0 +1,13 @@
+//! Codecs without I/O: bytes to [`InferRequest`](crate::model::InferRequest) and back, for each protocol.
+//!
+//! A request is decoded in one pass by the datatypes and shapes that it declares itself: numbers go straight
+//! into the typed buffer of their tensor, binary tensors stay slices of the body, nothing in between is built.
+//! Always true:
+//! - No bytes make a decoder panic, recurse without bound or reserve more than a small multiple of their number.
+//! - A number is rounded once, to the nearest value of its datatype; one that does not fit is refused, never cut.
+//! - What a client wrote stands in a message shortened and escaped.
+//!
+//! Not here: sockets, headers and status codes (`edge`); whether inputs fit the model (`model`, `serve`).
+
+mod json;
+pub mod v2;

@@ -1,0 +1,60 @@
+//! The Open Inference Protocol v2 over REST, with Triton's binary tensors and classification.
+//!
+//! [`decode_infer`] and [`decode_raw_infer`] read a request, [`encode_infer`] writes its response, [`classify`]
+//! turns scores into the best classes; [`objects`] holds the bodies of the control plane, which are small and
+//! left to serde. Always true:
+//! - A request that is decoded has at least one input, and each tensor has the elements that its shape says.
+//! - Each input has one source of data: `data` or the bytes behind the JSON.
+//!
+//! Not here: which inputs a model takes (`model::Signature`); paths, headers, codes (`edge`).
+
+mod classify;
+mod elements;
+mod encode;
+mod error;
+mod infer;
+pub mod objects;
+mod parameters;
+mod raw;
+
+pub use classify::{ClassifyError, classify};
+pub use encode::{EncodeError, Encoded, encode_infer};
+pub use error::{DecodeError, Syntax};
+pub use infer::decode_infer;
+pub use raw::decode_raw_infer;
+
+/// What a request may hold at most. Each bounds memory or time that a client could ask for beyond its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Open arrays and objects, counted from the outermost; more than 64 are never allowed.
+    pub json_depth_max: usize,
+    /// Inputs.
+    pub inputs_max: usize,
+    /// Requested outputs.
+    pub outputs_max: usize,
+    /// Keys in one `parameters` object.
+    pub parameters_max: usize,
+    /// Bytes in the name of an input, an output or a parameter.
+    pub name_bytes_max: usize,
+    /// Bytes in the request's id.
+    pub id_bytes_max: usize,
+    /// Dimensions of a tensor.
+    pub rank_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            json_depth_max: 64,
+            inputs_max: 256,
+            outputs_max: 256,
+            parameters_max: 128,
+            name_bytes_max: 256,
+            id_bytes_max: 1024,
+            rank_max: 16,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
