@@ -44,7 +44,7 @@ pub struct ModelDescription {
 }
 
 /// Which engine runs a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum EngineChoice {
     /// ONNX Runtime where its library is found, else tract.
     #[default]
@@ -53,6 +53,17 @@ pub enum EngineChoice {
     OnnxRuntime,
     /// tract or none.
     Tract,
+}
+
+impl EngineChoice {
+    /// The word for it in configuration: `auto`, `onnxruntime` or `tract`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::OnnxRuntime => "onnxruntime",
+            Self::Tract => "tract",
+        }
+    }
 }
 
 /// Which versions of a model are wanted.
