@@ -7,7 +7,7 @@
 use std::{
     cell::Cell,
     future::poll_fn,
-    pin::Pin,
+    pin::{Pin, pin},
     task::Poll,
     time::{Duration, Instant},
 };
@@ -118,14 +118,21 @@ impl Reading<'_> {
         let mut buffer = Buffer::new(declared, self.align_at);
         buffer.extend(&first);
         let pace = Pace::new(self.limits, self.timeout);
+        // Looked at only where no frame is there, and set anew only when it fires: frames may be tiny and many.
+        let mut alarm = pin!(tokio::time::sleep_until(pace.end(buffer.len())));
         while buffer.len() <= bytes_max {
-            let frame = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx));
-            let Ok(frame) = tokio::time::timeout(pace.left(buffer.len())?, frame).await else {
-                pace.check(buffer.len())?;
-                continue;
-            };
-            let Some(frame) = frame else { return Ok((buffer.finish(), Some(held))) };
-            buffer.extend(&data(frame)?);
+            let frame = poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+                Poll::Ready(frame) => Poll::Ready(Some(frame)),
+                Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
+            });
+            match frame.await {
+                Some(Some(frame)) => buffer.extend(&data(frame)?),
+                Some(None) => return Ok((buffer.finish(), Some(held))),
+                None => {
+                    pace.check(buffer.len())?;
+                    alarm.as_mut().reset(pace.end(buffer.len()));
+                }
+            }
         }
         Err(Refusal::too_large(bytes_max).into())
     }
@@ -192,11 +199,9 @@ impl<'a> Pace<'a> {
         Self { limits, begin, deadline: begin + timeout }
     }
 
-    /// How long the next frame may take, with this many bytes already there.
-    fn left(&self, bytes: usize) -> Result<Duration, Refusal> {
-        self.check(bytes)?;
-        let end = self.due(bytes).min(self.deadline);
-        Ok(end.saturating_duration_since(tokio::time::Instant::now()) + Duration::from_millis(1))
+    /// When a body of this many bytes must have more, or be complete.
+    fn end(&self, bytes: usize) -> tokio::time::Instant {
+        self.due(bytes).min(self.deadline) + Duration::from_millis(1)
     }
 
     fn check(&self, bytes: usize) -> Result<(), Refusal> {

@@ -193,13 +193,22 @@ fn encode(
             asked(*index).and_then(|output| output.binary).unwrap_or(request.binary_output);
         ResponseOutput { name: &signature.outputs[*index].name, tensor, binary }
     };
-    let tensors: &[Tensor] = &prediction.outputs;
+    let given: SmallVec<[_; 4]> = prediction.outputs.iter().zip(&prediction.wanted).collect();
+    // In the order asked for; the model's own order if nothing was.
+    let place = |asked: &RequestedOutput| {
+        given.iter().find(|(_, index)| signature.outputs[**index].name == asked.name).copied()
+    };
+    let ordered: SmallVec<[(&Tensor, &usize); 4]> = if request.outputs.is_empty() {
+        given
+    } else {
+        request.outputs.iter().filter_map(place).collect()
+    };
     let response = InferResponse {
         model: &version.parts().model,
         version: version.id(),
         id: request.id.as_deref(),
         parameters: SmallVec::from_slice(&[(PREDICTION_ID.as_str(), name.as_str())]),
-        outputs: tensors.iter().zip(&prediction.wanted).map(output).collect(),
+        outputs: ordered.into_iter().map(output).collect(),
     };
     Ok(v2::encode_infer(&response)?)
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::HOST,
+    request::Parts,
+};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
@@ -229,7 +232,7 @@ impl Worker {
             let text = format!("more than {} header lines", limits.headers_max);
             return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).closing());
         }
-        Ok(())
+        if head.version == Version::HTTP_11 { check_host(&head.headers) } else { Ok(()) }
     }
 
     /// Reads a body and undoes its compression.
@@ -261,5 +264,23 @@ impl Worker {
             Err(never) => match never {},
         };
         Ok(answer.map(Full::new))
+    }
+}
+
+/// HTTP/1.1 needs exactly one valid `Host` (RFC 9112, 3.2); a proxy before us may have routed by another.
+fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(HOST).iter();
+    let valid = |host: &HeaderValue| {
+        let allowed =
+            |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(byte);
+        host.as_bytes().iter().all(allowed)
+    };
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) if valid(host) => Ok(()),
+        (None, _) => Err(Refusal::bad_request("HTTP/1.1 needs a Host header").closing()),
+        _ => Err(Refusal::bad_request(
+            "HTTP/1.1 needs one Host header, with a host and perhaps a port",
+        )
+        .closing()),
     }
 }

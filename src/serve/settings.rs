@@ -14,7 +14,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            batch_rows_max: NonZeroUsize::new(4096).expect("4096 is not zero"),
+            batch_rows_max: NonZeroUsize::new(65_536).expect("65536 is not zero"),
             request_timeout: Duration::from_secs(30),
         }
     }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use serde_json::Value;
@@ -13,10 +14,10 @@ pub(crate) const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 /// Where the fixture models lie.
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
 
-/// A repository of its own, gone with the test.
-#[derive(Debug)]
+/// A repository of its own, gone with the last server over it.
+#[derive(Debug, Clone)]
 pub(crate) struct Repository {
-    root: TempDir,
+    root: Arc<TempDir>,
 }
 
 /// Inputs and the outputs that the training library gave for them.
@@ -33,7 +34,7 @@ pub(crate) struct Golden {
 impl Repository {
     /// An empty one.
     pub(crate) fn empty() -> Self {
-        Self { root: tempfile::Builder::new().prefix("tidegate-it-").tempdir().unwrap() }
+        Self { root: Arc::new(tempfile::Builder::new().prefix("tidegate-it-").tempdir().unwrap()) }
     }
 
     /// One with these models, written `name` for version 1 or `name/version`.

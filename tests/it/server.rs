@@ -28,7 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
     program: PathBuf,
-    repository: PathBuf,
+    repository: Repository,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     bare: bool,
@@ -43,6 +43,8 @@ pub(crate) struct Server {
     pub(crate) admin: SocketAddr,
     child: Child,
     said: Said,
+    /// Kept as long as the server may look at it.
+    _repository: Repository,
 }
 
 /// Everything that a server has written, line by line.
@@ -54,7 +56,7 @@ impl Launch {
     pub(crate) fn of(repository: &Repository) -> Self {
         Self {
             program: env!("CARGO_BIN_EXE_tidegate").into(),
-            repository: repository.path().to_owned(),
+            repository: repository.clone(),
             environment: Vec::new(),
             arguments: Vec::new(),
             bare: false,
@@ -82,12 +84,12 @@ impl Launch {
 
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(self) -> Server {
-        let bare = self.bare;
+        let (bare, repository) = (self.bare, self.repository.clone());
         let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0", bare);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((http, admin)) = said.ready() {
-                return Server { http, admin, child, said };
+                return Server { http, admin, child, said, _repository: repository };
             }
             if let Some(status) = child.try_wait().unwrap() {
                 thread::park_timeout(Duration::from_millis(100)); // its last lines
@@ -104,9 +106,9 @@ impl Launch {
     /// Starts it on ports chosen here and waits only until it is alive: for servers that do not get ready.
     pub(crate) fn start_until_alive(self) -> Server {
         let (http, admin) = (free_address(), free_address());
-        let bare = self.bare;
+        let (bare, repository) = (self.bare, self.repository.clone());
         let (child, said) = self.spawn(&http.to_string(), &admin.to_string(), bare);
-        let server = Server { http, admin, child, said };
+        let server = Server { http, admin, child, said, _repository: repository };
         eventually("the server is alive", || {
             let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
             (answered.status == 200).then_some(())
@@ -128,7 +130,7 @@ impl Launch {
         let mut command = Command::new(&self.program);
         command
             .args(["serve", "--http", http, "--admin", admin, "--repository"])
-            .arg(&self.repository)
+            .arg(self.repository.path())
             .args(&self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
