@@ -1,6 +1,6 @@
 //! gzip and deflate, both ways; costs only who asks for it.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::{
@@ -118,8 +118,8 @@ fn inflate(
     let ratio = limits.inflate_ratio_max.get() as usize;
     // Small bodies may well compress better than the ratio; a bomb needs size.
     let bytes_max = limits.body_bytes_max.min(compressed.saturating_mul(ratio).max(64 * 1024));
-    let mut body = Vec::with_capacity(compressed.saturating_mul(3).min(bytes_max));
-    let read = decoder.take(bytes_max as u64 + 1).read_to_end(&mut body);
+    let mut body = Vec::with_capacity(compressed.saturating_mul(3).clamp(256, bytes_max + 1));
+    let read = fill(decoder, &mut body, bytes_max + 1);
     if body.len() > bytes_max {
         return Err(if bytes_max == limits.body_bytes_max {
             Refusal::too_large(bytes_max)
@@ -132,6 +132,40 @@ fn inflate(
     }
     read.map_err(|error| Refusal::bad_request(format!("the compressed body is damaged: {error}")))?;
     Ok(body.into())
+}
+
+/// Reads to the end, or until there are `bytes_max`, into a buffer that never has room for more.
+fn fill(
+    mut decoder: impl std::io::Read,
+    body: &mut Vec<u8>,
+    bytes_max: usize,
+) -> std::io::Result<()> {
+    let mut filled = 0;
+    loop {
+        if filled == body.len() {
+            if filled == bytes_max {
+                return Ok(());
+            }
+            if filled == body.capacity() {
+                // One step to all that it may become: growing bit by bit would leave copies behind.
+                body.reserve_exact(bytes_max - filled);
+            }
+            // Touched step by step, so that only what is used is taken from the system.
+            body.resize(body.capacity().min(filled + 64 * 1024).min(bytes_max), 0);
+        }
+        match decoder.read(&mut body[filled..]) {
+            Ok(0) => {
+                body.truncate(filled);
+                return Ok(());
+            }
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                body.truncate(filled);
+                return Err(error);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

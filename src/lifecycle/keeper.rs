@@ -314,6 +314,8 @@ impl Keeper {
         }
         for (name, id, version, description) in due {
             self.take(&name, id, &version, &description);
+            let listed = listing.models[&name].versions.keys().copied();
+            self.retire_unwanted(&name, &description.version_policy.select(listed));
             self.publish();
         }
         unsettled
@@ -337,13 +339,15 @@ impl Keeper {
                 changed = true;
                 return false;
             };
-            kept.versions.retain(|id, _| {
-                let there = listed.versions.contains_key(id);
-                if !there {
+            // A version that is gone serves on until one that is there can take its place.
+            let replaceable = !listed.versions.is_empty();
+            kept.versions.retain(|id, version| {
+                let stays = listed.versions.contains_key(id) || (replaceable && version.version.is_some());
+                if !stays {
                     tracing::info!(model = %name, version = %id, "removed: it is gone from the repository");
                     changed = true;
                 }
-                there
+                stays
             });
             true
         });
@@ -460,9 +464,6 @@ impl Keeper {
                 entry.state = VersionState::Ready;
                 entry.reason = String::new();
                 entry.version = Some(Arc::new(version));
-                let description = Arc::clone(description);
-                let wanted = description.version_policy.select(kept.versions.keys().copied());
-                self.retire_unwanted(name, &wanted);
             }
             Err(error) => {
                 tracing::error!(model = %name, version = %id, "not served: {error}");
