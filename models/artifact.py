@@ -100,7 +100,7 @@ class Trained:
 
     def files(self, name: str) -> dict[str, bytes]:
         """Every generated file of model `name`: its path below the model's directory, and its content."""
-        files = {"config.pbtxt": config(name, self.versions[-1].graph), "labels.txt": lines(self.classes)}
+        files = {"config.pbtxt": config(name, self.versions), "labels.txt": lines(self.classes)}
         for version in self.versions:
             files[f"{version.number}/model.onnx"] = version.model()
             files[f"{version.number}/golden.json"] = version.golden()
@@ -112,16 +112,17 @@ def lines(texts: list[str]) -> bytes:
     return "".join(f"{text}\n" for text in texts).encode()
 
 
-def config(name: str, model: onnx.ModelProto) -> bytes:
+def config(name: str, versions: list[Version]) -> bytes:
     """Triton's `config.pbtxt` for a model whose tensors all have the batch as their first dimension.
 
-    Triton leaves the batch dimension out of `dims` and allows no empty `dims`, hence the reshape of a plain `[N]`.
+    Without a policy only the highest version is served; the samples serve all that they have. Triton leaves the batch dimension out of `dims` and allows no empty `dims`, hence the reshape of a plain `[N]`.
     """
     types = {TensorProto.FLOAT: "TYPE_FP32", TensorProto.INT64: "TYPE_INT64", TensorProto.STRING: "TYPE_STRING"}
     text = [f'name: "{name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {BATCH_ROWS_MAX}"]
+    text += ["version_policy { all { } }"] if len(versions) > 1 else []
     for side in ("input", "output"):
         tensors = []
-        for info in getattr(model.graph, side):
+        for info in getattr(versions[-1].graph.graph, side):
             dims = [dim.dim_value for dim in info.type.tensor_type.shape.dim[1:]]
             rows = [f'    name: "{info.name}"', f"    data_type: {types[info.type.tensor_type.elem_type]}"]
             rows += [f"    dims: [ {', '.join(map(str, dims)) or 1} ]"]
