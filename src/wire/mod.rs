@@ -9,5 +9,8 @@
 //!
 //! Not here: sockets, headers and status codes (`edge`); whether inputs fit the model (`model`, `serve`).
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 pub mod v2;

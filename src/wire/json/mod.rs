@@ -293,7 +293,8 @@ pub(super) fn byte(bytes: &[u8], at: usize) -> u8 {
 /// The offset of the next byte that is not white space.
 #[inline]
 pub(super) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
-    while matches!(byte(bytes, at), b' ' | b'\n' | b'\r' | b'\t') {
+    // Nearly always nothing is to skip, which one comparison tells.
+    while byte(bytes, at) <= b' ' && matches!(byte(bytes, at), b' ' | b'\n' | b'\r' | b'\t') {
         at += 1;
     }
     at

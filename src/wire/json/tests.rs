@@ -126,6 +126,14 @@ fn number_text() -> impl Strategy<Value = String> {
         }),
         "-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?",
         "-?[0-9]\\.[0-9]{1,9}",
+        "-?(0|[1-9][0-9]{0,4})\\.[0-9]{12,19}",
+        // The middle between two neighbouring FP64 in full, and its neighbours.
+        (1u64 << 53..1 << 54, 0usize..4, -1i64..=1).prop_map(|(mantissa, shift, beside)| {
+            let digits = (mantissa | 1) * 5u64.pow(u32::try_from(shift).unwrap());
+            let mut text = digits.wrapping_add_signed(beside).to_string();
+            text.insert(text.len() - shift, '.');
+            text + "0"
+        }),
         "(0|[1-9][0-9]{0,20})",
     ]
 }

@@ -16,6 +16,8 @@ mod infer;
 pub mod objects;
 mod parameters;
 mod raw;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod reference;
 
 pub use classify::{ClassifyError, classify};
 pub use encode::{EncodeError, Encoded, encode_infer};
