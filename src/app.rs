@@ -26,7 +26,7 @@ use crate::{
     monitor::{Clock, Monitor},
     serve::{Serving, Version},
     source,
-    tensor::DataType,
+    tensor::{DataType, Shape},
 };
 
 /// The machine's clock; the only place that asks it.
@@ -308,9 +308,11 @@ fn model_line(model: &crate::serve::Model) -> String {
     format!("  {:<24} version {}\n", model.name.as_str(), ready.join(", "))
 }
 
+/// Elements of a request that people would still paste.
+const ELEMENTS_MAX: usize = 64;
+
 /// A request that any shell can send: the number of elements in it, and `model body`.
 fn example_request(version: &Version) -> Option<(usize, String)> {
-    const ELEMENTS_MAX: usize = 64;
     let mut elements = 0;
     let mut inputs = Vec::new();
     for spec in &version.signature().inputs {
@@ -325,7 +327,7 @@ fn example_request(version: &Version) -> Option<(usize, String)> {
 fn example_input(spec: &TensorSpec) -> Option<(usize, String)> {
     let dims: Vec<i64> =
         spec.protocol_dims().iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
-    let count = usize::try_from(dims.iter().product::<i64>()).ok().filter(|count| *count <= 64)?;
+    let count = Shape::new(&dims)?.element_count().filter(|count| *count <= ELEMENTS_MAX)?;
     let value = match spec.datatype {
         DataType::Bytes => "\"what a wonderful day\"",
         DataType::Bool => "true",

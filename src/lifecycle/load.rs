@@ -65,6 +65,9 @@ pub enum LoadFailure {
     /// It is not what its description says.
     #[error("the description and the model disagree: {0}")]
     Description(String),
+    /// Loading it ran into a mistake of ours.
+    #[error("loading it ended in a panic, which is a bug of tidegate; the log has it")]
+    Panicked,
     /// It does not give the outputs that it should.
     #[error(transparent)]
     Golden(#[from] GoldenError),
@@ -78,7 +81,20 @@ impl From<SourceError> for LoadFailure {
 
 impl Loader {
     /// Reads, checks, loads and warms a version. May take long; not for a thread that answers requests.
+    ///
+    /// A panic on the way costs this version only.
     pub fn load(
+        &self,
+        model: &ModelName,
+        id: VersionId,
+        listed: &ListedVersion,
+        description: &Arc<ModelDescription>,
+    ) -> Result<Version, LoadFailure> {
+        let load = std::panic::AssertUnwindSafe(|| self.try_load(model, id, listed, description));
+        std::panic::catch_unwind(load).unwrap_or(Err(LoadFailure::Panicked))
+    }
+
+    fn try_load(
         &self,
         model: &ModelName,
         id: VersionId,
@@ -151,7 +167,14 @@ impl Loader {
         let signature = session.signature();
         let real = golden.and_then(|golden| golden.first_inputs(signature));
         let made_up = real.is_none();
-        let inputs = real.unwrap_or_else(|| signature.inputs.iter().map(made_up_input).collect());
+        let Some(inputs) = real.or_else(|| signature.inputs.iter().map(made_up_input).collect())
+        else {
+            notes.push(
+                "not warmed: its smallest input is too large to make up; add golden.json"
+                    .to_owned(),
+            );
+            return Ok(Warmed::default());
+        };
         let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
         let mut warmed = Warmed::default();
         for _ in 0..self.warmup_runs {
@@ -267,17 +290,18 @@ fn class_names(description: &ModelDescription, signature: &Signature) -> Vec<Opt
     signature.outputs.iter().map(|spec| description.class_names.get(&spec.name).cloned()).collect()
 }
 
-/// Zeros, or empty strings, with 1 for every open dimension.
-fn made_up_input(spec: &TensorSpec) -> Input {
+/// Zeros, or empty strings, with 1 for every open dimension; `None` if that is too much to make up.
+fn made_up_input(spec: &TensorSpec) -> Option<Input> {
+    const ELEMENTS_MAX: usize = 1 << 24;
     let dims: Vec<i64> =
         spec.protocol_dims().iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
-    let shape = Shape::new(&dims).expect("open dimensions were replaced");
-    let count = shape.element_count().unwrap_or(0);
-    let tensor = match spec.datatype.size() {
-        Some(size) => Tensor::from_raw(spec.datatype, shape, vec![0; count * size].into()),
-        None => {
-            Tensor::new(shape, Data::Bytes(std::iter::repeat_n("", count).collect::<Strings>()))
-        }
+    let shape = Shape::new(&dims)?;
+    let count = shape.element_count().filter(|count| *count <= ELEMENTS_MAX)?;
+    let tensor = if let Some(size) = spec.datatype.size() {
+        Tensor::from_raw(spec.datatype, shape, vec![0; count * size].into())
+    } else {
+        let strings = std::iter::repeat_n("", count).collect::<Strings>();
+        Tensor::new(shape, Data::Bytes(strings))
     };
-    Input { name: spec.name.clone(), tensor: tensor.expect("as many elements as the shape says") }
+    Some(Input { name: spec.name.clone(), tensor: tensor.ok()? })
 }

@@ -103,11 +103,20 @@ enum Given {
     Read(Data),
 }
 
+/// Consumes the bracket of something that has a name, which the message then tells.
+pub(super) fn open(cursor: &mut Cursor<'_>, bracket: u8, what: &str) -> Result<(), DecodeError> {
+    if cursor.peek() == bracket || cursor.offset() >= cursor.bytes().len() {
+        return Ok(cursor.open(bracket)?);
+    }
+    let kind = if bracket == b'{' { "an object" } else { "an array" };
+    Err(DecodeError::Request(format!("{what} must be {kind}, at byte {}", cursor.offset())))
+}
+
 impl<'a> Reader<'a> {
     fn request(&mut self) -> Result<InferRequest, DecodeError> {
         let mut request = InferRequest::default();
         let mut seen = Seen::default();
-        self.cursor.open(b'{')?;
+        open(&mut self.cursor, b'{', "the request")?;
         let mut first = true;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             let number = match &*key {
@@ -151,7 +160,7 @@ impl<'a> Reader<'a> {
     }
 
     fn inputs(&mut self, inputs: &mut Vec<Input>) -> Result<(), DecodeError> {
-        self.cursor.open(b'[')?;
+        open(&mut self.cursor, b'[', "`inputs`")?;
         let mut first = true;
         while self.cursor.next_item(&mut first)? {
             if inputs.len() == self.limits.inputs_max {
@@ -166,7 +175,7 @@ impl<'a> Reader<'a> {
     fn input(&mut self, position: usize) -> Result<Input, DecodeError> {
         let mut draft = Draft { position, ..Draft::default() };
         let mut seen = Seen::default();
-        self.cursor.open(b'{')?;
+        open(&mut self.cursor, b'{', "each input and output")?;
         let mut first = true;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             let number = match &*key {
@@ -205,6 +214,9 @@ impl<'a> Reader<'a> {
     fn shape(&mut self, draft: &Draft<'_>) -> Result<Shape, DecodeError> {
         let mut shape = Shape::default();
         let mut first = true;
+        if self.cursor.peek() != b'[' {
+            return Err(draft.wrong("`shape` must be an array of whole numbers".into()));
+        }
         self.cursor.open(b'[')?;
         while self.cursor.next_item(&mut first)? {
             if shape.len() == self.limits.rank_max {
@@ -245,7 +257,7 @@ impl<'a> Reader<'a> {
     fn input_parameters(&mut self, draft: &mut Draft<'a>) -> Result<(), DecodeError> {
         let mut first = true;
         let mut count = 0;
-        self.cursor.open(b'{')?;
+        open(&mut self.cursor, b'{', "`parameters`")?;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             parameters::count_limited(&mut count, self.limits)?;
             if key.starts_with("shared_memory_") {
@@ -369,7 +381,7 @@ impl<'a> Reader<'a> {
     }
 
     fn outputs(&mut self, outputs: &mut Vec<RequestedOutput>) -> Result<(), DecodeError> {
-        self.cursor.open(b'[')?;
+        open(&mut self.cursor, b'[', "`outputs`")?;
         let mut first = true;
         while self.cursor.next_item(&mut first)? {
             if outputs.len() == self.limits.outputs_max {
@@ -391,7 +403,7 @@ impl<'a> Reader<'a> {
         let mut name = None;
         let mut wanted = (None, None);
         let mut seen = Seen::default();
-        self.cursor.open(b'{')?;
+        open(&mut self.cursor, b'{', "each input and output")?;
         let mut first = true;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             let number = match &*key {
@@ -431,7 +443,7 @@ impl<'a> Reader<'a> {
         let (mut binary, mut classification) = (None, None);
         let mut first = true;
         let mut count = 0;
-        self.cursor.open(b'{')?;
+        open(&mut self.cursor, b'{', "`parameters`")?;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             parameters::count_limited(&mut count, self.limits)?;
             let twice = match &*key {

@@ -44,7 +44,7 @@ pub(super) fn read_request(
     let mut reserved = Vec::new();
     let mut first = true;
     let mut count = 0;
-    cursor.open(b'{')?;
+    super::infer::open(cursor, b'{', "`parameters`")?;
     while let Some(key) = cursor.next_key(&mut first)? {
         count_limited(&mut count, limits)?;
         key_limited(&key, limits)?;
