@@ -231,9 +231,10 @@ impl<'a> Pace<'a> {
 pub(super) struct Deadline(pub(super) Option<Instant>);
 
 impl Deadline {
-    pub(super) fn check(self, now: Instant) -> Result<(), Refusal> {
+    /// Asks for the time only where there is a deadline.
+    pub(super) fn check(self, now: impl FnOnce() -> Instant) -> Result<(), Refusal> {
         match self.0 {
-            Some(deadline) if now > deadline => Err(Refusal::deadline()),
+            Some(deadline) if now() > deadline => Err(Refusal::deadline()),
             _ => Ok(()),
         }
     }

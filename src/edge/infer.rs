@@ -60,13 +60,13 @@ pub(super) async fn infer(
         }
     };
     let headers = response.headers_mut();
-    let id = HeaderValue::from_str(name.as_str()).expect("hexadecimal digits are a header's value");
-    let given = head
-        .headers
-        .get(REQUEST_ID)
-        .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && !id.is_empty());
-    headers.insert(REQUEST_ID, given.unwrap_or(&id).clone());
-    headers.insert(&PREDICTION_ID, id);
+    // Two values of their own: a clone would have to share one between them, with a count.
+    let id =
+        || HeaderValue::from_str(name.as_str()).expect("hexadecimal digits are a header's value");
+    let given = head.headers.get(REQUEST_ID);
+    let given = given.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && !id.is_empty());
+    headers.insert(REQUEST_ID, given.cloned().unwrap_or_else(id));
+    headers.insert(&PREDICTION_ID, id());
     response
 }
 
@@ -137,6 +137,7 @@ fn predict(
     headers.insert(ARM, HeaderValue::from_static("baseline"));
     let now = worker.clock().now();
     sample.total = now.saturating_duration_since(arrived_at);
+    sample.encode = sample.total.saturating_sub(sample.decode + sample.run);
     let code = Code::from_status(response.status().as_u16());
     version.parts().recorder.record(worker.id(), code, &sample, worker.unix_at(now));
     response
@@ -150,26 +151,21 @@ fn answer(
     id: &mut Option<String>,
     name: &Name,
 ) -> Result<v2::Encoded, Refusal> {
-    let clock = worker.clock();
     let mut request = match arrived.json_bytes {
         Some(0) => v2::decode_raw_infer(&arrived.body, version.signature(), version.is_batched()),
         json_bytes => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
     }?;
     drop(arrived.body);
     id.clone_from(&request.id);
-    let decoded = clock.now();
-    sample.decode = decoded.saturating_duration_since(arrived.at);
     let asked = request.timeout.map(|timeout| arrived.at + timeout.min(arrived.timeout));
     let deadline = Deadline([arrived.deadline.0, asked].into_iter().flatten().min());
-    deadline.check(decoded)?;
+    deadline.check(|| worker.clock().now())?;
     let prediction = worker.serving().predict(version, worker.id(), &mut request)?;
     sample.rows = prediction.rows;
-    sample.run = prediction.run;
-    let encoding = clock.now();
-    deadline.check(encoding)?;
-    let encoded = encode(version, &request, prediction, name)?;
-    sample.encode = clock.now().saturating_duration_since(encoding);
-    Ok(encoded)
+    sample.decode = prediction.started.saturating_duration_since(arrived.at);
+    sample.run = prediction.finished.saturating_duration_since(prediction.started);
+    deadline.check(|| prediction.finished)?;
+    encode(version, &request, prediction, name)
 }
 
 fn encode(

@@ -18,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
+    time::Instant,
 };
 
 use arc_swap::{ArcSwap, Guard};
@@ -53,8 +53,10 @@ pub struct Prediction {
     pub wanted: SmallVec<[usize; 8]>,
     /// Rows that were predicted.
     pub rows: u64,
-    /// Time in the engine.
-    pub run: Duration,
+    /// When the engine began.
+    pub started: Instant,
+    /// When it had ended.
+    pub finished: Instant,
 }
 
 /// Why a prediction was not made.
@@ -132,10 +134,10 @@ impl Serving {
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
         let rows = self.check_rows(version, request)?;
         let mut session = version.session(worker).map_err(|Busy| PredictError::Busy)?;
-        let start = self.clock.now();
+        let started = self.clock.now();
         let outputs = session.run(&request.inputs, &wanted)?;
-        let run = self.clock.now() - start;
-        Ok(Prediction { outputs, wanted, rows, run })
+        let finished = self.clock.now();
+        Ok(Prediction { outputs, wanted, rows, started, finished })
     }
 
     fn check_rows(&self, version: &Version, request: &InferRequest) -> Result<u64, PredictError> {
