@@ -29,3 +29,4 @@ mod metrics;
 mod protocol;
 mod reload;
 mod smuggling;
+mod tidy;
