@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
     fn request(&mut self) -> Result<InferRequest, DecodeError> {
         let mut request = InferRequest::default();
         let mut seen = Seen::default();
-        open(&mut self.cursor, b'{', "the request")?;
+        self.cursor.open(b'{')?;
         let mut first = true;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             let number = match &*key {
