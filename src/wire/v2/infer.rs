@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
     fn input(&mut self, position: usize) -> Result<Input, DecodeError> {
         let mut draft = Draft { position, ..Draft::default() };
         let mut seen = Seen::default();
-        open(&mut self.cursor, b'{', "each input and output")?;
+        self.cursor.open(b'{')?;
         let mut first = true;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             let number = match &*key {
@@ -403,7 +403,7 @@ impl<'a> Reader<'a> {
         let mut name = None;
         let mut wanted = (None, None);
         let mut seen = Seen::default();
-        open(&mut self.cursor, b'{', "each input and output")?;
+        self.cursor.open(b'{')?;
         let mut first = true;
         while let Some(key) = self.cursor.next_key(&mut first)? {
             let number = match &*key {
