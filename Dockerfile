@@ -40,8 +40,8 @@ RUN install -d -o 65532 -g 65532 /var/lib/tidegate
 WORKDIR /var/lib/tidegate
 USER 65532:65532
 
-# HTTP, gRPC, and admin: metrics and probes. Without authentication a wide admin address serves nothing else.
-EXPOSE 8000 8001 8002
+# HTTP, and admin: metrics and probes. Without authentication a wide admin address serves nothing else.
+EXPOSE 8000 8002
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s CMD ["tidegate", "health"]
 ENTRYPOINT ["tidegate"]
-CMD ["serve", "--repository", "/models", "--http", "0.0.0.0:8000", "--grpc", "0.0.0.0:8001", "--admin", "0.0.0.0:8002"]
+CMD ["serve", "--repository", "/models", "--http", "0.0.0.0:8000", "--admin", "0.0.0.0:8002"]

@@ -1,7 +1,7 @@
 //! `tidegate models`: what a running server serves.
 
 use anyhow::{Context as _, bail};
-use comfy_table::{Table, presets::UTF8_BORDERS_ONLY};
+use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use http::{Method, StatusCode};
 
 use crate::admin::{LoadedReport, ModelList, ModelReport, VersionReport};
@@ -119,7 +119,9 @@ fn ask(admin: &str, path: &str) -> anyhow::Result<String> {
 /// A table as all commands draw it.
 pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY).set_header(head);
+    // As wide as the terminal; elsewhere a line a row.
+    let arrangement = ContentArrangement::Dynamic;
+    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(arrangement).set_header(head);
     table
 }
 

@@ -44,6 +44,7 @@ const LIBRARY: &str = "libonnxruntime.so";
 pub struct OnnxRuntime {
     environment: Env,
     path: PathBuf,
+    version: Option<String>,
 }
 
 /// Names the environment in debug output; it has no form of its own.
@@ -103,7 +104,23 @@ fn open(path: &Path) -> Result<OnnxRuntime, String> {
         .map_err(|error| error.to_string())?;
     // Its own log lines would mix with ours; what it says when it refuses is in the errors.
     environment.set_log_level(ort::logging::LogLevel::Fatal);
-    Ok(OnnxRuntime { environment: Env(environment), path: path.to_owned() })
+    let version = version_of(path);
+    Ok(OnnxRuntime { environment: Env(environment), path: path.to_owned(), version })
+}
+
+/// The library's own version, such as `1.31.0`, which the crate checks and does not tell.
+#[expect(unsafe_code, reason = "a C function of the library")]
+fn version_of(path: &Path) -> Option<String> {
+    type Getter = unsafe extern "system" fn() -> *const ort::sys::OrtApiBase;
+    // SAFETY: the library at `path` has just been loaded by the crate, which found `OrtGetApiBase` in it and called it
+    // with this very signature; so opening it again runs no initialiser, and both calls are the ones that went well. The
+    // string is constant and ends with a NUL; it is copied before our handle is dropped, and the crate keeps its own.
+    unsafe {
+        let library = libloading::Library::new(path).ok()?;
+        let base = library.get::<Getter>(b"OrtGetApiBase").ok()?();
+        let version = std::ffi::CStr::from_ptr(((*base).GetVersionString)());
+        Some(version.to_str().ok()?.to_owned())
+    }
 }
 
 impl Engine for OnnxRuntime {
@@ -112,11 +129,7 @@ impl Engine for OnnxRuntime {
     }
 
     fn version(&self) -> String {
-        let info = ort::info();
-        let version = info.split("git-commit").next().unwrap_or_default();
-        let version =
-            version.trim_start_matches("ORT Build Info:").trim().trim_end_matches([',', ' ']);
-        if version.is_empty() { self.path.display().to_string() } else { version.to_owned() }
+        self.version.clone().unwrap_or_else(|| self.path.display().to_string())
     }
 
     fn load(
