@@ -234,7 +234,9 @@ fn start_logs(logs: &Logs) -> anyhow::Result<bool> {
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let filter = tracing_subscriber::EnvFilter::try_new(&logs.filter).context("logs.level")?;
+    // The file watcher tells of every watch that it lets go; who wants that can ask for it.
+    let filter = format!("notify=warn,{}", logs.filter);
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("logs.level")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
     let started = if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()

@@ -48,6 +48,12 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
         loaded: None,
         problem: Some(problem.reason.clone()),
     }));
+    for (name, _) in config.models.iter().filter(|(_, policy)| policy.required) {
+        if !listing.models.contains_key(name) {
+            let text = "it is required and not in the repository; the server would never be ready";
+            found.push(problem(name, None, text.to_owned()));
+        }
+    }
     let problems = found.iter().filter(|found| found.problem.is_some()).count();
     if json {
         print_json(&found)?;

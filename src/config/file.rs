@@ -115,8 +115,8 @@ pub(super) struct RepositorySection {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<ModelName>")]
     pub(super) model_name: Option<Text<ModelName>>,
-    /// Whether the protocol's repository API (index, load, unload) is served on the data plane's address. It changes
-    /// what is served, so "auto" allows it only where that address is on loopback.
+    /// Whether the protocol's repository API may load and unload on the data plane's address; its index only reads
+    /// and always answers. "auto" allows it only where that address is on loopback.
     pub(super) api: Text<RepositoryApi>,
     /// Largest file of a model that is read.
     pub(super) artifact_bytes: Size<1, TIB>,

@@ -16,7 +16,6 @@ use crate::{
     model::{InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector},
     monitor::{Code, Sample},
     serve::{Prediction, Version},
-    tensor::Tensor,
     wire::v2,
 };
 
@@ -194,7 +193,7 @@ fn encode(
     let place = |asked: &RequestedOutput| {
         given.iter().find(|(_, index)| signature.outputs[**index].name == asked.name).copied()
     };
-    let ordered: SmallVec<[(&Tensor, &usize); 4]> = if request.outputs.is_empty() {
+    let ordered: SmallVec<[_; 4]> = if request.outputs.is_empty() {
         given
     } else {
         request.outputs.iter().filter_map(place).collect()

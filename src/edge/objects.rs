@@ -56,11 +56,9 @@ pub(super) fn answer(
         }
         Route::SharedMemoryStatus => json::<[(); 0]>(&[]),
         Route::SharedMemory => Err(unsupported("shared memory; send tensors in the request")),
-        Route::Tracing => {
-            Err(unsupported("trace settings; traces are configured in tidegate.toml"))
-        }
+        Route::Tracing => Err(unsupported("trace settings")),
         Route::Logging => {
-            Err(unsupported("log settings; the level is configured in tidegate.toml"))
+            Err(unsupported("log settings at run time; set logs.level in tidegate.toml"))
         }
         Route::Repository => Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found")),
     }?;
@@ -111,7 +109,7 @@ fn of_model(
     let model = table.model(name).ok_or_else(|| RouteError::UnknownModel(escaped(name)))?;
     match part {
         Part::Statistics => json(&statistics_of(model, asked)?),
-        Part::Tracing => Err(unsupported("trace settings; traces are configured in tidegate.toml")),
+        Part::Tracing => Err(unsupported("trace settings")),
         Part::Generate => Err(unsupported("text generation")),
         Part::Ready | Part::Metadata | Part::Config | Part::Infer => {
             let version = model.route(selector(asked))?;

@@ -10,7 +10,6 @@ use http::{
 use http_body_util::Full;
 
 use crate::{
-    engine::RunError,
     serve::{PredictError, RouteError},
     wire::v2::{ClassifyError, DecodeError, EncodeError},
 };
@@ -121,14 +120,13 @@ impl From<RouteError> for Refusal {
 impl From<PredictError> for Refusal {
     fn from(error: PredictError) -> Self {
         match &error {
-            PredictError::Signature(_) | PredictError::Rows { .. } => {
+            PredictError::Signature(_) | PredictError::Rows { .. } | PredictError::Inputs(_) => {
                 Self::bad_request(error.to_string())
             }
             PredictError::Busy => Self::unavailable(error.to_string()),
-            PredictError::Run(RunError::Inputs(_)) => Self::bad_request(error.to_string()),
-            PredictError::Run(RunError::Failed(_) | RunError::Output { .. }) => {
-                tracing::error!(%error, "a run failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the engine failed on this request")
+            PredictError::Engine(cause) => {
+                tracing::error!(%cause, "a run failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             }
         }
     }

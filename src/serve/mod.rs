@@ -76,9 +76,21 @@ pub enum PredictError {
     /// Every session of the version is in use; worth retrying at once.
     #[error("all sessions of the version are busy")]
     Busy,
-    /// The engine gave no answer.
-    #[error(transparent)]
-    Run(#[from] RunError),
+    /// The model cannot run on these values; the caller's mistake.
+    #[error("the model cannot run on these inputs: {0}")]
+    Inputs(String),
+    /// The engine failed; our fault or the model's, details stay in the log.
+    #[error("the engine failed on this request")]
+    Engine(#[source] RunError),
+}
+
+impl From<RunError> for PredictError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Inputs(reason) => Self::Inputs(reason),
+            RunError::Failed(_) | RunError::Output { .. } => Self::Engine(error),
+        }
+    }
 }
 
 impl Serving {
