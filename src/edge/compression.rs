@@ -81,16 +81,16 @@ impl Encoding {
 
     /// The body compressed.
     pub(super) fn deflate(self, body: Vec<u8>) -> std::io::Result<Vec<u8>> {
-        let room = Vec::with_capacity(body.len() / 2 + 64);
+        let room = || Vec::with_capacity(body.len() / 2 + 64);
         match self {
             Self::Identity => Ok(body),
             Self::Gzip => {
-                let mut encoder = GzEncoder::new(room, Compression::fast());
+                let mut encoder = GzEncoder::new(room(), Compression::fast());
                 encoder.write_all(&body)?;
                 encoder.finish()
             }
             Self::Deflate => {
-                let mut encoder = ZlibEncoder::new(room, Compression::fast());
+                let mut encoder = ZlibEncoder::new(room(), Compression::fast());
                 encoder.write_all(&body)?;
                 encoder.finish()
             }

@@ -132,7 +132,7 @@ fn predict(
         });
     let mut response = response.unwrap_or_else(Refusal::into_response);
     let headers = response.headers_mut();
-    headers.insert(VERSION, HeaderValue::from(version.id().number()));
+    headers.insert(VERSION, decimal(version.id().number()));
     headers.insert(ARM, HeaderValue::from_static("baseline"));
     let now = worker.clock().now();
     sample.total = now.saturating_duration_since(arrived_at);
@@ -160,6 +160,8 @@ fn answer(
     let deadline = Deadline([arrived.deadline.0, asked].into_iter().flatten().min());
     deadline.check(|| worker.clock().now())?;
     let prediction = worker.serving().predict(version, worker.id(), &mut request)?;
+    // The answer may need their room.
+    request.inputs = Vec::new();
     sample.rows = prediction.rows;
     sample.decode = prediction.started.saturating_duration_since(arrived.at);
     sample.run = prediction.finished.saturating_duration_since(prediction.started);
@@ -222,7 +224,7 @@ fn compress(head: &Parts, encoded: v2::Encoded) -> Result<Response<Full<Bytes>>,
     headers.reserve(8);
     let kind = match encoded.json_bytes {
         Some(json_bytes) => {
-            headers.insert(JSON_LENGTH, HeaderValue::from(json_bytes));
+            headers.insert(JSON_LENGTH, decimal(json_bytes));
             "application/octet-stream"
         }
         None => "application/json",
@@ -233,6 +235,12 @@ fn compress(head: &Parts, encoded: v2::Encoded) -> Result<Response<Full<Bytes>>,
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
     Ok(response)
+}
+
+/// A number as a header: its own conversion allocates twice.
+fn decimal(number: impl itoa::Integer) -> HeaderValue {
+    let mut digits = itoa::Buffer::new();
+    HeaderValue::from_str(digits.format(number)).expect("digits are a header's value")
 }
 
 /// Counts a request that reached no version, if its model is a registered one.

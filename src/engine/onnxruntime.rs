@@ -498,16 +498,15 @@ fn read_strings(value: &DynValue) -> ort::Result<Strings> {
         ort::Error::result_from_status(status)?;
         bytes
     };
-    let mut strings = Strings::with_capacity(count, length);
-    for (index, start) in offsets.iter().enumerate() {
-        let end = offsets.get(index + 1).copied().unwrap_or(length);
-        strings.push(
-            bytes
-                .get(*start..end)
-                .ok_or_else(|| ort::Error::new("string offsets are not ascending"))?,
-        );
+    let unordered = || ort::Error::new("string offsets are not ascending");
+    // Where one begins, the one before ends.
+    if count > 0 {
+        if offsets.remove(0) != 0 {
+            return Err(unordered());
+        }
+        offsets.push(length);
     }
-    Ok(strings)
+    Strings::from_ends(bytes, offsets).ok_or_else(unordered)
 }
 
 /// Rows of maps from class to score become a matrix; columns in the ascending order of the classes.

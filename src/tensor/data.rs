@@ -284,6 +284,13 @@ impl Strings {
         Self { bytes: Vec::with_capacity(bytes), ends: Vec::with_capacity(strings) }
     }
 
+    /// Strings that lie in `bytes`, each from where the one before ends; `None` if the ends are not ascending or
+    /// the last is not the end of the bytes.
+    pub fn from_ends(bytes: Vec<u8>, ends: Vec<usize>) -> Option<Self> {
+        let ascending = ends.is_sorted() && ends.last().copied().unwrap_or(0) == bytes.len();
+        ascending.then_some(Self { bytes, ends })
+    }
+
     /// Appends a string.
     pub fn push(&mut self, string: &[u8]) {
         self.bytes.extend_from_slice(string);
@@ -308,6 +315,11 @@ impl Strings {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
+    }
+
+    /// The bytes of all of them.
+    pub fn byte_len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The strings in order.
@@ -484,6 +496,16 @@ mod tests {
         tensor.write_raw(&mut out);
         assert_eq!(out, b"\x03\0\0\0h\xc3\xa9\0\0\0\0");
         assert_eq!(tensor.raw_len(), out.len());
+    }
+
+    #[test]
+    fn strings_from_ends_cover_their_bytes() {
+        let strings = |ends: &[usize]| Strings::from_ends(b"abc".to_vec(), ends.to_vec());
+        assert_eq!(strings(&[0, 2, 3]), Some(Strings::from_iter(["", "ab", "c"])));
+        assert_eq!(Strings::from_ends(vec![], vec![]), Some(Strings::default()));
+        for wrong in [&[][..], &[2], &[2, 1, 3], &[4]] {
+            assert_eq!(strings(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -316,6 +316,17 @@ fn known_domains_are_those_that_ship_with_the_engine() {
     }
 }
 
+#[test]
+fn what_must_hold_holds_over_the_corpus() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/onnx");
+    let mut seeds = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        check_bytes(&std::fs::read(entry.unwrap().path()).unwrap());
+        seeds += 1;
+    }
+    assert!(seeds >= 40, "only {seeds} seeds");
+}
+
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {

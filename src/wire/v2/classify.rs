@@ -13,6 +13,12 @@ use crate::{
 /// Larger outputs are not classified: no list of classes is that long.
 const ELEMENTS_MAX: usize = 1_000_000;
 
+/// Most classes of one answer, all rows together: each costs several times the element that it stands for.
+const CLASSES_MAX: usize = 1 << 16;
+
+/// Most bytes of their texts: a float in decimals may have 300 digits, a class a long name.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+
 /// Why an output cannot be classified; the client can ask for its values instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClassifyError {
@@ -24,6 +30,18 @@ pub enum ClassifyError {
     TooLarge {
         /// The elements of the output.
         actual: usize,
+    },
+    /// More classes are asked for than one answer holds.
+    #[error(
+        "{rows} rows with {classes} classes each are too many; ask for fewer, {} in all and {} bytes as text",
+        CLASSES_MAX,
+        TEXT_BYTES_MAX
+    )]
+    TooMany {
+        /// Rows of the output.
+        rows: usize,
+        /// Classes of each row.
+        classes: usize,
     },
 }
 
@@ -43,19 +61,19 @@ pub fn classify(
     }
     let ranking = Ranking { tensor, classes, batched, names: names.unwrap_or_default() };
     match tensor.datatype() {
-        DataType::Uint8 => Ok(ranking.of(u8::cmp, write_integer)),
-        DataType::Uint16 => Ok(ranking.of(u16::cmp, write_integer)),
-        DataType::Uint32 => Ok(ranking.of(u32::cmp, write_integer)),
-        DataType::Uint64 => Ok(ranking.of(u64::cmp, write_integer)),
-        DataType::Int8 => Ok(ranking.of(i8::cmp, write_integer)),
-        DataType::Int16 => Ok(ranking.of(i16::cmp, write_integer)),
-        DataType::Int32 => Ok(ranking.of(i32::cmp, write_integer)),
-        DataType::Int64 => Ok(ranking.of(i64::cmp, write_integer)),
-        DataType::Fp32 => Ok(ranking.of(
+        DataType::Uint8 => ranking.of(u8::cmp, write_integer),
+        DataType::Uint16 => ranking.of(u16::cmp, write_integer),
+        DataType::Uint32 => ranking.of(u32::cmp, write_integer),
+        DataType::Uint64 => ranking.of(u64::cmp, write_integer),
+        DataType::Int8 => ranking.of(i8::cmp, write_integer),
+        DataType::Int16 => ranking.of(i16::cmp, write_integer),
+        DataType::Int32 => ranking.of(i32::cmp, write_integer),
+        DataType::Int64 => ranking.of(i64::cmp, write_integer),
+        DataType::Fp32 => ranking.of(
             |a: &f32, b| by_value(f64::from(*a), f64::from(*b)),
             |out, value: f32| write_decimals(out, value.into()),
-        )),
-        DataType::Fp64 => Ok(ranking.of(|a: &f64, b| by_value(*a, *b), write_decimals)),
+        ),
+        DataType::Fp64 => ranking.of(|a: &f64, b| by_value(*a, *b), write_decimals),
         other @ (DataType::Bool | DataType::Fp16 | DataType::Bf16 | DataType::Bytes) => {
             Err(ClassifyError::DataType(other))
         }
@@ -74,24 +92,31 @@ impl Ranking<'_> {
         &self,
         compare: impl Fn(&T, &T) -> Ordering,
         write: impl Fn(&mut Vec<u8>, T),
-    ) -> Tensor {
+    ) -> Result<Tensor, ClassifyError> {
         let values = self.tensor.view::<T>().expect("the element type was chosen by the datatype");
         let batch = self.tensor.shape().first().copied().filter(|_| self.batched);
         let rows = batch.map_or(1, |rows| usize::try_from(rows).unwrap_or(0));
         let per_row = values.len().checked_div(rows).unwrap_or(0);
         let kept = self.classes.min(per_row);
+        let too_many = ClassifyError::TooMany { rows, classes: kept };
+        if rows.min(values.len()) * kept > CLASSES_MAX {
+            return Err(too_many);
+        }
         let mut strings = Strings::with_capacity(rows.min(values.len()) * kept, 0);
         if kept > 0 {
             for row in values.chunks_exact(per_row) {
                 for index in best(row, kept, &compare) {
                     self.push(&mut strings, index, |out| write(out, row[index]));
+                    if strings.byte_len() > TEXT_BYTES_MAX {
+                        return Err(too_many);
+                    }
                 }
             }
         }
         let kept = i64::try_from(kept).expect("a tensor has fewer elements than i64::MAX");
         let dims: &[i64] = if let Some(rows) = batch { &[rows, kept] } else { &[kept] };
         let shape = Shape::new(dims).expect("counts are not negative");
-        Tensor::new(shape, Data::Bytes(strings)).expect("each row gave as many classes as kept")
+        Ok(Tensor::new(shape, Data::Bytes(strings)).expect("each row gave as many classes as kept"))
     }
 
     fn push(&self, strings: &mut Strings, index: usize, value: impl FnOnce(&mut Vec<u8>)) {

@@ -7,7 +7,7 @@
 
 use crate::{
     model::{InferResponse, ResponseOutput},
-    tensor::{DataType, Element, Strings, Tensor, TensorError},
+    tensor::{DataType, Element, Tensor, TensorError},
     wire::json::{
         number::{write_float, write_integer},
         text::write_string,
@@ -79,6 +79,8 @@ pub fn encode_infer(response: &InferResponse<'_>) -> Result<Encoded, EncodeError
     separated(&mut out, &response.outputs, write_output)?;
     out.extend_from_slice(b"]}");
     let json_end = out.len();
+    let binary = response.outputs.iter().filter(|output| output.binary);
+    out.reserve_exact(binary.map(|output| output.tensor.raw_len()).sum());
     for output in response.outputs.iter().filter(|output| output.binary) {
         output.tensor.write_raw(&mut out);
     }
@@ -87,27 +89,49 @@ pub fn encode_infer(response: &InferResponse<'_>) -> Result<Encoded, EncodeError
     Ok(Encoded { body: out, json_bytes })
 }
 
-/// An estimate of the response's length that seldom falls short.
+/// The response's length, or more, as long as its outputs are small; a large one makes its room as it goes.
 fn room(response: &InferResponse<'_>) -> usize {
     const ENVELOPE: usize = 192;
     const OUTPUT: usize = 128;
     let output = |output: &ResponseOutput<'_>| {
         let tensor = output.tensor;
-        let per_element = match tensor.datatype() {
-            _ if output.binary => return tensor.raw_len(),
-            DataType::Bytes => return tensor.raw_len() + tensor.raw_len() / 8,
-            DataType::Bool | DataType::Int16 | DataType::Uint16 => 6,
-            DataType::Uint8 | DataType::Int8 => 5,
-            DataType::Uint32 | DataType::Int32 => 11,
-            DataType::Fp32 => 13,
-            DataType::Uint64 | DataType::Int64 | DataType::Fp64 => 20,
-            DataType::Fp16 | DataType::Bf16 => 0,
-        };
-        tensor.len() * per_element
+        match longest(tensor.datatype()) {
+            _ if output.binary => tensor.raw_len(),
+            None => (tensor.raw_len() + tensor.raw_len() / 8).min(BLOCK * 8),
+            Some(longest) => tensor.len().min(BLOCK) * longest,
+        }
     };
     let outputs: usize = response.outputs.iter().map(|o| OUTPUT + o.name.len() + output(o)).sum();
     let parameters: usize = response.parameters.iter().map(|(k, v)| k.len() + v.len() + 6).sum();
     ENVELOPE + response.id.map_or(0, str::len) + parameters + outputs
+}
+
+/// Elements between two looks at the room that is left.
+const BLOCK: usize = 1024;
+
+/// Characters of the longest element with its comma; `None` for strings, whose length nothing bounds.
+fn longest(datatype: DataType) -> Option<usize> {
+    Some(match datatype {
+        DataType::Bytes => return None,
+        DataType::Bool => 6,
+        DataType::Uint8 | DataType::Int8 => 5,
+        DataType::Uint16 | DataType::Int16 => 7,
+        DataType::Uint32 | DataType::Int32 => 12,
+        DataType::Uint64 | DataType::Int64 => 21,
+        DataType::Fp32 => 16,
+        DataType::Fp64 => 25,
+        DataType::Fp16 | DataType::Bf16 => 0,
+    })
+}
+
+/// Makes room for the `left` elements behind `done`, which begin at `start`: as much as those before them took,
+/// but enough for the next ones, and at least half of what there is, so that it is seldom made; never more than
+/// the elements can take, so that a few long ones among short ones cost little.
+fn make_room(out: &mut Vec<u8>, start: usize, done: usize, left: usize, next: usize, max: usize) {
+    /// For what closes the output and opens the next one.
+    const BEHIND: usize = 512;
+    let usual = (out.len() - start).checked_div(done).map_or(0, |mean| (mean + 2) * left);
+    out.reserve_exact(usual.max(next).max(out.capacity() / 2).min(max) + BEHIND);
 }
 
 fn write_output(out: &mut Vec<u8>, output: &ResponseOutput<'_>) -> Result<(), EncodeError> {
@@ -164,28 +188,61 @@ fn numbers<T: Element>(
     write: impl Fn(&mut Vec<u8>, T),
 ) -> Result<(), TensorError> {
     let values = tensor.view::<T>()?;
-    if let Some((first, rest)) = values.split_first() {
-        write(out, *first);
-        for value in rest {
-            out.push(b',');
-            write(out, *value);
+    let longest = longest(T::DATATYPE).expect("a string is no number");
+    let start = out.len();
+    for (number, block) in values.chunks(BLOCK).enumerate() {
+        let done = number * BLOCK;
+        let left = values.len() - done;
+        let next = block.len() * longest;
+        if out.capacity() - out.len() < next {
+            make_room(out, start, done, left, next, left * longest);
         }
+        for value in block {
+            write(out, *value);
+            out.push(b',');
+        }
+    }
+    if !values.is_empty() {
+        out.pop();
     }
     Ok(())
 }
 
 fn write_strings(out: &mut Vec<u8>, output: &ResponseOutput<'_>) -> Result<(), EncodeError> {
-    let strings = output.tensor.strings().into_iter().flat_map(Strings::iter);
-    for (index, string) in strings.enumerate() {
+    /// Quotes and comma, and the most that a byte becomes.
+    const AROUND: usize = 3;
+    const ESCAPE: usize = 6;
+    let Some(strings) = output.tensor.strings() else { return Ok(()) };
+    let start = out.len();
+    let bytes_all = output.tensor.raw_len() - 4 * strings.len();
+    let mut bytes_done = 0;
+    for (index, string) in strings.iter().enumerate() {
         let Ok(string) = std::str::from_utf8(string) else {
             return Err(EncodeError::NotUtf8 { output: shown(output.name), index });
         };
+        let free = out.capacity() - out.len();
+        if free < string.len() * ESCAPE + AROUND && free < escaped_len(string) + AROUND {
+            let left = strings.len() - index;
+            let left_max = (bytes_all - bytes_done) * ESCAPE + left * AROUND;
+            make_room(out, start, index, left, escaped_len(string) + AROUND, left_max);
+        }
+        bytes_done += string.len();
         if index > 0 {
             out.push(b',');
         }
         write_string(out, string);
     }
     Ok(())
+}
+
+/// The length of a string as JSON writes it, or a little more.
+fn escaped_len(string: &str) -> usize {
+    let more = |byte: u8| match byte {
+        0..=0x1f => 5,
+        b'"' | b'\\' => 1,
+        _ => 0,
+    };
+    string.bytes().map(more).sum::<usize>() + string.len()
 }
 
 /// Writes items with commas between them.

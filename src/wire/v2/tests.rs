@@ -526,6 +526,29 @@ fn a_response_has_tritons_key_order_and_flat_data() {
 }
 
 #[test]
+fn large_outputs_are_written_whole_whatever_the_lengths_of_their_elements() {
+    // Long elements behind short ones, and the other way round: no guess at the room is right for both.
+    let lengths =
+        |index: usize| if (index / 1500).is_multiple_of(2) { 1.0 } else { -0.123_456_789 };
+    let numbers: Vec<f64> = (0..5000).map(lengths).collect();
+    let texts: Vec<_> =
+        (0..5000).map(|i| "\u{1}".repeat(if i % 2000 == 0 { 999 } else { 0 })).collect();
+    let expected = [
+        serde_json::to_value(&numbers).unwrap(),
+        serde_json::to_value(&texts).unwrap(),
+        serde_json::to_value(&numbers[1500..1501]).unwrap(),
+    ];
+    let first = tensor(&[5000], Data::Fp64(numbers));
+    let second = tensor(&[5000], Data::Bytes(texts.iter().collect()));
+    let third = tensor(&[1], Data::Fp64(vec![-0.123_456_789]));
+    let encoded = encode(&[("a", &first, false), ("b", &second, false), ("c", &third, false)]);
+    let json: serde_json::Value = serde_json::from_slice(&encoded.unwrap().body).unwrap();
+    for (index, expected) in expected.iter().enumerate() {
+        assert_eq!(json["outputs"][index]["data"], *expected, "{index}");
+    }
+}
+
+#[test]
 fn binary_outputs_follow_the_json() {
     let values = tensor(&[2], Data::Int16(vec![1, -1]));
     let flags = tensor(&[1], Data::Bool(vec![true]));
@@ -591,4 +614,17 @@ fn the_best_classes_come_first() {
     let tie = tensor(&[2], Data::Fp64(vec![0.007_812_5, f64::INFINITY]));
     check(&tie, 2, false, None, &[2], &["inf:1", "0.007812:0"]);
     assert!(classify(&tensor(&[1], Data::Bool(vec![true])), 1, false, None).is_err());
+}
+
+#[test]
+fn more_classes_than_an_answer_holds_are_refused() {
+    let rows = tensor(&[70_000, 1], Data::Uint8(vec![1; 70_000]));
+    let error = classify(&rows, 1, true, None).unwrap_err().to_string();
+    assert!(
+        error.starts_with("70000 rows with 1 classes each are too many; ask for fewer"),
+        "{error}"
+    );
+    assert!(classify(&rows, 60_000, false, None).is_ok());
+    let long = tensor(&[20_000], Data::Fp64(vec![1e307; 20_000]));
+    assert!(classify(&long, 20_000, false, None).is_err());
 }

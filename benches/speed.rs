@@ -1,0 +1,86 @@
+//! How long the pieces of a prediction take: decoding, encoding, and a whole one without sockets.
+//!
+//! `cargo bench --bench speed -- decode` runs a part. Where clocks are noisy, `instructions` counts instead.
+
+#![allow(missing_docs, reason = "criterion's macros make public functions")]
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
+
+mod requests;
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use requests::Served;
+use tidegate::{
+    engine::{self, Engines, ModelFile, SessionOptions},
+    model::EngineChoice,
+    wire::v2,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn decode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decode");
+    let limits = v2::Limits::default();
+    let (binary, json_bytes) = requests::binary_image();
+    let bodies = [
+        ("30 floats", requests::FEATURES.into(), None),
+        ("image, 4 digits", requests::image(4), None),
+        ("image, 7 digits", requests::image(7), None),
+        ("image, 17 digits", requests::image(17), None),
+        ("image, binary", binary, Some(json_bytes)),
+    ];
+    for (name, body, json_bytes) in bodies {
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| v2::decode_infer(black_box(&body), json_bytes, &limits).unwrap());
+        });
+    }
+}
+
+fn encode(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("encode");
+    let served = Served::without_engine();
+    let outputs = requests::answer();
+    group.bench_function("label and 2 probabilities", |bencher| {
+        bencher.iter(|| served.encode(black_box(&outputs)));
+    });
+    let image = v2::decode_infer(&requests::image(7), None, &v2::Limits::default()).unwrap();
+    let image = [image.inputs[0].tensor.clone()];
+    group.throughput(Throughput::Elements(image[0].len() as u64));
+    group.bench_function("image, 7 digits", |bencher| {
+        bencher.iter(|| served.encode(black_box(&image)));
+    });
+}
+
+fn predict(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("predict");
+    let mut bench = |name: &str, served: &Served, body: &Bytes| {
+        group.bench_function(name, |bencher| bencher.iter(|| served.predict(black_box(body))));
+    };
+    bench("without the engine", &Served::without_engine(), &requests::FEATURES.into());
+    let engines = Engines::open(&engine::Settings::default()).unwrap();
+    let Ok(engine) = engines.choose(EngineChoice::Auto) else {
+        return eprintln!("no engine, so no predictions: `make engine` fetches its library");
+    };
+    for (name, path) in [
+        ("forest, 30 floats", "models/breast_cancer/1/model.onnx"),
+        ("perceptron, 20 floats", "loadtests/models/mlp/1/model.onnx"),
+    ] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let file = ModelFile { bytes: std::fs::read(path).unwrap().into(), external: Vec::new() };
+        let session = engine.load(&file, SessionOptions { intra_op_threads: 1 }).unwrap();
+        let served = Served::by(session);
+        bench(name, &served, &served.row());
+    }
+}
+
+criterion_group! {
+    name = benches;
+    // Enough to see a change of some percent, little enough to be run often.
+    config = Criterion::default().sample_size(30).without_plots();
+    targets = decode, encode, predict
+}
+criterion_main!(benches);
