@@ -158,7 +158,7 @@ impl Session for Ready {
         &self.0
     }
 
-    fn run(&mut self, _: &[Input], _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
         Ok(answer())
     }
 }

@@ -115,7 +115,7 @@ impl Reading<'_> {
         let bytes_max = self.limits.body_bytes_max;
         // Without a length, all that it may become is held from the start.
         let held = self.budget.hold(declared.unwrap_or(bytes_max))?;
-        let mut buffer = Buffer::new(declared, self.align_at);
+        let mut buffer = Buffer::new(declared, self.align_at, bytes_max);
         buffer.extend(&first);
         let pace = Pace::new(self.limits, self.timeout);
         // Looked at only where no frame is there, and set anew only when it fires: frames may be tiny and many.
@@ -159,21 +159,29 @@ fn declared_length(value: Option<&HeaderValue>) -> Result<Option<usize>, Refusal
 struct Buffer {
     bytes: Vec<u8>,
     start: usize,
+    /// More room than this is never asked for at once.
+    room_max: usize,
 }
 
 impl Buffer {
     /// Bodies of unknown length begin this small.
     const ROOM_MIN: usize = 16 * 1024;
 
-    fn new(declared: Option<usize>, align_at: usize) -> Self {
+    fn new(declared: Option<usize>, align_at: usize, bytes_max: usize) -> Self {
         let room = declared.unwrap_or(Self::ROOM_MIN) + ALIGNMENT;
         let mut bytes: Vec<u8> = Vec::with_capacity(room);
         let start = (ALIGNMENT - (bytes.as_ptr().addr() + align_at) % ALIGNMENT) % ALIGNMENT;
         bytes.resize(start, 0);
-        Self { bytes, start }
+        Self { bytes, start, room_max: bytes_max + ALIGNMENT }
     }
 
+    /// Doubles the room when it is used up, but not beyond what any body may take.
     fn extend(&mut self, data: &[u8]) {
+        let needed = self.bytes.len() + data.len();
+        if needed > self.bytes.capacity() {
+            let room = (2 * self.bytes.capacity()).min(self.room_max).max(needed);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
         self.bytes.extend_from_slice(data);
     }
 
@@ -247,7 +255,7 @@ mod tests {
     #[test]
     fn the_part_behind_the_json_is_aligned() {
         for align_at in [0, 1, 63, 64, 117, 1000] {
-            let mut buffer = Buffer::new(Some(2000), align_at);
+            let mut buffer = Buffer::new(Some(2000), align_at, 4000);
             buffer.extend(&[7; 2000]);
             let body = buffer.finish();
             assert_eq!(body.len(), 2000);

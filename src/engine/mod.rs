@@ -54,9 +54,9 @@ pub trait Session: Send {
 
     /// Runs the model.
     ///
-    /// `inputs` are in the signature's order and fit it. `wanted` are indexes of outputs, ascending and
+    /// `inputs` are in the signature's order and fit it; they are let go before outputs are copied. `wanted` are indexes of outputs, ascending and
     /// without repetition; the answer has one tensor for each, in that order.
-    fn run(&mut self, inputs: &[Input], wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
+    fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
 }
 
 /// A model as bytes.

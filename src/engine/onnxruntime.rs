@@ -266,22 +266,25 @@ impl Session for Loaded {
         &self.signature
     }
 
-    fn run(&mut self, inputs: &[Input], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         let views: SmallVec<[View<'_>; 4]> =
             inputs.iter().map(|input| View::of(&input.tensor)).collect::<Result<_, _>>()?;
         let values: SmallVec<[SessionInputValue<'_>; 4]> =
             views.iter().map(View::value).collect::<Result<_, _>>()?;
-        if wanted.len() == self.signature.outputs.len() {
-            let outputs = self.session.run(&values[..]).map_err(|error| failed(&error))?;
-            return read_outputs(&outputs, wanted, &self.readers, &self.signature);
-        }
-        if self.selection.as_ref().is_none_or(|(selected, _)| selected[..] != *wanted) {
+        let all = wanted.len() == self.signature.outputs.len();
+        if !all && self.selection.as_ref().is_none_or(|(selected, _)| selected[..] != *wanted) {
             self.selection =
                 Some((wanted.into(), select(&self.signature, wanted).map_err(|e| failed(&e))?));
         }
-        let (_, options) = self.selection.as_ref().expect("set just above");
-        let outputs =
-            self.session.run_with_options(&values[..], options).map_err(|error| failed(&error))?;
+        let outputs = match &self.selection {
+            Some((_, options)) if !all => self.session.run_with_options(&values[..], options),
+            _ => self.session.run(&values[..]),
+        };
+        let outputs = outputs.map_err(|error| failed(&error))?;
+        // Before outputs are copied, inputs go: a large request should not be held twice.
+        drop(values);
+        drop(views);
+        drop(inputs);
         read_outputs(&outputs, wanted, &self.readers, &self.signature)
     }
 }

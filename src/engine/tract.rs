@@ -141,9 +141,10 @@ impl Session for Loaded {
         &self.signature
     }
 
-    fn run(&mut self, inputs: &[Input], wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         let values: TVec<TValue> =
             inputs.iter().map(|input| to_tract(&input.tensor)).collect::<Result<_, _>>()?;
+        drop(inputs);
         let plan = &self.plan;
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| plan.run(values)));
         let outputs = run

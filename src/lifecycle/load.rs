@@ -178,8 +178,9 @@ impl Loader {
         let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
         let mut warmed = Warmed::default();
         for _ in 0..self.warmup_runs {
+            let inputs = inputs.clone();
             let begin = self.monitor.clock().now();
-            if let Err(error) = session.run(&inputs, &wanted) {
+            if let Err(error) = session.run(inputs, &wanted) {
                 // Zeros are not a request that the model must be able to answer.
                 let what = if made_up { "made-up" } else { "golden" };
                 notes.push(format!(

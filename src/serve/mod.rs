@@ -135,7 +135,7 @@ impl Serving {
 
     /// Runs a request on a version, on the calling thread.
     ///
-    /// Brings `request.inputs` into the signature's order.
+    /// Takes `request.inputs`.
     pub fn predict(
         &self,
         version: &Version,
@@ -147,7 +147,7 @@ impl Serving {
         let rows = self.check_rows(version, request)?;
         let mut session = version.session(worker).map_err(|Busy| PredictError::Busy)?;
         let started = self.clock.now();
-        let outputs = session.run(&request.inputs, &wanted)?;
+        let outputs = session.run(std::mem::take(&mut request.inputs), &wanted)?;
         let finished = self.clock.now();
         Ok(Prediction { outputs, wanted, rows, started, finished })
     }

@@ -389,7 +389,10 @@ fn unsafe_stands_only_in_the_engine_room() {
         let code = code_of(&file.text);
         for at in places(&code, "unsafe") {
             seen += 1;
-            if !file.path.starts_with("src/engine/") {
+            // A counting allocator cannot be written without.
+            if !file.path.starts_with("src/engine/")
+                && file.path != "tests/allocations/allocator.rs"
+            {
                 findings.push(format!("{}:{}: `unsafe`", file.path, line_of(&code, at)));
             }
         }
