@@ -316,6 +316,10 @@ impl Meaning for LogFilter {
     /// A bare word must be a level: `EnvFilter` takes a misspelt one for the name of a module to trace.
     fn from_text(text: &str) -> Result<Self, String> {
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        // Names of modules are ASCII here, and `EnvFilter` cuts other text in the middle of a character.
+        if !text.is_ascii() {
+            return Err("must be plain ASCII, such as \"info,tidegate=debug\"".to_owned());
+        }
         for directive in text.split(',').map(str::trim) {
             let bare = directive.bytes().all(|byte| byte.is_ascii_alphanumeric());
             if bare && !LEVELS.contains(&directive) {

@@ -281,13 +281,19 @@ impl Session for Loaded {
             _ => self.session.run(&values[..]),
         };
         let outputs = outputs.map_err(|error| failed(&error))?;
-        // Before outputs are copied, inputs go: a large request should not be held twice.
-        drop(values);
-        drop(views);
-        drop(inputs);
+        let large = inputs.iter().map(|input| input.tensor.raw_len()).sum::<usize>() > LARGE_BYTES;
+        if large && !shares_memory(&views, &outputs) {
+            // Before outputs are copied, inputs go: a large request should not be held twice.
+            drop(values);
+            drop(views);
+            drop(inputs);
+        }
         read_outputs(&outputs, wanted, &self.readers, &self.signature)
     }
 }
+
+/// Inputs above this are worth letting go early.
+const LARGE_BYTES: usize = 64 * 1024;
 
 fn select(signature: &Signature, wanted: &[usize]) -> ort::Result<RunOptions<HasSelectedOutputs>> {
     let selector = wanted.iter().fold(OutputSelector::no_default(), |selector, index| {
@@ -381,6 +387,48 @@ impl<'a> View<'a> {
         each_view!(self, shape, values => number_value(shape, values).map_err(|error| failed(&error)),
             strings => Ok(SessionInputValue::from(strings)))
     }
+}
+
+/// Whether an output's elements are an input's: a graph may pass one straight through.
+fn shares_memory(views: &[View<'_>], outputs: &SessionOutputs<'_>) -> bool {
+    let lies_in = |address: usize, view: &View<'_>| {
+        each_view!(view, _shape, values => {
+            let range = values.as_ptr_range();
+            (range.start.addr()..range.end.addr()).contains(&address)
+        // The runtime's own, and counted by it.
+        }, _strings => false)
+    };
+    outputs.values().any(|value| match address(&value) {
+        Some(address) => views.iter().any(|view| lies_in(address, view)),
+        // What it cannot tell may be anything; strings are the runtime's own.
+        None => !matches!(value.dtype(), ValueType::Tensor { ty: TensorElementType::String, .. }),
+    })
+}
+
+/// Where an output's elements begin.
+fn address(value: &DynValue) -> Option<usize> {
+    let ValueType::Tensor { ty, .. } = value.dtype() else { return None };
+    macro_rules! begin {
+        ($rust:ty) => {
+            value.try_extract_tensor::<$rust>().ok()?.1.as_ptr().addr()
+        };
+    }
+    Some(match datatype(*ty)? {
+        DataType::Bool => begin!(bool),
+        DataType::Uint8 => begin!(u8),
+        DataType::Uint16 => begin!(u16),
+        DataType::Uint32 => begin!(u32),
+        DataType::Uint64 => begin!(u64),
+        DataType::Int8 => begin!(i8),
+        DataType::Int16 => begin!(i16),
+        DataType::Int32 => begin!(i32),
+        DataType::Int64 => begin!(i64),
+        DataType::Fp16 => begin!(half::f16),
+        DataType::Bf16 => begin!(half::bf16),
+        DataType::Fp32 => begin!(f32),
+        DataType::Fp64 => begin!(f64),
+        DataType::Bytes => return None,
+    })
 }
 
 fn number_value<'a, T: PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static>(

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Request, Response},
-    repository::{Golden, Repository, source},
+    repository::{Golden, Repository, flat, source},
     server::Server,
     tensors::{
         JSON_LENGTH, add_sub, body, data, identity, in_binary, infer, input, outputs, to_bytes,
@@ -384,4 +384,19 @@ fn unpacked(mut decoder: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     decoder.read_to_end(&mut bytes).unwrap();
     bytes
+}
+
+#[test]
+fn a_large_input_that_is_also_an_output_comes_back_unharmed() {
+    let server = Server::over(&Repository::of(&["passed_through"]));
+    let values: Vec<f32> = (0_u16..50_000).map(f32::from).collect();
+    for _ in 0..20 {
+        let request = json!({"inputs": [{"name": "x", "datatype": "FP32", "shape": [50_000], "data": values}]});
+        let response = server.post(&infer("passed_through"), &request).ok();
+        let returned = flat(&data(&response, "x"));
+        assert_eq!(returned.len(), values.len());
+        for (returned, sent) in returned.iter().zip(&values) {
+            assert_eq!(returned.as_f64(), Some(f64::from(*sent)));
+        }
+    }
 }
