@@ -52,7 +52,10 @@ pub fn serve(config: Config) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("the control plane cannot start")?;
-    runtime.block_on(run(config, json))
+    let outcome = runtime.block_on(run(config, json));
+    // A load that hangs must not keep the process from ending.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// A loader as the configuration asks for it; also what `tidegate check` loads with.
@@ -135,9 +138,10 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     }
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
     admin.stop().await;
-    tokio::task::spawn_blocking(move || drop(lifecycle))
-        .await
-        .context("the lifecycle did not end")?;
+    let ended = tokio::task::spawn_blocking(move || drop(lifecycle));
+    if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
+        tracing::warn!("a version was still being loaded");
+    }
     log_totals(&monitor, complete);
     Ok(())
 }

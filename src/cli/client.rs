@@ -32,7 +32,11 @@ async fn exchange(
     body: Vec<u8>,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
     let authority = uri.authority().context("the URL names no host")?;
-    let stream = TcpStream::connect((authority.host(), authority.port_u16().unwrap_or(80))).await?;
+    let stream = TcpStream::connect((
+        authority.host().trim_matches(['[', ']']),
+        authority.port_u16().unwrap_or(80),
+    ))
+    .await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::builder()

@@ -19,6 +19,9 @@ use hyper::body::Incoming;
 
 use super::{Limits, refusal::Refusal};
 
+/// The least that a body in several frames holds of the budget.
+const HELD_STEP: usize = 64 * 1024;
+
 /// Tensors are aligned to this; the widest element needs 8, engines like cache lines.
 const ALIGNMENT: usize = 64;
 
@@ -46,6 +49,19 @@ impl Budget {
         })?;
         self.left.set(left);
         Ok(Held { budget: self, bytes })
+    }
+}
+
+impl Held<'_> {
+    /// Holds at least this many bytes, of what has come and not of what was announced; in doubling steps.
+    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        if bytes > self.bytes {
+            let more = self.budget.hold(bytes.max(2 * self.bytes) - self.bytes)?;
+            self.bytes += more.bytes;
+            // Given back with the rest.
+            std::mem::forget(more);
+        }
+        Ok(())
     }
 }
 
@@ -113,8 +129,7 @@ impl Reading<'_> {
         mut body: Incoming,
     ) -> Result<(Bytes, Option<Held<'_>>), Unread> {
         let bytes_max = self.limits.body_bytes_max;
-        // Without a length, all that it may become is held from the start.
-        let held = self.budget.hold(declared.unwrap_or(bytes_max))?;
+        let mut held = self.budget.hold(first.len().max(HELD_STEP))?;
         let mut buffer = Buffer::new(declared, self.align_at, bytes_max);
         buffer.extend(&first);
         let pace = Pace::new(self.limits, self.timeout);
@@ -126,7 +141,11 @@ impl Reading<'_> {
                 Poll::Pending => alarm.as_mut().poll(cx).map(|()| None),
             });
             match frame.await {
-                Some(Some(frame)) => buffer.extend(&data(frame)?),
+                Some(Some(frame)) => {
+                    let data = data(frame)?;
+                    held.grow(buffer.len() + data.len())?;
+                    buffer.extend(&data);
+                }
                 Some(None) => return Ok((buffer.finish(), Some(held))),
                 None => {
                     pace.check(buffer.len())?;
@@ -170,7 +189,9 @@ impl Buffer {
     fn new(declared: Option<usize>, align_at: usize, bytes_max: usize) -> Self {
         let room = declared.unwrap_or(Self::ROOM_MIN) + ALIGNMENT;
         let mut bytes: Vec<u8> = Vec::with_capacity(room);
-        let start = (ALIGNMENT - (bytes.as_ptr().addr() + align_at) % ALIGNMENT) % ALIGNMENT;
+        let start = (ALIGNMENT
+            - (bytes.as_ptr().addr() % ALIGNMENT + align_at % ALIGNMENT) % ALIGNMENT)
+            % ALIGNMENT;
         bytes.resize(start, 0);
         Self { bytes, start, room_max: bytes_max + ALIGNMENT }
     }

@@ -43,6 +43,8 @@ pub(super) struct Watched {
     write_since: Cell<u32>,
     requests: Cell<u32>,
     must_end: Cell<bool>,
+    /// Whether it is known which HTTP the client speaks.
+    speaks: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -54,6 +56,7 @@ impl Watched {
             write_since: Cell::new(0),
             requests: Cell::new(0),
             must_end: Cell::new(false),
+            speaks: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
@@ -131,15 +134,22 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, watched: Rc<Wat
     let mut serving = pin!(speak(&worker, stream, &watched));
     poll_fn(|cx| {
         watched.remember(cx);
-        if watched.must_end.get() { Poll::Ready(()) } else { serving.as_mut().poll(cx) }
+        // Who has sent nothing yet has no request to finish.
+        let silent = worker.is_draining() && !watched.speaks.get();
+        if watched.must_end.get() || silent { Poll::Ready(()) } else { serving.as_mut().poll(cx) }
     })
     .await;
 }
 
 async fn speak(worker: &Rc<Worker>, stream: TcpStream, watched: &Rc<Watched>) {
     let Ok(http2) = speaks_http2(&stream).await else { return };
-    let io =
-        Io { stream: TokioIo::new(stream), watched: Rc::clone(watched), worker: Rc::clone(worker) };
+    watched.speaks.set(true);
+    let io = Io {
+        stream: TokioIo::new(stream),
+        watched: Rc::clone(watched),
+        worker: Rc::clone(worker),
+        http2,
+    };
     let service = {
         let (worker, watched) = (Rc::clone(worker), Rc::clone(watched));
         service_fn(move |request| {
@@ -228,6 +238,7 @@ impl<F: Future<Output = ()> + 'static> Executor<F> for OnWorker {
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI";
     let mut first = [0; 3];
+    let mut pause = std::time::Duration::from_millis(2);
     loop {
         let seen = stream.peek(&mut first).await?;
         if seen == 0 {
@@ -240,7 +251,8 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
             return Ok(true);
         }
         // The rest of three bytes is on its way; peeking again at once would spin.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(std::time::Duration::from_millis(100));
     }
 }
 
@@ -249,6 +261,7 @@ struct Io {
     stream: TokioIo<TcpStream>,
     watched: Rc<Watched>,
     worker: Rc<Worker>,
+    http2: bool,
 }
 
 impl Io {
@@ -258,7 +271,11 @@ impl Io {
                 self.watched.write_since.set(self.worker.now_ms().max(1));
             }
             Poll::Pending => {}
-            Poll::Ready(_) => self.watched.write_since.set(0),
+            Poll::Ready(_) => {
+                self.watched.write_since.set(0);
+                // A long answer that flows is no idleness.
+                self.watched.since.set(self.worker.now_ms());
+            }
         }
         result
     }
@@ -272,7 +289,9 @@ impl Read for Io {
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if result.is_ready() && self.watched.phase.get() == Phase::Idle {
-            self.watched.enter(Phase::Head, self.worker.now_ms());
+            // On HTTP/2 any frame may come at any time; there it only shows that somebody is there.
+            let phase = if self.http2 { Phase::Idle } else { Phase::Head };
+            self.watched.enter(phase, self.worker.now_ms());
         }
         result
     }

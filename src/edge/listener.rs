@@ -129,7 +129,8 @@ impl Listener {
             return true;
         }
         self.stage.send_replace(Stage::Ending);
-        let _ = joined.await;
+        // A worker in the midst of a long run cannot hear of it; the end of the process ends that.
+        let _ = tokio::time::timeout(Duration::from_millis(500), joined).await;
         false
     }
 }
@@ -256,18 +257,26 @@ async fn turn(
 ) {
     let connections: Connections = Rc::default();
     let mut sweep = tokio::time::interval(sweep_interval(&worker));
-    let (mut count, mut ending) = (0u64, false);
+    let (mut count, mut ending, mut handed_over) = (0u64, false, false);
     loop {
         tokio::select! {
-            socket = sockets.recv(), if !worker.is_draining() => {
-                let Some(socket) = socket else { continue };
+            socket = sockets.recv(), if !handed_over => {
+                let Some(socket) = socket else {
+                    handed_over = true;
+                    continue;
+                };
                 count += 1;
                 open(&worker, &connections, count, socket);
             }
             _ = sweep.tick() => {
+                let before = worker.now_ms();
                 worker.tick();
-                for watched in connections.watched.borrow().values() {
-                    watched.sweep(worker.now_ms(), worker.limits());
+                // After a long run nobody has been read from for a while; they get their turn before they are judged.
+                let late = u128::from(worker.now_ms().wrapping_sub(before)) > 2 * sweep.period().as_millis();
+                if !late {
+                    for watched in connections.watched.borrow().values() {
+                        watched.sweep(worker.now_ms(), worker.limits());
+                    }
                 }
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
@@ -275,12 +284,17 @@ async fn turn(
                 let stage = if changed.is_err() { Stage::Ending } else { *stages.borrow_and_update() };
                 ending = stage == Stage::Ending;
                 worker.drain();
+                // What was accepted before is still served.
+                sockets.close();
                 for watched in connections.watched.borrow().values() {
                     if stage == Stage::Ending { watched.end() } else { watched.wake() }
                 }
             }
         }
-        if worker.is_draining() && connections.watched.borrow().is_empty() {
+        if worker.is_draining()
+            && (handed_over || ending)
+            && connections.watched.borrow().is_empty()
+        {
             return;
         }
     }
@@ -293,6 +307,22 @@ fn sweep_interval(worker: &Worker) -> Duration {
     (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
+/// Takes a connection out of the books when it ends, also by a panic.
+struct Ending {
+    worker: Rc<Worker>,
+    connections: Connections,
+    key: u64,
+    _seat: Place,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.worker.connection_closed();
+        self.connections.watched.borrow_mut().remove(&self.key);
+        self.connections.ended.notify_one();
+    }
+}
+
 fn open(worker: &Rc<Worker>, connections: &Connections, key: u64, socket: Socket) {
     let Socket { stream, seat } = socket;
     let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
@@ -302,12 +332,10 @@ fn open(worker: &Rc<Worker>, connections: &Connections, key: u64, socket: Socket
     let watched = Rc::new(Watched::new(worker.now_ms()));
     connections.watched.borrow_mut().insert(key, Rc::clone(&watched));
     let (worker, connections) = (Rc::clone(worker), Rc::clone(connections));
+    worker.connection_opened();
+    let ending = Ending { worker: Rc::clone(&worker), connections, key, _seat: seat };
     tokio::task::spawn_local(async move {
-        worker.connection_opened();
-        connection::serve(Rc::clone(&worker), stream, watched).await;
-        worker.connection_closed();
-        connections.watched.borrow_mut().remove(&key);
-        connections.ended.notify_one();
-        drop(seat);
+        let _ending = ending;
+        connection::serve(worker, stream, watched).await;
     });
 }

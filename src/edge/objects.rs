@@ -39,9 +39,8 @@ pub(super) fn answer(
     serving: &Serving,
     table: &Table,
     route: &Route<'_>,
-    head_only: bool,
 ) -> Result<Answer, Refusal> {
-    let mut answer = match route {
+    match route {
         Route::ServerMetadata => json(&ServerMetadata {
             name: "tidegate",
             version: env!("CARGO_PKG_VERSION"),
@@ -61,11 +60,7 @@ pub(super) fn answer(
             Err(unsupported("log settings at run time; set logs.level in tidegate.toml"))
         }
         Route::Repository => Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found")),
-    }?;
-    if head_only {
-        *answer.body_mut() = Full::default();
     }
-    Ok(answer)
 }
 
 fn unsupported(what: &str) -> Refusal {

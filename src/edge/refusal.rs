@@ -123,7 +123,6 @@ impl From<PredictError> for Refusal {
             PredictError::Signature(_) | PredictError::Rows { .. } | PredictError::Inputs(_) => {
                 Self::bad_request(error.to_string())
             }
-            PredictError::Busy => Self::unavailable(error.to_string()),
             PredictError::Engine(cause) => {
                 tracing::error!(%cause, "a run failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

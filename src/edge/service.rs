@@ -183,7 +183,10 @@ impl Worker {
     /// Answers a request, and counts the answer before it can be seen.
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
-        let answer = self.dispatch(&head, body).await.unwrap_or_else(Refusal::into_response);
+        let mut answer = self.dispatch(&head, body).await.unwrap_or_else(Refusal::into_response);
+        if head.method == Method::HEAD {
+            *answer.body_mut() = Full::default();
+        }
         let status = answer.status().as_u16();
         self.plane.monitor.server().answered(self.id, Code::from_status(status));
         tracing::debug!(
@@ -216,7 +219,7 @@ impl Worker {
             Route::Repository => self.control(head, body).await,
             route => {
                 let table = self.serving().table();
-                objects::answer(self.serving(), &table, &route, head.method == Method::HEAD)
+                objects::answer(self.serving(), &table, &route)
             }
         }
     }

@@ -305,6 +305,10 @@ fn select(signature: &Signature, wanted: &[usize]) -> ort::Result<RunOptions<Has
 fn failed(error: &ort::Error) -> RunError {
     let text = shortened(error.message());
     // A kernel that refuses the values it got says so with one of these codes; the signature was checked before.
+    let starved = ["Failed to allocate memory", "bad_alloc", "bad allocation"];
+    if starved.iter().any(|sign| text.contains(sign)) {
+        return RunError::Failed(text);
+    }
     match error.code() {
         ort::ErrorCode::InvalidArgument | ort::ErrorCode::GenericFailure => RunError::Inputs(text),
         _ if text.contains("Non-zero status code returned while running") => RunError::Inputs(text),

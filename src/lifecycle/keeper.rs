@@ -2,9 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -39,7 +43,7 @@ pub struct Handle {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperationError {
     /// The repository has no such model.
-    #[error("failed to load '{0}': the repository has no such model")]
+    #[error("the repository has no model '{0}'")]
     Unknown(String),
     /// The model is there and none of its versions can be served.
     #[error("failed to load '{model}': {reason}")]
@@ -91,9 +95,13 @@ impl Lifecycle {
         let (wishes, incoming) = mpsc::sync_channel(WISHES_MAX);
         let handle = Handle { wishes: wishes.clone() };
         let changed = wishes.clone();
+        let look_due = Arc::new(AtomicBool::new(false));
+        let due = Arc::clone(&look_due);
         let watcher = Watcher::start(&settings.root, settings.poll_interval, move || {
-            // A look is due anyway if the queue is full.
-            let _ = changed.try_send(Wish::Look);
+            // One look covers every change before it, so one waits at most.
+            if !due.swap(true, Ordering::AcqRel) && changed.try_send(Wish::Look).is_err() {
+                due.store(false, Ordering::Release);
+            }
         })?;
         let (passed, first_pass) = oneshot::channel();
         let keeper = Keeper {
@@ -106,6 +114,8 @@ impl Lifecycle {
             seen: BTreeMap::new(),
             complete: false,
             reported: BTreeSet::new(),
+            look_due,
+            unreadable: None,
         };
         let keeper = std::thread::Builder::new()
             .name("lifecycle".to_owned())
@@ -178,10 +188,15 @@ struct Keeper {
     /// Models that an operator took out of service.
     unloaded: BTreeSet<ModelName>,
     /// What a version that is not loaded yet looked like the last time.
-    seen: BTreeMap<(ModelName, VersionId), Fingerprint>,
+    /// and since when it looks so.
+    seen: BTreeMap<(ModelName, VersionId), (Fingerprint, Instant)>,
     complete: bool,
     /// Problems of the folder that were logged already.
     reported: BTreeSet<String>,
+    /// Whether a look waits in the queue.
+    look_due: Arc<AtomicBool>,
+    /// Why the last look saw nothing.
+    unreadable: Option<String>,
 }
 
 /// A model as the keeper has it.
@@ -224,7 +239,10 @@ impl Keeper {
                 wishes.recv()
             };
             match wish {
-                Ok(Wish::Look) => unsettled = self.look(None, false),
+                Ok(Wish::Look) => {
+                    self.look_due.store(false, Ordering::Release);
+                    unsettled = self.look(None, false);
+                }
                 Ok(Wish::Load(model, reply)) => {
                     // Whoever asked may be gone; the load is done all the same.
                     let _ = reply.send(self.load(&model));
@@ -241,15 +259,23 @@ impl Keeper {
         self.unloaded.remove(model);
         self.forget_failures(model);
         self.look(Some(model), true);
+        let failed = |reason: &str| {
+            Err(OperationError::Failed { model: model.clone(), reason: reason.to_owned() })
+        };
+        if let Some(unreadable) = &self.unreadable {
+            return failed(unreadable);
+        }
         let kept =
             self.models.get(model).ok_or_else(|| OperationError::Unknown(model.to_string()))?;
-        if kept.versions.values().any(|version| version.version.is_some()) {
-            return Ok(());
+        if let Some(problem) = &kept.problem {
+            return failed(problem);
         }
-        let last = kept.versions.values().next_back().map(|version| version.reason.clone());
-        let reason =
-            kept.problem.clone().or(last).unwrap_or_else(|| "it has no versions".to_owned());
-        Err(OperationError::Failed { model: model.clone(), reason })
+        // The newest version is what a load is for; an older one that serves on does not make up for it.
+        match kept.versions.values().next_back() {
+            Some(newest) if newest.version.is_some() && newest.reason.is_empty() => Ok(()),
+            Some(newest) => failed(&newest.reason),
+            None => failed("it has no versions"),
+        }
     }
 
     fn unload(&mut self, model: &ModelName) -> Result<(), OperationError> {
@@ -267,7 +293,7 @@ impl Keeper {
     /// An operator's load tries again what failed.
     fn forget_failures(&mut self, model: &ModelName) {
         let Some(kept) = self.models.get_mut(model) else { return };
-        for version in kept.versions.values_mut().filter(|version| version.version.is_none()) {
+        for version in kept.versions.values_mut().filter(|version| !version.reason.is_empty()) {
             version.fingerprint = None;
         }
     }
@@ -280,10 +306,13 @@ impl Keeper {
             Ok(listing) => listing,
             Err(error) => {
                 // What serves goes on serving: a folder that cannot be read is not an empty folder.
-                self.report(&format!("the repository cannot be read: {}", error.chain()));
+                let problem = format!("the repository cannot be read: {}", error.chain());
+                self.report(&problem);
+                self.unreadable = Some(problem);
                 return false;
             }
         };
+        self.unreadable = None;
         for problem in &listing.problems {
             self.report(&format!("{}: {}", problem.what, problem.reason));
         }
@@ -334,7 +363,13 @@ impl Keeper {
             if only.is_some_and(|only| only != name) {
                 return true;
             }
+            // What cannot be read is not gone.
+            let trouble = |what: &str| listing.problems.iter().find(|problem| problem.what == what);
             let Some(listed) = listing.models.get(name) else {
+                if let Some(problem) = trouble(name) {
+                    kept.problem = Some(problem.reason.clone());
+                    return true;
+                }
                 tracing::info!(model = %name, "removed: it is gone from the repository");
                 changed = true;
                 return false;
@@ -342,7 +377,9 @@ impl Keeper {
             // A version that is gone serves on until one that is there can take its place.
             let replaceable = !listed.versions.is_empty();
             kept.versions.retain(|id, version| {
-                let stays = listed.versions.contains_key(id) || (replaceable && version.version.is_some());
+                let stays = listed.versions.contains_key(id)
+                    || (replaceable && version.version.is_some())
+                    || trouble(&format!("{name}/{id}")).is_some();
                 if !stays {
                     tracing::info!(model = %name, version = %id, "removed: it is gone from the repository");
                     changed = true;
@@ -351,8 +388,6 @@ impl Keeper {
             });
             true
         });
-        let models = &self.models;
-        self.unloaded.retain(|name| models.contains_key(name));
         self.seen.retain(|(name, id), _| {
             listing.models.get(name).is_some_and(|listed| listed.versions.contains_key(id))
         });
@@ -369,7 +404,7 @@ impl Keeper {
         match &listed.description {
             Ok(description) => {
                 if kept.description.as_deref() == Some(description) {
-                    return false;
+                    return kept.problem.take().is_some();
                 }
                 for version in kept.versions.values_mut() {
                     version.fingerprint = None;
@@ -425,8 +460,12 @@ impl Keeper {
         if kept.is_some_and(|kept| kept.fingerprint.as_ref() == Some(&listed.fingerprint)) {
             return Due::No;
         }
-        let before = self.seen.insert((name.clone(), id), listed.fingerprint);
-        if at_once || before.as_ref() == Some(&listed.fingerprint) {
+        let now = self.loader.monitor.clock().now();
+        let seen = self.seen.entry((name.clone(), id)).or_insert((listed.fingerprint, now));
+        if seen.0 != listed.fingerprint {
+            *seen = (listed.fingerprint, now);
+        }
+        if at_once || now.saturating_duration_since(seen.1) >= SETTLE {
             Due::Yes
         } else {
             Due::Settling

@@ -115,10 +115,16 @@ impl Loader {
         agree(description, &signature)?;
         let mut load = clock.now() - begin;
         let mut notes = description.notes.clone();
+        if !description.warmup.is_empty() {
+            notes.push(
+                "model_warmup is not run; golden.json beside the model warms it up".to_owned(),
+            );
+        }
         let warmed = self.prove(engine, &mut *first, golden.as_ref(), &mut notes)?;
         let begin = clock.now();
         let mut sessions = vec![first];
-        for _ in 1..self.session_count(description) {
+        // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
+        for _ in 1..self.sessions {
             sessions.push(engine.load(&file, options)?);
         }
         load += clock.now() - begin;
@@ -139,12 +145,6 @@ impl Loader {
             notes,
         };
         Ok(Version::new(parts, sessions))
-    }
-
-    fn session_count(&self, description: &ModelDescription) -> usize {
-        let asked =
-            description.instance_count.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-        asked.map_or(self.sessions, |asked| asked.min(self.sessions)).max(1)
     }
 
     /// Golden outputs, then warm-up.
@@ -227,6 +227,8 @@ fn checked(artifact: &Artifact) -> Result<ModelFile, LoadFailure> {
             });
         }
     }
+    // All of it from one state of the folder.
+    artifact.confirm()?;
     Ok(ModelFile { bytes: artifact.model.clone(), external: files.into_iter().collect() })
 }
 
@@ -255,6 +257,17 @@ fn agree(description: &ModelDescription, signature: &Signature) -> Result<(), Lo
             if tensor.datatype.is_some_and(|datatype| datatype != spec.datatype) {
                 let declared = tensor.datatype.map_or("", DataType::name);
                 let text = format!("{role} `{}` is {}, not {declared}", spec.name, spec.datatype);
+                return Err(LoadFailure::Description(text));
+            }
+            if let (Some(dims), Some(reshape)) = (&tensor.dims, &tensor.reshape)
+                && dims != reshape
+                && !(reshape.is_empty() && dims[..] == [1])
+            {
+                let text = format!(
+                    "{role} `{}` is reshaped from {dims:?} to {reshape:?}, which is not supported; declare the model's own \
+                     shape",
+                    spec.name
+                );
                 return Err(LoadFailure::Description(text));
             }
             if let Some(dims) = &tensor.dims

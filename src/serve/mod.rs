@@ -26,7 +26,7 @@ use smallvec::SmallVec;
 
 pub use settings::Settings;
 pub use table::{Entry, Model, RouteError, Table};
-pub use version::{Busy, Version, VersionParts};
+pub use version::{Version, VersionParts};
 
 use crate::{
     engine::RunError,
@@ -73,9 +73,6 @@ pub enum PredictError {
         /// Rows allowed.
         rows_max: u64,
     },
-    /// Every session of the version is in use; worth retrying at once.
-    #[error("all sessions of the version are busy")]
-    Busy,
     /// The model cannot run on these values; the caller's mistake.
     #[error("the model cannot run on these inputs: {0}")]
     Inputs(String),
@@ -145,7 +142,7 @@ impl Serving {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
         let rows = self.check_rows(version, request)?;
-        let mut session = version.session(worker).map_err(|Busy| PredictError::Busy)?;
+        let mut session = version.session(worker);
         let started = self.clock.now();
         let outputs = session.run(std::mem::take(&mut request.inputs), &wanted)?;
         let finished = self.clock.now();

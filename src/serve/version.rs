@@ -2,7 +2,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, TryLockError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::Duration,
 };
 
@@ -59,10 +59,6 @@ struct Slot(Mutex<Box<dyn Session>>);
 /// A session taken from its slot.
 pub(super) struct Taken<'a>(MutexGuard<'a, Box<dyn Session>>);
 
-/// Every session is in use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Busy;
-
 impl Version {
     /// A version with these sessions, at least one.
     ///
@@ -113,7 +109,7 @@ impl Version {
     /// The worker's own session, or any that is free where there are fewer sessions than workers.
     ///
     /// A session whose last run panicked is used on: engines keep no half-made state in it.
-    pub(super) fn session(&self, worker: WorkerId) -> Result<Taken<'_>, Busy> {
+    pub(super) fn session(&self, worker: WorkerId) -> Taken<'_> {
         let count = self.slots.len();
         (0..count)
             .find_map(|offset| match self.slots[(worker.0 + offset) % count].0.try_lock() {
@@ -121,7 +117,10 @@ impl Version {
                 Err(TryLockError::Poisoned(poisoned)) => Some(Taken(poisoned.into_inner())),
                 Err(TryLockError::WouldBlock) => None,
             })
-            .ok_or(Busy)
+            // All are in a run: the worker's turn comes when the first of its own slot has ended.
+            .unwrap_or_else(|| {
+                Taken(self.slots[worker.0 % count].0.lock().unwrap_or_else(PoisonError::into_inner))
+            })
     }
 }
 

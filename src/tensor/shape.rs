@@ -24,12 +24,14 @@ impl Shape {
 
     /// The product of the dimensions; 1 for a scalar, `None` when it does not fit.
     ///
-    /// A dimension of 0 makes the product 0 whatever the others are.
+    /// A dimension of 0 makes the product 0, and the others must fit all the same: engines multiply in order.
     pub fn element_count(&self) -> Option<usize> {
-        if self.0.contains(&0) {
-            return Some(0);
-        }
-        self.0.iter().try_fold(1usize, |count, dim| count.checked_mul(usize::try_from(*dim).ok()?))
+        let mut others = self.0.iter().filter(|dim| **dim != 0);
+        let count = others.try_fold(1usize, |count, dim| {
+            let count = count.checked_mul(usize::try_from(*dim).ok()?)?;
+            isize::try_from(count).is_ok().then_some(count)
+        })?;
+        if self.0.contains(&0) { Some(0) } else { Some(count) }
     }
 }
 
@@ -70,7 +72,8 @@ mod tests {
         let count = |dims: &[i64]| Shape::new(dims).and_then(|shape| shape.element_count());
         assert_eq!(count(&[]), Some(1));
         assert_eq!(count(&[2, 3]), Some(6));
-        assert_eq!(count(&[i64::MAX, i64::MAX, 0]), Some(0));
+        assert_eq!(count(&[7, 5, 0]), Some(0));
+        assert_eq!(count(&[4, i64::MAX, 0]), None);
         assert_eq!(count(&[i64::MAX, 4]), None);
         assert_eq!(count(&[-1]), None);
     }

@@ -95,3 +95,18 @@ fn a_second_sigterm_does_not_hurt_the_first() {
     }
     assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
 }
+
+#[test]
+fn a_connection_that_never_spoke_does_not_hold_the_end() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository)
+        .set("SERVER__GRACE", "20s")
+        .set("SERVER__DRAIN_DELAY", "0s")
+        .start();
+    let silent = std::net::TcpStream::connect(server.http).unwrap();
+    // Accepted behind it, so the silent one is with its worker by now.
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    server.terminate();
+    assert_eq!(server.exit_code(std::time::Duration::from_secs(10)), 0);
+    drop(silent);
+}

@@ -222,3 +222,15 @@ fn the_server_is_ready_only_when_required_models_serve() {
     eventually("the server is ready", || (server.admin("/readyz").status == 200).then_some(()));
     server.post(&infer("needed"), &add_sub()).ok();
 }
+
+#[test]
+fn a_load_that_fails_says_so_though_the_old_version_goes_on() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Server::over(&repository);
+    repository.replace("add_sub", "1", b"no model at all");
+    let refused = server.post("/v2/repository/models/add_sub/load", &json!({}));
+    assert_eq!(refused.status, 400, "{refused:?}");
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    repository.replace("add_sub", "1", &fs::read(source("add_sub", "1")).unwrap());
+    server.post("/v2/repository/models/add_sub/load", &json!({})).ok();
+}
