@@ -256,6 +256,9 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
+/// Answers up to this are written in one piece.
+const JOINED_BYTES_MAX: usize = 1024;
+
 /// A socket that notes what it does.
 struct Io {
     stream: TokioIo<TcpStream>,
@@ -324,7 +327,19 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        // A small answer comes as head and body; put together they take the cheaper call.
+        let total: usize = bufs.iter().map(|buf| buf.len()).sum();
+        let mut joined = [0; JOINED_BYTES_MAX];
+        let result = if total <= joined.len() {
+            let mut at = 0;
+            for buf in bufs {
+                joined[at..at + buf.len()].copy_from_slice(buf);
+                at += buf.len();
+            }
+            Pin::new(&mut self.stream).poll_write(cx, &joined[..total])
+        } else {
+            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        };
         self.wrote(result)
     }
 }
