@@ -9,13 +9,24 @@ use tokio::net::TcpStream;
 
 use super::{Outcome, print, print_json};
 
+/// The server's answer is no.
+#[derive(Debug, thiserror::Error)]
+#[error("{status}: {detail}")]
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) detail: String,
+}
+
 /// Sends one request and reads its answer.
 pub(super) fn send(
     method: &Method,
     url: &str,
     body: Vec<u8>,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
-    let uri: Uri = url.parse().with_context(|| format!("`{url}` is not a URL"))?;
+    // `serve` takes an address without a scheme, so it is understood here as well.
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let uri: Uri =
+        full.parse().with_context(|| format!("`{url}` is not a URL; use http://HOST:PORT"))?;
     if uri.scheme_str() != Some("http") || uri.authority().is_none() {
         bail!("`{url}` cannot be asked; use http://HOST:PORT");
     }

@@ -150,7 +150,7 @@ pub(super) enum ModelsCommand {
 
 #[derive(Debug, Args)]
 pub(super) struct Server {
-    /// The admin listener of the server
+    /// The admin listener of the server; `http://` may be left out
     #[arg(
         long,
         value_name = "URL",

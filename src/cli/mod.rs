@@ -31,6 +31,10 @@ pub fn run() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Err(error) => {
+            if let Some(refused) = error.downcast_ref::<client::Refused>() {
+                anstream::eprintln!("tidegate: {refused}");
+                return ExitCode::from(1);
+            }
             match error.downcast_ref::<Findings>() {
                 Some(findings) => anstream::eprintln!("{findings}"),
                 None => anstream::eprintln!("tidegate: {error:#}"),

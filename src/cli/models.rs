@@ -1,6 +1,6 @@
 //! `tidegate models`: what a running server serves.
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use http::{Method, StatusCode};
 
@@ -113,7 +113,8 @@ fn ask(admin: &str, path: &str) -> anyhow::Result<String> {
         return Ok(text);
     }
     let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    bail!("{status}: {}", problem["detail"].as_str().unwrap_or(text.trim()))
+    let detail = problem["detail"].as_str().unwrap_or(text.trim()).to_owned();
+    Err(client::Refused { status, detail }.into())
 }
 
 /// A table as all commands draw it.

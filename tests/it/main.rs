@@ -17,6 +17,7 @@ mod repository;
 mod server;
 mod tensors;
 
+mod cli;
 mod clients;
 mod drain;
 mod engines;

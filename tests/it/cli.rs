@@ -1,0 +1,99 @@
+//! The commands, as people and scripts type them: what they print and how they exit.
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{
+    repository::{Repository, SAMPLES},
+    server::{Launch, Server},
+};
+
+fn tidegate(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that takes no input may have ended before.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stdout)))
+}
+
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
+}
+
+#[test]
+fn health_takes_a_url_or_an_address_and_its_exit_code_is_the_answer() {
+    let server = Server::over(&Repository::of(&["iris"]));
+    for admin in [url(server.admin), server.admin.to_string()] {
+        let healthy = tidegate(&["health", "--admin", &admin], "");
+        assert_eq!(healthy.status.code(), Some(0), "{healthy:?}");
+        assert_eq!(healthy.stdout, b"ready\n");
+    }
+    let unready = Launch::of(&Repository::of(&["iris"]))
+        .set("MODELS__OTHER__REQUIRED", "true")
+        .start_until_alive();
+    let no = tidegate(&["health", "--json", "--admin", &url(unready.admin)], "");
+    assert_eq!(no.status.code(), Some(1));
+    assert_eq!(json(&no)["ready"], false);
+    drop(unready);
+    let gone = tidegate(&["health", "--admin", "127.0.0.1:1"], "");
+    assert_eq!(gone.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("is `tidegate serve` running there?"));
+}
+
+#[test]
+fn predict_sends_golden_inputs_files_and_standard_input() {
+    let server = Server::over(&Repository::of(&["iris"]));
+    let to = url(server.http);
+    let golden = ["predict", "iris", "--golden", "--json", "--url", &to, "--repository", SAMPLES];
+    let golden = tidegate(&golden, "");
+    assert_eq!(golden.status.code(), Some(0), "{golden:?}");
+    // One line for each golden request.
+    let lines = String::from_utf8(golden.stdout).unwrap();
+    assert!(lines.lines().count() > 1);
+    for line in lines.lines() {
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["model_name"], "iris");
+    }
+    let request =
+        r#"{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}"#;
+    let piped = tidegate(&["predict", "iris", "-", "--json", "--url", &to], request);
+    assert_eq!(json(&piped)["outputs"][0]["data"][0], 0, "{piped:?}");
+    let wrong = tidegate(&["predict", "nobody", "-", "--url", &to], request);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("nobody"), "{wrong:?}");
+}
+
+#[test]
+fn models_and_check_tell_people_and_machines_the_same() {
+    let repository = Repository::of(&["iris"]);
+    let server = Server::over(&repository);
+    let admin = url(server.admin);
+    let listed = tidegate(&["models", "list", "--json", "--admin", &admin], "");
+    assert_eq!(json(&listed)["models"][0]["versions"][0]["state"], "READY");
+    let shown = tidegate(&["models", "show", "iris", "--admin", &admin], "");
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("input FP32[-1,4]") && !text.contains('\x1b'), "{text}");
+    let unknown = tidegate(&["models", "show", "nobody", "--admin", &admin], "");
+    assert_eq!(unknown.status.code(), Some(1));
+    let folder = repository.path().display().to_string();
+    let sound = tidegate(&["check", "--repository", &folder], "");
+    assert_eq!(sound.status.code(), Some(0), "{sound:?}");
+    repository.add_bytes("iris", "2", b"not a model");
+    let broken = tidegate(&["check", "--json", "--repository", &folder], "");
+    assert_eq!(broken.status.code(), Some(1));
+    assert!(json(&broken).to_string().contains("not an ONNX model"), "{broken:?}");
+}
