@@ -18,12 +18,13 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 
 use crate::{
     admin::{Admin, RepositoryApi, repository_service},
-    config::{Config, LogFormat, Logs},
+    config::{self, Config, LogFormat, Logs},
     edge::{Listener, Plane},
     engine::Engines,
-    lifecycle::{Lifecycle, Loader},
+    lifecycle::{Lifecycle, Loader, Policy},
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
+    registry::Registry,
     serve::{Serving, Version},
     source,
     tensor::{DataType, Shape},
@@ -86,6 +87,16 @@ pub fn source_settings(config: &Config) -> source::Settings {
     }
 }
 
+/// What the operator says about models.
+fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
+    let policy = |policy: &config::ModelPolicy| Policy {
+        required: policy.required,
+        on_new_version: policy.on_new_version,
+        signature_may_change: policy.signature_may_change,
+    };
+    config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
+}
+
 async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
     let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
@@ -95,14 +106,14 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     if let Some(notice) = loader.engines.notice() {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
-    let required: Vec<ModelName> = config
-        .models
-        .iter()
-        .filter(|(_, policy)| policy.required)
-        .map(|(name, _)| name.clone())
-        .collect();
-    let mut lifecycle =
-        Lifecycle::start(source_settings(&config), loader, Arc::clone(&serving), required.into())?;
+    let registry = Registry::default();
+    let mut lifecycle = Lifecycle::start(
+        source_settings(&config),
+        loader,
+        Arc::clone(&serving),
+        registry,
+        policies(&config),
+    )?;
     let repository = RepositoryApi {
         serving: Arc::clone(&serving),
         lifecycle: lifecycle.handle(),
@@ -117,7 +128,11 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         random(),
     );
     let listener = Listener::start(Arc::new(plane), workers).await?;
-    let admin = Admin { serving: Arc::clone(&serving), monitor: Arc::clone(&monitor) };
+    let admin = Admin {
+        serving: Arc::clone(&serving),
+        monitor: Arc::clone(&monitor),
+        lifecycle: lifecycle.handle(),
+    };
     let (admin_address, admin) = start_admin(config.admin.address, admin).await?;
     let mut stop = Signals::listen()?;
     let signal = tokio::select! {
@@ -257,7 +272,8 @@ fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) 
     let (http, admin) = (format!("http://{http}"), format!("http://{admin}"));
     let table = serving.table();
     let models = table.models();
-    let ready: Vec<_> = models.iter().filter_map(|model| model.ready().next_back()).collect();
+    let ready: Vec<_> =
+        models.iter().filter_map(|model| model.answering().map(|version| &**version)).collect();
     let example = ready
         .iter()
         .filter_map(|version| example_request(version))

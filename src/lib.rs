@@ -16,6 +16,7 @@ pub mod wire;
 
 // control plane
 pub mod lifecycle;
+pub mod registry;
 pub mod source;
 
 // faces

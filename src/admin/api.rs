@@ -1,6 +1,6 @@
 //! `/api/v1`: what is served, for operators and the command line.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     Json, Router,
@@ -32,6 +32,12 @@ pub struct ModelReport {
     pub name: String,
     /// Why the model as a whole cannot be served, if so.
     pub problem: Option<String>,
+    /// The version that a request without one gets, if any answers.
+    pub answering: Option<u64>,
+    /// What an operator decided that beats the repository.
+    pub pinned: Option<String>,
+    /// Names that stand for a version.
+    pub aliases: BTreeMap<String, u64>,
     /// Its versions, ascending.
     pub versions: Vec<VersionReport>,
 }
@@ -115,6 +121,11 @@ fn model_report(model: &Model) -> ModelReport {
     ModelReport {
         name: model.name.to_string(),
         problem: model.problem.clone(),
+        answering: model.answering().map(|version| version.id().number()),
+        pinned: model.pinned.clone(),
+        aliases: (model.aliases.iter())
+            .map(|(alias, version)| (alias.to_string(), version.number()))
+            .collect(),
         versions: model.versions.iter().map(version_report).collect(),
     }
 }

@@ -8,6 +8,8 @@
 //! Not here: predictions (`edge`), what load and unload do (`lifecycle`).
 
 mod api;
+mod events;
+mod operations;
 mod repository;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -22,9 +24,11 @@ use axum::{
 use serde::Serialize;
 
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
+pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, repository_service};
 
 use crate::{
+    lifecycle::Handle,
     monitor::{Exposition, Monitor},
     serve::Serving,
 };
@@ -43,6 +47,8 @@ pub struct Admin {
     pub serving: Arc<Serving>,
     /// What was counted.
     pub monitor: Arc<Monitor>,
+    /// Who loads, unloads and rolls back.
+    pub lifecycle: Handle,
 }
 
 impl Admin {
@@ -52,7 +58,11 @@ impl Admin {
             .route("/livez", get(live))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics));
-        let guarded = if trusted { api::router() } else { Router::new().fallback(forbidden) };
+        let guarded = if trusted {
+            api::router().merge(operations::router()).merge(events::router())
+        } else {
+            Router::new().fallback(forbidden)
+        };
         open.merge(guarded).fallback(not_found).with_state(self)
     }
 }
@@ -131,7 +141,7 @@ async fn forbidden() -> Problem {
 async fn not_found() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
-        "there is nothing here; see /api/v1/models, /metrics, /livez, /readyz",
+        "there is nothing here; see /api/v1/models, /api/v1/events, /metrics, /livez, /readyz",
     )
 }
 

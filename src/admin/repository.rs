@@ -11,8 +11,9 @@ use serde::Serialize;
 use tower::util::BoxCloneSyncService;
 
 use crate::{
-    lifecycle::{Handle, OperationError},
+    lifecycle::{Done, Handle, Operation, OperationError},
     model::ModelName,
+    registry::Cause,
     serve::Serving,
     wire::v2::objects::{ErrorBody, IndexEntry, IndexRequest, LoadRequest, UnloadRequest},
 };
@@ -95,7 +96,7 @@ impl RepositoryApi {
             );
         }
         match self.named(model) {
-            Ok(model) => done(self.lifecycle.load(model).await),
+            Ok(model) => done(self.operate(model, Operation::Load).await),
             Err(answer) => answer,
         }
     }
@@ -105,9 +106,17 @@ impl RepositoryApi {
             return error(StatusCode::BAD_REQUEST, problem.to_string());
         }
         match self.named(model) {
-            Ok(model) => done(self.lifecycle.unload(model).await),
+            Ok(model) => done(self.operate(model, Operation::Unload).await),
             Err(answer) => answer,
         }
+    }
+
+    async fn operate(
+        &self,
+        model: ModelName,
+        operation: Operation,
+    ) -> Result<Done, OperationError> {
+        self.lifecycle.operate(model, operation, Cause::by("repository API")).await
     }
 
     #[expect(clippy::result_large_err, reason = "an answer is what the caller needs")]
@@ -123,17 +132,25 @@ impl RepositoryApi {
     }
 }
 
-fn done(result: Result<(), OperationError>) -> Answer {
+fn done(result: Result<Done, OperationError>) -> Answer {
     match result {
-        Ok(()) => json(StatusCode::OK, &serde_json::json!({})),
-        Err(problem) => {
-            let status = match problem {
-                OperationError::Unknown(_) => StatusCode::NOT_FOUND,
-                OperationError::Failed { .. } => StatusCode::BAD_REQUEST,
-                OperationError::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            };
-            error(status, problem.to_string())
+        Ok(_) => json(StatusCode::OK, &serde_json::json!({})),
+        Err(problem) => error(status_of(&problem), problem.to_string()),
+    }
+}
+
+/// The status for an operation that was not done.
+pub(super) fn status_of(problem: &OperationError) -> StatusCode {
+    match problem {
+        OperationError::Unknown(_)
+        | OperationError::UnknownVersion { .. }
+        | OperationError::UnknownAlias { .. } => StatusCode::NOT_FOUND,
+        OperationError::Failed { .. } => StatusCode::BAD_REQUEST,
+        OperationError::NothingOlder { .. } => StatusCode::CONFLICT,
+        OperationError::Unrecorded(_) | OperationError::NotDurable { .. } => {
+            StatusCode::INSUFFICIENT_STORAGE
         }
+        OperationError::Busy => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

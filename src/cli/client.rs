@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, Uri, header::HOST};
+use http::{
+    Method, Request, StatusCode, Uri,
+    header::{CONTENT_TYPE, HOST},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -54,6 +57,7 @@ async fn exchange(
         .method(method)
         .uri(uri.path_and_query().map_or("/", |path| path.as_str()))
         .header(HOST, authority.as_str())
+        .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(body)))?;
     let connection = tokio::spawn(connection);
     let answer = sender.send_request(request).await?;
@@ -61,6 +65,24 @@ async fn exchange(
     let body = answer.into_body().collect().await?.to_bytes();
     connection.abort();
     Ok((status, body))
+}
+
+/// Asks the admin API; an answer other than success is [`Refused`].
+pub(super) fn admin(
+    method: &Method,
+    admin: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<String> {
+    let url = format!("{}{path}", admin.trim_end_matches('/'));
+    let (status, body) = send(method, &url, body)?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    if status == StatusCode::OK {
+        return Ok(text);
+    }
+    let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let detail = problem["detail"].as_str().unwrap_or(text.trim()).to_owned();
+    Err(Refused { status, detail }.into())
 }
 
 /// `tidegate health`.

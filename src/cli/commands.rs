@@ -24,6 +24,7 @@ const EXAMPLES: &str = "Examples:
   tidegate check                             load every model and say what is wrong
   tidegate predict digits --golden           send a model's golden inputs to a running server
   tidegate models list                       what a running server serves
+  tidegate rollback fraud                    back to the version before
 
 Exit codes: 0 done; 1 the answer is no; 2 the command, the configuration or the connection failed.";
 
@@ -39,9 +40,22 @@ pub(super) enum Command {
     Health(Server),
     /// Sends a request to a running server and shows the answer
     Predict(PredictArguments),
-    /// Shows what a running server serves
+    /// Shows what a running server serves, and changes it
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Goes back to an older version of a model, at once, and pins it
+    #[command(after_help = ROLLBACK)]
+    Rollback {
+        /// The model
+        model: String,
+        /// The version to go back to [default: the next older than the one that answers]
+        #[arg(long, value_name = "VERSION")]
+        to: Option<u64>,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Prints what can be configured
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -52,6 +66,12 @@ pub(super) enum Command {
         shell: Shell,
     },
 }
+
+const ROLLBACK: &str = "Examples:
+  tidegate rollback fraud                          to the next older version
+  tidegate rollback fraud --to 3 --reason 'too many false alarms'
+
+The model stays there, whatever appears in the repository, until `tidegate models unpin fraud`.";
 
 const SETTINGS: &str = "A flag wins over the environment (TIDEGATE__SERVER__HTTP), that over the file, that over the \
                         default. `tidegate config example` prints every key.";
@@ -146,6 +166,53 @@ pub(super) enum ModelsCommand {
         #[command(flatten)]
         server: Server,
     },
+    /// Takes a model into service, with versions that were held back; tries again what failed
+    Load(Target),
+    /// Takes a model out of service until it is loaded again
+    Unload(Target),
+    /// Lets the repository decide again, after a rollback or an unload
+    Unpin(Target),
+    /// Gives a version a name that can be used wherever a version can
+    #[command(after_help = "Examples:
+  tidegate models alias fraud canary 4
+  tidegate models alias fraud canary --remove")]
+    Alias {
+        /// The model
+        model: String,
+        /// The name: letters, digits, `.`, `_`, `-`, beginning with a letter
+        alias: String,
+        /// The version that it stands for; it is loaded and stays loaded
+        #[arg(required_unless_present = "remove", conflicts_with = "remove")]
+        version: Option<u64>,
+        /// Takes the name away
+        #[arg(long)]
+        remove: bool,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    /// The model
+    pub(super) model: String,
+    #[command(flatten)]
+    pub(super) why: Why,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
+
+/// For the audit trail.
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// Why, for the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// Who, for the audit trail [default: the user's name]
+    #[arg(long, value_name = "NAME", env = "TIDEGATE_ACTOR")]
+    pub(super) actor: Option<String>,
 }
 
 #[derive(Debug, Args)]

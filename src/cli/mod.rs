@@ -8,13 +8,14 @@ mod check;
 mod client;
 mod commands;
 mod models;
+mod operations;
 mod predict;
 
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 
-use commands::{Cli, Command, ConfigCommand, ModelsCommand};
+use commands::{Cli, Command, ConfigCommand, ModelsCommand, Target};
 
 use crate::config::{self, Findings};
 
@@ -56,6 +57,15 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Models(ModelsCommand::List(server)) => models::list(&server.admin, cli.json),
         Command::Models(ModelsCommand::Show { model, server }) => {
             models::show(&server.admin, &model, cli.json)
+        }
+        Command::Models(ModelsCommand::Load(target)) => operations::load(&target, cli.json),
+        Command::Models(ModelsCommand::Unload(target)) => operations::unload(&target, cli.json),
+        Command::Models(ModelsCommand::Unpin(target)) => operations::unpin(&target, cli.json),
+        Command::Models(ModelsCommand::Alias { model, alias, version, remove: _, why, server }) => {
+            operations::alias(&Target { model, why, server }, &alias, version, cli.json)
+        }
+        Command::Rollback { model, to, why, server } => {
+            operations::rollback(&Target { model, why, server }, to, cli.json)
         }
         Command::Config(ConfigCommand::Schema) => print_json(&config::schema()),
         Command::Config(ConfigCommand::Example) => print(&config::example()),

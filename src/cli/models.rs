@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
-use http::{Method, StatusCode};
+use http::Method;
 
 use crate::admin::{LoadedReport, ModelList, ModelReport, VersionReport};
 
@@ -10,7 +10,7 @@ use super::{Outcome, client, print};
 
 /// `tidegate models list`.
 pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
-    let body = ask(admin, "/api/v1/models")?;
+    let body = client::admin(&Method::GET, admin, "/api/v1/models", Vec::new())?;
     if json {
         return print(&(body + "\n"));
     }
@@ -40,6 +40,16 @@ fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
         |loaded: &LoadedReport| loaded.requests.iter().map(|(_, count)| count).sum::<u64>();
     let answered = loaded.filter(|loaded| requests(loaded) > 0);
     let note = loaded.and_then(|loaded| loaded.notes.first()).unwrap_or(&version.reason);
+    let mut notes: Vec<&str> = model
+        .aliases
+        .iter()
+        .filter(|(_, aliased)| **aliased == version.version)
+        .map(|(alias, _)| alias.as_str())
+        .collect();
+    if model.answering == Some(version.version) {
+        notes.extend(model.pinned.as_deref());
+    }
+    notes.extend(Some(note.as_str()).filter(|note| !note.is_empty()));
     vec![
         model.name.clone(),
         version.version.to_string(),
@@ -48,13 +58,13 @@ fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
         loaded.map_or_else(dash, |loaded| requests(loaded).to_string()),
         answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p50)),
         answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p99)),
-        note.clone(),
+        notes.join("; "),
     ]
 }
 
 /// `tidegate models show`.
 pub(super) fn show(admin: &str, model: &str, json: bool) -> anyhow::Result<Outcome> {
-    let body = ask(admin, &format!("/api/v1/models/{model}"))?;
+    let body = client::admin(&Method::GET, admin, &format!("/api/v1/models/{model}"), Vec::new())?;
     if json {
         return print(&(body + "\n"));
     }
@@ -63,6 +73,16 @@ pub(super) fn show(admin: &str, model: &str, json: bool) -> anyhow::Result<Outco
     let mut text = format!("{}\n", report.name);
     if let Some(problem) = &report.problem {
         text += &format!("  problem   {problem}\n");
+    }
+    if let Some(answering) = report.answering {
+        text += &format!("  answers   version {answering}\n");
+    }
+    if let Some(pinned) = &report.pinned {
+        text +=
+            &format!("  pinned    {pinned}; `tidegate models unpin {}` clears it\n", report.name);
+    }
+    for (alias, version) in &report.aliases {
+        text += &format!("  alias     {alias} is version {version}\n");
     }
     for version in &report.versions {
         text += &version_text(version);
@@ -103,18 +123,6 @@ fn version_text(version: &VersionReport) -> String {
         line("note", note);
     }
     text
-}
-
-fn ask(admin: &str, path: &str) -> anyhow::Result<String> {
-    let url = format!("{}{path}", admin.trim_end_matches('/'));
-    let (status, body) = client::send(&Method::GET, &url, Vec::new())?;
-    let text = String::from_utf8_lossy(&body).into_owned();
-    if status == StatusCode::OK {
-        return Ok(text);
-    }
-    let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or(text.trim()).to_owned();
-    Err(client::Refused { status, detail }.into())
 }
 
 /// A table as all commands draw it.

@@ -95,7 +95,12 @@ fn engine(section: file::Engine) -> engine::Settings {
 }
 
 fn policy(model: &file::Model) -> ModelPolicy {
-    ModelPolicy { engine: model.engine.map(|Text(engine)| engine), required: model.required.0 }
+    ModelPolicy {
+        engine: model.engine.map(|Text(engine)| engine),
+        required: model.required.0,
+        on_new_version: model.on_new_version.0,
+        signature_may_change: model.signature_may_change.0,
+    }
 }
 
 /// Values that are right alone and wrong together.

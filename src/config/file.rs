@@ -15,7 +15,7 @@ use super::{
     LogFormat, Logs, Repository, Reserved,
     value::{DAY, GIB, HOUR, KIB, LogFilter, RepositoryApi, Size, Switch, TIB, Text, Time, Whole},
 };
-use crate::{edge, engine, model::EngineChoice, model::ModelName, serve};
+use crate::{edge, engine, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve};
 
 /// The configuration of tidegate. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -185,6 +185,12 @@ pub(super) struct Model {
     /// Whether the server calls itself ready only while this model is served. Off, so that one broken model does
     /// not take the others out of service.
     pub(super) required: Switch,
+    /// What happens to a version that appears while an older one serves: \"serve\" proves it and lets it take over,
+    /// \"hold\" waits for `tidegate models load`.
+    pub(super) on_new_version: Text<OnNewVersion>,
+    /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
+    /// then fail. Off: such a version is refused.
+    pub(super) signature_may_change: Switch,
 }
 
 impl File {
@@ -303,8 +309,14 @@ impl Default for State {
 
 impl Default for Model {
     fn default() -> Self {
-        let super::ModelPolicy { engine, required } = super::ModelPolicy::default();
-        Self { engine: engine.map(Text), required: Switch(required) }
+        let super::ModelPolicy { engine, required, on_new_version, signature_may_change } =
+            super::ModelPolicy::default();
+        Self {
+            engine: engine.map(Text),
+            required: Switch(required),
+            on_new_version: Text(on_new_version),
+            signature_may_change: Switch(signature_may_change),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use std::{
 pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
-use crate::{edge, engine, model::ModelName, serve};
+use crate::{edge, engine, lifecycle::OnNewVersion, model::ModelName, serve};
 use draft::Draft;
 
 /// What the names of environment variables begin with. Single underscores are left alone: Kubernetes sets
@@ -118,6 +118,10 @@ pub struct ModelPolicy {
     pub engine: Option<EngineChoice>,
     /// Whether readiness waits until the model is served.
     pub required: bool,
+    /// What happens to versions that appear.
+    pub on_new_version: OnNewVersion,
+    /// Whether a version may have other inputs and outputs than the one that it replaces.
+    pub signature_may_change: bool,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.

@@ -64,7 +64,10 @@ fn what_is_written_arrives() {
     assert_eq!(config.source.model_name.as_deref(), Some("fraud"));
     assert!(!config.repository_api, "the data plane is open to the network");
     let engine = Some(EngineChoice::Tract);
-    assert_eq!(config.models["fraud.v2"], ModelPolicy { engine, required: true });
+    assert_eq!(
+        config.models["fraud.v2"],
+        ModelPolicy { engine, required: true, ..ModelPolicy::default() }
+    );
     assert_eq!(config.models["iris"], ModelPolicy::default());
 }
 
@@ -120,7 +123,7 @@ tidegate.toml: 9 problems
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
   server.colour = "red"           unknown key; [server] has admin, drain_delay, grace, grpc, http, workers (line 8)
   server."server.http" = 1        unknown key; [server] has admin, drain_delay, grace, grpc, http, workers (line 9)
-  models.a.canary = 1             unknown key; [models] has engine, required (line 11)
+  models.a.canary = 1             unknown key; [models] has engine, on_new_version, required, signature_may_change (line 11)
   models."a b"                    must be a model name: 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..` (line 12)
 "#,
     );
@@ -260,8 +263,11 @@ fn variables_are_read_by_the_key_they_stand_for() {
     assert_eq!(config.edge.limits.body_bytes_max, 1 << 20);
     assert!(!config.repository_api);
     let engine = Some(EngineChoice::Tract);
-    assert_eq!(config.models["fraud"], ModelPolicy { engine, required: true });
-    assert_eq!(config.models["a__b"], ModelPolicy { engine, required: false });
+    assert_eq!(
+        config.models["fraud"],
+        ModelPolicy { engine, required: true, ..ModelPolicy::default() }
+    );
+    assert_eq!(config.models["a__b"], ModelPolicy { engine, ..ModelPolicy::default() });
 }
 
 #[test]

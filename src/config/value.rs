@@ -18,7 +18,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, keys::nearest};
-use crate::model::{EngineChoice, ModelName};
+use crate::{
+    lifecycle::OnNewVersion,
+    model::{EngineChoice, ModelName},
+};
 
 pub(super) const KIB: u64 = 1024;
 pub(super) const MIB: u64 = 1024 * KIB;
@@ -280,6 +283,22 @@ impl Meaning for EngineChoice {
 
     fn to_text(&self) -> String {
         self.as_str().to_owned()
+    }
+}
+
+impl Meaning for OnNewVersion {
+    const WORDS: &'static [&'static str] = &["serve", "hold"];
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        choose(text, [Self::Serve, Self::Hold])
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Serve => "serve",
+            Self::Hold => "hold",
+        }
+        .to_owned()
     }
 }
 

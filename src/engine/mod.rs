@@ -12,6 +12,7 @@
 
 pub mod onnx;
 
+mod memory;
 mod onnxruntime;
 mod settings;
 #[cfg(feature = "tract")]
@@ -21,6 +22,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+pub use memory::hand_back_memory;
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;
 #[cfg(feature = "tract")]

@@ -1,550 +1,527 @@
 //! The keeper: one thread that owns what should be served and publishes tables.
+//!
+//! It never waits for a load: those run on the crew's threads and report back, so that an unload or a rollback
+//! is done at once whatever else is being loaded.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::oneshot;
 
 use crate::{
-    model::{ModelDescription, ModelName, VersionId, VersionState},
-    serve::{Entry, Model, Serving, Table, Version},
-    source::{
-        Fingerprint, Folder, ListedModel, ListedVersion, Listing, Settings, WatchError, Watcher,
-    },
+    model::{ModelName, VersionId},
+    registry::{Action, Cause, Decisions, Entry, Registry},
+    serve::{Model, Serving, Table, Version},
+    source::{Folder, ListedModel, Listing},
 };
 
-use super::{LoadFailure, Loader};
+use super::{
+    Loader, OnNewVersion, Operation, Policy, Reply,
+    crew::{Crew, Job, Loaded},
+    events::{EventKind, Events},
+    kept::{Due, Kept, KeptVersion},
+    operate::Waiting,
+    plan::Plan,
+    reclaim::{Reclaim, Retired},
+};
 
-/// The running keeper; it stops when this is dropped.
-#[derive(Debug)]
-pub struct Lifecycle {
-    handle: Handle,
-    keeper: Option<JoinHandle<()>>,
-    /// Its drop stops the watching before the keeper is joined.
-    watcher: Option<Watcher>,
-    first_pass: Option<oneshot::Receiver<()>>,
-}
-
-/// Asks the keeper for something; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Handle {
-    wishes: mpsc::SyncSender<Wish>,
-}
-
-/// Why an operation on a model was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OperationError {
-    /// The repository has no such model.
-    #[error("the repository has no model '{0}'")]
-    Unknown(String),
-    /// The model is there and none of its versions can be served.
-    #[error("failed to load '{model}': {reason}")]
-    Failed {
-        /// The model.
-        model: ModelName,
-        /// Why.
-        reason: String,
-    },
-    /// The keeper has too much to do, or has stopped; worth retrying.
-    #[error("the server is busy with other changes or shutting down; try again")]
-    Busy,
-}
-
-/// Why the keeper could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its folder cannot be watched.
-    #[error("the repository cannot be watched")]
-    Watch(#[from] WatchError),
-    /// The system gives no thread.
-    #[error("the lifecycle has no thread")]
-    Thread(#[source] std::io::Error),
-}
-
-enum Wish {
+/// What reaches the keeper.
+pub(super) enum Message {
+    /// The folder may have changed.
     Look,
-    Load(ModelName, Reply),
-    Unload(ModelName, Reply),
+    /// Somebody wants something.
+    Operate(ModelName, Operation, Cause, Reply),
+    /// A load has ended.
+    Loaded(Box<(Job, Loaded)>),
+    /// The last request has let a version go.
+    Freed(ModelName, VersionId),
+    /// The process ends.
     Stop,
 }
 
-type Reply = oneshot::Sender<Result<(), OperationError>>;
-
-/// Operations that may wait for the keeper.
-const WISHES_MAX: usize = 64;
-
-/// How long a new folder must look the same before it is loaded.
-const SETTLE: Duration = Duration::from_millis(200);
-
-impl Lifecycle {
-    /// Starts the keeper and the watching of its folder.
-    pub fn start(
-        settings: Settings,
-        loader: Loader,
-        serving: Arc<Serving>,
-        required: Arc<[ModelName]>,
-    ) -> Result<Self, StartError> {
-        let (wishes, incoming) = mpsc::sync_channel(WISHES_MAX);
-        let handle = Handle { wishes: wishes.clone() };
-        let changed = wishes.clone();
-        let look_due = Arc::new(AtomicBool::new(false));
-        let due = Arc::clone(&look_due);
-        let watcher = Watcher::start(&settings.root, settings.poll_interval, move || {
-            // One look covers every change before it, so one waits at most.
-            if !due.swap(true, Ordering::AcqRel) && changed.try_send(Wish::Look).is_err() {
-                due.store(false, Ordering::Release);
-            }
-        })?;
-        let (passed, first_pass) = oneshot::channel();
-        let keeper = Keeper {
-            folder: Folder::new(settings),
-            loader,
-            serving,
-            required,
-            models: BTreeMap::new(),
-            unloaded: BTreeSet::new(),
-            seen: BTreeMap::new(),
-            complete: false,
-            reported: BTreeSet::new(),
-            look_due,
-            unreadable: None,
-        };
-        let keeper = std::thread::Builder::new()
-            .name("lifecycle".to_owned())
-            .spawn(move || keeper.run(&incoming, passed))
-            .map_err(StartError::Thread)?;
-        Ok(Self {
-            handle,
-            keeper: Some(keeper),
-            watcher: Some(watcher),
-            first_pass: Some(first_pass),
-        })
-    }
-
-    /// Waits until every version that was there at the start has been tried.
-    pub async fn first_pass(&mut self) {
-        if let Some(first_pass) = &mut self.first_pass {
-            // A keeper that is gone has passed for good.
-            let _ = first_pass.await;
-        }
-        self.first_pass = None;
-    }
-
-    /// A handle for those who operate it.
-    pub fn handle(&self) -> Handle {
-        self.handle.clone()
-    }
+pub(super) struct Keeper {
+    pub(super) folder: Folder,
+    pub(super) loader: Arc<Loader>,
+    pub(super) serving: Arc<Serving>,
+    pub(super) registry: Registry,
+    pub(super) policies: BTreeMap<ModelName, Policy>,
+    pub(super) events: Events,
+    /// Whether a look waits in the queue.
+    pub(super) look_due: Arc<AtomicBool>,
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) crew: Crew,
+    pub(super) reclaim: Reclaim,
+    pub(super) state: Keeping,
 }
 
-impl Drop for Lifecycle {
-    fn drop(&mut self) {
-        drop(self.watcher.take());
-        // A keeper that is already gone has nothing to be told.
-        let _ = self.handle.wishes.send(Wish::Stop);
-        if let Some(keeper) = self.keeper.take() {
-            let _ = keeper.join();
-        }
-    }
-}
-
-impl Handle {
-    /// Loads a model's versions; done when this returns: later requests meet them.
-    ///
-    /// # Cancel safety
-    /// Dropped while it waits, the load still happens.
-    pub async fn load(&self, model: ModelName) -> Result<(), OperationError> {
-        self.ask(|reply| Wish::Load(model, reply)).await
-    }
-
-    /// Takes a model out of service until it is loaded again; requests in flight finish.
-    ///
-    /// # Cancel safety
-    /// Dropped while it waits, the unload still happens.
-    pub async fn unload(&self, model: ModelName) -> Result<(), OperationError> {
-        self.ask(|reply| Wish::Unload(model, reply)).await
-    }
-
-    async fn ask(&self, wish: impl FnOnce(Reply) -> Wish) -> Result<(), OperationError> {
-        let (reply, answer) = oneshot::channel();
-        self.wishes.try_send(wish(reply)).map_err(|_| OperationError::Busy)?;
-        answer.await.unwrap_or(Err(OperationError::Busy))
-    }
-}
-
-struct Keeper {
-    folder: Folder,
-    loader: Loader,
-    serving: Arc<Serving>,
+/// What the keeper knows; starts empty.
+#[derive(Default)]
+pub(super) struct Keeping {
+    pub(super) models: BTreeMap<ModelName, Kept>,
+    /// The models as they were last published.
+    published: HashMap<ModelName, Arc<Model>>,
     required: Arc<[ModelName]>,
-    models: BTreeMap<ModelName, Kept>,
-    /// Models that an operator took out of service.
-    unloaded: BTreeSet<ModelName>,
-    /// What a version that is not loaded yet looked like the last time.
-    /// and since when it looks so.
-    seen: BTreeMap<(ModelName, VersionId), (Fingerprint, Instant)>,
+    /// Loads to come, and the one that runs.
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) running: Option<(ModelName, VersionId)>,
+    pub(super) waiting: Vec<Waiting>,
+    /// Whether every version that was there at the start has been tried.
     complete: bool,
     /// Problems of the folder that were logged already.
     reported: BTreeSet<String>,
-    /// Whether a look waits in the queue.
-    look_due: Arc<AtomicBool>,
     /// Why the last look saw nothing.
-    unreadable: Option<String>,
+    pub(super) unreadable: Option<String>,
+    /// When to look again, unasked.
+    look_at: Option<Instant>,
 }
 
-/// A model as the keeper has it.
-struct Kept {
-    description: Option<Arc<ModelDescription>>,
-    problem: Option<String>,
-    versions: BTreeMap<VersionId, KeptVersion>,
-}
-
-struct KeptVersion {
-    fingerprint: Option<Fingerprint>,
-    state: VersionState,
-    reason: String,
-    version: Option<Arc<Version>>,
-}
-
-impl KeptVersion {
-    fn unavailable(reason: impl Into<String>) -> Self {
-        let state = VersionState::Unavailable;
-        Self { fingerprint: None, state, reason: reason.into(), version: None }
-    }
-}
+/// Problems of a folder that are logged; more are passed over.
+const REPORTED_MAX: usize = 10_000;
 
 impl Keeper {
-    fn run(mut self, wishes: &mpsc::Receiver<Wish>, passed: oneshot::Sender<()>) {
+    pub(super) fn run(mut self, messages: &mpsc::Receiver<Message>, passed: oneshot::Sender<()>) {
+        let required = self.policies.iter().filter(|(_, policy)| policy.required);
+        self.state.required = required.map(|(name, _)| name.clone()).collect();
+        let mut passed = Some(passed);
         // What lies there at the start is taken as it is; later changes must settle.
-        let mut unsettled = self.look(None, true);
-        self.complete = true;
-        self.publish();
-        // Nobody may be waiting for it.
-        let _ = passed.send(());
+        self.look(None, true);
         loop {
-            let wish = if unsettled {
-                match wishes.recv_timeout(SETTLE) {
-                    Err(mpsc::RecvTimeoutError::Timeout) => Ok(Wish::Look),
-                    Err(mpsc::RecvTimeoutError::Disconnected) => Err(mpsc::RecvError),
-                    Ok(wish) => Ok(wish),
-                }
-            } else {
-                wishes.recv()
-            };
-            match wish {
-                Ok(Wish::Look) => {
-                    self.look_due.store(false, Ordering::Release);
-                    unsettled = self.look(None, false);
-                }
-                Ok(Wish::Load(model, reply)) => {
-                    // Whoever asked may be gone; the load is done all the same.
-                    let _ = reply.send(self.load(&model));
-                }
-                Ok(Wish::Unload(model, reply)) => {
-                    let _ = reply.send(self.unload(&model));
-                }
-                Ok(Wish::Stop) | Err(mpsc::RecvError) => return,
+            if !self.state.complete && self.state.running.is_none() && self.state.jobs.is_empty() {
+                self.state.complete = true;
+                self.publish();
+                // Nobody may be waiting for it.
+                let _ = passed.take().map(|passed| passed.send(()));
             }
+            match self.next(messages) {
+                Some(Message::Look) => {
+                    self.look_due.store(false, Ordering::Release);
+                    self.look(None, false);
+                }
+                Some(Message::Operate(model, operation, cause, reply)) => {
+                    self.operate(&model, &operation, cause, reply);
+                }
+                Some(Message::Loaded(ended)) => {
+                    let (job, loaded) = *ended;
+                    self.ended(&job, loaded);
+                }
+                Some(Message::Freed(model, id)) => self.freed(&model, id),
+                Some(Message::Stop) | None => break,
+            }
+            self.start_next();
+            self.conclude();
+        }
+        self.crew.dismiss();
+    }
+
+    fn next(&mut self, messages: &mpsc::Receiver<Message>) -> Option<Message> {
+        let Some(at) = self.state.look_at else { return messages.recv().ok() };
+        match messages.recv_timeout(at.saturating_duration_since(self.now())) {
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                self.state.look_at = None;
+                Some(Message::Look)
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Ok(message) => Some(message),
         }
     }
 
-    fn load(&mut self, model: &ModelName) -> Result<(), OperationError> {
-        self.unloaded.remove(model);
-        self.forget_failures(model);
-        self.look(Some(model), true);
-        let failed = |reason: &str| {
-            Err(OperationError::Failed { model: model.clone(), reason: reason.to_owned() })
-        };
-        if let Some(unreadable) = &self.unreadable {
-            return failed(unreadable);
-        }
-        let kept =
-            self.models.get(model).ok_or_else(|| OperationError::Unknown(model.to_string()))?;
-        if let Some(problem) = &kept.problem {
-            return failed(problem);
-        }
-        // The newest version is what a load is for; an older one that serves on does not make up for it.
-        match kept.versions.values().next_back() {
-            Some(newest) if newest.version.is_some() && newest.reason.is_empty() => Ok(()),
-            Some(newest) => failed(&newest.reason),
-            None => failed("it has no versions"),
-        }
+    fn now(&self) -> Instant {
+        self.loader.monitor.clock().now()
     }
 
-    fn unload(&mut self, model: &ModelName) -> Result<(), OperationError> {
-        let kept =
-            self.models.get_mut(model).ok_or_else(|| OperationError::Unknown(model.to_string()))?;
-        for version in kept.versions.values_mut() {
-            *version = KeptVersion::unavailable("unloaded");
-        }
-        self.unloaded.insert(model.clone());
-        self.publish();
-        tracing::info!(%model, "unloaded");
-        Ok(())
+    pub(super) fn policy(&self, model: &str) -> Policy {
+        self.policies.get(model).copied().unwrap_or_default()
     }
 
-    /// An operator's load tries again what failed.
-    fn forget_failures(&mut self, model: &ModelName) {
-        let Some(kept) = self.models.get_mut(model) else { return };
-        for version in kept.versions.values_mut().filter(|version| !version.reason.is_empty()) {
-            version.fingerprint = None;
-        }
+    pub(super) fn decisions(&self, model: &str) -> Decisions {
+        self.registry.decisions(model).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn tell(
+        &self,
+        model: &ModelName,
+        version: Option<VersionId>,
+        kind: EventKind,
+        detail: &str,
+    ) {
+        self.events.tell(self.loader.monitor.clock().unix(), model, version, kind, detail);
     }
 
     /// Compares the folder with what is served, for all models or one, and makes good the difference.
     ///
-    /// With `at_once`, folders need not settle. Gives whether one has yet to settle.
-    fn look(&mut self, only: Option<&ModelName>, at_once: bool) -> bool {
+    /// With `at_once`, folders need not settle.
+    pub(super) fn look(&mut self, only: Option<&ModelName>, at_once: bool) {
+        if only.is_none() {
+            self.state.look_at = None;
+        }
         let listing = match self.folder.list() {
             Ok(listing) => listing,
             Err(error) => {
                 // What serves goes on serving: a folder that cannot be read is not an empty folder.
                 let problem = format!("the repository cannot be read: {}", error.chain());
                 self.report(&problem);
-                self.unreadable = Some(problem);
-                return false;
+                self.state.unreadable = Some(problem);
+                return;
             }
         };
-        self.unreadable = None;
+        self.state.unreadable = None;
         for problem in &listing.problems {
             self.report(&format!("{}: {}", problem.what, problem.reason));
         }
         let mut changed = self.remove_missing(&listing, only);
-        let mut unsettled = false;
-        let mut due = Vec::new();
         for (name, listed) in &listing.models {
-            if only.is_some_and(|only| only != name) || self.unloaded.contains(name) {
-                continue;
-            }
-            changed |= self.describe(name, listed);
-            let Some(description) = self.models[name].description.clone() else { continue };
-            let wanted = description.version_policy.select(listed.versions.keys().copied());
-            changed |= self.retire_unwanted(name, &wanted);
-            for id in wanted {
-                let version = &listed.versions[&id];
-                match self.judge(name, id, version, at_once) {
-                    Due::No => {}
-                    Due::Settling => unsettled = true,
-                    Due::Yes => {
-                        due.push((name.clone(), id, version.clone(), Arc::clone(&description)));
-                    }
-                }
+            if only.is_none_or(|only| only == name) {
+                self.describe(name, listed, &listing);
+                changed |= self.reconcile(name, at_once);
             }
         }
-        if changed || !due.is_empty() {
+        if changed {
             self.publish();
         }
-        for (name, id, version, description) in due {
-            self.take(&name, id, &version, &description);
-            let listed = listing.models[&name].versions.keys().copied();
-            self.retire_unwanted(&name, &description.version_policy.select(listed));
-            self.publish();
-        }
-        unsettled
+        self.start_next();
     }
 
     fn report(&mut self, problem: &str) {
-        if self.reported.len() < 10_000 && self.reported.insert(problem.to_owned()) {
+        if self.state.reported.len() < REPORTED_MAX
+            && self.state.reported.insert(problem.to_owned())
+        {
             tracing::warn!("{problem}");
         }
     }
 
-    /// Lets go of models and versions that are gone from the folder.
+    /// Lets go of models that are gone from the folder.
     fn remove_missing(&mut self, listing: &Listing, only: Option<&ModelName>) -> bool {
+        let gone: Vec<ModelName> = self.state.models.keys().cloned().collect();
         let mut changed = false;
-        self.models.retain(|name, kept| {
-            if only.is_some_and(|only| only != name) {
-                return true;
+        for name in gone {
+            if listing.models.contains_key(&name) || only.is_some_and(|only| *only != name) {
+                continue;
             }
             // What cannot be read is not gone.
-            let trouble = |what: &str| listing.problems.iter().find(|problem| problem.what == what);
-            let Some(listed) = listing.models.get(name) else {
-                if let Some(problem) = trouble(name) {
-                    kept.problem = Some(problem.reason.clone());
-                    return true;
+            if let Some(reason) = trouble(listing, &name) {
+                if let Some(kept) = self.state.models.get_mut(&name) {
+                    kept.problem = Some(reason.to_owned());
                 }
+                self.refresh(&name);
+            } else if let Some(mut kept) = self.state.models.remove(&name) {
+                let retired = kept.versions.values_mut().filter_map(KeptVersion::retire);
+                let retired: Vec<_> = retired.collect();
+                self.state.published.remove(&name);
+                self.state.jobs.retain(|job| job.model != name);
                 tracing::info!(model = %name, "removed: it is gone from the repository");
-                changed = true;
-                return false;
-            };
-            // A version that is gone serves on until one that is there can take its place.
-            let replaceable = !listed.versions.is_empty();
-            kept.versions.retain(|id, version| {
-                let stays = listed.versions.contains_key(id)
-                    || (replaceable && version.version.is_some())
-                    || trouble(&format!("{name}/{id}")).is_some();
-                if !stays {
-                    tracing::info!(model = %name, version = %id, "removed: it is gone from the repository");
-                    changed = true;
-                }
-                stays
-            });
-            true
-        });
-        self.seen.retain(|(name, id), _| {
-            listing.models.get(name).is_some_and(|listed| listed.versions.contains_key(id))
-        });
+                self.tell(&name, None, EventKind::Removed, "gone from the repository");
+                self.retire(retired);
+            }
+            changed = true;
+        }
         changed
     }
 
-    /// Takes over a model's description; a changed one makes its versions be loaded again.
-    fn describe(&mut self, name: &ModelName, listed: &ListedModel) -> bool {
-        let kept = self.models.entry(name.clone()).or_insert_with(|| Kept {
-            description: None,
-            problem: None,
-            versions: BTreeMap::new(),
-        });
+    /// Takes over what the repository says and has; a changed description makes versions be loaded again.
+    fn describe(&mut self, name: &ModelName, listed: &ListedModel, listing: &Listing) {
+        let kept = self.state.models.entry(name.clone()).or_default();
+        let before = std::mem::replace(&mut kept.listed, listed.versions.clone());
+        for (id, version) in before {
+            // What cannot be read is not gone.
+            if trouble(listing, &format!("{name}/{id}")).is_some() {
+                kept.listed.entry(id).or_insert(version);
+            }
+        }
         match &listed.description {
             Ok(description) => {
-                if kept.description.as_deref() == Some(description) {
-                    return kept.problem.take().is_some();
-                }
-                for version in kept.versions.values_mut() {
-                    version.fingerprint = None;
-                }
-                kept.description = Some(Arc::new(description.clone()));
                 kept.problem = None;
-                true
+                if kept.description.as_deref() != Some(description) {
+                    kept.versions.values_mut().for_each(KeptVersion::forget);
+                    kept.description = Some(Arc::new(description.clone()));
+                }
             }
             Err(error) => {
                 let problem = error.chain();
-                if kept.problem.as_ref() == Some(&problem) {
-                    return false;
+                if kept.problem.as_ref() != Some(&problem) {
+                    tracing::warn!(model = %name, "{problem}");
+                    kept.problem = Some(problem);
                 }
-                tracing::warn!(model = %name, "{problem}");
-                // Versions that serve go on; those that do not say why.
-                for id in listed.versions.keys() {
-                    let version = kept.versions.entry(*id);
-                    let version = version.or_insert_with(|| KeptVersion::unavailable(""));
-                    if version.version.is_none() {
-                        version.reason.clone_from(&problem);
+            }
+        }
+    }
+
+    /// Plans for a model as it was last listed, queues loads that are due and lets go of what is not wanted.
+    ///
+    /// Gives whether the table has to be published.
+    pub(super) fn reconcile(&mut self, name: &ModelName, at_once: bool) -> bool {
+        let now = self.now();
+        let (policy, mut decisions) = (self.policy(name), self.decisions(name));
+        // What an operator is waiting to decide about is wanted until then.
+        let trials = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
+        let trials: Vec<VersionId> = trials.filter_map(Waiting::trial).collect();
+        let Some(kept) = self.state.models.get_mut(name) else { return false };
+        let broken = kept.problem.clone();
+        if let Some(problem) = &broken {
+            // Versions that serve go on; those that do not say why.
+            for id in kept.listed.keys().copied().collect::<Vec<_>>() {
+                let version =
+                    kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
+                if version.version.is_none() && version.loading.is_none() {
+                    version.reason.clone_from(problem);
+                    version.forget();
+                }
+            }
+            return self.refresh(name);
+        }
+        let Some(description) = kept.description.clone() else { return false };
+        if policy.on_new_version == OnNewVersion::Hold && decisions.level.is_none() {
+            // What serves now is what was let in.
+            decisions.level = kept.answering().map(|(id, _)| id);
+        }
+        let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
+        let mut plan =
+            Plan::of(&there, &description.version_policy, &decisions, policy.on_new_version);
+        plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
+        plan.held.retain(|id| !plan.wanted.contains(id));
+        let news: Vec<_> = plan.held.difference(&kept.plan.held).copied().collect();
+        kept.plan = plan;
+        let mut jobs = Vec::new();
+        for id in kept.plan.wanted.clone() {
+            let listed = kept.listed[&id].clone();
+            let version =
+                kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable("discovered"));
+            match version.due(listed.fingerprint, now, at_once) {
+                Due::No => {}
+                Due::At(at) => {
+                    self.state.look_at =
+                        Some(self.state.look_at.map_or(at, |sooner| sooner.min(at)));
+                }
+                Due::Now => {
+                    version.begin(listed.fingerprint);
+                    let description = Arc::clone(&description);
+                    jobs.push(Job { model: name.clone(), id, listed, description });
+                }
+            }
+        }
+        let retired = kept.follow_plan(decisions.unloaded);
+        for id in news {
+            tracing::info!(model = %name, version = %id, "held back; `tidegate models load {name}` lets it in");
+            self.tell(name, Some(id), EventKind::Held, "an operator must let it in");
+        }
+        self.state.jobs.retain(|queued| {
+            queued.model != *name || jobs.iter().all(|job: &Job| job.id != queued.id)
+        });
+        for job in &jobs {
+            self.tell(name, Some(job.id), EventKind::Discovered, "");
+        }
+        self.state.jobs.extend(jobs);
+        let changed = self.refresh(name);
+        self.retire(retired);
+        changed
+    }
+
+    /// Loads the next version, if none is being loaded.
+    fn start_next(&mut self) {
+        while self.state.running.is_none() {
+            let Some(job) = self.state.jobs.pop_front() else { return };
+            let (model, id) = (job.model.clone(), job.id);
+            let Some(kept) = self.state.models.get_mut(&model) else { continue };
+            let wanted = kept.plan.wanted.contains(&id);
+            let Some(version) = kept.versions.get_mut(&id).filter(|_| wanted) else { continue };
+            if version.version.is_none() {
+                "being fetched, proven, loaded and warmed".clone_into(&mut version.reason);
+            }
+            self.tell(&model, Some(id), EventKind::Loading, "");
+            if self.refresh(&model) {
+                self.publish();
+            }
+            let report = self.messages.clone();
+            let started = self.crew.load(job, move |job, loaded| {
+                // A keeper that is gone needs no report.
+                let _ = report.send(Message::Loaded(Box::new((job, loaded))));
+            });
+            match started {
+                Ok(()) => self.state.running = Some((model, id)),
+                Err(error) => {
+                    tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
+                    let now = self.now();
+                    if let Some(version) = self.version_mut(&model, id)
+                        && let Some(tried) = version.loading
+                    {
+                        version.fail(
+                            tried,
+                            format!("the system gives no thread: {error}"),
+                            Some(now),
+                        );
                     }
                 }
-                kept.description = None;
-                kept.problem = Some(problem);
-                true
             }
         }
     }
 
-    fn retire_unwanted(&mut self, name: &ModelName, wanted: &[VersionId]) -> bool {
-        let Some(kept) = self.models.get_mut(name) else { return false };
-        let newest_ready = kept.versions.iter().rfind(|(_, version)| version.version.is_some());
-        let newest_ready = newest_ready.map(|(id, _)| *id);
-        let answers = |id: &VersionId, versions: &BTreeMap<VersionId, KeptVersion>| {
-            versions.get(id).is_some_and(|version| version.version.is_some())
+    fn version_mut(&mut self, model: &str, id: VersionId) -> Option<&mut KeptVersion> {
+        self.state.models.get_mut(model)?.versions.get_mut(&id)
+    }
+
+    /// A load has ended: the version takes over, or says why not.
+    fn ended(&mut self, job: &Job, loaded: Loaded) {
+        self.state.running = None;
+        let (name, id) = (&job.model, job.id);
+        let now = self.now();
+        let policy = self.policy(name);
+        let loaded = loaded.map_err(|failure| (failure.to_string(), failure.may_pass()));
+        let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
+        let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
+            // Decided otherwise meanwhile.
+            if let Ok(version) = loaded {
+                self.reclaim.take(Retired::Version(Arc::new(version)));
+            }
+            return;
         };
-        // A version goes only when one that is wanted answers in its place.
-        let replaced = wanted.iter().any(|id| answers(id, &kept.versions));
-        let before = kept.versions.len();
-        kept.versions
-            .retain(|id, _| wanted.contains(id) || (!replaced && newest_ready == Some(*id)));
-        before != kept.versions.len()
-    }
-
-    fn judge(
-        &mut self,
-        name: &ModelName,
-        id: VersionId,
-        listed: &ListedVersion,
-        at_once: bool,
-    ) -> Due {
-        let kept = self.models.get(name).and_then(|kept| kept.versions.get(&id));
-        if kept.is_some_and(|kept| kept.fingerprint.as_ref() == Some(&listed.fingerprint)) {
-            return Due::No;
-        }
-        let now = self.loader.monitor.clock().now();
-        let seen = self.seen.entry((name.clone(), id)).or_insert((listed.fingerprint, now));
-        if seen.0 != listed.fingerprint {
-            *seen = (listed.fingerprint, now);
-        }
-        if at_once || now.saturating_duration_since(seen.1) >= SETTLE {
-            Due::Yes
-        } else {
-            Due::Settling
-        }
-    }
-
-    /// Loads a version beside what serves; what served under its number goes on if it fails.
-    fn take(
-        &mut self,
-        name: &ModelName,
-        id: VersionId,
-        listed: &ListedVersion,
-        description: &Arc<ModelDescription>,
-    ) {
-        self.seen.remove(&(name.clone(), id));
-        self.enter_loading(name, id);
-        let loaded = self.loader.load(name, id, listed, description);
-        let Some(kept) = self.models.get_mut(name) else { return };
+        let loaded = loaded.and_then(|version| match breaks_clients(kept, &version, policy) {
+            Some(reason) => Err((reason, false)),
+            None => Ok(version),
+        });
+        let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
+        let tried = job.listed.fingerprint;
         let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
-        entry.fingerprint = Some(listed.fingerprint);
         match loaded {
             Ok(version) => {
-                let parts = version.parts();
-                tracing::info!(
-                    model = %name,
-                    version = %id,
-                    engine = parts.engine,
-                    sessions = version.sessions(),
-                    load_ms = parts.load.as_millis(),
-                    "ready"
-                );
-                for note in &parts.notes {
-                    tracing::warn!(model = %name, version = %id, "{note}");
-                }
-                entry.state = VersionState::Ready;
-                entry.reason = String::new();
-                entry.version = Some(Arc::new(version));
+                log_ready(&version);
+                let (digest, load) = (version.parts().digest.clone(), version.parts().load);
+                let mut retired: Vec<_> = entry.succeed(tried, version).into_iter().collect();
+                retired.extend(kept.follow_plan(unloaded));
+                self.refresh(name);
+                self.publish();
+                self.tell(name, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
+                self.retire(retired);
+                self.remember_served(name, id, digest);
             }
-            Err(error) => {
-                tracing::error!(model = %name, version = %id, "not served: {error}");
-                entry.reason = error.to_string();
-                if matches!(&error, LoadFailure::Source(_, cause) if cause.retry_helps()) {
-                    entry.fingerprint = None;
+            Err((reason, may_pass)) => {
+                if entry.fail(tried, reason.clone(), may_pass.then_some(now)) {
+                    tracing::error!(model = %name, version = %id, "not served: {reason}");
+                    self.tell(name, Some(id), EventKind::Failed, &reason);
                 }
-                if entry.version.is_none() {
-                    entry.state = VersionState::Unavailable;
-                }
+                // A failure that may pass brings the next look forward.
+                self.reconcile(name, false);
+                self.refresh(name);
+                self.publish();
             }
         }
     }
 
-    fn enter_loading(&mut self, name: &ModelName, id: VersionId) {
-        let Some(kept) = self.models.get_mut(name) else { return };
-        let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
-        if entry.version.is_none() {
-            entry.state = VersionState::Loading;
-            entry.reason = String::new();
-            self.publish();
+    /// Notes what serves, for a start without a repository.
+    fn remember_served(&mut self, name: &ModelName, id: VersionId, digest: String) {
+        let decided = self.registry.decisions(name);
+        if decided.is_some_and(|decided| decided.served.get(&id) == Some(&digest)) {
+            return;
         }
+        let action = Action::Serve { version: id.number(), digest };
+        self.remember(name, action);
+    }
+
+    fn remember(&mut self, name: &ModelName, action: Action) {
+        let entry = Entry { model: name.clone(), action, cause: Cause::by("lifecycle") };
+        if let Err(error) = self.registry.record(&[entry]) {
+            // It serves all the same; only a start without the repository would not know.
+            self.report(&format!("what serves is not remembered: {error}"));
+        }
+    }
+
+    fn retire(&mut self, retired: Vec<Arc<Version>>) {
+        for version in retired {
+            let (name, id) = (version.parts().model.clone(), version.id());
+            self.tell(&name, Some(id), EventKind::Retired, "its last requests finish");
+            let stays = self.state.models.get(&name).is_some_and(|kept| kept.is_ready(id));
+            let served = self.registry.decisions(&name).is_some_and(|d| d.served.contains_key(&id));
+            if !stays && served {
+                self.remember(&name, Action::Retire { version: id.number() });
+            }
+            self.reclaim.take(Retired::Version(version));
+        }
+    }
+
+    fn freed(&mut self, model: &ModelName, id: VersionId) {
+        self.tell(model, Some(id), EventKind::Freed, "");
+        let unloaded = self.registry.decisions(model).is_some_and(|decided| decided.unloaded);
+        if let Some(kept) = self.state.models.get_mut(model) {
+            kept.freed(id, unloaded);
+            if self.refresh(model) {
+                self.publish();
+            }
+        }
+    }
+
+    /// Brings the published form of a model in line; gives whether it differs from before.
+    fn refresh(&mut self, name: &ModelName) -> bool {
+        let Some(kept) = self.state.models.get(name) else { return false };
+        let decisions = self.registry.decisions(name);
+        let model = Model {
+            name: name.clone(),
+            recorder: self.loader.monitor.model(name),
+            versions: kept.entries(),
+            default: kept.plan.default,
+            aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
+            pinned: decisions.and_then(pinned),
+            problem: kept.problem.clone(),
+        };
+        let before = self.state.published.get(name);
+        if before.is_some_and(|before| **before == model) {
+            return false;
+        }
+        self.state.published.insert(name.clone(), Arc::new(model));
+        true
     }
 
     /// Publishes what is kept as the table of every request from now on.
-    fn publish(&self) {
-        let models = self.models.iter().map(|(name, kept)| Model {
-            name: name.clone(),
-            recorder: self.loader.monitor.model(name),
-            versions: kept.versions.iter().map(|(id, version)| entry(*id, version)).collect(),
-            problem: kept.problem.clone(),
-        });
-        self.serving.publish(Table::new(models, self.complete, Arc::clone(&self.required)));
+    pub(super) fn publish(&self) {
+        let state = &self.state;
+        let table =
+            Table::new(state.published.clone(), state.complete, Arc::clone(&state.required));
+        self.reclaim.take(Retired::Table(self.serving.publish(table)));
     }
 }
 
-enum Due {
-    No,
-    Settling,
-    Yes,
+fn trouble<'a>(listing: &'a Listing, what: &str) -> Option<&'a str> {
+    let problem = listing.problems.iter().find(|problem| problem.what == what);
+    problem.map(|problem| problem.reason.as_str())
 }
 
-fn entry(id: VersionId, kept: &KeptVersion) -> Entry {
-    Entry { id, state: kept.state, reason: kept.reason.clone(), version: kept.version.clone() }
+fn pinned(decisions: &Decisions) -> Option<String> {
+    if decisions.unloaded {
+        return Some("unloaded by an operator".to_owned());
+    }
+    decisions.pinned.map(|version| format!("pinned to version {version} by an operator"))
+}
+
+/// Why clients of what serves could not use a version in its place, if that matters.
+fn breaks_clients(kept: &Kept, version: &Version, policy: Policy) -> Option<String> {
+    let takes_over = kept.plan.default == Some(version.id());
+    if policy.signature_may_change || !takes_over {
+        return None;
+    }
+    let (id, serving) = kept.answering()?;
+    let broken = version.signature().breaks_clients_of(serving.signature())?;
+    let model = &version.parts().model;
+    Some(format!(
+        "its signature does not fit the clients of version {id}, which serves: {broken}; export it with the same \
+         inputs and outputs, or set signature_may_change = true in [models.{model}]"
+    ))
+}
+
+fn log_ready(version: &Version) {
+    let parts = version.parts();
+    tracing::info!(
+        model = %parts.model,
+        version = %version.id(),
+        engine = parts.engine,
+        sessions = version.sessions(),
+        load_ms = u64::try_from(parts.load.as_millis()).unwrap_or(u64::MAX),
+        "ready"
+    );
+    for note in &parts.notes {
+        tracing::warn!(model = %parts.model, version = %version.id(), "{note}");
+    }
 }

@@ -73,6 +73,13 @@ pub enum LoadFailure {
     Golden(#[from] GoldenError),
 }
 
+impl LoadFailure {
+    /// Whether trying again may help although the folder looks the same.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(self, Self::Source(_, cause) if cause.retry_helps())
+    }
+}
+
 impl From<SourceError> for LoadFailure {
     fn from(error: SourceError) -> Self {
         Self::Source(error.chain(), error)
@@ -80,6 +87,12 @@ impl From<SourceError> for LoadFailure {
 }
 
 impl Loader {
+    /// Threads within one run of a model.
+    pub(super) fn intra_op_threads(&self, description: &ModelDescription) -> usize {
+        let declared = description.intra_op_threads.and_then(|n| usize::try_from(n).ok());
+        declared.unwrap_or(self.intra_op_threads)
+    }
+
     /// Reads, checks, loads and warms a version. May take long; not for a thread that answers requests.
     ///
     /// A panic on the way costs this version only.
@@ -108,8 +121,7 @@ impl Loader {
         let engine = self.engines.choose(choice)?;
         let clock = self.monitor.clock();
         let begin = clock.now();
-        let threads = description.intra_op_threads.and_then(|n| usize::try_from(n).ok());
-        let options = SessionOptions { intra_op_threads: threads.unwrap_or(self.intra_op_threads) };
+        let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
         let mut first = engine.load(&file, options)?;
         let signature = first.signature().clone();
         agree(description, &signature)?;

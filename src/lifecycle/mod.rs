@@ -1,18 +1,311 @@
-//! Makes the served set match the repository: lists, loads, proves, warms, publishes, lets go.
+//! Makes the served set match the repository and what operators decided: lists, loads, proves, warms,
+//! publishes, lets go.
 //!
-//! One thread keeps it: it hears of changes (file events, polling, requests of operators), loads what is new
-//! beside what serves, and publishes a whole table each time something changed. Always true:
+//! One thread keeps it: it hears of changes (file events, polling, requests of operators) and publishes a whole
+//! table each time something changed; loading and freeing have threads of their own. Always true:
 //! - A version answers only after it loaded, ran, and reproduced its golden outputs where it has any.
 //! - A folder that is still being written is not loaded: two looks must agree first.
 //! - A version that cannot be loaded costs nobody else anything, and the table says why.
-//! - An acknowledged load or unload is in the published table.
+//! - An acknowledged operation is in the published table, and beats the repository until it is cleared.
+//! - What answers goes on until the version that takes its place answers.
 //!
-//! Not here: reading files (`source`), running models (`engine`), answering (`serve`).
+//! Not here: reading files (`source`), running models (`engine`), answering (`serve`), what is decided
+//! (`registry`).
 
+mod crew;
+mod events;
 mod golden;
 mod keeper;
+mod kept;
 mod load;
+mod operate;
+mod plan;
+mod reclaim;
 
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+};
+
+use tokio::sync::oneshot;
+
+pub use events::{Event, EventKind, Events};
 pub use golden::{Golden, GoldenError};
-pub use keeper::{Handle, Lifecycle, OperationError, StartError};
 pub use load::{LoadFailure, Loader};
+pub use plan::OnNewVersion;
+
+use crate::{
+    model::{Alias, ModelName, VersionId},
+    registry::{Cause, Registry, Unrecorded},
+    serve::Serving,
+    source::{Folder, Settings, WatchError, Watcher},
+};
+
+use crew::Crew;
+use keeper::{Keeper, Keeping, Message};
+use reclaim::Reclaim;
+
+/// The running keeper; it stops when this is dropped.
+#[derive(Debug)]
+pub struct Lifecycle {
+    handle: Handle,
+    keeper: Option<JoinHandle<()>>,
+    /// Its drop stops the watching before the keeper is joined.
+    watcher: Option<Watcher>,
+    first_pass: Option<oneshot::Receiver<()>>,
+}
+
+/// Asks the keeper for something; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    messages: mpsc::Sender<Message>,
+    /// Operations that wait for the keeper.
+    waiting: Arc<AtomicUsize>,
+    events: Events,
+}
+
+/// What holds for one model, by the operator's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Policy {
+    /// Whether readiness waits until the model is served.
+    pub required: bool,
+    /// What happens to new versions.
+    pub on_new_version: OnNewVersion,
+    /// Whether a new version may have other inputs and outputs than the one that it replaces.
+    pub signature_may_change: bool,
+}
+
+/// Something that an operator may want of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Into service; versions that were held back are let in, and what failed is tried again.
+    Load,
+    /// Out of service until it is loaded again; requests in flight finish.
+    Unload,
+    /// Back to a version, which is pinned; without one, to the next older than what answers.
+    Rollback {
+        /// The version.
+        to: Option<VersionId>,
+    },
+    /// The repository decides again.
+    Unpin,
+    /// A name for a version, which is loaded and stays loaded.
+    SetAlias {
+        /// The name.
+        alias: Alias,
+        /// The version.
+        version: VersionId,
+    },
+    /// A name less.
+    RemoveAlias {
+        /// The name.
+        alias: Alias,
+    },
+}
+
+/// An operation that was carried out: requests that are sent from now on meet it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Done {
+    /// The version that it came to, where one is meant.
+    pub version: Option<VersionId>,
+    /// Whether it outlives the process.
+    pub durable: bool,
+}
+
+/// Why an operation on a model was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OperationError {
+    /// The repository has no such model.
+    #[error("the repository has no model '{0}'")]
+    Unknown(String),
+    /// The repository has no such version.
+    #[error("model '{model}' has no version {version} in the repository, which has {there}")]
+    UnknownVersion {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: VersionId,
+        /// The versions that are there.
+        there: String,
+    },
+    /// The model has no such alias.
+    #[error("model '{model}' has no alias '{alias}'")]
+    UnknownAlias {
+        /// The model.
+        model: ModelName,
+        /// The alias.
+        alias: String,
+    },
+    /// There is nothing to roll back to.
+    #[error(
+        "model '{model}' has no version older than the one that answers; the repository has {there}; put an older one \
+         there, or name one"
+    )]
+    NothingOlder {
+        /// The model.
+        model: ModelName,
+        /// The versions that are there.
+        there: String,
+    },
+    /// The model is there and the version that is meant cannot be served.
+    #[error("failed to load '{model}': {reason}")]
+    Failed {
+        /// The model.
+        model: ModelName,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing was done, because it could not be recorded.
+    #[error("nothing was changed: {0}")]
+    Unrecorded(#[from] Unrecorded),
+    /// It was done, and a restart would undo it.
+    #[error("it is done, but a restart would undo it: it could not be recorded: {reason}")]
+    NotDurable {
+        /// Why.
+        reason: String,
+    },
+    /// The keeper has too much to do, or has stopped; worth retrying.
+    #[error("the server is busy with other changes or shutting down; try again")]
+    Busy,
+}
+
+/// Why the keeper could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its folder cannot be watched.
+    #[error("the repository cannot be watched")]
+    Watch(#[from] WatchError),
+    /// The system gives no thread.
+    #[error("the lifecycle has no thread")]
+    Thread(#[source] std::io::Error),
+}
+
+type Reply = oneshot::Sender<Result<Done, OperationError>>;
+
+/// Operations that may wait for the keeper.
+const WAITING_MAX: usize = 64;
+
+impl Lifecycle {
+    /// Starts the keeper and the watching of its folder.
+    pub fn start(
+        settings: Settings,
+        loader: Loader,
+        serving: Arc<Serving>,
+        registry: Registry,
+        policies: BTreeMap<ModelName, Policy>,
+    ) -> Result<Self, StartError> {
+        let (messages, incoming) = mpsc::channel();
+        let look_due = Arc::new(AtomicBool::new(false));
+        let events = Events::default();
+        let handle =
+            Handle { messages: messages.clone(), waiting: Arc::default(), events: events.clone() };
+        let (due, changed) = (Arc::clone(&look_due), messages.clone());
+        let watcher = Watcher::start(&settings.root, settings.poll_interval, move || {
+            // One look covers every change before it, so one waits at most.
+            if !due.swap(true, Ordering::AcqRel) && changed.send(Message::Look).is_err() {
+                due.store(false, Ordering::Release);
+            }
+        })?;
+        let freed = messages.clone();
+        let reclaim = Reclaim::start(move |model, id| {
+            // A keeper that is gone has nobody to tell.
+            let _ = freed.send(Message::Freed(model, id));
+        });
+        let (passed, first_pass) = oneshot::channel();
+        let loader = Arc::new(loader);
+        let keeper = Keeper {
+            folder: Folder::new(settings),
+            crew: Crew::new(Arc::clone(&loader)),
+            loader,
+            serving,
+            registry,
+            policies,
+            events,
+            look_due,
+            messages,
+            reclaim: reclaim.map_err(StartError::Thread)?,
+            state: Keeping::default(),
+        };
+        let keeper = std::thread::Builder::new()
+            .name("lifecycle".to_owned())
+            .spawn(move || keeper.run(&incoming, passed))
+            .map_err(StartError::Thread)?;
+        Ok(Self {
+            handle,
+            keeper: Some(keeper),
+            watcher: Some(watcher),
+            first_pass: Some(first_pass),
+        })
+    }
+
+    /// Waits until every version that was there at the start has been tried.
+    pub async fn first_pass(&mut self) {
+        if let Some(first_pass) = &mut self.first_pass {
+            // A keeper that is gone has passed for good.
+            let _ = first_pass.await;
+        }
+        self.first_pass = None;
+    }
+
+    /// A handle for those who operate it.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Lifecycle {
+    fn drop(&mut self) {
+        drop(self.watcher.take());
+        // A keeper that is already gone has nothing to be told.
+        let _ = self.handle.messages.send(Message::Stop);
+        if let Some(keeper) = self.keeper.take() {
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Handle {
+    /// Does something to a model; done when this returns: later requests meet it.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, it still happens.
+    pub async fn operate(
+        &self,
+        model: ModelName,
+        operation: Operation,
+        cause: Cause,
+    ) -> Result<Done, OperationError> {
+        let _place = Place::take(&self.waiting).ok_or(OperationError::Busy)?;
+        let (reply, answer) = oneshot::channel();
+        self.messages
+            .send(Message::Operate(model, operation, cause, reply))
+            .map_err(|_| OperationError::Busy)?;
+        answer.await.unwrap_or(Err(OperationError::Busy))
+    }
+
+    /// What happens to models.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+}
+
+/// One of the places for operations that wait.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(waiting: &Arc<AtomicUsize>) -> Option<Self> {
+        let place = Self(Arc::clone(waiting));
+        (waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

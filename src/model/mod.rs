@@ -17,7 +17,7 @@ pub use description::{
     DeclaredTensor, DynamicBatching, EngineChoice, FileName, FileNameError, ModelDescription,
     VersionPolicy, Warmup, WarmupData, WarmupInput,
 };
-pub use name::{ModelName, ModelNameError};
+pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};
 pub use signature::{Signature, SignatureError, TensorSpec};

@@ -99,6 +99,37 @@ pub enum SignatureError {
 const NAME_SHOWN_MAX: usize = 64;
 
 impl Signature {
+    /// How a request that fits `before` could fail here, or its answer lack something; `None` if all are safe.
+    ///
+    /// Inputs may be more open than before, outputs may be more; names and datatypes stay.
+    pub fn breaks_clients_of(&self, before: &Self) -> Option<String> {
+        for new in &self.inputs {
+            let Some(old) = before.inputs.iter().find(|old| old.name == new.name) else {
+                return Some(format!("it asks for a new input `{}`", new.name));
+            };
+            if !new.takes_all_of(old) {
+                return Some(format!("input {} was {}", new.summary(), old.summary()));
+            }
+        }
+        for old in &before.inputs {
+            if self.inputs.iter().all(|new| new.name != old.name) {
+                return Some(format!("it has no input `{}`", old.name));
+            }
+        }
+        for old in &before.outputs {
+            let Some(new) = self.outputs.iter().find(|new| new.name == old.name) else {
+                return Some(format!("it has no output `{}`", old.name));
+            };
+            let ranks = |spec: &TensorSpec| spec.dims.as_ref().map(Vec::len);
+            let same_rank =
+                ranks(old).is_none() || ranks(new).is_none() || ranks(old) == ranks(new);
+            if new.datatype != old.datatype || !same_rank {
+                return Some(format!("output {} was {}", new.summary(), old.summary()));
+            }
+        }
+        None
+    }
+
     /// Brings a request's inputs into the model's order and checks names, datatypes and shapes.
     ///
     /// With `batched`, the first dimension counts rows and must be the same in all inputs.
@@ -184,6 +215,19 @@ impl Signature {
 }
 
 impl TensorSpec {
+    /// Whether every tensor that fits `other` fits this.
+    fn takes_all_of(&self, other: &Self) -> bool {
+        let dims = match (&self.dims, &other.dims) {
+            (None, _) => true,
+            (Some(_), None) => false,
+            (Some(own), Some(others)) => {
+                own.len() == others.len()
+                    && own.iter().zip(others).all(|(own, other)| *own < 0 || own == other)
+            }
+        };
+        self.datatype == other.datatype && dims
+    }
+
     /// The shape as the protocol writes it: -1 where open; an open rank is one open dimension.
     pub fn protocol_dims(&self) -> &[i64] {
         self.dims.as_deref().unwrap_or(&[-1])
@@ -295,6 +339,44 @@ mod tests {
             vec![input("a", &[1, 2]), input("b", &[4])],
             "inputs disagree about the batch: `a` has 1 rows, `b` has 4",
         );
+    }
+
+    #[test]
+    fn a_new_version_must_take_what_the_old_one_took() {
+        let spec = |name: &str, datatype, dims: &[i64]| TensorSpec {
+            name: name.to_owned(),
+            datatype,
+            dims: Some(dims.to_vec()),
+        };
+        let signature = |inputs: &[&TensorSpec], outputs: &[&TensorSpec]| Signature {
+            inputs: inputs.iter().map(|spec| (*spec).clone()).collect(),
+            outputs: outputs.iter().map(|spec| (*spec).clone()).collect(),
+        };
+        let (x, y) = (spec("x", DataType::Fp32, &[-1, 3]), spec("y", DataType::Fp32, &[-1]));
+        let old = signature(&[&x], &[&y]);
+        let open = spec("x", DataType::Fp32, &[-1, -1]);
+        let more = spec("z", DataType::Int64, &[-1]);
+        let fits = [
+            old.clone(),
+            signature(&[&open], &[&more, &y]),
+            signature(&[&x], &[&spec("y", DataType::Fp32, &[5])]),
+        ];
+        for new in fits {
+            assert_eq!(new.breaks_clients_of(&old), None);
+        }
+        let breaks = [
+            (signature(&[&spec("x", DataType::Fp32, &[-1, 4])], &[&y]), "input `x`"),
+            (signature(&[&spec("x", DataType::Fp64, &[-1, 3])], &[&y]), "input `x`"),
+            (signature(&[&x, &more], &[&y]), "a new input `z`"),
+            (signature(&[], &[&y]), "no input `x`"),
+            (signature(&[&x], &[&more]), "no output `y`"),
+            (signature(&[&x], &[&spec("y", DataType::Fp32, &[-1, 2])]), "output `y`"),
+        ];
+        for (new, why) in breaks {
+            let reason = new.breaks_clients_of(&old).unwrap();
+            let plain = reason.replace("input x", "input `x`").replace("output y", "output `y`");
+            assert!(plain.contains(why), "{reason}");
+        }
     }
 
     #[test]

@@ -108,8 +108,10 @@ impl Serving {
     }
 
     /// Makes this the table for every request whose last byte arrives from now on.
-    pub fn publish(&self, table: Table) {
-        self.table.store(Arc::new(table));
+    ///
+    /// Gives the table before it: to be let go where nobody waits, for requests may still hold it.
+    pub fn publish(&self, table: Table) -> Arc<Table> {
+        self.table.swap(Arc::new(table))
     }
 
     /// Why the server should get no new requests; empty if it is ready.

@@ -1,9 +1,12 @@
 //! The live table: every model with its versions and their states, as of one publish.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use crate::{
-    model::{ModelName, VersionId, VersionSelector, VersionState},
+    model::{Alias, ModelName, VersionId, VersionSelector, VersionState},
     monitor::ModelRecorder,
 };
 
@@ -12,7 +15,7 @@ use super::Version;
 /// What is known and what is served.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    models: HashMap<ModelName, Model>,
+    models: HashMap<ModelName, Arc<Model>>,
     /// Whether every version that was there at the start has been tried.
     complete: bool,
     /// Models that must serve before the server calls itself ready.
@@ -28,6 +31,12 @@ pub struct Model {
     pub recorder: Arc<ModelRecorder>,
     /// Its versions, ascending.
     pub versions: Vec<Entry>,
+    /// The version that a request without one gets, if it is ready; else the newest older one that is.
+    pub default: Option<VersionId>,
+    /// Names that stand for a version.
+    pub aliases: BTreeMap<Alias, VersionId>,
+    /// What an operator decided that beats the repository, for people.
+    pub pinned: Option<String>,
     /// Why the model as a whole cannot be served, if so.
     pub problem: Option<String>,
 }
@@ -43,6 +52,30 @@ pub struct Entry {
     pub reason: String,
     /// The loaded version, if it is ready.
     pub version: Option<Arc<Version>>,
+}
+
+/// Two are equal if a table would look the same with either: the same loaded versions, not alike ones.
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        let same = match (&self.version, &other.version) {
+            (Some(own), Some(others)) => Arc::ptr_eq(own, others),
+            (None, None) => true,
+            _ => false,
+        };
+        same && self.id == other.id && self.state == other.state && self.reason == other.reason
+    }
+}
+
+/// Two are equal if a table would look the same with either.
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.versions == other.versions
+            && self.default == other.default
+            && self.aliases == other.aliases
+            && self.pinned == other.pinned
+            && self.problem == other.problem
+    }
 }
 
 /// Why a request reaches no version.
@@ -76,11 +109,10 @@ pub enum RouteError {
 impl Table {
     /// A table of these models; `complete` once every version that was there at the start has been tried.
     pub fn new(
-        models: impl IntoIterator<Item = Model>,
+        models: HashMap<ModelName, Arc<Model>>,
         complete: bool,
         required: Arc<[ModelName]>,
     ) -> Self {
-        let models = models.into_iter().map(|model| (model.name.clone(), model)).collect();
         Self { models, complete, required }
     }
 
@@ -110,12 +142,12 @@ impl Table {
 
     /// A model by name.
     pub fn model(&self, name: &str) -> Option<&Model> {
-        self.models.get(name)
+        self.models.get(name).map(|model| &**model)
     }
 
     /// All models, by name.
     pub fn models(&self) -> Vec<&Model> {
-        let mut models: Vec<_> = self.models.values().collect();
+        let mut models: Vec<_> = self.models.values().map(|model| &**model).collect();
         models.sort_by(|a, b| a.name.cmp(&b.name));
         models
     }
@@ -140,17 +172,32 @@ impl Model {
     /// The version that answers a request.
     pub fn route(&self, selector: VersionSelector<'_>) -> Result<&Arc<Version>, RouteError> {
         match selector {
-            VersionSelector::Default => {
-                self.ready().next_back().ok_or_else(|| self.not_ready(None))
+            VersionSelector::Default => self.answering().ok_or_else(|| self.not_ready(None)),
+            VersionSelector::Number(id) => self.numbered(id),
+            VersionSelector::Alias(alias) => match self.aliases.get(alias) {
+                Some(id) => self.numbered(*id),
+                None if alias == Alias::STABLE => self.route(VersionSelector::Default),
+                None => Err(self.unknown_version(alias)),
+            },
+        }
+    }
+
+    /// The version that a request without one gets, if any answers.
+    pub fn answering(&self) -> Option<&Arc<Version>> {
+        let default = self.default;
+        let mut downward = self.ready().rev();
+        let wanted = downward.find(|version| default.is_none_or(|default| version.id() <= default));
+        // While the default is only being loaded, what served goes on, be it newer.
+        wanted.or_else(|| self.ready().next_back())
+    }
+
+    fn numbered(&self, id: VersionId) -> Result<&Arc<Version>, RouteError> {
+        match self.versions.binary_search_by_key(&id, |entry| entry.id) {
+            Ok(index) => {
+                let entry = &self.versions[index];
+                entry.version.as_ref().ok_or_else(|| self.not_ready(Some(entry)))
             }
-            VersionSelector::Number(id) => {
-                match self.versions.iter().find(|entry| entry.id == id) {
-                    Some(Entry { version: Some(version), .. }) => Ok(version),
-                    Some(entry) => Err(self.not_ready(Some(entry))),
-                    None => Err(self.unknown_version(&id.to_string())),
-                }
-            }
-            VersionSelector::Alias(alias) => Err(self.unknown_version(alias)),
+            Err(_) => Err(self.unknown_version(&id.to_string())),
         }
     }
 

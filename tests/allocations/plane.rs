@@ -70,6 +70,7 @@ impl Running {
             chosen: BTreeMap::new(),
         };
         let models = models.iter().map(|path| model(&loader, path));
+        let models = models.map(|model| (model.name.clone(), Arc::new(model))).collect();
         serving.publish(Table::new(models, true, [].into()));
         let limits = edge::Limits { body_bytes_max: BODY_BYTES_MAX, ..edge::Limits::default() };
         let http = (Ipv4Addr::LOCALHOST, 0).into();
@@ -115,7 +116,15 @@ fn model(loader: &Loader, path: &str) -> Model {
         }
     });
     let versions = entries.collect();
-    Model { recorder: loader.monitor.model(&name), name, versions, problem: None }
+    Model {
+        recorder: loader.monitor.model(&name),
+        name,
+        versions,
+        default: None,
+        aliases: BTreeMap::new(),
+        pinned: None,
+        problem: None,
+    }
 }
 
 impl Client {

@@ -109,6 +109,24 @@ impl Connection {
         Ok(response)
     }
 
+    /// Sends a request whose answer does not end, and reads until it says something, or for a second.
+    pub(crate) fn listen(&mut self, request: &Request, said: impl Fn(&str) -> bool) -> String {
+        self.send(request.bytes());
+        self.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut heard = Vec::new();
+        while !said(&String::from_utf8_lossy(&heard)) {
+            match self.reader.fill_buf() {
+                Ok([]) | Err(_) => break,
+                Ok(more) => {
+                    heard.extend_from_slice(more);
+                    let length = more.len();
+                    self.reader.consume(length);
+                }
+            }
+        }
+        String::from_utf8_lossy(&heard).into_owned()
+    }
+
     /// All answers until the server closes.
     pub(crate) fn answers_until_close(&mut self) -> Vec<Response> {
         std::iter::from_fn(|| self.try_answer().ok()).collect()
@@ -187,6 +205,12 @@ impl Request {
     /// `POST` with any body.
     pub(crate) fn post(target: &str, body: impl Into<Vec<u8>>) -> Self {
         Self::new("POST", target).body(body)
+    }
+
+    /// Changes the method.
+    pub(crate) fn method(mut self, method: &str) -> Self {
+        method.clone_into(&mut self.method);
+        self
     }
 
     /// Adds a header line.

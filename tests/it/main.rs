@@ -27,6 +27,7 @@ mod http2;
 mod infer;
 mod limits;
 mod metrics;
+mod operations;
 mod protocol;
 mod reload;
 mod smuggling;

@@ -1,0 +1,142 @@
+//! `/api/v1/models/{model}/...`: what operators may do to a model.
+
+use axum::{
+    Json, Router,
+    extract::{Path, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+    routing::{post, put},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lifecycle::Operation,
+    model::{Alias, ModelName, VersionId},
+    registry::Cause,
+};
+
+use super::{Admin, Problem, repository::status_of};
+
+/// What may be said with an operation; all of it may be left out.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OperationRequest {
+    /// The version that is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// Who asks; `admin API` if not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Why, for the audit trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// An operation that was carried out.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OperationReport {
+    /// The model.
+    pub model: String,
+    /// The version that it came to, where one is meant.
+    pub version: Option<u64>,
+    /// Whether it outlives the process.
+    pub durable: bool,
+}
+
+/// The most characters of an actor or a reason.
+const WORDS_MAX: usize = 1000;
+
+pub(super) fn router() -> Router<Admin> {
+    Router::new()
+        .route("/api/v1/models/{model}/load", post(load))
+        .route("/api/v1/models/{model}/unload", post(unload))
+        .route("/api/v1/models/{model}/rollback", post(rollback))
+        .route("/api/v1/models/{model}/unpin", post(unpin))
+        .route("/api/v1/models/{model}/aliases/{alias}", put(set_alias).delete(remove_alias))
+}
+
+type Said = Result<Json<OperationRequest>, JsonRejection>;
+
+async fn load(State(admin): State<Admin>, Path(model): Path<String>, said: Said) -> Response {
+    operate(&admin, &model, said, |_| Ok(Operation::Load)).await
+}
+
+async fn unload(State(admin): State<Admin>, Path(model): Path<String>, said: Said) -> Response {
+    operate(&admin, &model, said, |_| Ok(Operation::Unload)).await
+}
+
+async fn rollback(State(admin): State<Admin>, Path(model): Path<String>, said: Said) -> Response {
+    operate(&admin, &model, said, |version| Ok(Operation::Rollback { to: version })).await
+}
+
+async fn unpin(State(admin): State<Admin>, Path(model): Path<String>, said: Said) -> Response {
+    operate(&admin, &model, said, |_| Ok(Operation::Unpin)).await
+}
+
+async fn set_alias(
+    State(admin): State<Admin>,
+    Path((model, alias)): Path<(String, String)>,
+    said: Said,
+) -> Response {
+    let operation = |version: Option<VersionId>| {
+        let version =
+            version.ok_or("`version` is missing: the number that the alias stands for")?;
+        let alias = Alias::parse(&alias).map_err(|error| error.to_string())?;
+        Ok(Operation::SetAlias { alias, version })
+    };
+    operate(&admin, &model, said, operation).await
+}
+
+async fn remove_alias(
+    State(admin): State<Admin>,
+    Path((model, alias)): Path<(String, String)>,
+    said: Said,
+) -> Response {
+    let operation = |_| {
+        let alias = Alias::parse(&alias).map_err(|error| error.to_string())?;
+        Ok(Operation::RemoveAlias { alias })
+    };
+    operate(&admin, &model, said, operation).await
+}
+
+async fn operate(
+    admin: &Admin,
+    model: &str,
+    said: Said,
+    operation: impl FnOnce(Option<VersionId>) -> Result<Operation, String>,
+) -> Response {
+    let said = match said {
+        Ok(Json(said)) => said,
+        // Nothing need be said.
+        Err(JsonRejection::MissingJsonContentType(_)) => OperationRequest::default(),
+        Err(error) => return Problem::new(error.status(), error.body_text()).into_response(),
+    };
+    let long =
+        |text: &Option<String>| text.as_ref().is_some_and(|text| text.chars().count() > WORDS_MAX);
+    if long(&said.actor) || long(&said.reason) {
+        let detail = format!("`actor` and `reason` may have {WORDS_MAX} characters each");
+        return Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
+    }
+    let refused = |detail: String| Problem::new(StatusCode::BAD_REQUEST, detail).into_response();
+    let operation = match operation(said.version.map(VersionId::new)) {
+        Ok(operation) => operation,
+        Err(detail) => return refused(detail),
+    };
+    let model = match ModelName::parse(model) {
+        Ok(model) => model,
+        Err(error) => return refused(error.to_string()),
+    };
+    let cause = Cause {
+        actor: said.actor.unwrap_or_else(|| "admin API".to_owned()),
+        reason: said.reason.unwrap_or_default(),
+    };
+    match admin.lifecycle.operate(model.clone(), operation, cause).await {
+        Ok(done) => Json(OperationReport {
+            model: model.to_string(),
+            version: done.version.map(VersionId::number),
+            durable: done.durable,
+        })
+        .into_response(),
+        Err(error) => Problem::new(status_of(&error), error.to_string()).into_response(),
+    }
+}

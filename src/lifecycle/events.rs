@@ -1,0 +1,130 @@
+//! What happened to models, as a stream: the last of it for who asks late, the rest as it comes.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::broadcast;
+
+use crate::model::{ModelName, VersionId};
+
+/// Something that happened to a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Counts events from the start of the process.
+    pub sequence: u64,
+    /// When, since 1970.
+    pub at: Duration,
+    /// The model.
+    pub model: ModelName,
+    /// The version, where one is meant.
+    pub version: Option<VersionId>,
+    /// What, in a word.
+    pub kind: EventKind,
+    /// More about it, for people; may be empty.
+    pub detail: String,
+}
+
+/// What may happen to a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    /// A version appeared or changed in the repository.
+    Discovered,
+    /// A version waits for an operator.
+    Held,
+    /// A version is being fetched, proven, loaded and warmed.
+    Loading,
+    /// A version answers from now on.
+    Ready,
+    /// A version cannot be served.
+    Failed,
+    /// A version was taken from the table; its last requests finish.
+    Retired,
+    /// The last request let a version go; its memory is given back.
+    Freed,
+    /// The model left the repository.
+    Removed,
+    /// An operator decided something.
+    Decided,
+}
+
+/// The stream; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Events {
+    sender: broadcast::Sender<Event>,
+    recent: Arc<Mutex<VecDeque<Event>>>,
+}
+
+/// Events kept for who asks late, and events that a slow listener may be behind.
+const RECENT_MAX: usize = 1024;
+
+impl EventKind {
+    /// The word for it, such as `ready`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Discovered => "discovered",
+            Self::Held => "held",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+            Self::Retired => "retired",
+            Self::Freed => "freed",
+            Self::Removed => "removed",
+            Self::Decided => "decided",
+        }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(RECENT_MAX), recent: Arc::default() }
+    }
+}
+
+impl Events {
+    /// What happened lately, and a receiver that gets everything after it.
+    pub fn follow(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        (recent.iter().cloned().collect(), self.sender.subscribe())
+    }
+
+    pub(super) fn tell(
+        &self,
+        at: Duration,
+        model: &ModelName,
+        version: Option<VersionId>,
+        kind: EventKind,
+        detail: impl Into<String>,
+    ) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let sequence = recent.back().map_or(1, |event| event.sequence + 1);
+        let model = model.clone();
+        let event = Event { sequence, at, model, version, kind, detail: detail.into() };
+        if recent.len() == RECENT_MAX {
+            recent.pop_front();
+        }
+        recent.push_back(event.clone());
+        // Nobody may be listening.
+        let _ = self.sender.send(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_listeners_get_what_happened_lately_once() {
+        let events = Events::default();
+        let model = ModelName::parse("m").unwrap();
+        let tell = || events.tell(Duration::ZERO, &model, None, EventKind::Removed, "");
+        (0..RECENT_MAX + 5).for_each(|_| tell());
+        let (recent, mut later) = events.follow();
+        assert_eq!(recent.len(), RECENT_MAX);
+        assert_eq!(recent[0].sequence, 6);
+        tell();
+        assert_eq!(later.try_recv().unwrap().sequence, recent.last().unwrap().sequence + 1);
+    }
+}

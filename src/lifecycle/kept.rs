@@ -1,0 +1,226 @@
+//! A model as the keeper has it: what is there, what should be, what is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    model::{ModelDescription, VersionId, VersionState},
+    serve::{Entry, Version},
+    source::{Fingerprint, ListedVersion},
+};
+
+use super::plan::Plan;
+
+/// A model.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) description: Option<Arc<ModelDescription>>,
+    pub(super) problem: Option<String>,
+    /// What the repository had at the last look.
+    pub(super) listed: BTreeMap<VersionId, ListedVersion>,
+    pub(super) plan: Plan,
+    pub(super) versions: BTreeMap<VersionId, KeptVersion>,
+}
+
+/// A version.
+#[derive(Debug)]
+pub(super) struct KeptVersion {
+    pub(super) state: VersionState,
+    pub(super) reason: String,
+    pub(super) version: Option<Arc<Version>>,
+    /// What the folder looked like when it was last tried.
+    tried: Option<Fingerprint>,
+    /// What the folder looks like that is being loaded.
+    pub(super) loading: Option<Fingerprint>,
+    /// What it looked like at the last look, and since when.
+    seen: Option<(Fingerprint, Instant)>,
+    /// When a failure that may pass is tried again, and how long was waited for it.
+    retry: Option<(Instant, Duration)>,
+}
+
+/// Whether a version should be loaded now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Nothing to do.
+    No,
+    /// Later; ask again then.
+    At(Instant),
+    /// Now.
+    Now,
+}
+
+/// How long a new folder must look the same before it is loaded.
+const SETTLE: Duration = Duration::from_millis(200);
+/// Pauses between tries of what failed and may pass.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_LAST: Duration = Duration::from_mins(1);
+
+impl KeptVersion {
+    pub(super) fn unavailable(reason: impl Into<String>) -> Self {
+        Self {
+            state: VersionState::Unavailable,
+            reason: reason.into(),
+            version: None,
+            tried: None,
+            loading: None,
+            seen: None,
+            retry: None,
+        }
+    }
+
+    /// Forgets that it was tried.
+    pub(super) fn forget(&mut self) {
+        self.tried = None;
+        self.retry = None;
+    }
+
+    /// Whether it should be loaded, as its folder looks now. With `at_once`, the folder need not settle.
+    pub(super) fn due(&mut self, listed: Fingerprint, now: Instant, at_once: bool) -> Due {
+        if self.loading == Some(listed) || (self.tried == Some(listed) && self.retry.is_none()) {
+            return Due::No;
+        }
+        if let Some((at, _)) = self.retry
+            && self.tried == Some(listed)
+        {
+            return if at <= now || at_once { Due::Now } else { Due::At(at) };
+        }
+        let since = match self.seen {
+            Some((seen, since)) if seen == listed => since,
+            _ => now,
+        };
+        self.seen = Some((listed, since));
+        let settled = since + SETTLE;
+        if at_once || settled <= now { Due::Now } else { Due::At(settled) }
+    }
+
+    /// It is going to be loaded as it looks now.
+    pub(super) fn begin(&mut self, listed: Fingerprint) {
+        self.loading = Some(listed);
+        self.seen = None;
+        if self.version.is_none() {
+            self.state = VersionState::Loading;
+            "waits to be loaded".clone_into(&mut self.reason);
+        }
+    }
+
+    /// It answers; gives what answered before under its number.
+    pub(super) fn succeed(&mut self, tried: Fingerprint, version: Version) -> Option<Arc<Version>> {
+        self.tried = Some(tried);
+        self.loading = self.loading.filter(|loading| *loading != tried);
+        self.retry = None;
+        self.state = VersionState::Ready;
+        self.reason = String::new();
+        self.version.replace(Arc::new(version))
+    }
+
+    /// It cannot be loaded; gives whether that is news.
+    pub(super) fn fail(
+        &mut self,
+        tried: Fingerprint,
+        reason: String,
+        retry_from: Option<Instant>,
+    ) -> bool {
+        let news = self.reason != reason || self.tried != Some(tried);
+        self.tried = Some(tried);
+        self.loading = self.loading.filter(|loading| *loading != tried);
+        self.retry = retry_from.map(|now| {
+            let pause = self.retry.map_or(RETRY_FIRST, |(_, pause)| (pause * 2).min(RETRY_LAST));
+            (now + pause, pause)
+        });
+        self.reason = reason;
+        if self.version.is_none() {
+            self.state = VersionState::Unavailable;
+        }
+        news
+    }
+
+    /// Takes it out of service; gives the version that must be freed.
+    pub(super) fn retire(&mut self) -> Option<Arc<Version>> {
+        let version = self.version.take()?;
+        self.state = VersionState::Unloading;
+        "its last requests finish".clone_into(&mut self.reason);
+        self.forget();
+        Some(version)
+    }
+}
+
+impl Kept {
+    /// The version that answers by default now.
+    pub(super) fn answering(&self) -> Option<(VersionId, &Arc<Version>)> {
+        let ready = || {
+            self.versions.iter().rev().filter_map(|(id, kept)| Some((*id, kept.version.as_ref()?)))
+        };
+        let default = self.plan.default;
+        ready()
+            .find(|(id, _)| default.is_none_or(|default| *id <= default))
+            .or_else(|| ready().next())
+    }
+
+    pub(super) fn is_ready(&self, id: VersionId) -> bool {
+        self.versions.get(&id).is_some_and(|version| version.version.is_some())
+    }
+
+    /// Brings entries in line with the plan; gives the versions that left the table.
+    ///
+    /// What answers goes on until the plan's default answers in its place.
+    pub(super) fn follow_plan(&mut self, unloaded: bool) -> Vec<Arc<Version>> {
+        let replaced = self.plan.wanted.is_empty()
+            || self.plan.default.is_none_or(|default| self.is_ready(default));
+        let answering = self.answering().map(|(id, _)| id);
+        let keep: BTreeSet<VersionId> =
+            if replaced { BTreeSet::new() } else { answering.into_iter().collect() };
+        let mut retired = Vec::new();
+        for (id, kept) in &mut self.versions {
+            if !self.plan.wanted.contains(id) && !keep.contains(id) {
+                retired.extend(kept.retire());
+                kept.loading = None;
+            }
+        }
+        for id in self.listed.keys().copied() {
+            let idle = |kept: &KeptVersion| {
+                kept.version.is_none() && kept.state != VersionState::Unloading
+            };
+            let reason = if unloaded {
+                "unloaded"
+            } else if self.plan.held.contains(&id) {
+                "held back; `tidegate models load` lets it in, `tidegate models unpin` clears a pin"
+            } else {
+                continue;
+            };
+            let kept = self.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(reason));
+            if idle(kept) {
+                *kept = KeptVersion::unavailable(reason);
+            }
+        }
+        let (plan, listed) = (&self.plan, &self.listed);
+        self.versions.retain(|id, kept| {
+            let shown = plan.wanted.contains(id)
+                || listed.contains_key(id) && (unloaded || plan.held.contains(id));
+            shown || kept.version.is_some() || kept.state == VersionState::Unloading
+        });
+        retired
+    }
+
+    /// The last request has let a version go.
+    pub(super) fn freed(&mut self, id: VersionId, unloaded: bool) {
+        if self.versions.get(&id).is_some_and(|kept| kept.state == VersionState::Unloading) {
+            self.versions.remove(&id);
+            // What is left of it is what the plan says.
+            let none = self.follow_plan(unloaded);
+            debug_assert!(none.is_empty(), "following the same plan twice retires nothing");
+        }
+    }
+
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let entry = |(id, kept): (&VersionId, &KeptVersion)| Entry {
+            id: *id,
+            state: kept.state,
+            reason: kept.reason.clone(),
+            version: kept.version.clone(),
+        };
+        self.versions.iter().map(entry).collect()
+    }
+}

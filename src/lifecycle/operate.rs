@@ -1,0 +1,263 @@
+//! What operators want of the keeper: done at once, or waited for while a version is loaded.
+//!
+//! A decision about a version takes effect only once that version is loaded: until then it is on trial, wanted
+//! beside what serves. So a rollback to something that cannot be served changes nothing.
+
+use crate::{
+    model::{ModelName, VersionId},
+    registry::{Action, Cause, Entry},
+};
+
+use super::{
+    Done, OnNewVersion, Operation, OperationError, Reply,
+    events::EventKind,
+    keeper::Keeper,
+    kept::{Kept, KeptVersion},
+};
+
+/// An operator who waits for a load.
+pub(super) struct Waiting {
+    pub(super) model: ModelName,
+    goal: Goal,
+    cause: Cause,
+    reply: Reply,
+}
+
+enum Goal {
+    /// That the model's default version serves.
+    Serve,
+    /// That this version is loaded, to decide this about it.
+    Decide(VersionId, Action),
+}
+
+impl Keeper {
+    /// Does what an operator wants, or begins it and keeps who waits for it.
+    pub(super) fn operate(
+        &mut self,
+        model: &ModelName,
+        operation: &Operation,
+        cause: Cause,
+        reply: Reply,
+    ) {
+        match self.begin(model, operation, &cause) {
+            Ok(Some(goal)) => {
+                self.state.waiting.push(Waiting { model: model.clone(), goal, cause, reply });
+                if self.reconcile(model, true) {
+                    self.publish();
+                }
+            }
+            Ok(None) => {
+                // Whoever asked may be gone; it is done all the same.
+                let _ = reply.send(Ok(self.done(None)));
+            }
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn done(&self, version: Option<VersionId>) -> Done {
+        Done { version, durable: self.registry.is_durable() }
+    }
+
+    /// Does what can be done at once; gives what has to be waited for.
+    fn begin(
+        &mut self,
+        model: &ModelName,
+        operation: &Operation,
+        cause: &Cause,
+    ) -> Result<Option<Goal>, OperationError> {
+        let acts_at_once = matches!(operation, Operation::Unload);
+        if !acts_at_once {
+            self.look(Some(model), true);
+        }
+        let known = self.state.models.contains_key(model);
+        if let (false, Some(unreadable)) = (known, &self.state.unreadable) {
+            return Err(failed(model, unreadable));
+        }
+        let kept = self.state.models.get_mut(model);
+        let kept = kept.ok_or_else(|| OperationError::Unknown(model.to_string()))?;
+        let write = |action: Action| Entry { model: model.clone(), action, cause: cause.clone() };
+        match operation {
+            Operation::Load => {
+                // Tries again what failed.
+                kept.versions
+                    .values_mut()
+                    .filter(|version| !version.reason.is_empty())
+                    .for_each(KeptVersion::forget);
+                let level = kept.listed.keys().next_back().map(|id| id.number());
+                let decided = self.decisions(model);
+                let holds = self.policy(model).on_new_version == OnNewVersion::Hold;
+                let level = level.filter(|_| holds);
+                let raises = level.is_some() && decided.level.map(VersionId::number) != level;
+                if decided.unloaded || raises {
+                    self.registry.record(&[write(Action::Load { level })])?;
+                    self.decided(model, None, "load", cause);
+                }
+                Ok(Some(Goal::Serve))
+            }
+            Operation::Unload => {
+                self.registry.record(&[write(Action::Unload)])?;
+                self.decided(model, None, "unload", cause);
+                self.state.jobs.retain(|job| job.model != *model);
+                if self.reconcile(model, false) {
+                    self.publish();
+                }
+                Ok(None)
+            }
+            Operation::Unpin => {
+                self.registry.record(&[write(Action::Unpin)])?;
+                self.decided(model, None, "unpin", cause);
+                Ok(Some(Goal::Serve))
+            }
+            Operation::Rollback { to } => {
+                let to = target(model, kept, *to)?;
+                retry_failed(kept, to);
+                Ok(Some(Goal::Decide(to, Action::Pin { version: to.number() })))
+            }
+            Operation::SetAlias { alias, version } => {
+                let to = target(model, kept, Some(*version))?;
+                retry_failed(kept, to);
+                let (alias, version) = (alias.as_str().to_owned(), version.number());
+                Ok(Some(Goal::Decide(to, Action::SetAlias { alias, version })))
+            }
+            Operation::RemoveAlias { alias } => {
+                if !self.decisions(model).aliases.contains_key(alias) {
+                    let (model, alias) = (model.clone(), alias.to_string());
+                    return Err(OperationError::UnknownAlias { model, alias });
+                }
+                let alias = alias.as_str().to_owned();
+                self.registry.record(&[write(Action::RemoveAlias { alias })])?;
+                self.decided(model, None, "remove alias", cause);
+                if self.reconcile(model, true) {
+                    self.publish();
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn decided(&self, model: &ModelName, version: Option<VersionId>, what: &str, cause: &Cause) {
+        let actor = &cause.actor;
+        tracing::info!(%model, version = version.map(VersionId::number), %actor, reason = cause.reason, "{what}");
+        self.tell(model, version, EventKind::Decided, &format!("{what} by {actor}"));
+    }
+
+    /// Answers operators whose loads have ended.
+    pub(super) fn conclude(&mut self) {
+        let waiting = std::mem::take(&mut self.state.waiting);
+        for waiting in waiting {
+            let model = waiting.model.clone();
+            let busy = self.state.running.as_ref().is_some_and(|(running, _)| *running == model)
+                || self.state.jobs.iter().any(|job| job.model == model);
+            if busy {
+                self.state.waiting.push(waiting);
+                continue;
+            }
+            let answer = match waiting.goal {
+                Goal::Serve => self.verdict(&model, None),
+                Goal::Decide(version, action) => {
+                    let ready = self.verdict(&model, Some(version));
+                    let decided =
+                        ready.and_then(|_| self.decide(&model, version, action, &waiting.cause));
+                    // Whatever came of it, the trial is over.
+                    if self.reconcile(&model, true) {
+                        self.publish();
+                    }
+                    decided
+                }
+            };
+            // Whoever asked may be gone.
+            let _ = waiting.reply.send(answer.map(|version| self.done(Some(version))));
+        }
+    }
+
+    /// Carries out a decision about a version that is loaded.
+    fn decide(
+        &mut self,
+        model: &ModelName,
+        version: VersionId,
+        action: Action,
+        cause: &Cause,
+    ) -> Result<VersionId, OperationError> {
+        let (what, acts_first) = (action.name(), matches!(action, Action::Pin { .. }));
+        let entry = Entry { model: model.clone(), action, cause: cause.clone() };
+        if acts_first {
+            // A full disk must not stop a rollback: it acts, and is recorded at once after.
+            let recorded = self.registry.act(&entry);
+            if self.reconcile(model, true) {
+                self.publish();
+            }
+            self.decided(model, Some(version), what, cause);
+            recorded.map_err(|error| OperationError::NotDurable { reason: error.reason })?;
+        } else {
+            self.registry.record(&[entry])?;
+            self.decided(model, Some(version), what, cause);
+        }
+        Ok(version)
+    }
+
+    /// Whether a model's default version, or this one, answers.
+    fn verdict(
+        &self,
+        model: &ModelName,
+        version: Option<VersionId>,
+    ) -> Result<VersionId, OperationError> {
+        let kept = self.state.models.get(model);
+        let kept = kept.ok_or_else(|| OperationError::Unknown(model.to_string()))?;
+        if let Some(unreadable) = &self.state.unreadable {
+            return Err(failed(model, unreadable));
+        }
+        if let Some(problem) = &kept.problem {
+            return Err(failed(model, problem));
+        }
+        // An older version that serves on does not make up for the one that was meant.
+        let Some(id) = version.or(kept.plan.default) else {
+            return Err(failed(model, "it has no versions"));
+        };
+        match kept.versions.get(&id) {
+            Some(meant) if meant.version.is_some() && meant.reason.is_empty() => Ok(id),
+            Some(meant) => Err(failed(model, &meant.reason)),
+            None => Err(failed(model, "it is gone from the repository")),
+        }
+    }
+}
+
+impl Waiting {
+    /// The version that is loaded for it.
+    pub(super) fn trial(&self) -> Option<VersionId> {
+        match self.goal {
+            Goal::Decide(version, _) => Some(version),
+            Goal::Serve => None,
+        }
+    }
+}
+
+fn failed(model: &ModelName, reason: &str) -> OperationError {
+    OperationError::Failed { model: model.clone(), reason: reason.to_owned() }
+}
+
+/// The version that an operation is about, if the repository has it; without one, the next older than what answers.
+fn target(
+    model: &ModelName,
+    kept: &Kept,
+    to: Option<VersionId>,
+) -> Result<VersionId, OperationError> {
+    let there = || kept.listed.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if let Some(to) = to {
+        return kept.listed.contains_key(&to).then_some(to).ok_or_else(|| {
+            OperationError::UnknownVersion { model: model.clone(), version: to, there: there() }
+        });
+    }
+    let answering = kept.answering().map(|(id, _)| id).or(kept.plan.default);
+    let older = kept.listed.keys().rfind(|id| answering.is_some_and(|answering| **id < answering));
+    older
+        .copied()
+        .ok_or_else(|| OperationError::NothingOlder { model: model.clone(), there: there() })
+}
+
+fn retry_failed(kept: &mut Kept, id: VersionId) {
+    if let Some(version) = kept.versions.get_mut(&id).filter(|version| version.version.is_none()) {
+        version.forget();
+    }
+}

@@ -1,0 +1,306 @@
+//! What operators decided about models, and what served last: decisions that outlive the process.
+//!
+//! A decision is written down before (or, where waiting would hurt, at once after) it takes effect, and holds
+//! until another one replaces it: it beats what the repository says. Always true:
+//! - What [`Registry::record`] acknowledged is in the journal; where there is no journal, it holds until the
+//!   process ends, and [`Registry::is_durable`] says so.
+//! - Reading never touches the journal.
+//!
+//! Not here: how records are kept (`state`), how decisions are carried out (`lifecycle`).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Alias, ModelName, VersionId};
+
+/// What is decided about every model.
+#[derive(Debug, Default)]
+pub struct Registry {
+    journal: Option<Box<dyn Journal>>,
+    models: BTreeMap<ModelName, Decisions>,
+}
+
+/// What is decided about one model; the default decides nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Decisions {
+    /// Taken out of service until it is loaded again.
+    pub unloaded: bool,
+    /// The version that answers by default; newer ones stay out of service.
+    pub pinned: Option<VersionId>,
+    /// Where new versions are held back: the newest that was let into service.
+    pub level: Option<VersionId>,
+    /// Names for versions.
+    pub aliases: BTreeMap<Alias, VersionId>,
+    /// What served last, and the identity of its files.
+    pub served: BTreeMap<VersionId, String>,
+}
+
+/// A decision, or a fact worth remembering.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Into service, where versions are held back up to this one.
+    Load {
+        /// The newest version that may serve.
+        level: Option<u64>,
+    },
+    /// Out of service.
+    Unload,
+    /// This version answers, newer ones are held back.
+    Pin {
+        /// The version.
+        version: u64,
+    },
+    /// The repository decides again.
+    Unpin,
+    /// A name for a version.
+    SetAlias {
+        /// The name.
+        alias: String,
+        /// The version.
+        version: u64,
+    },
+    /// A name less.
+    RemoveAlias {
+        /// The name.
+        alias: String,
+    },
+    /// A version was swapped in.
+    Serve {
+        /// The version.
+        version: u64,
+        /// The identity of its files.
+        digest: String,
+    },
+    /// A version was let go.
+    Retire {
+        /// The version.
+        version: u64,
+    },
+}
+
+/// Who did something, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cause {
+    /// Who, such as `repository API`.
+    pub actor: String,
+    /// Why, in their words; may be empty.
+    pub reason: String,
+}
+
+/// An action on a model, as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The model.
+    pub model: ModelName,
+    /// What was done.
+    pub action: Action,
+    /// Who did it and why.
+    pub cause: Cause,
+}
+
+/// Where entries are kept. Returns once they cannot be lost.
+pub trait Journal: std::fmt::Debug + Send {
+    /// Writes entries, all or none.
+    fn write(&mut self, entries: &[Entry]) -> Result<(), Unrecorded>;
+}
+
+/// Something could not be written down.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it could not be recorded: {reason}")]
+pub struct Unrecorded {
+    /// Why, with the next step.
+    pub reason: String,
+}
+
+impl Cause {
+    /// A cause without a reason of its own.
+    pub fn by(actor: &str) -> Self {
+        Self { actor: actor.to_owned(), reason: String::new() }
+    }
+}
+
+impl Action {
+    /// Its name in records, such as `pin`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Load { .. } => "load",
+            Self::Unload => "unload",
+            Self::Pin { .. } => "pin",
+            Self::Unpin => "unpin",
+            Self::SetAlias { .. } => "set_alias",
+            Self::RemoveAlias { .. } => "remove_alias",
+            Self::Serve { .. } => "serve",
+            Self::Retire { .. } => "retire",
+        }
+    }
+
+    /// The version that it is about.
+    pub fn version(&self) -> Option<VersionId> {
+        match self {
+            Self::Pin { version }
+            | Self::SetAlias { version, .. }
+            | Self::Serve { version, .. }
+            | Self::Retire { version } => Some(VersionId::new(*version)),
+            Self::Load { level } => level.map(VersionId::new),
+            Self::Unload | Self::Unpin | Self::RemoveAlias { .. } => None,
+        }
+    }
+}
+
+impl Decisions {
+    /// Whether anything beats the repository.
+    pub fn is_pinned(&self) -> bool {
+        self.unloaded || self.pinned.is_some()
+    }
+
+    fn apply(&mut self, action: &Action) {
+        match action {
+            Action::Load { level } => {
+                self.unloaded = false;
+                self.level = level.map(VersionId::new).or(self.level);
+            }
+            Action::Unload => self.unloaded = true,
+            Action::Pin { version } => {
+                self.unloaded = false;
+                self.pinned = Some(VersionId::new(*version));
+            }
+            Action::Unpin => {
+                self.unloaded = false;
+                self.pinned = None;
+            }
+            Action::SetAlias { alias, version } => {
+                if let Ok(alias) = Alias::parse(alias) {
+                    self.aliases.insert(alias, VersionId::new(*version));
+                }
+            }
+            Action::RemoveAlias { alias } => {
+                self.aliases.remove(alias.as_str());
+            }
+            Action::Serve { version, digest } => {
+                self.served.insert(VersionId::new(*version), digest.clone());
+            }
+            Action::Retire { version } => {
+                self.served.remove(&VersionId::new(*version));
+            }
+        }
+    }
+}
+
+impl Registry {
+    /// What these entries, in their order, come to; further ones go to the journal.
+    pub fn replay(
+        entries: impl IntoIterator<Item = Entry>,
+        journal: Option<Box<dyn Journal>>,
+    ) -> Self {
+        let mut registry = Self { journal, models: BTreeMap::new() };
+        for entry in entries {
+            registry.apply(&entry);
+        }
+        registry
+    }
+
+    /// Whether decisions outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// What is decided about a model.
+    pub fn decisions(&self, model: &str) -> Option<&Decisions> {
+        self.models.get(model)
+    }
+
+    /// Every model about which anything is decided.
+    pub fn models(&self) -> impl Iterator<Item = (&ModelName, &Decisions)> {
+        self.models.iter()
+    }
+
+    /// Writes down what is done, then takes it over; on an error nothing is taken over.
+    pub fn record(&mut self, entries: &[Entry]) -> Result<(), Unrecorded> {
+        if let Some(journal) = &mut self.journal
+            && !entries.is_empty()
+        {
+            journal.write(entries)?;
+        }
+        for entry in entries {
+            self.apply(entry);
+        }
+        Ok(())
+    }
+
+    /// Takes over what must not wait, then writes it down; an error means that a restart would undo it.
+    pub fn act(&mut self, entry: &Entry) -> Result<(), Unrecorded> {
+        self.apply(entry);
+        match &mut self.journal {
+            Some(journal) => journal.write(std::slice::from_ref(entry)),
+            None => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        self.models.entry(entry.model.clone()).or_default().apply(&entry.action);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Full;
+
+    impl Journal for Full {
+        fn write(&mut self, _: &[Entry]) -> Result<(), Unrecorded> {
+            Err(Unrecorded { reason: "the disk is full".to_owned() })
+        }
+    }
+
+    fn entry(action: Action) -> Entry {
+        Entry { model: ModelName::parse("m").unwrap(), action, cause: Cause::by("test") }
+    }
+
+    #[test]
+    fn decisions_follow_from_the_entries_in_order() {
+        let entries = [
+            Action::Unload,
+            Action::Pin { version: 2 },
+            Action::SetAlias { alias: "canary".to_owned(), version: 3 },
+            Action::Serve { version: 2, digest: "d".to_owned() },
+        ];
+        let mut registry = Registry::replay(entries.map(entry), None);
+        let decided = registry.decisions("m").unwrap();
+        assert!(!decided.unloaded && decided.is_pinned());
+        assert_eq!(decided.pinned, Some(VersionId::new(2)));
+        assert_eq!(decided.aliases.get("canary"), Some(&VersionId::new(3)));
+        assert_eq!(decided.served.len(), 1);
+        let undo = [
+            entry(Action::Unpin),
+            entry(Action::RemoveAlias { alias: "canary".to_owned() }),
+            entry(Action::Retire { version: 2 }),
+        ];
+        registry.record(&undo).unwrap();
+        assert_eq!(registry.decisions("m"), Some(&Decisions::default()));
+        assert_eq!(registry.decisions("other"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_not_decided_unless_it_must_not_wait() {
+        let mut registry = Registry::replay([], Some(Box::new(Full)));
+        assert!(registry.record(&[entry(Action::Unload)]).is_err());
+        assert_eq!(registry.decisions("m"), None);
+        assert!(registry.act(&entry(Action::Pin { version: 1 })).is_err());
+        assert_eq!(registry.decisions("m").unwrap().pinned, Some(VersionId::new(1)));
+    }
+
+    #[test]
+    fn actions_are_written_with_their_name() {
+        let written = serde_json::to_value(Action::Pin { version: 7 }).unwrap();
+        assert_eq!(written, serde_json::json!({"action": "pin", "version": 7}));
+        for action in [Action::Unload, Action::Load { level: None }, Action::Unpin] {
+            let written = serde_json::to_value(&action).unwrap();
+            assert_eq!(written["action"], action.name());
+            assert_eq!(serde_json::from_value::<Action>(written).unwrap(), action);
+        }
+    }
+}

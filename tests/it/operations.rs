@@ -1,0 +1,188 @@
+//! What operators do to models: it beats the repository, it is done when it is acknowledged, and it says why not.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::{
+    http::{Connection, Request, Response},
+    repository::{Repository, source},
+    server::{Launch, Server, eventually},
+    tensors::{identity, infer},
+};
+
+const IDENTITY: &str = "identity_fp32";
+
+/// `truth` with these versions; even ones double their input.
+fn truth(versions: &[u64]) -> Repository {
+    let repository = Repository::empty();
+    for version in versions {
+        add(&repository, *version);
+    }
+    repository
+}
+
+fn add(repository: &Repository, version: u64) {
+    let model = if version.is_multiple_of(2) { "doubled_fp32" } else { IDENTITY };
+    repository.add_bytes("truth", &version.to_string(), &fs::read(source(model, "1")).unwrap());
+}
+
+fn serve(repository: &Repository) -> Launch {
+    Launch::of(repository).set("REPOSITORY__POLL_INTERVAL", "100ms")
+}
+
+/// Asks the admin API to do something.
+fn operate(server: &Server, what: &str, said: &Value) -> Response {
+    let path = format!("/api/v1/models/truth/{what}");
+    let request = match what.strip_prefix("aliases/") {
+        Some(_) if said["version"].is_null() => Request::post_json(&path, said).method("DELETE"),
+        Some(_) => Request::post_json(&path, said).method("PUT"),
+        None => Request::post_json(&path, said),
+    };
+    Connection::open(server.admin).ask(&request)
+}
+
+fn answer(server: &Server, path: &str) -> Response {
+    server.post(path, &identity("FP32", &json!([1.5])))
+}
+
+fn version(server: &Server) -> Option<String> {
+    answer(server, &infer("truth")).header("x-tidegate-version").map(str::to_owned)
+}
+
+fn seen(server: &Server, version: &str, part: &str) -> Value {
+    eventually(&format!("version {version} says `{part}`"), || {
+        let entry = server.indexed("truth", version)?;
+        entry["reason"].as_str()?.contains(part).then_some(entry)
+    })
+}
+
+#[test]
+fn a_rollback_is_done_when_it_is_acknowledged_and_beats_the_repository() {
+    let repository = truth(&[1, 2]);
+    let server = serve(&repository).start();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    let report = operate(&server, "rollback", &json!({"reason": "worse"})).ok().json();
+    assert_eq!(report["version"], 1);
+    assert_eq!(version(&server).as_deref(), Some("1"), "the first request after it");
+    seen(&server, "2", "held back");
+    add(&repository, 3);
+    seen(&server, "3", "held back");
+    assert_eq!(version(&server).as_deref(), Some("1"));
+    let shown = server.admin("/api/v1/models/truth").ok().json();
+    assert_eq!(shown["answering"], 1);
+    assert!(shown["pinned"].as_str().unwrap().contains("version 1"), "{shown}");
+
+    let older = operate(&server, "rollback", &json!({}));
+    assert_eq!(older.status, 409, "{older:?}");
+    let unknown = operate(&server, "rollback", &json!({"version": 9}));
+    assert_eq!(unknown.status, 404, "{unknown:?}");
+    assert!(unknown.text().contains("which has 1, 2, 3"), "{unknown:?}");
+
+    let report = operate(&server, "unpin", &json!({})).ok().json();
+    assert_eq!(report["version"], 3);
+    assert_eq!(version(&server).as_deref(), Some("3"));
+}
+
+#[test]
+fn a_rollback_to_what_cannot_be_served_changes_nothing() {
+    let repository = truth(&[2]);
+    repository.add_bytes("truth", "1", b"no model");
+    let server = serve(&repository).start();
+    let refused = operate(&server, "rollback", &json!({"version": 1}));
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.text().contains("not an ONNX model"), "{refused:?}");
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    assert_eq!(server.admin("/api/v1/models/truth").ok().json()["pinned"], Value::Null);
+}
+
+#[test]
+fn an_unload_beats_the_repository_until_a_load() {
+    let repository = truth(&[1]);
+    let server = serve(&repository).start();
+    server.post("/v2/repository/models/truth/unload", &json!({})).ok();
+    assert_eq!(answer(&server, &infer("truth")).status, 503);
+    add(&repository, 2);
+    seen(&server, "2", "unloaded");
+    assert_eq!(answer(&server, &infer("truth")).status, 503);
+    server.post("/v2/repository/models/truth/load", &json!({})).ok();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+}
+
+#[test]
+fn aliases_stand_wherever_a_version_does() {
+    let repository = truth(&[1, 2]);
+    let server = serve(&repository).start();
+    let stable = answer(&server, "/v2/models/truth/versions/stable/infer").ok();
+    assert_eq!(stable.header("x-tidegate-version"), Some("2"), "what answers is stable");
+    let unknown = answer(&server, "/v2/models/truth/versions/canary/infer");
+    assert_eq!(unknown.status, 404, "{unknown:?}");
+
+    // The policy wants version 2 alone: the alias makes version 1 be loaded beside it.
+    operate(&server, "aliases/canary", &json!({"version": 1})).ok();
+    let canary = answer(&server, "/v2/models/truth/versions/canary/infer").ok();
+    assert_eq!(canary.header("x-tidegate-version"), Some("1"));
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    assert_eq!(
+        server.get("/v2/models/truth/versions/canary").ok().json()["versions"],
+        json!(["1"])
+    );
+    assert_eq!(server.get("/v2/models/truth/versions/canary/ready").status, 200);
+
+    for bad in [json!({"version": 7}), json!({"version": "1"}), json!({"wrong": 1})] {
+        let refused = operate(&server, "aliases/own", &bad);
+        assert!((400..500).contains(&refused.status), "{bad}: {refused:?}");
+    }
+    assert_eq!(operate(&server, "aliases/7", &json!({"version": 1})).status, 400);
+    operate(&server, "aliases/canary", &json!({})).ok();
+    let gone = answer(&server, "/v2/models/truth/versions/canary/infer");
+    assert_eq!(gone.status, 404, "{gone:?}");
+    let again = operate(&server, "aliases/canary", &json!({}));
+    assert_eq!(again.status, 404, "{again:?}");
+}
+
+#[test]
+fn new_versions_wait_where_the_operator_wants_to_let_them_in() {
+    let repository = truth(&[1]);
+    let server = serve(&repository).set("MODELS__truth__ON_NEW_VERSION", "hold").start();
+    add(&repository, 2);
+    seen(&server, "2", "held back");
+    assert_eq!(version(&server).as_deref(), Some("1"));
+    server.post("/v2/repository/models/truth/load", &json!({})).ok();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    add(&repository, 3);
+    seen(&server, "3", "held back");
+}
+
+#[test]
+fn a_version_that_would_break_clients_is_refused_unless_it_may() {
+    let other = fs::read(source("add_sub", "1")).unwrap();
+    let repository = truth(&[1]);
+    let server = serve(&repository).start();
+    repository.add_bytes("truth", "2", &other);
+    let entry = seen(&server, "2", "does not fit the clients of version 1");
+    assert!(entry["reason"].as_str().unwrap().contains("signature_may_change"), "{entry}");
+    assert_eq!(version(&server).as_deref(), Some("1"));
+
+    let repository = truth(&[1]);
+    let server = serve(&repository).set("MODELS__truth__SIGNATURE_MAY_CHANGE", "true").start();
+    repository.add_bytes("truth", "2", &other);
+    server.wait_for_state("truth", "2", "READY");
+}
+
+#[test]
+fn what_happens_is_told_as_it_happens() {
+    let repository = truth(&[1]);
+    let server = serve(&repository).start();
+    add(&repository, 2);
+    let events = eventually("version 1 is freed", || {
+        let heard = Connection::open(server.admin)
+            .listen(&Request::get("/api/v1/events"), |text| text.contains("event: freed"));
+        heard.contains("event: freed").then_some(heard)
+    });
+    let kinds: Vec<_> = events.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    let expected = ["discovered", "loading", "ready"];
+    assert_eq!(kinds[..6], [expected, expected].concat(), "{events}");
+    assert_eq!(kinds[6..8], ["retired", "freed"], "{events}");
+    assert!(events.contains(r#""model":"truth""#), "{events}");
+}
