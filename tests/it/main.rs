@@ -29,4 +29,5 @@ mod metrics;
 mod protocol;
 mod reload;
 mod smuggling;
+mod swap;
 mod tidy;
