@@ -49,8 +49,8 @@ fn thirty_swaps_under_load_fail_mix_up_and_delay_nothing() {
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| {
-                let connection = server.connect();
-                scope.spawn(|| ask_until_done(&scene, connection, client << 32))
+                let (scene, connection) = (&scene, server.connect());
+                scope.spawn(move || ask_until_done(scene, connection, client << 32))
             })
             .collect();
         // A failure in here must end the clients too, or the scope waits for ever.
