@@ -2,7 +2,10 @@
 
 use std::io;
 
-use super::reading::{ReadFault, Refusal};
+use super::{
+    ManifestError, StoreError,
+    reading::{ReadFault, Refusal},
+};
 
 /// Why something in a repository cannot be used; paths are relative to the repository's root.
 #[derive(Debug, thiserror::Error)]
@@ -116,12 +119,59 @@ pub enum SourceError {
         /// The flavors that are there.
         flavors: String,
     },
+    /// Files of the publisher's `SHA256SUMS` are not there yet.
+    #[error("`{path}` is still being copied: {there} of {listed} files of `SHA256SUMS` are there")]
+    Incomplete {
+        /// The version's folder.
+        path: String,
+        /// Files that are there.
+        there: usize,
+        /// Files that are listed.
+        listed: usize,
+    },
+    /// A file is not the one that the publisher listed.
+    #[error("the bytes of `{0}` are not those that `SHA256SUMS` lists; publish both again")]
+    WrongDigest(String),
+    /// A file of the version that the publisher did not list.
+    #[error(
+        "`{0}` is refused: `SHA256SUMS` does not list it; list every file of the version there"
+    )]
+    NotListed(String),
+    /// A manifest cannot be used.
+    #[error("`{path}` cannot be used")]
+    Manifest {
+        /// The manifest.
+        path: String,
+        /// Why.
+        source: ManifestError,
+    },
+    /// The content store did not keep or give a file.
+    #[error("`{path}` is not in the content store")]
+    Store {
+        /// The file.
+        path: String,
+        /// Why.
+        source: Box<StoreError>,
+    },
 }
 
 impl SourceError {
     /// Whether the same read may succeed later without anyone touching the repository.
     pub fn retry_helps(&self) -> bool {
-        matches!(self, Self::Root(_) | Self::Io { .. } | Self::NoMemory { .. } | Self::Changed(_))
+        match self {
+            Self::Root(_)
+            | Self::Io { .. }
+            | Self::NoMemory { .. }
+            | Self::Changed(_)
+            | Self::Incomplete { .. } => true,
+            Self::Store { source, .. } => source.retry_helps(),
+            Self::Beside { source, .. } => match source {
+                Refusal::Changed | Refusal::NoMemory { .. } => true,
+                Refusal::Store(source) => source.retry_helps(),
+                _ => false,
+            },
+            _ => false,
+        }
     }
 
     /// The message with its causes, for where no chain can be shown.
@@ -143,6 +193,9 @@ impl SourceError {
             ReadFault::TooLarge { bytes_max } => Self::TooLarge { path, bytes_max },
             ReadFault::NoMemory { bytes } => Self::NoMemory { path, bytes },
             ReadFault::Changed => Self::Changed(path),
+            ReadFault::WrongDigest => Self::WrongDigest(path),
+            ReadFault::NotListed => Self::NotListed(path),
+            ReadFault::Store(source) => Self::Store { path, source },
             ReadFault::Io(source) => Self::Io { path, source },
         }
     }

@@ -1,4 +1,4 @@
-//! Where models lie: lists a folder, reads its descriptions, fetches artifacts, notices changes.
+//! Where models lie: lists a folder, reads its descriptions, fetches and keeps artifacts, notices changes.
 //!
 //! A repository is written by others and not trusted. Always true:
 //! - Every read has a limit, and no read waits: pipes and devices are refused, not opened and hoped for.
@@ -7,30 +7,39 @@
 //! - Files that a model or a description names (external data, class names) are opened below the folder they
 //!   belong to, without following a link. Model files themselves may be links: mounted volumes and data
 //!   version control publish them so.
+//! - A version that was kept in the [`Store`] can be taken again from there alone, by the digest of its [`Manifest`].
 //! - Messages name files relative to the repository's root.
 //!
 //! Not here: which versions are loaded (`lifecycle`), what the bytes mean (`engine`).
 
 mod artifact;
+mod describe;
+mod digest;
 mod error;
+mod files;
 mod fingerprint;
 mod folder;
+mod manifest;
 mod mlflow;
 mod model_toml;
 #[doc(hidden)]
 pub mod pbtxt;
 mod reading;
+mod store;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
 
 use crate::model::ModelName;
 
-pub use artifact::{Artifact, ListedVersion};
+pub use artifact::{Artifact, ListedVersion, Stored};
+pub use digest::Digest;
 pub use error::SourceError;
 pub use fingerprint::Fingerprint;
 pub use folder::{Folder, ListedModel, Listing, Problem};
+pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use reading::Refusal;
+pub use store::{Collected, Store, StoreError};
 pub use watch::{WatchError, Watcher};
 
 /// Where the repository is, and how much of it is taken.

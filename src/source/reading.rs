@@ -21,6 +21,9 @@ use rustix::{
     fs::{Mode, OFlags},
     io::Errno,
 };
+use sha2::Digest as _;
+
+use super::{Digest, StoreError};
 
 /// Why a location is not opened.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,15 @@ pub enum Refusal {
     /// It changed while it was read.
     #[error("it changed while it was read; try again once it is at rest")]
     Changed,
+    /// The publisher's `SHA256SUMS` lists it with another digest.
+    #[error("its bytes are not those that `SHA256SUMS` lists; publish both again")]
+    WrongDigest,
+    /// The publisher's `SHA256SUMS` does not list it.
+    #[error("`SHA256SUMS` does not list it; list every file of the version there")]
+    NotListed,
+    /// The content store did not keep or give it.
+    #[error("the content store did not keep or give it")]
+    Store(#[source] Box<StoreError>),
     /// The system refused.
     #[error("the system refused")]
     Io(#[source] io::Error),
@@ -85,6 +97,9 @@ pub(super) enum ReadFault {
     TooLarge { bytes_max: u64 },
     NoMemory { bytes: u64 },
     Changed,
+    WrongDigest,
+    NotListed,
+    Store(Box<StoreError>),
     Io(io::Error),
 }
 
@@ -110,6 +125,11 @@ pub(super) fn follow(folder: BorrowedFd<'_>, name: &str) -> Result<File, ReadFau
         None => Ok(file),
         Some(kind) => Err(ReadFault::NotAFile(kind)),
     }
+}
+
+/// Whether something stands at a path, through links too.
+pub(super) fn is_there(folder: BorrowedFd<'_>, path: &str) -> bool {
+    rustix::fs::statat(folder, path, rustix::fs::AtFlags::empty()).is_ok()
 }
 
 /// Opens a file that untrusted content names, below the folder and nowhere else.
@@ -153,16 +173,42 @@ pub(super) fn read(mut file: File, bytes_max: u64) -> Result<Vec<u8>, ReadFault>
     if at_rest { Ok(bytes) } else { Err(ReadFault::Changed) }
 }
 
+/// Hashes a whole file of at most `bytes_max` bytes, without keeping them; gives its size too.
+pub(super) fn hash(mut file: File, bytes_max: u64) -> Result<(Digest, u64), ReadFault> {
+    let mut hash = sha2::Sha256::new();
+    let mut chunk = vec![0; 1 << 16];
+    let mut total = 0_u64;
+    loop {
+        let read = match file.read(&mut chunk) {
+            Ok(0) => return Ok((hash.into(), total)),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error.into()),
+        };
+        total = total.saturating_add(read as u64);
+        if total > bytes_max {
+            return Err(ReadFault::TooLarge { bytes_max });
+        }
+        hash.update(&chunk[..read]);
+    }
+}
+
 /// `O_NONBLOCK` opens a pipe without waiting for its writer, so that it can be looked at and refused.
 const FILE_FLAGS: OFlags =
     OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-fn check_location(location: &str) -> Result<(), Refusal> {
-    if location.is_empty() {
-        return Err(Refusal::Empty);
-    }
+/// Whether untrusted content may name this.
+pub(super) fn check_location(location: &str) -> Result<(), Refusal> {
     if location.len() > LOCATION_BYTES_MAX {
         return Err(Refusal::TooLong);
+    }
+    check_parts(location)
+}
+
+/// Whether a path is relative, goes down only, and has one spelling.
+pub(super) fn check_parts(location: &str) -> Result<(), Refusal> {
+    if location.is_empty() {
+        return Err(Refusal::Empty);
     }
     if location.contains('\\') || location.contains(char::is_control) {
         return Err(Refusal::Character);
@@ -261,6 +307,9 @@ impl From<ReadFault> for Refusal {
             ReadFault::TooLarge { bytes_max } => Self::TooLarge { bytes_max },
             ReadFault::NoMemory { bytes } => Self::NoMemory { bytes },
             ReadFault::Changed => Self::Changed,
+            ReadFault::WrongDigest => Self::WrongDigest,
+            ReadFault::NotListed => Self::NotListed,
+            ReadFault::Store(error) => Self::Store(error),
             ReadFault::Io(error) => Self::Io(error),
         }
     }

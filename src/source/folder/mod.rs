@@ -9,25 +9,26 @@
 //! Listing reads descriptions and looks at files, it reads no model.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::unix::ffi::OsStrExt,
     path::Path,
     sync::Arc,
 };
+
+use bytes::Bytes;
 
 use crate::model::{FileName, ModelDescription, ModelName, VersionId};
 
 use super::{
     Settings, SourceError,
-    artifact::{ListedVersion, Place},
+    artifact::{Described, ListedVersion, Place},
+    describe::{DESCRIPTION_BYTES_MAX, describe},
     error::shown,
+    files::{Files, Recorded},
     fingerprint::{self, Extent, Fingerprint},
-    mlflow, model_toml, pbtxt,
-    reading::{self, ReadFault},
+    mlflow, pbtxt, reading,
 };
 
 /// A repository in a folder.
@@ -63,14 +64,14 @@ pub struct ListedModel {
     pub description_fingerprint: Fingerprint,
     /// Every version that is there, wanted by the description's policy or not.
     pub versions: BTreeMap<VersionId, ListedVersion>,
+    /// The files that the description was read from.
+    described: Arc<Described>,
 }
 
-/// The most bytes of a description, and of all class names of a model together.
-const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
-/// The most class names of a model.
-const CLASS_NAMES_MAX: usize = 100_000;
 /// The most problems that are kept; more are counted.
 const PROBLEMS_MAX: usize = 1_000;
+/// A model whose folder changes so often while it is listed is left for the next time.
+const LISTING_TRIES: usize = 4;
 /// Every file system of the ext family has it.
 const RECOVERED_FILES: &[u8] = b"lost+found";
 
@@ -108,7 +109,7 @@ impl Folder {
     /// The root is the model, and its version 1.
     fn list_single(
         &self,
-        filename: Option<FileName>,
+        filename: Option<(FileName, Bytes)>,
         listing: &mut Listing,
     ) -> Result<(), SourceError> {
         let root = &self.settings.root;
@@ -117,8 +118,18 @@ impl Folder {
             None => own_name(root)?,
         };
         let mut model = ListedModel::describe(root, "")?;
-        let filename = filename.unwrap_or_else(|| model.filename());
-        let version = self.version(root, String::new(), filename)?;
+        let filename = match filename {
+            Some((filename, bytes)) => {
+                let described = Arc::make_mut(&mut model.described);
+                described.insert(mlflow::FILENAME.to_owned(), bytes);
+                filename
+            }
+            None => model.filename(),
+        };
+        let version = self.version(root, ("", ""), filename, &model.described)?;
+        if description_fingerprint(root, "")? != model.description_fingerprint {
+            return Err(SourceError::Changed(".".to_owned()));
+        }
         model.versions.insert(VersionId::new(1), version);
         listing.models.insert(name, model);
         Ok(())
@@ -192,9 +203,29 @@ impl Folder {
         }
     }
 
+    /// Lists a model, its description and its versions from one state of its folder.
     fn model(&self, name: &ModelName, listing: &mut Listing) -> Result<ListedModel, SourceError> {
         let folder = self.settings.root.join(name.as_str());
-        let mut model = ListedModel::describe(&folder, name)?;
+        for _ in 0..LISTING_TRIES {
+            let problems = listing.problems.len();
+            let model = self.model_as_it_is(&folder, name, listing)?;
+            if description_fingerprint(&folder, name)? == model.description_fingerprint {
+                return Ok(model);
+            }
+            // Where a mounted volume is switched over, the description may be of one state and the versions
+            // of the next.
+            listing.problems.truncate(problems);
+        }
+        Err(SourceError::Changed(name.to_string()))
+    }
+
+    fn model_as_it_is(
+        &self,
+        folder: &Path,
+        name: &ModelName,
+        listing: &mut Listing,
+    ) -> Result<ListedModel, SourceError> {
+        let mut model = ListedModel::describe(folder, name)?;
         if let Ok(ModelDescription { name: Some(declared), .. }) = &model.description
             && **declared != **name
         {
@@ -204,10 +235,16 @@ impl Folder {
                 folder: name.to_string(),
             }));
         }
-        for version in self.versions(&folder, name, listing)? {
+        for version in self.versions(folder, name, listing)? {
             let number = version.to_string();
             let shown = format!("{name}/{number}");
-            match self.version(&folder.join(number), shown.clone(), model.filename()) {
+            let listed = self.version(
+                &folder.join(&number),
+                (&number, &shown),
+                model.filename(),
+                &model.described,
+            );
+            match listed {
                 Ok(listed) => {
                     model.versions.insert(version, listed);
                 }
@@ -256,12 +293,19 @@ impl Folder {
     fn version(
         &self,
         folder: &Path,
-        shown: String,
+        (within, shown): (&str, &str),
         filename: FileName,
+        described: &Arc<Described>,
     ) -> Result<ListedVersion, SourceError> {
-        let bytes_max = self.settings.artifact_bytes_max;
-        let place = Place { folder: folder.to_owned(), shown, filename, bytes_max };
-        Ok(ListedVersion { fingerprint: place.fingerprint()?, place })
+        let place = Place {
+            folder: folder.to_owned(),
+            within: within.to_owned(),
+            shown: shown.to_owned(),
+            filename,
+            bytes_max: self.settings.artifact_bytes_max,
+        };
+        let fingerprint = place.fingerprint()?;
+        Ok(ListedVersion { fingerprint, place, described: Arc::clone(described) })
     }
 }
 
@@ -275,19 +319,21 @@ impl ListedModel {
     /// A model without versions yet; `shown` is its folder for people, empty for the root.
     fn describe(folder: &Path, shown: &str) -> Result<Self, SourceError> {
         let name = if shown.is_empty() { "." } else { shown };
-        let description_fingerprint =
-            fingerprint::take(folder, Extent::Shallow, b"").map_err(|fault| match fault {
-                fingerprint::Fault::TooManyFiles => SourceError::TooManyFiles {
-                    path: name.to_owned(),
-                    files_max: fingerprint::FILES_MAX,
-                },
-                fingerprint::Fault::Io(source) => SourceError::Io { path: name.to_owned(), source },
-            })?;
-        let description = reading::folder(folder)
-            .map_err(|fault| SourceError::from_read(name, fault))
-            .and_then(|folder| describe(&folder, shown))
-            .map_err(Arc::new);
-        Ok(Self { description, description_fingerprint, versions: BTreeMap::new() })
+        let description_fingerprint = description_fingerprint(folder, shown)?;
+        let opened = reading::folder(folder).map_err(|fault| SourceError::from_read(name, fault));
+        let mut described = Described::new();
+        let description = opened.and_then(|folder| {
+            let files = Recorded { files: &folder, read: RefCell::default() };
+            let description = describe(&files, shown);
+            described = files.read.into_inner();
+            description
+        });
+        Ok(Self {
+            description: description.map_err(Arc::new),
+            description_fingerprint,
+            versions: BTreeMap::new(),
+            described: Arc::new(described),
+        })
     }
 
     fn filename(&self) -> FileName {
@@ -296,81 +342,23 @@ impl ListedModel {
     }
 }
 
-/// Reads whichever description there is, and the class names that it points to.
-fn describe(folder: &OwnedFd, shown: &str) -> Result<ModelDescription, SourceError> {
-    const TOML: &str = "model.toml";
-    let path = |name: &str| {
-        if shown.is_empty() { name.to_owned() } else { format!("{shown}/{name}") }
-    };
-    let file = |name: &str| match read_file(folder, name) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(ReadFault::Missing) => Ok(None),
-        Err(fault) => Err(SourceError::from_read(&path(name), fault)),
-    };
-    let description = match (file(TOML)?, file(pbtxt::FILENAME)?) {
-        (None, None) => return Ok(ModelDescription::default()),
-        (Some(_), Some(_)) => {
-            let folder = if shown.is_empty() { "." } else { shown }.to_owned();
-            return Err(SourceError::TwoDescriptions { folder });
-        }
-        (Some(toml), None) => model_toml::read(&toml).map_err(|fault| {
-            let model_toml::TomlFault { line, column, what } = fault;
-            SourceError::Description { path: path(TOML), line, column, what }
-        })?,
-        (None, Some(text)) => pbtxt::read(&text).map_err(|error| {
-            let pbtxt::PbtxtError { line, column, what } = error;
-            SourceError::Description { path: path(pbtxt::FILENAME), line, column, what }
-        })?,
-    };
-    with_class_names(description, folder, shown)
-}
-
-/// Adds the class names from the label files of the outputs.
-fn with_class_names(
-    mut description: ModelDescription,
-    folder: &OwnedFd,
-    shown: &str,
-) -> Result<ModelDescription, SourceError> {
-    let mut bytes_left = DESCRIPTION_BYTES_MAX;
-    let mut names_left = CLASS_NAMES_MAX;
-    for output in &description.outputs {
-        let Some(location) = &output.label_filename else { continue };
-        let refused = |source| SourceError::Beside {
-            folder: if shown.is_empty() { "." } else { shown }.to_owned(),
-            location: self::shown(location),
-            source,
-        };
-        let unfit = |what: String| SourceError::ClassNames { path: self::shown(location), what };
-        let file = reading::beneath(folder.as_fd(), location).map_err(refused)?;
-        let bytes = match reading::read(file, bytes_left) {
-            Ok(bytes) => bytes,
-            Err(ReadFault::TooLarge { .. }) => {
-                let what = format!("a model's label files may have {DESCRIPTION_BYTES_MAX} bytes");
-                return Err(unfit(what));
-            }
-            Err(fault) => return Err(refused(fault.into())),
-        };
-        bytes_left -= u64::try_from(bytes.len()).unwrap_or(bytes_left);
-        let text = String::from_utf8(bytes)
-            .map_err(|_| unfit("they are not UTF-8 text, one name a line".to_owned()))?;
-        let names: Vec<String> = text.lines().take(names_left + 1).map(str::to_owned).collect();
-        names_left = names_left.checked_sub(names.len()).ok_or_else(|| {
-            unfit(format!("there are more than {CLASS_NAMES_MAX}, the most of one model"))
-        })?;
-        description.class_names.insert(output.name.clone(), names);
-    }
-    Ok(description)
-}
-
-fn mlflow_filename(root: &Path) -> Result<FileName, SourceError> {
-    let bytes = reading::folder(root).and_then(|folder| read_file(&folder, mlflow::FILENAME));
+/// The model's file, and the description that names it.
+fn mlflow_filename(root: &Path) -> Result<(FileName, Bytes), SourceError> {
+    let bytes = reading::folder(root)
+        .and_then(|folder| folder.own(mlflow::FILENAME, DESCRIPTION_BYTES_MAX));
     let bytes = bytes.map_err(|fault| SourceError::from_read(mlflow::FILENAME, fault))?;
-    mlflow::read(&bytes)
+    Ok((mlflow::read(&bytes)?, bytes))
 }
 
-fn read_file(folder: &OwnedFd, name: &str) -> Result<Vec<u8>, ReadFault> {
-    let file = reading::follow(folder.as_fd(), name)?;
-    reading::read(file, DESCRIPTION_BYTES_MAX)
+/// The fingerprint of the files of a model's folder itself; `shown` is empty for the root.
+fn description_fingerprint(folder: &Path, shown: &str) -> Result<Fingerprint, SourceError> {
+    let path = || if shown.is_empty() { ".".to_owned() } else { shown.to_owned() };
+    fingerprint::take(folder, Extent::Shallow, b"").map_err(|fault| match fault {
+        fingerprint::Fault::TooManyFiles => {
+            SourceError::TooManyFiles { path: path(), files_max: fingerprint::FILES_MAX }
+        }
+        fingerprint::Fault::Io(source) => SourceError::Io { path: path(), source },
+    })
 }
 
 /// The root's own name, for a model that has no other.

@@ -1,0 +1,92 @@
+//! Reading named files below a folder, wherever that folder is: on a file system or in the content store.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    os::fd::{AsFd, OwnedFd},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Manifest, Store,
+    reading::{self, ReadFault, Refusal},
+};
+
+/// Files below a folder.
+pub(super) trait Files {
+    /// Reads a file that we name ourselves.
+    fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault>;
+
+    /// Reads a file that untrusted content names; below the folder and nowhere else.
+    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal>;
+}
+
+impl Files for OwnedFd {
+    fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault> {
+        let file = reading::follow(self.as_fd(), name)?;
+        reading::read(file, bytes_max).map(Bytes::from)
+    }
+
+    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        let file = reading::beneath(self.as_fd(), location)?;
+        Ok(reading::read(file, bytes_max)?.into())
+    }
+}
+
+/// A folder of a version that is in the content store.
+#[derive(Debug, Clone)]
+pub(super) struct StoredFolder {
+    pub(super) store: Store,
+    pub(super) manifest: Arc<Manifest>,
+    /// Relative to the model's folder; empty for that itself.
+    pub(super) folder: String,
+}
+
+impl Files for StoredFolder {
+    fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault> {
+        let path = below(&self.folder, name);
+        let file = self.manifest.files().get(&path).ok_or(ReadFault::Missing)?;
+        if file.bytes > bytes_max {
+            return Err(ReadFault::TooLarge { bytes_max });
+        }
+        self.store.read(&file.sha256, file.bytes).map_err(|error| ReadFault::Store(error.into()))
+    }
+
+    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        reading::check_location(location)?;
+        Ok(self.own(location, bytes_max)?)
+    }
+}
+
+/// Remembers what was read.
+pub(super) struct Recorded<'a> {
+    pub(super) files: &'a dyn Files,
+    pub(super) read: RefCell<BTreeMap<String, Bytes>>,
+}
+
+impl Recorded<'_> {
+    fn remember(&self, name: &str, bytes: &Bytes) {
+        self.read.borrow_mut().insert(name.to_owned(), bytes.clone());
+    }
+}
+
+impl Files for Recorded<'_> {
+    fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault> {
+        let bytes = self.files.own(name, bytes_max)?;
+        self.remember(name, &bytes);
+        Ok(bytes)
+    }
+
+    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        let bytes = self.files.named(location, bytes_max)?;
+        self.remember(location, &bytes);
+        Ok(bytes)
+    }
+}
+
+/// The path of a file below a folder; an empty folder is none.
+pub(super) fn below(folder: &str, name: &str) -> String {
+    if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") }
+}

@@ -1,0 +1,445 @@
+//! The content-addressed store: bytes by their SHA-256, in a folder that is ours alone.
+//!
+//! `<state path>/blobs/ab/cd/<digest>` holds the bytes of that digest. Always true:
+//! - A blob appears whole or not at all: it is written aside, synced, renamed, and its folder is synced.
+//! - What is read was hashed while it was read. A damaged blob is never given out: it is moved to `damaged/`, so
+//!   that the next fetch writes it again.
+//! - A blob that was asked for to be put is kept for the grace of [`Store::collect`] from then on, whether it was
+//!   written or had been there.
+//! - What a crash left half written is removed when the store is opened; what another process is just writing
+//!   is not.
+//!
+//! Not here: what blobs mean ([`Manifest`](super::Manifest)), which of them are still needed (the caller).
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW};
+
+use super::{
+    Digest,
+    reading::{self, ReadFault},
+};
+
+/// A content-addressed store; clones are the same store.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// Why the store did not keep or give something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// There is no room for more.
+    #[error("the disk of the content store is full; make room below `{}`", folder.display())]
+    Full {
+        /// The store's folder.
+        folder: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// The system refused.
+    #[error(
+        "the content store in `{}` cannot be used; check that its folder may be read and written",
+        folder.display()
+    )]
+    Io {
+        /// The store's folder.
+        folder: PathBuf,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// No such blob.
+    #[error("the content store has no bytes of digest {0}; fetch them from the repository again")]
+    Missing(Digest),
+    /// A blob whose bytes are no longer those that were written.
+    #[error(
+        "the content store's bytes of digest {0} are damaged and were moved to `damaged`; check the disk, and \
+         fetch them from the repository again"
+    )]
+    Damaged(Digest),
+    /// A blob is larger than its reader takes.
+    #[error("the bytes of digest {digest} are more than {bytes_max}, the most that is read")]
+    TooLarge {
+        /// The blob.
+        digest: Digest,
+        /// The limit.
+        bytes_max: u64,
+    },
+    /// A blob does not fit into memory now.
+    #[error("there is no memory for the {bytes} bytes of digest {digest}")]
+    NoMemory {
+        /// The blob.
+        digest: Digest,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+/// What [`Store::collect`] removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Blobs.
+    pub blobs: usize,
+    /// Their size.
+    pub bytes: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// `<state path>/blobs`.
+    folder: PathBuf,
+    /// Whoever makes a blob appear or vanish holds it, in this process and, by the file's lock, in others.
+    gate: Mutex<File>,
+    /// Makes names of files that are being written.
+    serial: AtomicU64,
+}
+
+/// Files that are being written.
+const INCOMING: &str = "incoming";
+/// Blobs that lost their bytes.
+const DAMAGED: &str = "damaged";
+
+impl Store {
+    /// Opens the store below the state path, or makes it; removes what a crash left half written.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let folder = path.join("blobs");
+        let refused = |source| StoreError::of(&folder, source);
+        for part in ["", INCOMING, DAMAGED] {
+            private_folder(&folder.join(part)).map_err(refused)?;
+        }
+        let gate = create(&folder.join("gate"), false).map_err(refused)?;
+        let inner =
+            Inner { folder: folder.clone(), gate: Mutex::new(gate), serial: AtomicU64::new(0) };
+        let store = Self { inner: Arc::new(inner) };
+        store.remove_leftovers().map_err(refused)?;
+        Ok(store)
+    }
+
+    /// Keeps these bytes and gives their digest; bytes that are there already are not written again.
+    pub fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        self.put_hashed(bytes, &digest).map_err(|source| self.refused(source))?;
+        Ok(digest)
+    }
+
+    /// Keeps bytes whose digest the caller computed from these very bytes.
+    pub(super) fn put_known(&self, bytes: &[u8], digest: &Digest) -> Result<(), StoreError> {
+        self.put_hashed(bytes, digest).map_err(|source| self.refused(source))
+    }
+
+    /// Reads the bytes of a digest, at most `bytes_max`, and hashes what it read.
+    pub fn read(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes, StoreError> {
+        let path = self.blob(digest);
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(
+                (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed(),
+            )
+            .open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(StoreError::Missing(*digest));
+            }
+            Err(error) => return Err(self.refused(error)),
+        };
+        let metadata = file.metadata().map_err(|source| self.refused(source))?;
+        let bytes = match reading::read(file, bytes_max) {
+            Ok(bytes) => Some(bytes),
+            Err(ReadFault::TooLarge { bytes_max }) => {
+                return Err(StoreError::TooLarge { digest: *digest, bytes_max });
+            }
+            Err(ReadFault::NoMemory { bytes }) => {
+                return Err(StoreError::NoMemory { digest: *digest, bytes });
+            }
+            Err(ReadFault::Io(source)) => return Err(self.refused(source)),
+            // No file, or one that somebody writes to.
+            Err(_) => None,
+        };
+        if let Some(bytes) = bytes.filter(|bytes| Digest::of(bytes) == *digest) {
+            return Ok(bytes.into());
+        }
+        self.move_aside(digest, metadata.ino()).map_err(|source| self.refused(source))?;
+        Err(StoreError::Damaged(*digest))
+    }
+
+    /// Removes all blobs that are not in `keep`, but none that was put within `grace`.
+    ///
+    /// The clock is that of the file system, which also gave the blobs their times.
+    pub fn collect(
+        &self,
+        keep: &BTreeSet<Digest>,
+        grace: Duration,
+    ) -> Result<Collected, StoreError> {
+        self.collect_old(keep, grace).map_err(|source| self.refused(source))
+    }
+
+    fn put_hashed(&self, bytes: &[u8], digest: &Digest) -> io::Result<()> {
+        let path = self.blob(digest);
+        {
+            let _gate = self.gate()?;
+            if is_blob(&path, bytes.len())? {
+                return touch(&path);
+            }
+        }
+        let mut incoming = self.incoming()?;
+        incoming.file.write_all(bytes)?;
+        incoming.file.sync_all()?;
+        self.commit(incoming, &path)
+    }
+
+    /// Gives a file that is completely written its name.
+    fn commit(&self, incoming: Incoming, path: &Path) -> io::Result<()> {
+        let gate = self.gate()?;
+        let leaf = path.parent().expect("a blob's path has three parts");
+        let middle = leaf.parent().expect("a blob's path has three parts");
+        for folder in [middle, leaf] {
+            if private_folder(folder)? {
+                sync_folder(folder.parent().expect("it lies in the store's folder"))?;
+            }
+        }
+        incoming.rename(path)?;
+        drop(gate);
+        sync_folder(leaf)
+    }
+
+    fn move_aside(&self, digest: &Digest, inode: u64) -> io::Result<()> {
+        let (_gate, path) = (self.gate()?, self.blob(digest));
+        match fs::symlink_metadata(&path) {
+            Ok(now) if now.ino() == inode => {
+                fs::rename(&path, self.inner.folder.join(DAMAGED).join(digest.to_string()))
+            }
+            // Written again since, or gone.
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn collect_old(&self, keep: &BTreeSet<Digest>, grace: Duration) -> io::Result<Collected> {
+        self.remove_leftovers()?;
+        let now = self.incoming()?.file.metadata()?.modified()?;
+        let mut collected = Collected::default();
+        for first in subfolders(&self.inner.folder)? {
+            for second in subfolders(&first)? {
+                self.collect_folder(&second, Some(keep), (now, grace), &mut collected)?;
+                let _gate = self.gate()?;
+                // Fails where blobs are left, and that is right.
+                let _ = fs::remove_dir(&second);
+            }
+            let _gate = self.gate()?;
+            let _ = fs::remove_dir(&first);
+        }
+        let damaged = self.inner.folder.join(DAMAGED);
+        self.collect_folder(&damaged, None, (now, grace), &mut Collected::default())?;
+        Ok(collected)
+    }
+
+    fn collect_folder(
+        &self,
+        folder: &Path,
+        keep: Option<&BTreeSet<Digest>>,
+        (now, grace): (SystemTime, Duration),
+        collected: &mut Collected,
+    ) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let digest = entry.file_name().to_str().and_then(Digest::parse);
+            // What is not ours stays.
+            let Some(digest) = digest else { continue };
+            if keep.is_some_and(|keep| keep.contains(&digest)) {
+                continue;
+            }
+            let _gate = self.gate()?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            if now.duration_since(metadata.modified()?).unwrap_or_default() < grace {
+                continue;
+            }
+            fs::remove_file(entry.path())?;
+            collected.blobs += 1;
+            collected.bytes = collected.bytes.saturating_add(metadata.len());
+        }
+        Ok(())
+    }
+
+    /// Removes files that nobody is writing any more.
+    fn remove_leftovers(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.inner.folder.join(INCOMING))? {
+            let path = entry?.path();
+            let Ok(file) = File::open(&path) else { continue };
+            if file.try_lock().is_ok() {
+                fs::remove_file(&path).or_else(gone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A new file to write to, removed if it is dropped before it is renamed.
+    fn incoming(&self) -> io::Result<Incoming> {
+        loop {
+            let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
+            let name = format!("{}-{serial}", process::id());
+            let path = self.inner.folder.join(INCOMING).join(name);
+            let file = match create(&path, true) {
+                Ok(file) => file,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(error) => return Err(error),
+            };
+            file.lock()?;
+            // Between those two steps another process may have taken it for a leftover.
+            if file.metadata()?.nlink() == 1 {
+                return Ok(Incoming { path: Some(path), file });
+            }
+        }
+    }
+
+    fn gate(&self) -> io::Result<Gate<'_>> {
+        let file = self.inner.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        file.lock()?;
+        Ok(Gate { file })
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.inner.folder.join(&name[..2]).join(&name[2..4]).join(&name)
+    }
+
+    fn refused(&self, source: io::Error) -> StoreError {
+        StoreError::of(&self.inner.folder, source)
+    }
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn retry_helps(&self) -> bool {
+        !matches!(self, Self::TooLarge { .. })
+    }
+
+    fn of(folder: &Path, source: io::Error) -> Self {
+        let folder = folder.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::Full { folder, source }
+            }
+            _ => Self::Io { folder, source },
+        }
+    }
+}
+
+/// The gate, held.
+struct Gate<'a> {
+    file: MutexGuard<'a, File>,
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        // It fails only if the lock is not held.
+        let _ = self.file.unlock();
+    }
+}
+
+/// A file that is being written; its lock tells others that it is no leftover.
+struct Incoming {
+    path: Option<PathBuf>,
+    file: File,
+}
+
+impl Incoming {
+    fn rename(mut self, to: &Path) -> io::Result<()> {
+        let from = self.path.as_deref().expect("it is taken only here, with `self`");
+        fs::rename(from, to)?;
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // What is left is removed when the store is opened.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Makes sure of a folder that only we may enter; `true` if it is new.
+fn private_folder(path: &Path) -> io::Result<bool> {
+    let made = match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().mode(0o700).recursive(true).create(path)?;
+            true
+        }
+        Err(error) => return Err(error),
+    };
+    if fs::metadata(path)?.mode() & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(made)
+}
+
+fn create(path: &Path, new: bool) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .create_new(new)
+        .mode(0o600)
+        .open(path)
+}
+
+/// A folder on the way to blobs: its name has two digits.
+fn subfolders(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().len() == 2 && entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn is_blob(path: &Path, length: usize) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(found) => Ok(found.is_file() && usize::try_from(found.len()) == Ok(length)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Sets a blob's time to the file system's now.
+fn touch(path: &Path) -> io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    let times = Timestamps { last_access: now, last_modification: now };
+    Ok(rustix::fs::utimensat(rustix::fs::CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn gone(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests;
