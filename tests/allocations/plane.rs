@@ -68,6 +68,7 @@ impl Running {
             intra_op_threads: 1,
             warmup_runs: 1,
             chosen: BTreeMap::new(),
+            prover: None,
         };
         let models = models.iter().map(|path| model(&loader, path));
         serving.publish(Table::new(models, true, [].into()));

@@ -13,6 +13,7 @@
 
 mod hostile;
 mod http;
+mod models;
 mod repository;
 mod server;
 mod tensors;
@@ -26,6 +27,7 @@ mod http2;
 mod infer;
 mod limits;
 mod metrics;
+mod proof;
 mod protocol;
 mod reload;
 mod smuggling;
