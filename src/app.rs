@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config, LogFormat, Logs},
     edge::{Listener, Plane},
     engine::Engines,
-    lifecycle::{Lifecycle, Loader, Policy},
+    lifecycle::{Lifecycle, Loader, Policy, Prover},
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
@@ -64,8 +64,15 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
     let engines = Engines::open(&config.engine)?;
     let chosen =
         config.models.iter().filter_map(|(name, policy)| Some((name.clone(), policy.engine?)));
+    let prover = config.proof.enabled.then(|| {
+        let program = Prover::own_program().context("the program's own file is not known")?;
+        let library = config.engine.onnxruntime.clone();
+        let clock = Arc::clone(monitor.clock());
+        anyhow::Ok(Prover::new(program, config.proof.limits, library, clock))
+    });
     Ok(Loader {
         engines,
+        prover: prover.transpose()?,
         monitor,
         sessions,
         intra_op_threads: config.engine.intra_op_threads.get(),

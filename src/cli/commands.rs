@@ -59,6 +59,9 @@ pub(super) enum Command {
     /// Prints what can be configured
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Proves one version, asked by the server that starts it
+    #[command(hide = true)]
+    ProveVersion,
     /// Prints completions for a shell
     #[command(after_help = "Example: tidegate completions bash > /etc/bash_completion.d/tidegate")]
     Completions {

@@ -69,6 +69,12 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Config(ConfigCommand::Schema) => print_json(&config::schema()),
         Command::Config(ConfigCommand::Example) => print(&config::example()),
+        Command::ProveVersion => {
+            let clock = crate::app::SystemClock;
+            let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+            crate::lifecycle::prove_version(&clock, input, output).map_err(anyhow::Error::msg)?;
+            Ok(Outcome::Done)
+        }
         Command::Completions { shell } => {
             let mut command = <Cli as clap::CommandFactory>::command();
             let mut script = Vec::new();

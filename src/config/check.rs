@@ -13,7 +13,7 @@ use super::{
     file::{self, File},
     value::{RepositoryApi, Size, Text, Whole},
 };
-use crate::{edge, engine, model::ModelName, serve};
+use crate::{edge, engine, lifecycle, model::ModelName, serve};
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
@@ -29,6 +29,14 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             || api == RepositoryApi::Auto && http.ip().is_loopback(),
         source: repository(file.repository),
         engine: engine(file.engine),
+        proof: lifecycle::ProofSettings {
+            enabled: file.proof.enabled.0,
+            limits: lifecycle::ProofLimits {
+                memory_max: file.proof.memory_max.0,
+                time_max: file.proof.time_max.0,
+                cpu_time_max: file.proof.cpu_time_max.0,
+            },
+        },
         serve: serve::Settings {
             batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
             request_timeout: file.serve.request_timeout.0,

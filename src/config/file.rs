@@ -13,9 +13,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LogFormat, Logs, Repository, Reserved,
-    value::{DAY, GIB, HOUR, KIB, LogFilter, RepositoryApi, Size, Switch, TIB, Text, Time, Whole},
+    value::{
+        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, SECOND, Size, Switch, TIB, Text, Time,
+        Whole,
+    },
 };
-use crate::{edge, engine, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve};
+use crate::{
+    edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve,
+};
 
 /// The configuration of tidegate. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -25,6 +30,7 @@ pub(super) struct File {
     pub(super) limits: Limits,
     pub(super) repository: RepositorySection,
     pub(super) engine: Engine,
+    pub(super) proof: Proof,
     pub(super) serve: Serve,
     pub(super) logs: LogsSection,
     pub(super) state: State,
@@ -144,6 +150,23 @@ pub(super) struct Engine {
     pub(super) intra_op_threads: Whole<1, 256>,
     /// Runs on made-up input before a version takes traffic: the first runs of a session are slow. 0 skips them.
     pub(super) warmup_runs: Whole<0, 10_000>,
+}
+
+/// Every version is loaded and run in a sandboxed process of its own before the server touches it: a model can hang,
+/// starve or end the process that loads it.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Proof {
+    /// Off only where no second process can be started and the repository is trusted like the program itself.
+    pub(super) enabled: Switch,
+    /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
+    /// container with a memory limit, leave room for it beside what is served.
+    pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
+    /// How long a proof may take by the clock; then it is ended and the version refused. It gives way to threads that
+    /// serve, so under full load it takes longer than alone.
+    pub(super) time_max: Time<100, HOUR>,
+    /// How much time on CPUs it may take, all threads together, counted in whole seconds.
+    pub(super) cpu_time_max: Time<SECOND, DAY>,
 }
 
 /// Bounds of one prediction.
@@ -280,6 +303,18 @@ impl Default for Engine {
             sessions: Whole(count(sessions.map_or(0, Into::into))),
             intra_op_threads: Whole(count(intra_op_threads.get())),
             warmup_runs: Whole(u64::from(warmup_runs)),
+        }
+    }
+}
+
+impl Default for Proof {
+    fn default() -> Self {
+        let lifecycle::ProofSettings { enabled, limits } = lifecycle::ProofSettings::default();
+        Self {
+            enabled: Switch(enabled),
+            memory_max: Size(limits.memory_max),
+            time_max: Time(limits.time_max),
+            cpu_time_max: Time(limits.cpu_time_max),
         }
     }
 }

@@ -33,7 +33,12 @@ use std::{
 pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
-use crate::{edge, engine, lifecycle::OnNewVersion, model::ModelName, serve};
+use crate::{
+    edge, engine,
+    lifecycle::{self, OnNewVersion},
+    model::ModelName,
+    serve,
+};
 use draft::Draft;
 
 /// What the names of environment variables begin with. Single underscores are left alone: Kubernetes sets
@@ -56,6 +61,8 @@ pub struct Config {
     pub repository_api: bool,
     /// How models are run.
     pub engine: engine::Settings,
+    /// Whether and how versions are proven before they are loaded.
+    pub proof: lifecycle::ProofSettings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
     /// What is logged.
@@ -287,6 +294,7 @@ impl Default for Config {
             admin: Admin::default(),
             source: Repository::default(),
             engine: engine::Settings::default(),
+            proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),

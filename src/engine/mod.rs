@@ -187,6 +187,14 @@ impl Engines {
         }
     }
 
+    /// The choice that leads to this engine wherever it is there.
+    pub fn choice_of(engine: &dyn Engine) -> EngineChoice {
+        match engine.name() {
+            "tract" => EngineChoice::Tract,
+            _ => EngineChoice::OnnxRuntime,
+        }
+    }
+
     /// One line for people about what is missing, and how to get it; `None` if nothing is.
     pub fn notice(&self) -> Option<&str> {
         self.missing.as_deref()

@@ -1,20 +1,22 @@
 //! From a listed version to one that can answer.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{
-        Engine, Engines, LoadError, ModelFile, Session, SessionOptions,
-        onnx::{self, OnnxError},
-    },
-    model::{EngineChoice, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    engine::{Engines, LoadError, ModelFile, SessionOptions, onnx::OnnxError},
+    model::{EngineChoice, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::Monitor,
     serve::{Version, VersionParts},
     source::{Artifact, ListedVersion, SourceError},
-    tensor::{Data, DataType, Shape, Strings, Tensor},
+    tensor::DataType,
 };
 
-use super::{Golden, GoldenError};
+use super::{
+    Case, Golden, GoldenError, ProofFailure, Prover,
+    proof::{message::MessageError, trial},
+};
 
 /// Loads versions.
 #[derive(Debug)]
@@ -31,6 +33,73 @@ pub struct Loader {
     pub warmup_runs: u32,
     /// Engines that the operator chose; they win over what a repository says.
     pub chosen: BTreeMap<ModelName, EngineChoice>,
+    /// Proves each version in a process of its own first; `None` where the operator trusts what is loaded.
+    pub prover: Option<Prover>,
+}
+
+/// Which kind of failure kept a version from being served; stable, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// Its files cannot be read.
+    Source,
+    /// Its file is no model.
+    Malformed,
+    /// It holds more than a model may.
+    Limits,
+    /// It needs an operator that no engine brings.
+    UnsupportedOperator,
+    /// Its external data are not where or what they should be.
+    ExternalData,
+    /// It may divide integers in a way that ends the process.
+    Division,
+    /// The engine refuses it, or it has inputs or outputs that cannot be served.
+    EngineRefused,
+    /// No engine is there for it.
+    NoEngine,
+    /// Its description says something else.
+    Description,
+    /// It does not reproduce its golden outputs, or they cannot be used.
+    Golden,
+    /// It gives numbers that are none.
+    NotFinite,
+    /// It gives outputs of another datatype or shape than it declares.
+    WrongShape,
+    /// It needs more memory than it may have.
+    Memory,
+    /// It takes longer than it may.
+    Timeout,
+    /// It ended the process that proved it.
+    Crashed,
+    /// The process that proves cannot be started.
+    Start,
+    /// A mistake of ours.
+    Internal,
+}
+
+impl Code {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Malformed => "malformed",
+            Self::Limits => "limits",
+            Self::UnsupportedOperator => "unsupported_operator",
+            Self::ExternalData => "external_data",
+            Self::Division => "division",
+            Self::EngineRefused => "engine_refused",
+            Self::NoEngine => "no_engine",
+            Self::Description => "description",
+            Self::Golden => "golden",
+            Self::NotFinite => "not_finite",
+            Self::WrongShape => "wrong_shape",
+            Self::Memory => "memory",
+            Self::Timeout => "timeout",
+            Self::Crashed => "crashed",
+            Self::Start => "start",
+            Self::Internal => "internal",
+        }
+    }
 }
 
 /// Why a version cannot answer.
@@ -71,6 +140,96 @@ pub enum LoadFailure {
     /// It does not give the outputs that it should.
     #[error(transparent)]
     Golden(#[from] GoldenError),
+    /// It gives numbers that are none.
+    #[error(
+        "output `{output}` is {number} at element {index} on {inputs} inputs; mend the model, or let golden.json say \
+         that this is right"
+    )]
+    NotFinite {
+        /// The output.
+        output: String,
+        /// What it is instead.
+        number: f64,
+        /// Where.
+        index: usize,
+        /// `golden` or `made-up`.
+        inputs: &'static str,
+    },
+    /// An output is not what the model declares.
+    #[error(
+        "output `{output}` came as {actual}, the model declares {declared}; export it again with its real shape"
+    )]
+    WrongShape {
+        /// The output.
+        output: String,
+        /// By the model.
+        declared: String,
+        /// By a run.
+        actual: String,
+    },
+    /// There is not enough memory for it.
+    #[error(
+        "it needs more memory than there is for it ({0}); raise proof.memory_max, or make it smaller"
+    )]
+    Memory(String),
+    /// The process that proves it was asked in a way that it does not understand.
+    #[error("the request to prove it is wrong: {0}")]
+    Request(String),
+    /// The process that proves it could not load the engine's library.
+    #[error("the engine's library cannot be loaded by the process that proves versions: {0}")]
+    Library(String),
+    /// It was not proven.
+    #[error(transparent)]
+    Proof(#[from] ProofFailure),
+}
+
+impl LoadFailure {
+    /// Which kind of failure it is.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Source(..) => Code::Source,
+            Self::Onnx(error) => of_onnx(error),
+            Self::Operators(_) => Code::UnsupportedOperator,
+            Self::ExternalData { .. } => Code::ExternalData,
+            Self::Engine(LoadError::NoEngine(_)) | Self::Library(_) => Code::NoEngine,
+            Self::Engine(LoadError::Refused { reason, .. }) if trial::starved(reason) => {
+                Code::Memory
+            }
+            Self::Engine(_) => Code::EngineRefused,
+            Self::Description(_) => Code::Description,
+            Self::Golden(GoldenError::Run { source, .. })
+                if trial::starved(&source.to_string()) =>
+            {
+                Code::Memory
+            }
+            Self::Golden(_) => Code::Golden,
+            Self::NotFinite { .. } => Code::NotFinite,
+            Self::WrongShape { .. } => Code::WrongShape,
+            Self::Memory(_) => Code::Memory,
+            Self::Panicked | Self::Request(_) => Code::Internal,
+            Self::Proof(failure) => failure.code,
+        }
+    }
+}
+
+fn of_onnx(error: &OnnxError) -> Code {
+    match error {
+        OnnxError::Limit { .. } | OnnxError::Expansion { .. } => Code::Limits,
+        OnnxError::Location { .. }
+        | OnnxError::Range { .. }
+        | OnnxError::ExternalText { .. }
+        | OnnxError::DataLocation { .. } => Code::ExternalData,
+        _ => Code::Malformed,
+    }
+}
+
+impl From<MessageError> for LoadFailure {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::Memory(_) => Self::Memory(error.to_string()),
+            _ => Self::Request(error.to_string()),
+        }
+    }
 }
 
 impl LoadFailure {
@@ -93,7 +252,7 @@ impl Loader {
         declared.unwrap_or(self.intra_op_threads)
     }
 
-    /// Reads, checks, loads and warms a version. May take long; not for a thread that answers requests.
+    /// Reads, proves, loads and warms a version. May take long; not for a thread that answers requests.
     ///
     /// A panic on the way costs this version only.
     pub fn load(
@@ -119,9 +278,21 @@ impl Loader {
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
+        let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
+        if let Some(prover) = &self.prover {
+            // A description that does not fit is told in either case; what harms is told only there.
+            let proof = prover.prove(&Case {
+                file: &file,
+                golden: artifact.golden.as_deref(),
+                engine: Engines::choice_of(engine),
+                intra_op_threads: options.intra_op_threads,
+                warmup_runs: self.warmup_runs,
+            })?;
+            tracing::debug!(%model, version = %id, load = ?proof.load, memory = proof.memory_peak, "proven");
+            agree(description, &proof.signature)?;
+        }
         let clock = self.monitor.clock();
         let begin = clock.now();
-        let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
         let mut first = engine.load(&file, options)?;
         let signature = first.signature().clone();
         agree(description, &signature)?;
@@ -132,7 +303,9 @@ impl Loader {
                 "model_warmup is not run; golden.json beside the model warms it up".to_owned(),
             );
         }
-        let warmed = self.prove(engine, &mut *first, golden.as_ref(), &mut notes)?;
+        let runs = self.warmup_runs;
+        let warmed = trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock)?;
+        notes.extend(warmed.notes);
         let begin = clock.now();
         let mut sessions = vec![first];
         // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
@@ -158,86 +331,18 @@ impl Loader {
         };
         Ok(Version::new(parts, sessions))
     }
-
-    /// Golden outputs, then warm-up.
-    fn prove(
-        &self,
-        engine: &dyn Engine,
-        session: &mut dyn Session,
-        golden: Option<&Golden>,
-        notes: &mut Vec<String>,
-    ) -> Result<Warmed, LoadFailure> {
-        match golden {
-            Some(golden) => golden.check(session)?,
-            None if engine.name() == "tract" => notes.push(
-                "tract runs this version unproven: add golden.json beside the model (tract gives wrong labels for some \
-                 two-class forests)"
-                    .to_owned(),
-            ),
-            None => {}
-        }
-        let signature = session.signature();
-        let real = golden.and_then(|golden| golden.first_inputs(signature));
-        let made_up = real.is_none();
-        let Some(inputs) = real.or_else(|| signature.inputs.iter().map(made_up_input).collect())
-        else {
-            notes.push(
-                "not warmed: its smallest input is too large to make up; add golden.json"
-                    .to_owned(),
-            );
-            return Ok(Warmed::default());
-        };
-        let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-        let mut warmed = Warmed::default();
-        for _ in 0..self.warmup_runs {
-            let inputs = inputs.clone();
-            let begin = self.monitor.clock().now();
-            if let Err(error) = session.run(inputs, &wanted) {
-                // Zeros are not a request that the model must be able to answer.
-                let what = if made_up { "made-up" } else { "golden" };
-                notes.push(format!(
-                    "not warmed: it does not run on {what} inputs ({error}); add golden.json"
-                ));
-                return Ok(Warmed::default());
-            }
-            let took = self.monitor.clock().now() - begin;
-            warmed.total += took;
-            warmed.fastest = Some(warmed.fastest.map_or(took, |fastest| fastest.min(took)));
-        }
-        Ok(warmed)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Warmed {
-    total: Duration,
-    fastest: Option<Duration>,
 }
 
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
 fn checked(artifact: &Artifact) -> Result<ModelFile, LoadFailure> {
-    let summary = onnx::summarize(&artifact.model, &onnx::Limits::default())?;
-    let foreign = onnx::unsupported_domains(&summary);
-    if !foreign.is_empty() {
-        return Err(LoadFailure::Operators(foreign.join("; ")));
-    }
+    let summary = trial::preflight(&artifact.model)?;
     let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
             let bytes = artifact.read_beside(&tensor.location)?;
             files.insert(tensor.location.clone(), Arc::from(&*bytes));
         }
-        let actual = files[&tensor.location].len() as u64;
-        let length = tensor.length.or(tensor.bytes_needed).unwrap_or(0);
-        let needed = tensor.offset.saturating_add(length);
-        if needed > actual {
-            return Err(LoadFailure::ExternalData {
-                tensor: tensor.tensor.clone(),
-                location: tensor.location.clone(),
-                needed,
-                actual,
-            });
-        }
+        trial::external_fits(tensor, files[&tensor.location].len() as u64)?;
     }
     // All of it from one state of the folder.
     artifact.confirm()?;
@@ -314,20 +419,4 @@ fn dims_agree(dims: &[i64], reshape: Option<&[i64]>, spec: &TensorSpec, batched:
 
 fn class_names(description: &ModelDescription, signature: &Signature) -> Vec<Option<Vec<String>>> {
     signature.outputs.iter().map(|spec| description.class_names.get(&spec.name).cloned()).collect()
-}
-
-/// Zeros, or empty strings, with 1 for every open dimension; `None` if that is too much to make up.
-fn made_up_input(spec: &TensorSpec) -> Option<Input> {
-    const ELEMENTS_MAX: usize = 1 << 24;
-    let dims: Vec<i64> =
-        spec.protocol_dims().iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
-    let shape = Shape::new(&dims)?;
-    let count = shape.element_count().filter(|count| *count <= ELEMENTS_MAX)?;
-    let tensor = if let Some(size) = spec.datatype.size() {
-        Tensor::from_raw(spec.datatype, shape, vec![0; count * size].into())
-    } else {
-        let strings = std::iter::repeat_n("", count).collect::<Strings>();
-        Tensor::new(shape, Data::Bytes(strings))
-    };
-    Some(Input { name: spec.name.clone(), tensor: tensor.ok()? })
 }

@@ -3,6 +3,7 @@
 //!
 //! One thread keeps it: it hears of changes (file events, polling, requests of operators) and publishes a whole
 //! table each time something changed; loading and freeing have threads of their own. Always true:
+//! - A version is loaded and run in a sandboxed process of its own before this one touches it.
 //! - A version answers only after it loaded, ran, and reproduced its golden outputs where it has any.
 //! - A folder that is still being written is not loaded: two looks must agree first.
 //! - A version that cannot be loaded costs nobody else anything, and the table says why.
@@ -20,6 +21,7 @@ mod kept;
 mod load;
 mod operate;
 mod plan;
+mod proof;
 mod reclaim;
 
 use std::{
@@ -36,8 +38,12 @@ use tokio::sync::oneshot;
 
 pub use events::{Event, EventKind, Events};
 pub use golden::{Golden, GoldenError};
-pub use load::{LoadFailure, Loader};
+pub use load::{Code, LoadFailure, Loader};
 pub use plan::OnNewVersion;
+pub use proof::{
+    Attempt, Case, Layer, Proof, ProofFailure, ProofLimits, ProofSettings, Prover, Sandbox,
+    prove_version,
+};
 
 use crate::{
     model::{Alias, ModelName, VersionId},

@@ -68,6 +68,7 @@ impl Running {
             intra_op_threads: 1,
             warmup_runs: 1,
             chosen: BTreeMap::new(),
+            prover: None,
         };
         let models = models.iter().map(|path| model(&loader, path));
         let models = models.map(|model| (model.name.clone(), Arc::new(model))).collect();

@@ -13,6 +13,7 @@
 
 mod hostile;
 mod http;
+mod models;
 mod repository;
 mod server;
 mod tensors;
@@ -28,6 +29,7 @@ mod infer;
 mod limits;
 mod metrics;
 mod operations;
+mod proof;
 mod protocol;
 mod reload;
 mod smuggling;

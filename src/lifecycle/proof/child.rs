@@ -1,0 +1,203 @@
+//! The process that proves a version: one request on standard input, one answer on standard output.
+//!
+//! Its order is its safety: read the head of the request, which the parent wrote; close files; load the engine's
+//! library; put the rest of the sandbox on; only then read the model. What goes wrong is an answer as long as there is somebody to write it;
+//! a crash is seen by the parent.
+//!
+//! Not here: starting and ending the process (`super`).
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{self, Engines, ModelFile, SessionOptions},
+    model::{EngineChoice, Signature, TensorSpec},
+    monitor::Clock,
+    tensor::DataType,
+};
+
+use super::{
+    super::{Golden, LoadFailure},
+    ProofLimits, Sandbox, hostility,
+    message::{self, Bounds},
+    sandbox, trial,
+};
+use crate::lifecycle::Code;
+
+/// What a request may hold: protobuf's 2 GiB, external data, golden outputs.
+const REQUEST: Bounds =
+    Bounds { head_bytes: 256 << 20, blobs: 1_000_000, blob_bytes: u64::MAX >> 1 };
+
+/// What the parent asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    /// The process that asks.
+    pub(super) parent: u32,
+    pub(super) limits: ProofLimits,
+    /// ONNX Runtime's library, where it was named.
+    pub(super) onnxruntime: Option<PathBuf>,
+    /// The engine, where one was chosen.
+    pub(super) engine: Option<String>,
+    pub(super) intra_op_threads: usize,
+    pub(super) warmup_runs: u32,
+    /// The blobs after the model: files with external data, then golden outputs if there are any.
+    pub(super) locations: Vec<String>,
+    pub(super) golden: bool,
+    /// Tries to break out instead of proving a model.
+    pub(super) self_test: bool,
+}
+
+/// What comes back.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Answer {
+    /// `None`: it was not put on.
+    pub(super) sandbox: Option<Sandbox>,
+    pub(super) memory_peak: Option<u64>,
+    pub(super) outcome: Outcome,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Outcome {
+    Proven(Report),
+    Refused { code: Code, reason: String },
+    SelfTest(Vec<hostility::Attempt>),
+}
+
+/// What was found about a version that can be served.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Report {
+    pub(super) engine: String,
+    inputs: Vec<Spec>,
+    outputs: Vec<Spec>,
+    pub(super) load: Duration,
+    pub(super) warmup: Duration,
+    pub(super) run: Option<Duration>,
+    pub(super) notes: Vec<String>,
+}
+
+/// A [`TensorSpec`] as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Spec {
+    name: String,
+    datatype: String,
+    dims: Option<Vec<i64>>,
+}
+
+impl Report {
+    /// The version's inputs and outputs; `None` where they make no sense.
+    pub(super) fn signature(&self) -> Option<Signature> {
+        let specs = |all: &[Spec]| all.iter().map(Spec::read).collect::<Option<_>>();
+        Some(Signature { inputs: specs(&self.inputs)?, outputs: specs(&self.outputs)? })
+    }
+}
+
+impl Spec {
+    fn of(spec: &TensorSpec) -> Self {
+        let datatype = spec.datatype.name().to_owned();
+        Self { name: spec.name.clone(), datatype, dims: spec.dims.clone() }
+    }
+
+    fn read(&self) -> Option<TensorSpec> {
+        let datatype = DataType::parse(&self.datatype)?;
+        Some(TensorSpec { name: self.name.clone(), datatype, dims: self.dims.clone() })
+    }
+}
+
+/// Answers one request: `tidegate prove-version`, which the server starts.
+///
+/// # Errors
+/// If there is nobody to answer; then the process should end.
+pub fn prove_version(
+    clock: &dyn Clock,
+    mut from: impl Read,
+    mut to: impl Write,
+) -> Result<(), String> {
+    let opened = message::open(&mut from, &REQUEST).map_err(|error| error.to_string())?;
+    let request: Request =
+        serde_json::from_slice(&opened.head).map_err(|error| error.to_string())?;
+    let settings = engine::Settings {
+        onnxruntime: request.onnxruntime.clone(),
+        ..engine::Settings::default()
+    };
+    let status = File::open("/proc/self/status").ok();
+    let begun = sandbox::begin(request.parent, request.onnxruntime.as_deref())?;
+    let engines = Engines::open(&settings);
+    let sandbox = begun.complete(status.as_ref(), &request.limits);
+    let mut answer = |outcome| {
+        let memory_peak = sandbox::memory_peak(status.as_ref());
+        write(&Answer { sandbox: Some(sandbox.clone()), memory_peak, outcome }, &mut to)
+    };
+    if request.self_test {
+        return answer(Outcome::SelfTest(hostility::attempts(&request)));
+    }
+    let outcome = || -> Result<Report, LoadFailure> {
+        let engines = engines.map_err(|error| LoadFailure::Library(error.to_string()))?;
+        let blobs = opened.blobs(&mut from);
+        prove(&request, &engines, blobs.map_err(LoadFailure::from)?, clock)
+    };
+    // The panic itself is told on standard error.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(outcome))
+        .unwrap_or(Err(LoadFailure::Panicked));
+    answer(match outcome {
+        Ok(report) => Outcome::Proven(report),
+        Err(failure) => Outcome::Refused { code: failure.code(), reason: failure.to_string() },
+    })
+}
+
+fn write(answer: &Answer, to: &mut impl Write) -> Result<(), String> {
+    let head = serde_json::to_vec(answer).map_err(|error| error.to_string())?;
+    let bytes = message::encode(&head, &[]).map_err(|error| error.to_string())?;
+    to.write_all(&bytes).and_then(|()| to.flush()).map_err(|error| error.to_string())
+}
+
+fn prove(
+    request: &Request,
+    engines: &Engines,
+    blobs: Vec<Bytes>,
+    clock: &dyn Clock,
+) -> Result<Report, LoadFailure> {
+    let mut blobs = blobs.into_iter();
+    let incomplete = || LoadFailure::Request("it lacks a file".to_owned());
+    let model = blobs.next().ok_or_else(incomplete)?;
+    let mut external = Vec::new();
+    for location in &request.locations {
+        let bytes = blobs.next().ok_or_else(incomplete)?;
+        external.push((location.clone(), Arc::<[u8]>::from(&*bytes)));
+    }
+    let golden = if request.golden { Some(blobs.next().ok_or_else(incomplete)?) } else { None };
+    let golden = golden.as_deref().map(Golden::parse).transpose()?;
+    let summary = trial::preflight(&model)?;
+    for tensor in &summary.external_data {
+        let file = external.iter().find(|(location, _)| *location == tensor.location);
+        trial::external_fits(tensor, file.map_or(0, |(_, bytes)| bytes.len() as u64))?;
+    }
+    let choices = [EngineChoice::OnnxRuntime, EngineChoice::Tract];
+    let named = |choice: &EngineChoice| request.engine.as_deref() == Some(choice.as_str());
+    let choice = choices.into_iter().find(named).unwrap_or(EngineChoice::Auto);
+    let engine = engines.choose(choice)?;
+    let options = SessionOptions { intra_op_threads: request.intra_op_threads };
+    let begin = clock.now();
+    let mut session = engine.load(&ModelFile { bytes: model, external }, options)?;
+    let load = clock.now() - begin;
+    let runs = request.warmup_runs;
+    let warmed = trial::run(engine, &mut *session, golden.as_ref(), runs, clock)?;
+    let signature = session.signature();
+    Ok(Report {
+        engine: engine.name().to_owned(),
+        inputs: signature.inputs.iter().map(Spec::of).collect(),
+        outputs: signature.outputs.iter().map(Spec::of).collect(),
+        load,
+        warmup: warmed.total,
+        run: warmed.fastest,
+        notes: warmed.notes,
+    })
+}

@@ -1,0 +1,506 @@
+//! Proof: a version is loaded and run in a sandboxed process of its own before the serving process touches it.
+//!
+//! Loading a model is the most dangerous thing that an engine does: a few bytes can hang it for ever, take all
+//! memory or end the process, and nothing inside that process can prevent it. So the server starts its own program
+//! again (`tidegate prove-version`), hands it the bytes, and believes the answer, not the model. Always true:
+//! - The process is gone when [`Prover::prove`] returns: killed at the deadline if need be, and reaped.
+//! - Nothing that it does harms the parent: not its end, not a closed pipe, not an endless answer.
+//! - Where it cannot be started, nothing is proven and the version is refused.
+//!
+//! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the
+//! serving process asks the same of it again), `sandbox` what the child gives up first, `message` how the two speak.
+//!
+//! Not here: reading a version's files, loading it for service (`lifecycle::load`).
+
+mod child;
+mod hostility;
+pub(super) mod message;
+mod sandbox;
+pub(super) mod trial;
+
+use std::{
+    collections::VecDeque,
+    io::{ErrorKind, Read, Write},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::OFlags,
+    process::{Pid, PidfdFlags},
+};
+use serde::{Deserialize, Serialize};
+
+pub use child::prove_version;
+pub use hostility::Attempt;
+pub use sandbox::{Layer, Sandbox};
+
+use super::Code;
+use crate::{
+    engine::ModelFile,
+    model::{EngineChoice, Signature},
+    monitor::Clock,
+};
+use child::{Answer, Outcome, Request};
+use message::Bounds;
+
+/// The command under which the program proves a version.
+const COMMAND: &str = "prove-version";
+
+/// What an answer may hold: names and notes.
+const ANSWER: Bounds = Bounds { head_bytes: 64 << 20, blobs: 0, blob_bytes: 0 };
+
+/// The last words of a process that are shown to people.
+const LAST_WORDS: usize = 4096;
+
+/// How long a process may take to end after it closed its output.
+const LAST_MOMENTS: Duration = Duration::from_millis(300);
+
+/// The variables that the engine's library may need; no others are passed on.
+const VARIABLES: [&str; 5] = ["ORT_DYLIB_PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LOCPATH"];
+
+/// How much one proof may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProofLimits {
+    /// Bytes of memory beyond the program itself.
+    pub memory_max: u64,
+    /// Time by the clock, from start to answer.
+    pub time_max: Duration,
+    /// Time on CPUs, all threads together.
+    pub cpu_time_max: Duration,
+}
+
+impl Default for ProofLimits {
+    fn default() -> Self {
+        Self {
+            memory_max: 8 << 30,
+            time_max: Duration::from_mins(1),
+            cpu_time_max: Duration::from_mins(2),
+        }
+    }
+}
+
+/// Whether and how versions are proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProofSettings {
+    /// Whether a version is proven in a process of its own before it is loaded.
+    pub enabled: bool,
+    /// How much one proof may use.
+    pub limits: ProofLimits,
+}
+
+impl Default for ProofSettings {
+    fn default() -> Self {
+        Self { enabled: true, limits: ProofLimits::default() }
+    }
+}
+
+/// Proves versions, each in a process of its own.
+#[derive(Debug)]
+pub struct Prover {
+    program: PathBuf,
+    limits: ProofLimits,
+    onnxruntime: Option<PathBuf>,
+    clock: Arc<dyn Clock>,
+    /// The log has said which layers of the sandbox are missing.
+    warned: AtomicBool,
+}
+
+/// A version to prove.
+#[derive(Debug)]
+pub struct Case<'a> {
+    /// The model with its external data.
+    pub file: &'a ModelFile,
+    /// `golden.json`, where there is one.
+    pub golden: Option<&'a [u8]>,
+    /// The engine; already chosen, so that both processes take the same.
+    pub engine: EngineChoice,
+    /// Threads within one run.
+    pub intra_op_threads: usize,
+    /// Runs before it is believed.
+    pub warmup_runs: u32,
+}
+
+/// What a version showed.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    /// The engine that ran it.
+    pub engine: String,
+    /// Its inputs and outputs.
+    pub signature: Signature,
+    /// How long one session took to load.
+    pub load: Duration,
+    /// The fastest warm-up run.
+    pub run: Option<Duration>,
+    /// Most memory that was resident, in bytes, the program included.
+    pub memory_peak: Option<u64>,
+    /// What people should know.
+    pub notes: Vec<String>,
+    /// What protected the machine meanwhile.
+    pub sandbox: Sandbox,
+}
+
+/// Why a version is not proven.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("proof failed ({}): {reason}", code.as_str())]
+pub struct ProofFailure {
+    /// Which kind of failure it is, for programs.
+    pub code: Code,
+    /// What happened and what to do about it, for people.
+    pub reason: String,
+}
+
+impl ProofFailure {
+    fn new(code: Code, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into() }
+    }
+}
+
+impl Prover {
+    /// A prover that starts `program`, which must be this very build of tidegate; see [`Prover::own_program`].
+    pub fn new(
+        program: PathBuf,
+        limits: ProofLimits,
+        onnxruntime: Option<PathBuf>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        // The child is no place to resolve a relative path: only the parent knows where that was meant.
+        let onnxruntime = onnxruntime.map(|path| std::path::absolute(&path).unwrap_or(path));
+        Self { program, limits, onnxruntime, clock, warned: AtomicBool::new(false) }
+    }
+
+    /// The program that this process runs, also after its file was replaced by another version.
+    pub fn own_program() -> std::io::Result<PathBuf> {
+        if cfg!(target_os = "linux") {
+            return Ok("/proc/self/exe".into());
+        }
+        std::env::current_exe()
+    }
+
+    /// Loads and runs a version in a process of its own, and tells what it showed.
+    ///
+    /// Blocks until that process has ended, which is at the deadline at the latest.
+    pub fn prove(&self, case: &Case<'_>) -> Result<Proof, ProofFailure> {
+        let locations = case.file.external.iter().map(|(location, _)| location.clone());
+        let request = Request {
+            engine: Some(case.engine.as_str().to_owned()),
+            intra_op_threads: case.intra_op_threads,
+            warmup_runs: case.warmup_runs,
+            locations: locations.collect(),
+            golden: case.golden.is_some(),
+            ..self.request()
+        };
+        let external = case.file.external.iter().map(|(_, bytes)| &**bytes);
+        let blobs = std::iter::once(&*case.file.bytes).chain(external).chain(case.golden);
+        let answer = self.ask(&request, &blobs.collect::<Vec<_>>())?;
+        let unreadable = || {
+            ProofFailure::new(
+                Code::Internal,
+                "the proving process gave an answer without a meaning",
+            )
+        };
+        let sandbox = answer.sandbox.ok_or_else(unreadable)?;
+        self.warn_of(&sandbox);
+        match answer.outcome {
+            Outcome::Proven(report) => Ok(Proof {
+                signature: report.signature().ok_or_else(unreadable)?,
+                engine: report.engine,
+                load: report.load,
+                run: report.run,
+                memory_peak: answer.memory_peak,
+                notes: report.notes,
+                sandbox,
+            }),
+            Outcome::Refused { code, reason } => Err(ProofFailure { code, reason }),
+            Outcome::SelfTest(_) => Err(unreadable()),
+        }
+    }
+
+    /// Starts a process that tries to break out of its sandbox, and tells what came of it.
+    pub fn self_test(&self) -> Result<(Sandbox, Vec<Attempt>), ProofFailure> {
+        let answer = self.ask(&Request { self_test: true, ..self.request() }, &[])?;
+        match (answer.sandbox, answer.outcome) {
+            (Some(sandbox), Outcome::SelfTest(attempts)) => Ok((sandbox, attempts)),
+            _ => Err(ProofFailure::new(Code::Internal, "the process did not test itself")),
+        }
+    }
+
+    fn request(&self) -> Request {
+        Request {
+            parent: std::process::id(),
+            limits: self.limits,
+            onnxruntime: self.onnxruntime.clone(),
+            engine: None,
+            intra_op_threads: 1,
+            warmup_runs: 0,
+            locations: Vec::new(),
+            golden: false,
+            self_test: false,
+        }
+    }
+
+    fn warn_of(&self, sandbox: &Sandbox) {
+        if let Some(gaps) = sandbox.gaps()
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                gaps,
+                "versions are proven with less than the whole sandbox; run on a kernel that has these layers, or serve \
+                 only repositories that you trust"
+            );
+        }
+    }
+
+    /// One request, one answer, one process.
+    fn ask(&self, request: &Request, blobs: &[&[u8]]) -> Result<Answer, ProofFailure> {
+        let internal = |error: &dyn std::fmt::Display| {
+            ProofFailure::new(Code::Internal, format!("the request cannot be written: {error}"))
+        };
+        let head = serde_json::to_vec(request).map_err(|error| internal(&error))?;
+        let head = message::encode(&head, blobs).map_err(|error| internal(&error))?;
+        let parts = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
+        let deadline = self.clock.now() + self.limits.time_max;
+        let mut process = Process::start(&self.program, parts).map_err(|error| {
+            let reason = format!(
+                "the proving process cannot be started: {error}; let this process start another one (program file, \
+                 limits on processes and memory), or set proof.enabled = false and trust the repository"
+            );
+            ProofFailure::new(Code::Start, reason)
+        })?;
+        let outcome = process.converse(deadline, &*self.clock);
+        let status = process.end();
+        match outcome {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(crashed(status, &process.last_words())),
+            Err(Trouble::Deadline) => {
+                let text = format!(
+                    "it was not done after {:?} and was ended; find out what takes so long, or raise proof.time_max",
+                    self.limits.time_max
+                );
+                Err(ProofFailure::new(Code::Timeout, text))
+            }
+            Err(Trouble::Answer(text)) => {
+                let text = format!("the proving process gave no proper answer: {text}");
+                Err(ProofFailure::new(Code::Crashed, text))
+            }
+        }
+    }
+}
+
+/// What an end without an answer means.
+fn crashed(status: Option<ExitStatus>, last_words: &str) -> ProofFailure {
+    let signal = status.and_then(|status| status.signal());
+    let (code, what) = match signal {
+        _ if trial::starved(last_words) => (
+            Code::Memory,
+            "it needs more memory than proof.memory_max; raise that, or make it smaller",
+        ),
+        Some(libc::SIGKILL) => (
+            Code::Memory,
+            "the system ended the proving process, which it does when memory is short",
+        ),
+        Some(libc::SIGXCPU) => (
+            Code::Timeout,
+            "it took more time on CPUs than proof.cpu_time_max; find out what takes so long, or raise that",
+        ),
+        _ => (
+            Code::Crashed,
+            "loading or running it ended the process; export the model again, or mend it",
+        ),
+    };
+    let end = status.map_or_else(|| "unknown".to_owned(), |status| status.to_string());
+    let words = match last_words.trim() {
+        "" => String::new(),
+        words => format!(", saying: {words}"),
+    };
+    ProofFailure::new(code, format!("{what} ({end}{words})"))
+}
+
+/// Why there is no answer although the process may live.
+enum Trouble {
+    Deadline,
+    Answer(String),
+}
+
+/// A running process with the parent's ends of its pipes; gone when dropped.
+struct Process<'a> {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: Option<ChildStdout>,
+    errors: Option<ChildStderr>,
+    /// What is still to be written, the first part from its start.
+    parts: VecDeque<&'a [u8]>,
+    heard: Vec<u8>,
+    words: VecDeque<u8>,
+}
+
+impl<'a> Process<'a> {
+    fn start(program: &PathBuf, parts: VecDeque<&'a [u8]>) -> std::io::Result<Self> {
+        let kept = VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let mut child = Command::new(program)
+            .arg(COMMAND)
+            .env_clear()
+            .envs(kept)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let (input, output, errors) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let process =
+            Self { child, input, output, errors, parts, heard: Vec::new(), words: VecDeque::new() };
+        process.never_wait()?;
+        Ok(process)
+    }
+
+    /// Only this side's ends: those of the child are other open files.
+    fn never_wait(&self) -> std::io::Result<()> {
+        if let Some(input) = &self.input {
+            rustix::fs::fcntl_setfl(input, OFlags::NONBLOCK)?;
+        }
+        if let Some(output) = &self.output {
+            rustix::fs::fcntl_setfl(output, OFlags::NONBLOCK)?;
+        }
+        if let Some(errors) = &self.errors {
+            rustix::fs::fcntl_setfl(errors, OFlags::NONBLOCK)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the request and reads the answer, whichever is possible; `None`: it ended without one.
+    fn converse(
+        &mut self,
+        deadline: Instant,
+        clock: &dyn Clock,
+    ) -> Result<Option<Answer>, Trouble> {
+        loop {
+            let left = deadline.saturating_duration_since(clock.now());
+            if left.is_zero() {
+                return Err(Trouble::Deadline);
+            }
+            self.wait(left).map_err(|error| Trouble::Answer(error.to_string()))?;
+            self.write();
+            read(&mut self.errors, |bytes| {
+                self.words.extend(bytes);
+                let surplus = self.words.len().saturating_sub(LAST_WORDS);
+                self.words.drain(..surplus);
+            });
+            let ended = read(&mut self.output, |bytes| self.heard.extend_from_slice(bytes));
+            if let Some(answer) = self.answer()? {
+                return Ok(Some(answer));
+            }
+            if ended {
+                self.wait_for_end(left.min(LAST_MOMENTS));
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until something can be read or written, at most `left`.
+    fn wait(&self, left: Duration) -> std::io::Result<()> {
+        let mut all = Vec::with_capacity(3);
+        all.extend(self.input.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+        all.extend(self.output.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        all.extend(self.errors.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        match poll(&mut all, Some(&left)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes what the pipe takes; closes it at the end, or where nobody reads any more.
+    fn write(&mut self) {
+        let Some(input) = &mut self.input else { return };
+        while let Some(part) = self.parts.front_mut() {
+            if part.is_empty() {
+                self.parts.pop_front();
+                continue;
+            }
+            match input.write(part) {
+                Ok(written) => *part = &part[written..],
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // It refuses before it has read everything, or it has ended: its answer or its end says more.
+                Err(_) => break,
+            }
+        }
+        self.input = None;
+    }
+
+    fn answer(&mut self) -> Result<Option<Answer>, Trouble> {
+        let told = |error: &dyn std::fmt::Display| Trouble::Answer(error.to_string());
+        // Looked at without being copied, unless it is whole.
+        let bytes = Bytes::from(std::mem::take(&mut self.heard));
+        let decoded = message::decode(&bytes, &ANSWER).map_err(|error| told(&error))?;
+        let Some(message) = decoded else {
+            self.heard = bytes.into();
+            return Ok(None);
+        };
+        serde_json::from_slice(&message.head).map(Some).map_err(|error| told(&error))
+    }
+
+    /// A process that closed its output is about to end; how it does says more than that it was killed.
+    fn wait_for_end(&self, left: Duration) {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
+        let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
+        let left = Timespec::try_from(left).unwrap_or_default();
+        // An interruption only makes it less patient.
+        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left));
+    }
+
+    /// Ends the process, whatever it does, and waits until it is gone.
+    fn end(&mut self) -> Option<ExitStatus> {
+        // It may have ended by itself: then this changes nothing, not even how it ended.
+        let _ = self.child.kill();
+        let status = self.child.wait().ok();
+        // A pipe holds a little; a process that inherited it could hold it open for ever.
+        for _ in 0..16 {
+            read(&mut self.errors, |bytes| self.words.extend(bytes));
+        }
+        status
+    }
+
+    fn last_words(&self) -> String {
+        let surplus = self.words.len().saturating_sub(LAST_WORDS);
+        let words: Vec<u8> = self.words.iter().skip(surplus).copied().collect();
+        let text = String::from_utf8_lossy(&words);
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Drop for Process<'_> {
+    fn drop(&mut self) {
+        // On every way out, also that of a panic.
+        self.end();
+    }
+}
+
+/// Reads what is there, once; true at the end of the pipe, which is then closed.
+fn read<P: Read>(pipe: &mut Option<P>, mut each: impl FnMut(&[u8])) -> bool {
+    let mut buffer = [0; 16 << 10];
+    let Some(open) = pipe else { return true };
+    loop {
+        match open.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                each(&buffer[..count]);
+                return false;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    *pipe = None;
+    true
+}
