@@ -17,6 +17,7 @@ pub mod wire;
 // control plane
 pub mod lifecycle;
 pub mod source;
+pub mod state;
 
 // faces
 pub mod admin;

@@ -15,7 +15,7 @@ use super::{
     LogFormat, Logs, Repository, Reserved,
     value::{DAY, GIB, HOUR, KIB, LogFilter, RepositoryApi, Size, Switch, TIB, Text, Time, Whole},
 };
-use crate::{edge, engine, model::EngineChoice, model::ModelName, serve};
+use crate::{edge, engine, model::EngineChoice, model::ModelName, serve, state};
 
 /// The configuration of tidegate. Every key may be left out.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
@@ -170,8 +170,11 @@ pub(super) struct LogsSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
-    /// Reserved for durable state: accepted, but this version keeps none.
+    /// The folder of the log of decisions, which `tidegate audit` reads. One process writes to it; nobody but its owner
+    /// may look into it. A relative path is resolved against the directory tidegate is started in.
     pub(super) path: Text<PathBuf>,
+    /// Largest log. It grows by some hundred bytes per decision and is never cut; what does not fit is refused.
+    pub(super) log_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
 /// What holds for one model.
@@ -297,7 +300,8 @@ impl Default for LogsSection {
 
 impl Default for State {
     fn default() -> Self {
-        Self { path: Text(Reserved::default().state) }
+        let state::Settings { path, log_bytes_max, reopen_after: _ } = state::Settings::default();
+        Self { path: Text(path), log_bytes: Size(log_bytes_max) }
     }
 }
 

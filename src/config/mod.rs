@@ -33,7 +33,7 @@ use std::{
 pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
-use crate::{edge, engine, model::ModelName, serve};
+use crate::{edge, engine, model::ModelName, serve, state};
 use draft::Draft;
 
 /// What the names of environment variables begin with. Single underscores are left alone: Kubernetes sets
@@ -58,6 +58,8 @@ pub struct Config {
     pub engine: engine::Settings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
+    /// Where durable records lie.
+    pub state: state::Settings,
     /// What is logged.
     pub logs: Logs,
     /// What holds for single models.
@@ -125,8 +127,6 @@ pub struct ModelPolicy {
 pub struct Reserved {
     /// `server.grpc`: where gRPC will be served.
     pub grpc: SocketAddr,
-    /// `state.path`: where durable state will lie.
-    pub state: PathBuf,
 }
 
 /// Where configuration comes from.
@@ -284,6 +284,7 @@ impl Default for Config {
             source: Repository::default(),
             engine: engine::Settings::default(),
             serve: serve::Settings::default(),
+            state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),
             reserved: Reserved::default(),
@@ -318,6 +319,6 @@ impl Default for Logs {
 
 impl Default for Reserved {
     fn default() -> Self {
-        Self { grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)), state: "./state".into() }
+        Self { grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)) }
     }
 }

@@ -17,6 +17,7 @@ mod repository;
 mod server;
 mod tensors;
 
+mod audit;
 mod clients;
 mod drain;
 mod engines;

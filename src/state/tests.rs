@@ -1,0 +1,679 @@
+//! Damage, cuts, crashes and failing disks: what was acknowledged is there, and nothing else.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::*;
+use crate::model::{ModelName, VersionId};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The `number`-th decision, a second after the one before.
+fn decision(number: u64) -> NewRecord {
+    let model = ModelName::parse(if number.is_multiple_of(2) { "fraud" } else { "digits" });
+    NewRecord {
+        unix_nanos: number * SECOND,
+        actor: format!("ana-{number}"),
+        kind: if number.is_multiple_of(3) { "promote" } else { "load" }.to_owned(),
+        model: (!number.is_multiple_of(5)).then(|| model.unwrap()),
+        version: number.is_multiple_of(4).then(|| VersionId::new(u64::MAX - number)),
+        reason: "weil es \"besser\" ist\n\u{1F980}".to_owned(),
+        body: json!({"to": number, "share": 0.25, "nested": {"z": [null, true], "a": "é"}}),
+    }
+}
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("state")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.path().join(LOG)
+    }
+
+    fn projection(&self) -> PathBuf {
+        self.path().join(projection::PROJECTION)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings { path: self.path(), ..Settings::default() }
+    }
+
+    fn open(&self) -> (State, Opened) {
+        State::open(self.settings()).unwrap()
+    }
+
+    /// With this as its log.
+    fn holding(log: &[u8]) -> Self {
+        let folder = Self::new();
+        make_folder(&folder.path()).unwrap();
+        fs::write(folder.log(), log).unwrap();
+        folder
+    }
+}
+
+/// A log of singles and groups, and every place at which something was acknowledged.
+fn sample(records: u64) -> (Vec<u8>, Vec<Head>) {
+    let folder = Folder::new();
+    let (state, opened) = folder.open();
+    let mut heads = vec![opened.head];
+    let mut next = 1;
+    while next <= records {
+        let group = if next.is_multiple_of(3) { (next + 2).min(records) } else { next };
+        state.append_many((next..=group).map(decision).collect()).unwrap();
+        heads.push(state.head());
+        next = group + 1;
+    }
+    (fs::read(folder.log()).unwrap(), heads)
+}
+
+#[test]
+fn records_come_back_as_they_were_appended() {
+    let folder = Folder::new();
+    let (state, opened) = folder.open();
+    assert_eq!(opened.notes, []);
+    let first = state.append(decision(1)).unwrap();
+    assert_eq!(first.sequence, 1);
+    let receipts = state.append_many((2..=20).map(decision).collect()).unwrap();
+    assert_eq!(
+        receipts.iter().map(|r| r.sequence).collect::<Vec<_>>(),
+        (2..=20).collect::<Vec<_>>()
+    );
+    let all: Vec<_> = (1..=20).map(|n| Record::new(n, decision(n))).collect();
+    assert_eq!(state.records(&Filter::default()).unwrap(), all);
+    let head = state.head();
+    assert_eq!(head.hash, receipts[18].hash);
+    drop(state);
+
+    let (state, opened) = folder.open();
+    assert_eq!(opened, Opened { head, notes: Vec::new() });
+    let mut replayed = Vec::new();
+    assert_eq!(state.replay(|record| replayed.push(record)).unwrap(), head);
+    assert_eq!(replayed, all);
+    let verified = verify(&folder.path()).unwrap();
+    assert_eq!((verified.records, verified.head_hash, verified.bytes), (20, head.hash, head.bytes));
+}
+
+#[test]
+fn questions_are_answered_alike_by_projection_and_log() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    state.append_many((1..=40).map(decision).collect()).unwrap();
+    let model = ModelName::parse("fraud").ok();
+    let mut counts = BTreeSet::new();
+    for newest in [false, true] {
+        for (model, kind) in [(None, None), (model.clone(), None), (model.clone(), Some("promote"))]
+        {
+            for (after, limit) in [(0, 3), (17, 100), (40, 1), (u64::MAX, usize::MAX), (0, 0)] {
+                let (model, kind) = (model.clone(), kind.map(str::to_owned));
+                let filter = Filter { model, kind, after, limit, newest };
+                let records = state.records(&filter).unwrap();
+                assert_eq!(read(&folder.path(), &filter).unwrap().0, records, "{filter:?}");
+                assert!(records.iter().all(|record| filter.accepts(record)));
+                counts.insert(records.len());
+            }
+        }
+    }
+    assert!(counts.len() > 3, "{counts:?}");
+}
+
+#[test]
+fn every_flipped_byte_is_found_where_it_is() {
+    let (log, heads) = sample(20);
+    let ends: Vec<u64> = {
+        let mut ends = vec![heads[0].bytes];
+        let mut collect = |entry: log::Entry| {
+            ends.push(entry.head.bytes);
+            Ok(())
+        };
+        log::scan_bytes(&log[..], Head::start(), &mut collect).unwrap();
+        ends
+    };
+    assert_eq!(ends.len(), 21);
+    let mut changed = log.clone();
+    for at in 0..log.len() {
+        let sequence = ends.iter().filter(|end| **end <= at as u64).count() as u64;
+        let other = u8::try_from(at.wrapping_mul(0x9e37_79b9) >> 7 & 0xff).unwrap();
+        // To find a byte of a head takes a thousand hashes.
+        let flips = [other.max(2), 1];
+        for change in &flips[..if sequence < 4 || at % 5 == 0 { 2 } else { 1 }] {
+            changed[at] = log[at] ^ change;
+            let damage = verify_bytes(&changed).expect_err("a flipped byte");
+            assert_eq!((damage.offset, damage.sequence), (at as u64, sequence), "{damage}");
+        }
+        changed[at] = log[at];
+    }
+    assert_eq!(verify_bytes(&changed).unwrap().records, 20);
+}
+
+#[test]
+fn every_cut_leaves_what_was_acknowledged_before_it() {
+    let (log, heads) = sample(12);
+    for cut in 0..=log.len() {
+        let result = verify_bytes(&log[..cut]);
+        let Some(head) = heads.iter().rev().find(|head| head.bytes <= cut as u64) else {
+            let damage = result.expect_err("a log is never there without its header");
+            assert_eq!((damage.offset, damage.sequence), (cut as u64, 0));
+            continue;
+        };
+        let verified = result.unwrap();
+        assert_eq!((verified.records, verified.head_hash), (head.sequence, head.hash), "{cut}");
+        assert_eq!(verified.bytes + verified.tail_bytes, cut as u64);
+        // As some file systems leave it: the new length, and not the new bytes.
+        let mut grown = log[..cut].to_vec();
+        grown.resize(cut + 700, 0);
+        assert_eq!(verify_bytes(&grown).unwrap().head_hash, head.hash, "{cut}");
+    }
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_told() {
+    let (log, heads) = sample(7);
+    let [.., before, end] = heads[..] else { panic!("a few heads") };
+    for cut in [before.bytes + 1, before.bytes + 100, end.bytes - 1] {
+        let folder = Folder::holding(&log[..usize::try_from(cut).unwrap()]);
+        let (state, opened) = folder.open();
+        assert_eq!(opened.head, before);
+        assert!(opened.notes.contains(&Note::TornTail { bytes: cut - before.bytes }));
+        assert_eq!(fs::metadata(folder.log()).unwrap().len(), before.bytes);
+        let receipt = state.append(decision(99)).unwrap();
+        assert_eq!(receipt.sequence, before.sequence + 1);
+        drop(state);
+        assert_eq!(folder.open().1.notes, []);
+    }
+}
+
+#[test]
+fn a_damaged_log_is_not_opened_but_read_up_to_the_damage() {
+    let (mut log, heads) = sample(9);
+    let at = usize::try_from(heads[3].bytes).unwrap() + 150;
+    log[at] ^= 0x40;
+    let folder = Folder::holding(&log);
+    let error = State::open(folder.settings()).unwrap_err();
+    assert!(error.chain().contains(&format!("at byte {at}, in record {}", heads[3].sequence + 1)));
+    assert!(error.chain().contains("tidegate state restore"), "{}", error.chain());
+    assert_eq!(fs::read(folder.log()).unwrap(), log, "nothing is touched");
+    let (records, damage) = read(&folder.path(), &Filter::default()).unwrap();
+    assert_eq!(records.len() as u64, heads[3].sequence);
+    assert!(matches!(damage, Some(StateError::Damaged { .. })));
+}
+
+#[test]
+fn a_folder_has_one_writer_and_is_private() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    let error = State::open(folder.settings()).unwrap_err();
+    assert!(matches!(error, StateError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("in use by another tidegate"));
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(folder.path()), 0o700);
+    assert_eq!([mode(folder.log()), mode(folder.projection())], [0o600; 2]);
+    let other = state.clone();
+    drop(state);
+    assert!(State::open(folder.settings()).is_err(), "a handle is left");
+    drop(other);
+    folder.open();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_leaves_no_trace() {
+    let folder = Folder::new();
+    let (state, _) = State::open(Settings { log_bytes_max: 2 << 20, ..folder.settings() }).unwrap();
+    let large = |bytes| NewRecord { reason: "x".repeat(bytes), ..decision(1) };
+    let deep = (0..200).fold(Value::Null, |inner, _| json!([inner]));
+    let refused = |records| state.append_many(records).unwrap_err();
+    let error = refused(vec![decision(1), large(1 << 20)]);
+    assert!(matches!(error, StateError::TooLarge { .. }), "{error}");
+    let error = refused(vec![decision(1), NewRecord { body: deep, ..decision(1) }]);
+    assert!(matches!(error, StateError::Unfit(_)), "{error}");
+    let error = refused(vec![NewRecord { unix_nanos: u64::MAX, ..decision(1) }]);
+    assert!(matches!(error, StateError::Unfit(_)), "{error}");
+    let error = refused(vec![large(900_000), large(900_000), large(900_000)]);
+    assert!(matches!(error, StateError::LogLimit { bytes_max: 2_097_152 }), "{error}");
+    assert_eq!(state.head(), Head { bytes: HEADER.len() as u64, ..Head::start() });
+    assert_eq!(state.append_many(Vec::new()).unwrap(), []);
+    assert_eq!(state.append(decision(1)).unwrap().sequence, 1);
+}
+
+#[test]
+fn many_threads_append_to_one_chain() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    let threads: Vec<_> = (0..4_u64)
+        .map(|thread| {
+            let state = state.clone();
+            let append = move |n| state.append(decision(thread * 100 + n)).unwrap().sequence;
+            thread::spawn(move || (0..25).map(append).collect::<Vec<_>>())
+        })
+        .collect();
+    let mut all = BTreeSet::new();
+    for thread in threads {
+        let own = thread.join().unwrap();
+        assert!(own.is_sorted());
+        all.extend(own);
+    }
+    assert_eq!(all, (1..=100).collect());
+    assert_eq!(verify(&folder.path()).unwrap().records, 100);
+}
+
+#[test]
+fn what_waits_together_is_synced_once() {
+    let folder = Folder::holding(HEADER);
+    let disk = Arc::new(FaultyDisk::default());
+    let head = Head { bytes: HEADER.len() as u64, ..Head::start() };
+    let (projection, _) = Projection::open(&folder.path(), &folder.log(), head, None);
+    let writer = Writer {
+        file: disk.open(&folder.log()).unwrap(),
+        disk: Arc::clone(&disk) as Arc<dyn Disk>,
+        path: folder.log(),
+        shared: Arc::new(Shared::new(head, projection)),
+        log_bytes_max: 1 << 20,
+        reopen_after: Duration::ZERO,
+        seal: None,
+    };
+    let (jobs, waiting) = sync_channel(10);
+    let answers: Vec<_> = (1..=10)
+        .map(|number| {
+            let (reply, answer) = sync_channel(1);
+            jobs.send(Job { records: vec![decision(number)], reply }).unwrap();
+            answer
+        })
+        .collect();
+    drop(jobs);
+    let before = disk.0.calls.load(Ordering::SeqCst);
+    writer.run(&waiting);
+    assert_eq!(disk.0.calls.load(Ordering::SeqCst) - before, 2, "one write, one sync");
+    for (answer, sequence) in answers.into_iter().zip(1..) {
+        assert_eq!(answer.recv().unwrap().unwrap()[0].sequence, sequence);
+    }
+}
+
+// A disk that fails.
+
+/// Fails the calls from `first` to `last`, counted from 1, and knows what is durable.
+#[derive(Debug, Default)]
+struct Faults {
+    calls: AtomicU64,
+    first: u64,
+    last: u64,
+    full: bool,
+    durable: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct FaultyDisk(Arc<Faults>);
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: File,
+    path: PathBuf,
+    faults: Arc<Faults>,
+}
+
+impl FaultyDisk {
+    fn failing(first: u64, last: u64, full: bool) -> Self {
+        Self(Arc::new(Faults { first, last, full, ..Faults::default() }))
+    }
+
+    fn wrap(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        Ok(Box::new(FaultyFile { file, path: path.to_owned(), faults: Arc::clone(&self.0) }))
+    }
+}
+
+impl Faults {
+    fn call(&self) -> io::Result<()> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        let errno = if self.full { rustix::io::Errno::NOSPC } else { rustix::io::Errno::IO };
+        if (self.first..=self.last).contains(&call) { Err(errno.into()) } else { Ok(()) }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        self.wrap(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn LogFile>> {
+        self.0.call()?;
+        fs::write(path, b"")?;
+        self.wrap(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.call()?;
+        fs::rename(from, to)
+    }
+
+    fn sync_folder(&self, _: &Path) -> io::Result<()> {
+        self.0.call()
+    }
+}
+
+impl LogFile for FaultyFile {
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let called = self.faults.call();
+        let bytes = if called.is_ok() { bytes } else { &bytes[..bytes.len() / 2] };
+        LogFile::write_all_at(&self.file, bytes, offset)?;
+        called
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.faults.call()?;
+        *self.faults.durable.lock().unwrap() = fs::read(&self.path)?;
+        Ok(())
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.faults.call()?;
+        self.file.set_len(bytes)
+    }
+}
+
+/// Appends on a failing disk; gives the number of calls. The log holds what was acknowledged and nothing else, and
+/// so does what a power cut would leave at any acknowledgement.
+fn append_on(disk: &FaultyDisk) -> u64 {
+    let folder = Folder::new();
+    let open = || State::open_on(Arc::new(disk.clone()), folder.settings());
+    let mut opened = open();
+    for _ in 0..8 {
+        if opened.is_err() {
+            opened = open();
+        }
+    }
+    let (state, _) = opened.expect("the disk works again");
+    let mut kept = Vec::new();
+    let mut number = 0;
+    let mut failed = false;
+    // A disk that fails for the last append is given another.
+    while number < 9 || failed {
+        number += 1;
+        assert!(number < 50, "the disk works again");
+        let records =
+            if number % 4 == 0 { vec![decision(number); 3] } else { vec![decision(number)] };
+        let count = records.len();
+        let head = state.head();
+        let result = state.append_many(records);
+        failed = result.is_err();
+        match result {
+            Ok(receipts) => {
+                assert_eq!(receipts.len(), count);
+                kept.extend(receipts);
+                let durable = verify_bytes(&disk.0.durable.lock().unwrap()).unwrap();
+                assert!(durable.records >= kept.len() as u64, "acknowledged and not durable");
+            }
+            Err(error) => {
+                assert!(
+                    matches!(
+                        error,
+                        StateError::Full { .. } | StateError::Io { .. } | StateError::Sealed(_)
+                    ),
+                    "{error}"
+                );
+                assert_eq!(state.head(), head);
+            }
+        }
+    }
+    assert!(kept.len() >= 5, "appends succeed once the disk works again");
+    let hashes = |receipts: &[Receipt]| receipts.iter().map(|r| r.hash).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    let mut collect = |entry: log::Entry| {
+        found.push(Receipt { sequence: entry.head.sequence, hash: entry.head.hash });
+        Ok(())
+    };
+    let reading = scan(&folder.log(), Head::start(), None, &mut collect).unwrap();
+    assert_eq!(hashes(&found), hashes(&kept));
+    assert_eq!((reading.head, reading.tail_bytes), (state.head(), 0));
+    let records = state.records(&Filter::default()).unwrap();
+    assert_eq!(
+        records.iter().map(|r| r.sequence).collect::<Vec<_>>(),
+        (1..=kept.len() as u64).collect::<Vec<_>>()
+    );
+    disk.0.calls.load(Ordering::SeqCst)
+}
+
+#[test]
+fn whatever_call_fails_acknowledged_records_stay_and_others_go() {
+    let calls = append_on(&FaultyDisk::default());
+    assert!(calls > 20, "{calls}");
+    for full in [false, true] {
+        for length in [1, 2, 3] {
+            for first in 1..=calls {
+                append_on(&FaultyDisk::failing(first, first + length - 1, full));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_passes() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    state.append(decision(1)).unwrap();
+    drop(state);
+    // Opening syncs once; then the write fails, and what it left can be cut off.
+    let disk = FaultyDisk::failing(2, 2, true);
+    let (state, _) = State::open_on(Arc::new(disk), folder.settings()).unwrap();
+    let error = state.append(decision(2)).unwrap_err();
+    assert!(matches!(error, StateError::Full { .. }), "{error}");
+    assert_eq!(fs::metadata(folder.log()).unwrap().len(), state.head().bytes);
+    assert_eq!(state.append(decision(2)).unwrap().sequence, 2);
+}
+
+#[test]
+fn a_failed_sync_seals_until_the_log_was_verified_again() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    state.append(decision(1)).unwrap();
+    drop(state);
+    let disk = FaultyDisk::failing(3, 3, false);
+    let (state, _) = State::open_on(Arc::new(disk), folder.settings()).unwrap();
+    let at = |nanos| NewRecord { unix_nanos: nanos, ..decision(2) };
+    for nanos in [SECOND, SECOND + 1, 2 * SECOND - 1] {
+        let error = state.append(at(nanos)).unwrap_err();
+        assert!(matches!(error, StateError::Sealed(_)), "{error}");
+    }
+    let whole = fs::read(folder.log()).unwrap();
+    let mut damaged = whole.clone();
+    damaged[200] ^= 1;
+    fs::write(folder.log(), &damaged).unwrap();
+    let error = state.append(at(2 * SECOND)).unwrap_err();
+    assert!(matches!(error, StateError::Damaged { .. }), "{error}");
+    fs::write(folder.log(), &whole).unwrap();
+    assert!(state.append(at(2 * SECOND + 1)).is_err(), "not before its time");
+    assert_eq!(state.append(at(3 * SECOND)).unwrap().sequence, 2);
+    assert_eq!(verify(&folder.path()).unwrap().records, 2);
+}
+
+// The projection.
+
+#[test]
+fn a_projection_that_is_of_no_use_is_made_anew() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    state.append_many((1..=9).map(decision).collect()).unwrap();
+    let all = state.records(&Filter::default()).unwrap();
+    drop(state);
+    let path = folder.projection();
+    let spoil: [(&str, &dyn Fn()); 5] = [
+        ("missing", &|| projection::remove(&path).unwrap()),
+        ("no database", &|| fs::write(&path, vec![b'x'; 8192]).unwrap()),
+        ("a newer schema", &|| sql(&path, "PRAGMA user_version = 99")),
+        ("contradictory", &|| sql(&path, "UPDATE meta SET sequence = 4000")),
+        ("of another log", &|| {
+            sql(
+                &path,
+                "UPDATE record SET hash = replace(hash, '0', '1'); UPDATE meta SET hash = \
+                 (SELECT hash FROM record WHERE sequence = 9)",
+            );
+        }),
+    ];
+    for (what, spoil) in spoil {
+        spoil();
+        let (state, opened) = folder.open();
+        assert!(matches!(opened.notes[..], [Note::Rebuilt { .. }]), "{what}: {:?}", opened.notes);
+        assert_eq!(state.records(&Filter::default()).unwrap(), all, "{what}");
+        drop(state);
+        assert_eq!(folder.open().1.notes, [], "{what}");
+    }
+}
+
+fn sql(path: &Path, text: &str) {
+    rusqlite::Connection::open(path).unwrap().execute_batch(text).unwrap();
+}
+
+#[test]
+fn a_projection_that_is_behind_catches_up() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    state.append_many((1..=3).map(decision).collect()).unwrap();
+    drop(state);
+    let behind = fs::read(folder.projection()).unwrap();
+    let (state, _) = folder.open();
+    state.append_many((4..=9).map(decision).collect()).unwrap();
+    drop(state);
+    projection::remove(&folder.projection()).unwrap();
+    fs::write(folder.projection(), behind).unwrap();
+    let (state, opened) = folder.open();
+    assert_eq!(opened.notes, []);
+    assert_eq!(state.records(&Filter::default()).unwrap().len(), 9);
+}
+
+#[test]
+fn a_log_that_lost_acknowledged_records_is_noticed() {
+    let (log, heads) = sample(9);
+    for kept in [None, Some(heads[2].bytes)] {
+        let folder = Folder::holding(&log);
+        drop(folder.open());
+        match kept {
+            Some(bytes) => {
+                fs::write(folder.log(), &log[..usize::try_from(bytes).unwrap()]).unwrap();
+            }
+            None => fs::remove_file(folder.log()).unwrap(),
+        }
+        let error = State::open(folder.settings()).unwrap_err();
+        assert!(matches!(error, StateError::Behind { projected: 9, .. }), "{error}");
+    }
+}
+
+#[test]
+fn trouble_with_the_projection_fails_nothing() {
+    let folder = Folder::new();
+    fs::create_dir_all(folder.projection().join("in the way")).unwrap();
+    let (state, opened) = folder.open();
+    assert!(matches!(opened.notes[..], [Note::NoProjection { .. }]), "{:?}", opened.notes);
+    for number in 1..=3 {
+        state.append(decision(number)).unwrap();
+    }
+    assert_eq!(state.records(&Filter::default()).unwrap().len(), 3);
+    assert!(state.projection_trouble().is_some());
+    fs::remove_dir_all(folder.projection()).unwrap();
+    state.append(decision(4)).unwrap();
+    state.append(decision(5)).unwrap(); // by now the writer has followed the one before
+    assert_eq!(state.records(&Filter::default()).unwrap().len(), 5);
+    assert_eq!(state.projection_trouble(), None);
+}
+
+// Backups.
+
+#[test]
+fn a_backup_is_taken_while_records_are_written_and_brought_back() {
+    let folder = Folder::new();
+    let (state, _) = folder.open();
+    state.append_many((1..=5).map(decision).collect()).unwrap();
+    let file = folder.0.path().join("backup");
+    let saved = backup(&folder.path(), &file, false).unwrap();
+    assert_eq!((saved.records, saved.head_hash), (5, state.head().hash));
+    assert!(matches!(backup(&folder.path(), &file, false), Err(StateError::Exists(_))));
+    state.append(decision(6)).unwrap();
+    assert_eq!(backup(&folder.path(), &file, true).unwrap().records, 6);
+    state.append(decision(7)).unwrap();
+    assert!(matches!(restore(&file, &folder.path()), Err(StateError::Locked(_))));
+    drop(state);
+
+    for number in 1..=2 {
+        let restored = restore(&file, &folder.path()).unwrap();
+        assert_eq!(restored.verified.records, 6);
+        let aside = folder.path().join(format!("{LOG}.replaced-{number}"));
+        assert_eq!(restored.replaced.as_ref(), Some(&aside));
+        assert_eq!(verify(&aside).unwrap().records, 7);
+        let (state, opened) = folder.open();
+        assert_eq!(opened.head.sequence, 6);
+        assert_eq!(state.append(decision(8)).unwrap().sequence, 7);
+    }
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[500] ^= 4;
+    fs::write(&file, bytes).unwrap();
+    assert!(matches!(restore(&file, &folder.path()), Err(StateError::Damaged { .. })));
+    assert_eq!(verify(&folder.path()).unwrap().records, 7, "a bad backup replaces nothing");
+    let fresh = Folder::new();
+    assert_eq!(backup(&folder.path(), &file, true).unwrap().records, 7);
+    assert_eq!(restore(&file, &fresh.path()).unwrap().replaced, None);
+    assert_eq!(fresh.open().1.head.sequence, 7);
+    assert!(matches!(verify(&fresh.path().join("other")), Err(StateError::Missing(_))));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_records_survive_any_cut_as_a_prefix(
+        groups in proptest::collection::vec(
+            proptest::collection::vec((any::<u32>(), ".{0,40}", ".{0,40}", any::<Option<i64>>()), 1..4), 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let folder = Folder::new();
+        let (state, opened) = folder.open();
+        let mut heads = vec![opened.head];
+        let mut all = Vec::new();
+        for group in groups {
+            let group: Vec<_> = group.into_iter().map(|(at, actor, reason, body)| NewRecord {
+                unix_nanos: at.into(), actor, reason, body: json!(body), ..decision(1)
+            }).collect();
+            all.extend(group.clone());
+            state.append_many(group).unwrap();
+            heads.push(state.head());
+        }
+        drop(state);
+        let log = fs::read(folder.log()).unwrap();
+        let header = HEADER.len();
+        let cut = header + cut.index(log.len() - header + 1);
+        let (state, opened) = Folder::holding(&log[..cut]).open();
+        let expected = heads.iter().rev().find(|head| head.bytes <= cut as u64).unwrap();
+        prop_assert_eq!(&opened.head, expected);
+        let records = state.records(&Filter::default()).unwrap();
+        let whole: Vec<_> = all.into_iter().zip(1..).map(|(new, n)| Record::new(n, new))
+            .take(records.len()).collect();
+        prop_assert_eq!(records.len() as u64, expected.sequence);
+        prop_assert_eq!(records, whole);
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(
+        tail in proptest::collection::vec(any::<u8>(), 0..600), keep in any::<prop::sample::Index>(),
+    ) {
+        let (log, _) = sample(3);
+        let mut bytes = log[..keep.index(log.len() + 1)].to_vec();
+        bytes.extend(tail);
+        let _ = verify_bytes(&bytes);
+    }
+}
