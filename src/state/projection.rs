@@ -61,6 +61,18 @@ pub(super) enum Trouble {
     Misfit(&'static str),
 }
 
+impl Trouble {
+    /// Whether it says nothing about what is already there: no space, or somebody else's lock.
+    fn may_pass(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked, DiskFull};
+        let code = match self {
+            Self::Sql(error) => error.sqlite_error_code(),
+            Self::File(_) | Self::Log(_) | Self::Misfit(_) => None,
+        };
+        matches!(code, Some(DiskFull | DatabaseBusy | DatabaseLocked))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Projection {
     path: PathBuf,
@@ -103,7 +115,7 @@ impl Projection {
             let anew = (!existed && head.sequence > 0).then(|| "it was not there".to_owned());
             return (projection, anew);
         };
-        projection.rebuild(head, 0);
+        projection.mend(&trouble, head, 0);
         (projection, Some(trouble.to_string()))
     }
 
@@ -128,7 +140,7 @@ impl Projection {
         };
         match result {
             Ok(()) => self.trouble = None,
-            Err(_) => self.rebuild(last.head, now),
+            Err(trouble) => self.mend(&trouble, last.head, now),
         }
     }
 
@@ -139,10 +151,10 @@ impl Projection {
         head: Head,
     ) -> Result<Vec<Record>, StateError> {
         if self.trouble.is_none() {
-            if let Ok(records) = self.reach(head).and_then(|()| self.query(filter)) {
-                return Ok(records);
+            match self.reach(head).and_then(|()| self.query(filter)) {
+                Ok(records) => return Ok(records),
+                Err(trouble) => self.mend(&trouble, head, 0),
             }
-            self.rebuild(head, 0);
             if self.trouble.is_none()
                 && let Ok(records) = self.query(filter)
             {
@@ -159,8 +171,12 @@ impl Projection {
         open.query(filter)
     }
 
-    /// Deletes everything and begins again. If that fails, says so until it works.
-    fn rebuild(&mut self, head: Head, unix_nanos: u64) {
+    /// Deletes everything and begins again, unless the trouble may pass. Says so until it works.
+    fn mend(&mut self, trouble: &Trouble, head: Head, unix_nanos: u64) {
+        if trouble.may_pass() {
+            self.trouble = Some((trouble.to_string(), unix_nanos));
+            return;
+        }
         self.open = None;
         let result = remove(&self.path).map_err(Trouble::File).and_then(|()| self.reach(head));
         self.trouble = result.err().map(|trouble| (trouble.to_string(), unix_nanos));

@@ -28,7 +28,8 @@ pub struct NewRecord {
     pub version: Option<VersionId>,
     /// Why, for people.
     pub reason: String,
-    /// The action itself, in the words of the room that recorded it.
+    /// The action itself, in the words of the room that recorded it. Fractions may come back one unit in the last place
+    /// off; what must be exact is written as text or whole numbers.
     pub body: Value,
 }
 

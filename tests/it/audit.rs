@@ -2,8 +2,9 @@
 
 use std::{
     fs,
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -159,4 +160,47 @@ fn a_folder_without_a_log_is_said_to_be_one() {
     }
     assert!(kept.says(2, &["state", "restore", "nothing"]).contains("there is no log at"));
     assert!(!kept.path().try_exists().unwrap(), "a reader makes nothing");
+}
+
+/// Names the folder to [`appends_until_it_is_killed`].
+const VICTIM: &str = "TIDEGATE_TEST_STATE";
+
+#[test]
+fn what_was_acknowledged_before_a_kill_is_there() {
+    let kept = Kept::new();
+    let mut acknowledged = 7;
+    for round in 0..12 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "audit::appends_until_it_is_killed", "--nocapture"])
+            .env(VICTIM, kept.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut hear = |line: String| line.strip_prefix("kept ")?.parse::<u64>().ok();
+        for _ in 0..=round * 3 {
+            acknowledged = lines.by_ref().find_map(&mut hear).unwrap();
+        }
+        child.kill().unwrap();
+        acknowledged = lines.filter_map(hear).last().unwrap_or(acknowledged);
+        child.wait().unwrap();
+        assert!(kept.says(0, &["audit", "verify"]).contains("records verified"));
+        let records = kept.open().head().sequence;
+        assert!(records >= acknowledged, "round {round}: {records} of {acknowledged}");
+        assert_eq!((records - 7) % 3, 0, "round {round}: what belongs together came apart");
+    }
+}
+
+/// Not a test of its own: the process that the one above kills.
+#[test]
+fn appends_until_it_is_killed() {
+    let Some(path) = std::env::var_os(VICTIM) else { return };
+    let settings = Settings { path: path.into(), ..Settings::default() };
+    let (state, _) = State::open(settings).unwrap();
+    let mut out = std::io::stdout().lock();
+    for number in 0.. {
+        let group = (0..3).map(|more| decision(number * 3 + more)).collect();
+        let receipts = state.append_many(group).unwrap();
+        writeln!(out, "\nkept {}", receipts[2].sequence).unwrap();
+    }
 }
