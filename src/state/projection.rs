@@ -45,6 +45,9 @@ const MIGRATIONS: &[&str] = &["
         bytes INTEGER NOT NULL
     ) STRICT;"];
 
+/// How large `SQLite`'s own log may grow: on a small disk it must not take the place of ours.
+const WAL_PAGES: u32 = 64;
+
 /// How long somebody else's `sqlite3` may hold it.
 const BUSY_MAX: Duration = Duration::from_secs(1);
 
@@ -221,6 +224,7 @@ impl Open {
         // What a power cut takes away is caught up from the log.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES)?;
         migrate(&connection)?;
         let applied = connection
             .query_row("SELECT sequence, hash, bytes FROM meta", (), |row| {
