@@ -26,7 +26,8 @@ use crate::{
     monitor::{Clock, Monitor},
     registry::Registry,
     serve::{Serving, Version},
-    source,
+    source::{self, Store},
+    state::{State, StateError},
     tensor::{DataType, Shape},
 };
 
@@ -78,6 +79,8 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         intra_op_threads: config.engine.intra_op_threads.get(),
         warmup_runs: config.engine.warmup_runs,
         chosen: chosen.collect::<BTreeMap<_, _>>(),
+        store: None,
+        artifact_bytes_max: config.source.artifact_bytes_max,
     })
 }
 
@@ -92,6 +95,36 @@ pub fn source_settings(config: &Config) -> source::Settings {
         models_max: settings.models_max,
         versions_max: settings.versions_max,
     }
+}
+
+/// Opens what outlives the process: the log of decisions and the content store. Where the folder cannot be written,
+/// the server does without and says so.
+fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
+    let path = &config.state.path;
+    let (state, opened) = match State::open(config.state.clone()) {
+        Ok(opened) => opened,
+        Err(error @ (StateError::Io { .. } | StateError::Full { .. })) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!(
+                "no state is kept, decisions of operators end with this process: {error:#}; make `{}` writable, or set \
+                 state.path",
+                path.display()
+            );
+            return Ok(Registry::default());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    for note in &opened.notes {
+        tracing::warn!("{note}");
+    }
+    match Store::open(path) {
+        Ok(store) => loader.store = Some(store),
+        Err(error) => {
+            let error = anyhow::Error::from(error);
+            tracing::warn!("versions are not kept, a start needs the repository: {error:#}");
+        }
+    }
+    Ok(Registry::open(state)?)
 }
 
 /// What the operator says about models.
@@ -109,11 +142,11 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
-    let loader = loader(&config, sessions, Arc::clone(&monitor))?;
+    let mut loader = loader(&config, sessions, Arc::clone(&monitor))?;
+    let registry = remember(&config, &mut loader)?;
     if let Some(notice) = loader.engines.notice() {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
-    let registry = Registry::default();
     let mut lifecycle = Lifecycle::start(
         source_settings(&config),
         loader,

@@ -18,6 +18,7 @@ pub mod wire;
 pub mod lifecycle;
 pub mod registry;
 pub mod source;
+pub mod state;
 
 // faces
 pub mod admin;

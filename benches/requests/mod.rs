@@ -85,6 +85,7 @@ impl Served {
             class_names: Vec::new(),
             engine: "onnxruntime",
             digest: String::new(),
+            identity: None,
             size_bytes: 0,
             load: Duration::ZERO,
             warmup: Duration::ZERO,

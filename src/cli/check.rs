@@ -8,7 +8,7 @@ use crate::{
     admin::LoadedReport,
     app::{self, SystemClock},
     config::Config,
-    lifecycle::Loader,
+    lifecycle::{Loader, Origin},
     model::{ModelName, VersionId},
     monitor::Monitor,
     source::{Folder, ListedModel},
@@ -89,15 +89,21 @@ fn check_model(
     }
     for (id, listed) in &model.versions {
         progress.set_message(format!("{name} {id}"));
-        found.push(match loader.load(name, *id, listed, &description) {
-            Ok(version) => Found {
-                model: name.to_string(),
-                version: Some(id.number()),
-                loaded: Some(LoadedReport::of(&version)),
-                problem: None,
+        found.push(
+            match loader.load(
+                name,
+                *id,
+                &Origin::Repository(listed.clone(), Arc::clone(&description)),
+            ) {
+                Ok(version) => Found {
+                    model: name.to_string(),
+                    version: Some(id.number()),
+                    loaded: Some(LoadedReport::of(&version)),
+                    problem: None,
+                },
+                Err(error) => problem(name, Some(*id), error.to_string()),
             },
-            Err(error) => problem(name, Some(*id), error.to_string()),
-        });
+        );
         progress.inc(1);
     }
 }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::config::{Flags, Sources};
+use crate::{
+    config::{self, Findings, Flags, Sources},
+    model::ModelName,
+};
 
 /// Serves ONNX models and watches over them
 #[derive(Debug, Parser)]
@@ -25,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   tidegate predict digits --golden           send a model's golden inputs to a running server
   tidegate models list                       what a running server serves
   tidegate rollback fraud                    back to the version before
+  tidegate audit list                        what was decided, by whom and why
 
 Exit codes: 0 done; 1 the answer is no; 2 the command, the configuration or the connection failed.";
 
@@ -56,6 +60,12 @@ pub(super) enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Shows and verifies the log of decisions
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Saves and restores the log of decisions
+    #[command(subcommand)]
+    State(StateCommand),
     /// Prints what can be configured
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -112,11 +122,9 @@ pub(super) struct ServeArguments {
 
 impl ServeArguments {
     pub(super) fn sources(self) -> Sources<Vec<(String, String)>> {
-        let environment = std::env::vars_os()
-            .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
         Sources {
             file: self.config,
-            environment: environment.collect(),
+            environment: variables(),
             flags: Flags {
                 http: self.http,
                 admin: self.admin,
@@ -130,6 +138,12 @@ impl ServeArguments {
             },
         }
     }
+}
+
+fn variables() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +242,75 @@ pub(super) struct Server {
         env = "TIDEGATE_ADMIN_URL"
     )]
     pub(super) admin: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditCommand {
+    /// Lists what was decided, by whom and why; also while a server runs
+    #[command(after_help = "Examples:
+  tidegate audit list --model fraud --limit 20
+  tidegate audit list --json | jq '.[] | select(.actor == \"ana\")'")]
+    List {
+        /// Only what is about this model
+        #[arg(long, value_name = "NAME", value_parser = ModelName::parse)]
+        model: Option<ModelName>,
+        /// Only the newest N
+        #[arg(long, value_name = "N", default_value_t = 1000)]
+        limit: usize,
+        #[command(flatten)]
+        folder: StateFolder,
+    },
+    /// Verifies every byte of the log, or of a backup; also while a server runs
+    #[command(after_help = "Exit code 1 names the first byte that is wrong, and what to do.
+
+Examples:
+  tidegate audit verify
+  tidegate audit verify --state /mnt/backup/records-monday")]
+    Verify(StateFolder),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum StateCommand {
+    /// Copies the log to a file and verifies the copy; also while a server runs
+    #[command(after_help = "Example: tidegate state backup /mnt/backup/records-monday")]
+    Backup {
+        /// Where the copy goes
+        file: PathBuf,
+        /// Replaces a file that is there
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        folder: StateFolder,
+    },
+    /// Makes a backup the log; the server must be stopped, the log that was there is kept
+    #[command(after_help = "Example: tidegate state restore /mnt/backup/records-monday")]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        #[command(flatten)]
+        folder: StateFolder,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StateFolder {
+    /// The configuration file, which names the folder
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder of the log; to read, also a backup [default: `state.path` of the configuration, ./state]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+}
+
+impl StateFolder {
+    pub(super) fn path(self) -> Result<PathBuf, Findings> {
+        if let Some(path) = self.state {
+            return Ok(path);
+        }
+        let sources =
+            Sources { file: self.config, environment: variables(), flags: Flags::default() };
+        Ok(config::load(sources)?.state.path)
+    }
 }
 
 #[derive(Debug, Subcommand)]

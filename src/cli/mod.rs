@@ -4,18 +4,20 @@
 //! Exit codes: 0 done, 1 the answer is no (not healthy, a model that cannot be served, a request refused),
 //! 2 the command itself was wrong (arguments, configuration, a server that cannot be reached).
 
+mod audit;
 mod check;
 mod client;
 mod commands;
 mod models;
 mod operations;
 mod predict;
+mod state;
 
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 
-use commands::{Cli, Command, ConfigCommand, ModelsCommand, Target};
+use commands::{AuditCommand, Cli, Command, ConfigCommand, ModelsCommand, StateCommand, Target};
 
 use crate::config::{self, Findings};
 
@@ -66,6 +68,16 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Rollback { model, to, why, server } => {
             operations::rollback(&Target { model, why, server }, to, cli.json)
+        }
+        Command::Audit(AuditCommand::List { model, limit, folder }) => {
+            audit::list(&folder.path()?, model, limit, cli.json)
+        }
+        Command::Audit(AuditCommand::Verify(folder)) => audit::verify(&folder.path()?, cli.json),
+        Command::State(StateCommand::Backup { file, replace, folder }) => {
+            state::backup(&folder.path()?, &file, replace, cli.json)
+        }
+        Command::State(StateCommand::Restore { file, folder }) => {
+            state::restore(&file, &folder.path()?, cli.json)
         }
         Command::Config(ConfigCommand::Schema) => print_json(&config::schema()),
         Command::Config(ConfigCommand::Example) => print(&config::example()),

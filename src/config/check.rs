@@ -13,7 +13,7 @@ use super::{
     file::{self, File},
     value::{RepositoryApi, Size, Text, Whole},
 };
-use crate::{edge, engine, lifecycle, model::ModelName, serve};
+use crate::{edge, engine, lifecycle, model::ModelName, serve, state};
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
@@ -41,13 +41,18 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
             request_timeout: file.serve.request_timeout.0,
         },
+        state: state::Settings {
+            path: file.state.path.0,
+            log_bytes_max: file.state.log_bytes.0,
+            ..state::Settings::default()
+        },
         logs: Logs { filter: file.logs.level.0.0, format: file.logs.format.0 },
         models: file
             .models
             .into_iter()
             .filter_map(|(name, model)| Some((ModelName::parse(&name).ok()?, policy(&model))))
             .collect(),
-        reserved: Reserved { grpc: file.server.grpc.0, state: file.state.path.0 },
+        reserved: Reserved { grpc: file.server.grpc.0 },
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve,
+    state,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -193,8 +194,11 @@ pub(super) struct LogsSection {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
-    /// Reserved for durable state: accepted, but this version keeps none.
+    /// The folder of the log of decisions, which `tidegate audit` reads. One process writes to it; nobody but its owner
+    /// may look into it. A relative path is resolved against the directory tidegate is started in.
     pub(super) path: Text<PathBuf>,
+    /// Largest log. It grows by some hundred bytes per decision and is never cut; what does not fit is refused.
+    pub(super) log_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
 /// What holds for one model.
@@ -338,7 +342,8 @@ impl Default for LogsSection {
 
 impl Default for State {
     fn default() -> Self {
-        Self { path: Text(Reserved::default().state) }
+        let state::Settings { path, log_bytes_max, reopen_after: _ } = state::Settings::default();
+        Self { path: Text(path), log_bytes: Size(log_bytes_max) }
     }
 }
 

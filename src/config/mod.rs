@@ -37,7 +37,7 @@ use crate::{
     edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    serve,
+    serve, state,
 };
 use draft::Draft;
 
@@ -65,6 +65,8 @@ pub struct Config {
     pub proof: lifecycle::ProofSettings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
+    /// Where durable records lie.
+    pub state: state::Settings,
     /// What is logged.
     pub logs: Logs,
     /// What holds for single models.
@@ -136,8 +138,6 @@ pub struct ModelPolicy {
 pub struct Reserved {
     /// `server.grpc`: where gRPC will be served.
     pub grpc: SocketAddr,
-    /// `state.path`: where durable state will lie.
-    pub state: PathBuf,
 }
 
 /// Where configuration comes from.
@@ -296,6 +296,7 @@ impl Default for Config {
             engine: engine::Settings::default(),
             proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
+            state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),
             reserved: Reserved::default(),
@@ -330,6 +331,6 @@ impl Default for Logs {
 
 impl Default for Reserved {
     fn default() -> Self {
-        Self { grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)), state: "./state".into() }
+        Self { grpc: SocketAddr::from((Ipv4Addr::LOCALHOST, 8001)) }
     }
 }

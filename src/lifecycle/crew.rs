@@ -8,7 +8,7 @@ use std::{
 use crate::{
     model::{ModelDescription, ModelName, VersionId},
     serve::Version,
-    source::ListedVersion,
+    source::{Digest, Fingerprint, ListedVersion},
 };
 
 use super::{LoadFailure, Loader};
@@ -18,8 +18,26 @@ use super::{LoadFailure, Loader};
 pub(super) struct Job {
     pub(super) model: ModelName,
     pub(super) id: VersionId,
-    pub(super) listed: ListedVersion,
-    pub(super) description: Arc<ModelDescription>,
+    pub(super) origin: Origin,
+}
+
+/// Where a version is taken from.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    /// The repository, with what it says about the model.
+    Repository(ListedVersion, Arc<ModelDescription>),
+    /// The content store, by the digest of its manifest: the last good state.
+    Store(Digest),
+}
+
+impl Job {
+    /// What its folder looked like, where it has one.
+    pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
+        match &self.origin {
+            Origin::Repository(listed, _) => Some(listed.fingerprint),
+            Origin::Store(_) => None,
+        }
+    }
 }
 
 /// What a job came to.
@@ -57,7 +75,11 @@ impl Crew {
         job: Job,
         done: impl FnOnce(Job, Loaded) + Send + 'static,
     ) -> std::io::Result<()> {
-        let parallel = self.loader.intra_op_threads(&job.description) > 1;
+        let parallel = match &job.origin {
+            Origin::Repository(_, description) => self.loader.intra_op_threads(description) > 1,
+            // Not known before it is read.
+            Origin::Store(_) => true,
+        };
         let hand = if parallel { &mut self.parallel } else { &mut self.plain };
         let hand = match hand {
             Some(hand) if !hand.thread.is_finished() => hand,
@@ -86,7 +108,7 @@ impl Hand {
                 let _ = rustix::process::nice(NICE);
             }
             for (job, done) in incoming {
-                let outcome = loader.load(&job.model, job.id, &job.listed, &job.description);
+                let outcome = loader.load(&job.model, job.id, &job.origin);
                 done(job, outcome.map_err(Arc::new));
             }
         })?;

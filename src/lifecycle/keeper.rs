@@ -19,12 +19,12 @@ use crate::{
     model::{ModelName, VersionId},
     registry::{Action, Cause, Decisions, Entry, Registry},
     serve::{Model, Serving, Table, Version},
-    source::{Folder, ListedModel, Listing},
+    source::{Digest, Folder, ListedModel, Listing},
 };
 
 use super::{
     Loader, OnNewVersion, Operation, Policy, Reply,
-    crew::{Crew, Job, Loaded},
+    crew::{Crew, Job, Loaded, Origin},
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
     operate::Waiting,
@@ -167,6 +167,9 @@ impl Keeper {
                 // What serves goes on serving: a folder that cannot be read is not an empty folder.
                 let problem = format!("the repository cannot be read: {}", error.chain());
                 self.report(&problem);
+                if !self.state.complete && self.state.models.is_empty() {
+                    self.restore(&problem);
+                }
                 self.state.unreadable = Some(problem);
                 return;
             }
@@ -186,6 +189,38 @@ impl Keeper {
             self.publish();
         }
         self.start_next();
+    }
+
+    /// Serves what served last, from the content store: the repository cannot be reached at the start.
+    fn restore(&mut self, problem: &str) {
+        for (name, decided) in self.registry.models() {
+            let served: Vec<_> = (decided.served.iter())
+                .filter_map(|(id, digest)| Some((*id, Digest::parse(digest)?)))
+                .collect();
+            if decided.unloaded || served.is_empty() {
+                continue;
+            }
+            let mut kept = Kept { problem: Some(problem.to_owned()), ..Kept::default() };
+            kept.plan.wanted = served.iter().map(|(id, _)| *id).collect();
+            kept.plan.default = decided.pinned.or(kept.plan.wanted.last().copied());
+            for (id, digest) in served {
+                let version = kept.versions.entry(id);
+                version.or_insert_with(|| KeptVersion::unavailable("")).begin(None);
+                let origin = Origin::Store(digest);
+                self.state.jobs.push_back(Job { model: name.clone(), id, origin });
+            }
+            self.state.models.insert(name.clone(), kept);
+        }
+        let names: Vec<_> = self.state.models.keys().cloned().collect();
+        if !names.is_empty() {
+            tracing::warn!(
+                models = names.len(),
+                "serving what served last, from the content store"
+            );
+        }
+        for name in names {
+            self.refresh(&name);
+        }
     }
 
     fn report(&mut self, problem: &str) {
@@ -299,9 +334,9 @@ impl Keeper {
                         Some(self.state.look_at.map_or(at, |sooner| sooner.min(at)));
                 }
                 Due::Now => {
-                    version.begin(listed.fingerprint);
-                    let description = Arc::clone(&description);
-                    jobs.push(Job { model: name.clone(), id, listed, description });
+                    version.begin(Some(listed.fingerprint));
+                    let origin = Origin::Repository(listed, Arc::clone(&description));
+                    jobs.push(Job { model: name.clone(), id, origin });
                 }
             }
         }
@@ -347,9 +382,8 @@ impl Keeper {
                 Err(error) => {
                     tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
                     let now = self.now();
-                    if let Some(version) = self.version_mut(&model, id)
-                        && let Some(tried) = version.loading
-                    {
+                    if let Some(version) = self.version_mut(&model, id) {
+                        let tried = version.loading;
                         version.fail(
                             tried,
                             format!("the system gives no thread: {error}"),
@@ -385,19 +419,21 @@ impl Keeper {
             None => Ok(version),
         });
         let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
-        let tried = job.listed.fingerprint;
+        let tried = job.fingerprint();
         let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
         match loaded {
             Ok(version) => {
                 log_ready(&version);
-                let (digest, load) = (version.parts().digest.clone(), version.parts().load);
+                let (identity, load) = (version.parts().identity.clone(), version.parts().load);
                 let mut retired: Vec<_> = entry.succeed(tried, version).into_iter().collect();
                 retired.extend(kept.follow_plan(unloaded));
                 self.refresh(name);
                 self.publish();
                 self.tell(name, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
                 self.retire(retired);
-                self.remember_served(name, id, digest);
+                if let Some(identity) = identity {
+                    self.remember_served(name, id, identity);
+                }
             }
             Err((reason, may_pass)) => {
                 if entry.fail(tried, reason.clone(), may_pass.then_some(now)) {
@@ -423,7 +459,9 @@ impl Keeper {
     }
 
     fn remember(&mut self, name: &ModelName, action: Action) {
-        let entry = Entry { model: name.clone(), action, cause: Cause::by("lifecycle") };
+        let at = self.loader.monitor.clock().unix();
+        let cause = Cause::by("lifecycle");
+        let entry = Entry { at, model: name.clone(), action, cause };
         if let Err(error) = self.registry.record(&[entry]) {
             // It serves all the same; only a start without the repository would not know.
             self.report(&format!("what serves is not remembered: {error}"));

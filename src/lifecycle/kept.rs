@@ -97,8 +97,8 @@ impl KeptVersion {
     }
 
     /// It is going to be loaded as it looks now.
-    pub(super) fn begin(&mut self, listed: Fingerprint) {
-        self.loading = Some(listed);
+    pub(super) fn begin(&mut self, listed: Option<Fingerprint>) {
+        self.loading = listed;
         self.seen = None;
         if self.version.is_none() {
             self.state = VersionState::Loading;
@@ -107,9 +107,13 @@ impl KeptVersion {
     }
 
     /// It answers; gives what answered before under its number.
-    pub(super) fn succeed(&mut self, tried: Fingerprint, version: Version) -> Option<Arc<Version>> {
-        self.tried = Some(tried);
-        self.loading = self.loading.filter(|loading| *loading != tried);
+    pub(super) fn succeed(
+        &mut self,
+        tried: Option<Fingerprint>,
+        version: Version,
+    ) -> Option<Arc<Version>> {
+        self.tried = tried;
+        self.loading = self.loading.filter(|loading| Some(*loading) != tried);
         self.retry = None;
         self.state = VersionState::Ready;
         self.reason = String::new();
@@ -119,13 +123,13 @@ impl KeptVersion {
     /// It cannot be loaded; gives whether that is news.
     pub(super) fn fail(
         &mut self,
-        tried: Fingerprint,
+        tried: Option<Fingerprint>,
         reason: String,
         retry_from: Option<Instant>,
     ) -> bool {
-        let news = self.reason != reason || self.tried != Some(tried);
-        self.tried = Some(tried);
-        self.loading = self.loading.filter(|loading| *loading != tried);
+        let news = self.reason != reason || self.tried != tried;
+        self.tried = tried;
+        self.loading = self.loading.filter(|loading| Some(*loading) != tried);
         self.retry = retry_from.map(|now| {
             let pause = self.retry.map_or(RETRY_FIRST, |(_, pause)| (pause * 2).min(RETRY_LAST));
             (now + pause, pause)

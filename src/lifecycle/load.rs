@@ -9,12 +9,12 @@ use crate::{
     model::{EngineChoice, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::Monitor,
     serve::{Version, VersionParts},
-    source::{Artifact, ListedVersion, SourceError},
+    source::{Artifact, SourceError, Store},
     tensor::DataType,
 };
 
 use super::{
-    Case, Golden, GoldenError, ProofFailure, Prover,
+    Case, Golden, GoldenError, Origin, ProofFailure, Prover,
     proof::{message::MessageError, trial},
 };
 
@@ -35,6 +35,10 @@ pub struct Loader {
     pub chosen: BTreeMap<ModelName, EngineChoice>,
     /// Proves each version in a process of its own first; `None` where the operator trusts what is loaded.
     pub prover: Option<Prover>,
+    /// Where versions are kept once they are read; without it they are not.
+    pub store: Option<Store>,
+    /// The most bytes of a version.
+    pub artifact_bytes_max: u64,
 }
 
 /// Which kind of failure kept a version from being served; stable, for programs.
@@ -134,6 +138,9 @@ pub enum LoadFailure {
     /// It is not what its description says.
     #[error("the description and the model disagree: {0}")]
     Description(String),
+    /// It should come from the content store, and there is none.
+    #[error("it is not in the repository, and there is no content store; set state.path")]
+    NoStore,
     /// Loading it ran into a mistake of ours.
     #[error("loading it ended in a panic, which is a bug of tidegate; the log has it")]
     Panicked,
@@ -206,7 +213,7 @@ impl LoadFailure {
             Self::NotFinite { .. } => Code::NotFinite,
             Self::WrongShape { .. } => Code::WrongShape,
             Self::Memory(_) => Code::Memory,
-            Self::Panicked | Self::Request(_) => Code::Internal,
+            Self::Panicked | Self::Request(_) | Self::NoStore => Code::Internal,
             Self::Proof(failure) => failure.code,
         }
     }
@@ -259,10 +266,9 @@ impl Loader {
         &self,
         model: &ModelName,
         id: VersionId,
-        listed: &ListedVersion,
-        description: &Arc<ModelDescription>,
+        origin: &Origin,
     ) -> Result<Version, LoadFailure> {
-        let load = std::panic::AssertUnwindSafe(|| self.try_load(model, id, listed, description));
+        let load = std::panic::AssertUnwindSafe(|| self.try_load(model, id, origin));
         std::panic::catch_unwind(load).unwrap_or(Err(LoadFailure::Panicked))
     }
 
@@ -270,11 +276,10 @@ impl Loader {
         &self,
         model: &ModelName,
         id: VersionId,
-        listed: &ListedVersion,
-        description: &Arc<ModelDescription>,
+        origin: &Origin,
     ) -> Result<Version, LoadFailure> {
-        let artifact = listed.read()?;
-        let file = checked(&artifact)?;
+        let Fetched { artifact, file, description, identity } = self.fetch(origin)?;
+        let description = &description;
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
@@ -323,6 +328,7 @@ impl Loader {
             recorder: self.monitor.version(model, id),
             engine: engine.name(),
             digest: artifact.sha256.clone(),
+            identity,
             size_bytes: (file.bytes.len() + external) as u64,
             load,
             warmup: warmed.total,
@@ -331,6 +337,52 @@ impl Loader {
         };
         Ok(Version::new(parts, sessions))
     }
+
+    /// The bytes of a version, kept in the content store where there is one.
+    fn fetch(&self, origin: &Origin) -> Result<Fetched, LoadFailure> {
+        let (listed, description) = match (origin, &self.store) {
+            (Origin::Repository(listed, description), _) => (listed, Arc::clone(description)),
+            (Origin::Store(digest), Some(store)) => {
+                let stored = store.version(digest, self.artifact_bytes_max)?;
+                let (artifact, description) = (stored.artifact, Arc::new(stored.description));
+                let (file, identity) = (checked(&artifact)?, Some(digest.to_string()));
+                return Ok(Fetched { artifact, file, description, identity });
+            }
+            (Origin::Store(_), None) => return Err(LoadFailure::NoStore),
+        };
+        let kept = self.store.as_ref().map(|store| {
+            let artifact = listed.fetch(Some(store))?;
+            let file = checked(&artifact)?;
+            let identity = Some(artifact.keep(store)?.to_string());
+            Ok((artifact, file, identity))
+        });
+        let (artifact, file, identity) = match kept {
+            Some(Ok(kept)) => kept,
+            // A store that is full or broken must not keep a version from serving.
+            Some(Err(LoadFailure::Source(reason, SourceError::Store { .. }))) => {
+                tracing::error!("a version is loaded without being kept: {reason}");
+                let artifact = listed.fetch(None)?;
+                let file = checked(&artifact)?;
+                (artifact, file, None)
+            }
+            Some(Err(error)) => return Err(error),
+            None => {
+                let artifact = listed.fetch(None)?;
+                let file = checked(&artifact)?;
+                (artifact, file, None)
+            }
+        };
+        Ok(Fetched { artifact, file, description, identity })
+    }
+}
+
+/// A version's bytes, as one state of its folder.
+struct Fetched {
+    artifact: Artifact,
+    file: ModelFile,
+    description: Arc<ModelDescription>,
+    /// The digest of its manifest in the content store.
+    identity: Option<String>,
 }
 
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.

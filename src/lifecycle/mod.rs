@@ -52,6 +52,8 @@ use crate::{
     source::{Folder, Settings, WatchError, Watcher},
 };
 
+pub use crew::Origin;
+
 use crew::Crew;
 use keeper::{Keeper, Keeping, Message};
 use reclaim::Reclaim;

@@ -77,7 +77,9 @@ impl Keeper {
         }
         let kept = self.state.models.get_mut(model);
         let kept = kept.ok_or_else(|| OperationError::Unknown(model.to_string()))?;
-        let write = |action: Action| Entry { model: model.clone(), action, cause: cause.clone() };
+        let (at, cause_of_it) = (self.loader.monitor.clock().unix(), cause.clone());
+        let write =
+            |action: Action| Entry { at, model: model.clone(), action, cause: cause_of_it.clone() };
         match operation {
             Operation::Load => {
                 // Tries again what failed.
@@ -181,7 +183,8 @@ impl Keeper {
         cause: &Cause,
     ) -> Result<VersionId, OperationError> {
         let (what, acts_first) = (action.name(), matches!(action, Action::Pin { .. }));
-        let entry = Entry { model: model.clone(), action, cause: cause.clone() };
+        let at = self.loader.monitor.clock().unix();
+        let entry = Entry { at, model: model.clone(), action, cause: cause.clone() };
         if acts_first {
             // A full disk must not stop a rollback: it acts, and is recorded at once after.
             let recorded = self.registry.act(&entry);

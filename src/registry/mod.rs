@@ -8,9 +8,13 @@
 //!
 //! Not here: how records are kept (`state`), how decisions are carried out (`lifecycle`).
 
-use std::collections::BTreeMap;
+mod journal;
+
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+pub use journal::RegistryError;
 
 use crate::model::{Alias, ModelName, VersionId};
 
@@ -92,6 +96,8 @@ pub struct Cause {
 /// An action on a model, as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// When, since 1970.
+    pub at: Duration,
     /// The model.
     pub model: ModelName,
     /// What was done.
@@ -257,7 +263,8 @@ mod tests {
     }
 
     fn entry(action: Action) -> Entry {
-        Entry { model: ModelName::parse("m").unwrap(), action, cause: Cause::by("test") }
+        let model = ModelName::parse("m").unwrap();
+        Entry { at: Duration::ZERO, model, action, cause: Cause::by("test") }
     }
 
     #[test]

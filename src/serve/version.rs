@@ -40,6 +40,8 @@ pub struct VersionParts {
     pub engine: &'static str,
     /// SHA-256 of the model file, in hexadecimal.
     pub digest: String,
+    /// SHA-256 of the manifest of its files, where they are in the content store.
+    pub identity: Option<String>,
     /// Size of the model file and its external data in bytes.
     pub size_bytes: u64,
     /// Time to make its sessions.

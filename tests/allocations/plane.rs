@@ -12,7 +12,7 @@ use std::{
 use tidegate::{
     edge::{self, ControlService, Listener, Plane},
     engine::{self, Engines},
-    lifecycle::Loader,
+    lifecycle::{Loader, Origin},
     model::{ModelName, VersionState},
     monitor::{Clock, Monitor},
     serve::{self, Entry, Model, Serving, Table},
@@ -69,6 +69,8 @@ impl Running {
             warmup_runs: 1,
             chosen: BTreeMap::new(),
             prover: None,
+            store: None,
+            artifact_bytes_max: 1 << 30,
         };
         let models = models.iter().map(|path| model(&loader, path));
         let models = models.map(|model| (model.name.clone(), Arc::new(model))).collect();
@@ -106,7 +108,8 @@ fn model(loader: &Loader, path: &str) -> Model {
     let listed = &listing.models[&name];
     let description = Arc::new(listed.description.clone().unwrap());
     let entries = listed.versions.iter().map(|(id, version)| {
-        let version = loader.load(&name, *id, version, &description).unwrap_or_else(|error| {
+        let origin = Origin::Repository(version.clone(), Arc::clone(&description));
+        let version = loader.load(&name, *id, &origin).unwrap_or_else(|error| {
             panic!("{name}: {error}; `make engine` fetches the engine's library")
         });
         Entry {

@@ -18,6 +18,7 @@ mod repository;
 mod server;
 mod tensors;
 
+mod audit;
 mod cli;
 mod clients;
 mod drain;

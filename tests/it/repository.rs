@@ -18,6 +18,7 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/mode
 #[derive(Debug, Clone)]
 pub(crate) struct Repository {
     root: Arc<TempDir>,
+    models: PathBuf,
 }
 
 /// Inputs and the outputs that the training library gave for them.
@@ -34,7 +35,10 @@ pub(crate) struct Golden {
 impl Repository {
     /// An empty one.
     pub(crate) fn empty() -> Self {
-        Self { root: Arc::new(tempfile::Builder::new().prefix("tidegate-it-").tempdir().unwrap()) }
+        let root = tempfile::Builder::new().prefix("tidegate-it-").tempdir().unwrap();
+        let models = root.path().join("models");
+        fs::create_dir(&models).unwrap();
+        Self { root: Arc::new(root), models }
     }
 
     /// One with these models, written `name` for version 1 or `name/version`.
@@ -49,7 +53,12 @@ impl Repository {
 
     /// Its folder.
     pub(crate) fn path(&self) -> &Path {
-        self.root.path()
+        &self.models
+    }
+
+    /// A folder beside it, gone with it.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
     }
 
     /// Adds a version from the samples or the fixtures.

@@ -9,7 +9,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -32,6 +35,7 @@ pub(crate) struct Launch {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     bare: bool,
+    remembers: bool,
 }
 
 /// A server that is running.
@@ -60,7 +64,14 @@ impl Launch {
             environment: Vec::new(),
             arguments: Vec::new(),
             bare: false,
+            remembers: false,
         }
+    }
+
+    /// Keeps its state where the next server over this repository finds it.
+    pub(crate) fn remembering(mut self) -> Self {
+        self.remembers = true;
+        self
     }
 
     /// Sets `TIDEGATE__<SECTION>__<KEY>`.
@@ -128,6 +139,8 @@ impl Launch {
 
     fn spawn(self, http: &str, admin: &str, bare: bool) -> (Child, Said) {
         let mut command = Command::new(&self.program);
+        let place = if self.remembers { "state".to_owned() } else { format!("state-{}", serial()) };
+        command.env("TIDEGATE__STATE__PATH", self.repository.beside(&place));
         command
             .args(["serve", "--http", http, "--admin", admin, "--repository"])
             .arg(self.repository.path())
@@ -293,6 +306,12 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
 }
 
 /// A loopback address that was free a moment ago.
+/// A number that no other launch of this process has.
+fn serial() -> usize {
+    static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
+    LAUNCHES.fetch_add(1, Ordering::Relaxed)
+}
+
 fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
