@@ -203,7 +203,7 @@ fn count(folder: &str) -> usize {
 }
 
 /// The processes that this one has started and not reaped.
-fn children() -> Vec<PathBuf> {
+pub(crate) fn children() -> Vec<PathBuf> {
     let own = format!("PPid:\t{}", std::process::id());
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
     let mine = |path: &PathBuf| {
