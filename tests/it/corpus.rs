@@ -8,8 +8,8 @@ use tidegate::lifecycle::Code;
 
 use crate::{
     models::{
-        BOOL, FLOAT, INT32, INT64, Message, declared, endless_loop, floats, graph, int_attribute,
-        integers, model, node, tensor_attribute, with_opset,
+        BOOL, FLOAT, INT32, INT64, Message, declared, endless_loop, floats, graph, graph_attribute,
+        int_attribute, integers, model, node, tensor_attribute, with_opset,
     },
     repository::{SAMPLES, source},
 };
@@ -278,7 +278,52 @@ fn divisions() -> Vec<Hostile> {
         let bytes = single(element, vec![node("Div", &["x", "x"], &["y"])], vec![]);
         hostile(format!("type {element} by itself"), bytes, &[Code::Division])
     };
-    vec![by_constant(INT32, -1), by_constant(INT64, -1), by_itself(INT32), by_itself(INT64)]
+    let mut all =
+        vec![by_constant(INT32, -1), by_constant(INT64, -1), by_itself(INT32), by_itself(INT64)];
+    all.extend(lies());
+    all
+}
+
+/// Integers that are declared to be numbers: what the look at divisions believes, the engine must check.
+fn lies() -> Vec<Hostile> {
+    let refused: &[Code] = &[Code::EngineRefused];
+    let number = |name| declared(name, FLOAT, &[2]);
+    let integer = |name| declared(name, INT64, &[2]);
+    let quotient = || vec![node("Identity", &["x"], &["u"]), node("Div", &["u", "u"], &["y"])];
+    let value = graph(quotient(), vec![], vec![integer("x")], vec![integer("y")]);
+    let output = graph(
+        vec![node("Identity", &["x"], &["u"]), node("Div", &["u", "u"], &["y"])],
+        vec![],
+        vec![integer("x")],
+        vec![number("y")],
+    );
+    let looped = |state: Message, result: Message| {
+        let body = graph(
+            vec![node("Identity", &["go"], &["on"]), node("Div", &["s", "s"], &["t"])],
+            vec![],
+            vec![declared("round", INT64, &[]), declared("go", BOOL, &[]), state],
+            vec![declared("on", BOOL, &[]), result],
+        );
+        let node = node("Loop", &["rounds", "yes", "x"], &["y"]);
+        let constants =
+            vec![integers("rounds", INT64, &[], &[2]), integers("yes", BOOL, &[], &[1])];
+        let nodes = vec![node.message(5, graph_attribute("body", body))];
+        graph(nodes, constants, vec![integer("x")], vec![integer("y")])
+    };
+    let branch =
+        || graph(vec![node("Div", &["x", "x"], &["t"])], vec![], vec![], vec![number("t")]);
+    let choice = node("If", &["yes"], &["y"])
+        .message(5, graph_attribute("then_branch", branch()))
+        .message(5, graph_attribute("else_branch", branch()));
+    let yes = vec![integers("yes", BOOL, &[], &[1])];
+    let chosen = graph(vec![choice], yes, vec![integer("x")], vec![integer("y")]);
+    vec![
+        hostile("a value lies", model(value.message(13, number("u"))), refused),
+        hostile("an output lies", model(output), refused),
+        hostile("a loop's state lies", model(looped(number("s"), integer("t"))), refused),
+        hostile("a loop's result lies", model(looped(integer("s"), number("t"))), refused),
+        hostile("a branch lies", model(chosen), refused),
+    ]
 }
 
 /// A weight outside of the file.

@@ -16,7 +16,7 @@ use crate::{
     corpus::{self, Hostile},
     proof::{children, prove_with, prover},
     repository::Repository,
-    server::Server,
+    server::{Launch, Server},
     tensors::{add_sub, infer},
 };
 
@@ -177,4 +177,22 @@ fn a_corpus_of_hostile_models_is_refused_in_time_and_harms_nobody() {
     let wrong = wrong.into_inner().unwrap();
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
     assert!(children().is_empty(), "a process is left");
+}
+
+#[test]
+fn a_version_that_hangs_is_refused_by_a_server_that_goes_on_answering() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("PROOF__TIME_MAX", "1s").start();
+    repository.add_bytes("endless", "1", &crate::models::endless_loop());
+    let entry = server.wait_for_state("endless", "1", "UNAVAILABLE");
+    let reason = entry["reason"].as_str().unwrap();
+    assert!(reason.starts_with("proof failed (timeout)"), "{reason}");
+    assert!(reason.contains("proof.time_max"), "{reason}");
+    still_answers(&server);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["check", "--repository"]).arg(repository.path());
+    let output = command.env("TIDEGATE__PROOF__TIME_MAX", "1s").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("(timeout)"), "{text}");
 }
