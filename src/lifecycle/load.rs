@@ -221,6 +221,7 @@ impl LoadFailure {
 
 fn of_onnx(error: &OnnxError) -> Code {
     match error {
+        OnnxError::Division { .. } => Code::Division,
         OnnxError::Limit { .. } | OnnxError::Expansion { .. } => Code::Limits,
         OnnxError::Location { .. }
         | OnnxError::Range { .. }

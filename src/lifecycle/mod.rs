@@ -3,7 +3,7 @@
 //!
 //! One thread keeps it: it hears of changes (file events, polling, requests of operators) and publishes a whole
 //! table each time something changed; loading and freeing have threads of their own. Always true:
-//! - A version is loaded and run in a sandboxed process of its own before this one touches it.
+//! - A version is loaded and run in a sandboxed process of its own before this one touches it, unless that is turned off.
 //! - A version answers only after it loaded, ran, and reproduced its golden outputs where it has any.
 //! - A folder that is still being written is not loaded: two looks must agree first.
 //! - A version that cannot be loaded costs nobody else anything, and the table says why.

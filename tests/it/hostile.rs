@@ -1,17 +1,29 @@
 //! Models that mean harm: each is refused with its reason, and the sound ones beside them go on answering.
 
-use std::{fs, os::unix::fs::symlink, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::Command,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tidegate::lifecycle::{Code, ProofLimits};
 
 use crate::{
+    corpus::{self, Hostile},
+    proof::{children, prove_with, prover},
     repository::Repository,
-    server::Server,
+    server::{Launch, Server},
     tensors::{add_sub, infer},
 };
 
 const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hostile");
 
-/// Models that the preflight accepts because they do no harm when they load; what they do in a run is another matter.
-const HARMLESS_TO_LOAD: [&str; 4] = ["huge_input", "integer_division", "memory_bomb", "nested_32"];
+/// Models that are accepted because they do no harm within the limits of a proof.
+const HARMLESS_TO_LOAD: [&str; 3] = ["huge_input", "memory_bomb", "nested_32"];
 
 /// Adds every `.onnx` of a folder as a model named after it, with `beside` called for the version's folder.
 fn add_all(repository: &Repository, folder: &str, beside: impl Fn(&Path)) -> Vec<String> {
@@ -125,4 +137,62 @@ fn check_reports_what_cannot_be_served() {
     repository.remove("garbage", "1");
     fs::remove_dir_all(repository.path().join("garbage")).unwrap();
     assert_eq!(check(false).0, Some(0));
+}
+
+/// One of the corpus, within small limits; what was wrong with its proof.
+fn verdict(hostile: &Hostile) -> Option<String> {
+    let time_max = Duration::from_secs(if hostile.codes.contains(&Code::Timeout) { 1 } else { 10 });
+    let limits = ProofLimits { memory_max: 512 << 20, time_max, ..ProofLimits::default() };
+    let external: Vec<(&str, &[u8])> =
+        hostile.external.iter().map(|(name, bytes)| (*name, &**bytes)).collect();
+    let begin = Instant::now();
+    let outcome = prove_with(&prover(limits), &hostile.model, &external, hostile.golden.as_deref());
+    let name = &hostile.name;
+    if begin.elapsed() > time_max + Duration::from_secs(2) {
+        return Some(format!("{name}: took {:?}", begin.elapsed()));
+    }
+    match outcome {
+        Ok(_) if hostile.codes.is_empty() => None,
+        Ok(proof) => Some(format!("{name}: proven, {:?}", proof.notes)),
+        Err(failure) if hostile.codes.is_empty() || hostile.codes.contains(&failure.code) => None,
+        Err(failure) => Some(format!("{name}: {failure}")),
+    }
+}
+
+#[test]
+fn a_corpus_of_hostile_models_is_refused_in_time_and_harms_nobody() {
+    let all = corpus::all();
+    assert!(all.iter().filter(|hostile| !hostile.codes.is_empty()).count() >= 200);
+    let rest = Mutex::new(all.iter());
+    let wrong = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(hostile) = { rest.lock().unwrap().next() } {
+                    wrong.lock().unwrap().extend(verdict(hostile));
+                }
+            });
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n"));
+    assert!(children().is_empty(), "a process is left");
+}
+
+#[test]
+fn a_version_that_hangs_is_refused_by_a_server_that_goes_on_answering() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("PROOF__TIME_MAX", "1s").start();
+    repository.add_bytes("endless", "1", &crate::models::endless_loop());
+    let entry = server.wait_for_state("endless", "1", "UNAVAILABLE");
+    let reason = entry["reason"].as_str().unwrap();
+    assert!(reason.starts_with("proof failed (timeout)"), "{reason}");
+    assert!(reason.contains("proof.time_max"), "{reason}");
+    still_answers(&server);
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["check", "--repository"]).arg(repository.path());
+    let output = command.env("TIDEGATE__PROOF__TIME_MAX", "1s").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("(timeout)"), "{text}");
 }

@@ -11,7 +11,6 @@
     reason = "in a test a file that cannot be asked about counts as missing"
 )]
 
-mod hostile;
 mod http;
 mod models;
 mod repository;
@@ -21,9 +20,12 @@ mod tensors;
 mod audit;
 mod cli;
 mod clients;
+mod corpus;
+mod division;
 mod drain;
 mod engines;
 mod errors;
+mod hostile;
 mod http1;
 mod http2;
 mod infer;

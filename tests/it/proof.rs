@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +20,10 @@ use tidegate::{
     model::EngineChoice,
 };
 
-use crate::repository::{SAMPLES, source};
+use crate::{
+    repository::{Repository, SAMPLES, source},
+    server::eventually,
+};
 
 /// A prover that starts the real program.
 pub(crate) fn prover(limits: ProofLimits) -> Prover {
@@ -193,6 +197,30 @@ fn a_request_larger_than_pipes_does_not_block_on_a_process_that_reads_nothing() 
     assert!(begin.elapsed() < Duration::from_secs(4));
 }
 
+#[test]
+fn a_proof_ends_with_the_process_that_asked_for_it() {
+    let repository = Repository::empty();
+    repository.add_bytes("endless", "1", &hostile_loop());
+    let mut asker = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["check", "--repository"])
+        .arg(repository.path())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let child = eventually("the process that proves is closed in", || {
+        let child = children_of(asker.id()).pop()?;
+        let status = fs::read_to_string(child.join("status")).ok()?;
+        let filtered = status.lines().any(|line| line == "Seccomp:\t2");
+        (filtered || !kernel_has("seccomp")).then_some(child)
+    });
+    asker.kill().unwrap();
+    asker.wait().unwrap();
+    eventually("it has ended, too", || {
+        let status = fs::read_to_string(child.join("status")).ok();
+        status.is_none_or(|status| status.contains("State:\tZ")).then_some(())
+    });
+}
+
 fn hostile_loop() -> Vec<u8> {
     crate::models::endless_loop()
 }
@@ -203,8 +231,12 @@ fn count(folder: &str) -> usize {
 }
 
 /// The processes that this one has started and not reaped.
-fn children() -> Vec<PathBuf> {
-    let own = format!("PPid:\t{}", std::process::id());
+pub(crate) fn children() -> Vec<PathBuf> {
+    children_of(std::process::id())
+}
+
+fn children_of(process: u32) -> Vec<PathBuf> {
+    let own = format!("PPid:\t{process}");
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(|entry| entry.path());
     let mine = |path: &PathBuf| {
         fs::read_to_string(path.join("status"))

@@ -11,6 +11,7 @@
 //! Not here: opening external data, running anything, the sandbox in which a version is proven.
 
 mod declared;
+mod division;
 mod expansion;
 mod external;
 mod walk;
@@ -19,6 +20,7 @@ mod wire;
 use std::collections::BTreeSet;
 
 pub use declared::{Declared, Dim, ElementType, ValueType};
+pub use division::check_divisions;
 pub use external::{Carrier, ExternalTensor};
 
 /// What a model holds.
@@ -221,6 +223,15 @@ pub enum OnnxError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// It may divide the smallest integer by -1.
+    #[error(
+        "the `Div` that gives `{output}` may divide integers of 32 or 64 bits by -1, which ends the process for the \
+         smallest one; divide by a constant without -1, or cast to floating point first"
+    )]
+    Division {
+        /// What it gives.
+        output: String,
+    },
     /// A tensor has more or fewer bytes than its shape asks for.
     #[error("tensor `{tensor}` has {actual} bytes of data where its shape needs {expected}")]
     RawData {
@@ -318,6 +329,7 @@ pub fn check_bytes(bytes: &[u8]) {
     for limits in [Limits::default(), tight] {
         match summarize(bytes, &limits) {
             Ok(summary) => {
+                drop(check_divisions(bytes, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);
                 assert!(!summary.opsets.is_empty());

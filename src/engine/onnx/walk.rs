@@ -176,7 +176,7 @@ fn write_key(key: &mut String, domain: &str, name: &str, overload: &str) {
 }
 
 /// `ai.onnx` is another spelling of the default domain.
-fn default_domain(domain: &str) -> &str {
+pub(super) fn default_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 

@@ -35,7 +35,6 @@ use bytes::Bytes;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::OFlags,
-    process::{Pid, PidfdFlags},
 };
 use serde::{Deserialize, Serialize};
 
@@ -450,13 +449,19 @@ impl<'a> Process<'a> {
     }
 
     /// A process that closed its output is about to end; how it does says more than that it was killed.
+    #[cfg(target_os = "linux")]
     fn wait_for_end(&self, left: Duration) {
+        use rustix::process::{Pid, PidfdFlags};
         let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
         let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
         let left = Timespec::try_from(left).unwrap_or_default();
         // An interruption only makes it less patient.
         let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left));
     }
+
+    /// Elsewhere there is nothing to wait on.
+    #[cfg(not(target_os = "linux"))]
+    fn wait_for_end(&self, _left: Duration) {}
 
     /// Ends the process, whatever it does, and waits until it is gone.
     fn end(&mut self) -> Option<ExitStatus> {

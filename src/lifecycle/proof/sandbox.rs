@@ -138,6 +138,77 @@ mod linux {
     /// Files that may be open at once: its pipes, and locale files.
     const FILES_MAX: u64 = 32;
 
+    /// The calls that a loaded engine needs to load and run a model, whatever they are given.
+    const PLAIN: &[libc::c_long] = &[
+        // Its pipes, and files that landlock lets it open.
+        libc::SYS_read,
+        libc::SYS_readv,
+        libc::SYS_pread64,
+        libc::SYS_write,
+        libc::SYS_writev,
+        libc::SYS_close,
+        libc::SYS_lseek,
+        libc::SYS_fstat,
+        libc::SYS_newfstatat,
+        libc::SYS_statx,
+        libc::SYS_getdents64,
+        libc::SYS_fcntl,
+        libc::SYS_ppoll,
+        // Memory.
+        libc::SYS_brk,
+        libc::SYS_mmap,
+        libc::SYS_munmap,
+        libc::SYS_mprotect,
+        libc::SYS_mremap,
+        libc::SYS_madvise,
+        libc::SYS_mincore,
+        libc::SYS_membarrier,
+        libc::SYS_get_mempolicy,
+        // Threads and signals within the process.
+        libc::SYS_clone3,
+        libc::SYS_futex,
+        libc::SYS_set_robust_list,
+        libc::SYS_rseq,
+        libc::SYS_gettid,
+        libc::SYS_getpid,
+        libc::SYS_getppid,
+        libc::SYS_getuid,
+        libc::SYS_geteuid,
+        libc::SYS_getgid,
+        libc::SYS_getegid,
+        libc::SYS_sched_yield,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_getcpu,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sigaltstack,
+        libc::SYS_restart_syscall,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        // Time, chance and the machine.
+        libc::SYS_nanosleep,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_getres,
+        libc::SYS_gettimeofday,
+        libc::SYS_getrandom,
+        libc::SYS_getrusage,
+        libc::SYS_sysinfo,
+        libc::SYS_uname,
+        // Older forms of these.
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_stat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lstat,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_time,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_getrlimit,
+    ];
+
     type Failure = Box<dyn std::error::Error + Send + Sync>;
 
     /// Closes files; `parent` is the process that started this one, `library` the engine's where it was named.
@@ -255,75 +326,9 @@ mod linux {
         Ok(SeccompFilter::new(rules, otherwise, then, arch)?.try_into()?)
     }
 
-    /// The calls that a loaded engine needs to load and run a model.
+    /// All calls that are allowed, some only with certain arguments.
     fn permitted() -> Result<Vec<(libc::c_long, Vec<SeccompRule>)>, Failure> {
-        let plain = [
-            // Its pipes, and files that landlock lets it open.
-            libc::SYS_read,
-            libc::SYS_readv,
-            libc::SYS_pread64,
-            libc::SYS_write,
-            libc::SYS_writev,
-            libc::SYS_close,
-            libc::SYS_lseek,
-            libc::SYS_fstat,
-            libc::SYS_newfstatat,
-            libc::SYS_statx,
-            libc::SYS_getdents64,
-            libc::SYS_fcntl,
-            libc::SYS_ppoll,
-            // Memory.
-            libc::SYS_brk,
-            libc::SYS_mmap,
-            libc::SYS_munmap,
-            libc::SYS_mprotect,
-            libc::SYS_mremap,
-            libc::SYS_madvise,
-            libc::SYS_mincore,
-            libc::SYS_membarrier,
-            libc::SYS_get_mempolicy,
-            // Threads and signals within the process.
-            libc::SYS_clone3,
-            libc::SYS_futex,
-            libc::SYS_set_robust_list,
-            libc::SYS_rseq,
-            libc::SYS_gettid,
-            libc::SYS_getpid,
-            libc::SYS_getppid,
-            libc::SYS_getuid,
-            libc::SYS_geteuid,
-            libc::SYS_getgid,
-            libc::SYS_getegid,
-            libc::SYS_sched_yield,
-            libc::SYS_sched_getaffinity,
-            libc::SYS_getcpu,
-            libc::SYS_rt_sigaction,
-            libc::SYS_rt_sigprocmask,
-            libc::SYS_rt_sigreturn,
-            libc::SYS_sigaltstack,
-            libc::SYS_restart_syscall,
-            libc::SYS_exit,
-            libc::SYS_exit_group,
-            // Time, chance and the machine.
-            libc::SYS_nanosleep,
-            libc::SYS_clock_nanosleep,
-            libc::SYS_clock_gettime,
-            libc::SYS_clock_getres,
-            libc::SYS_gettimeofday,
-            libc::SYS_getrandom,
-            libc::SYS_getrusage,
-            libc::SYS_sysinfo,
-            libc::SYS_uname,
-        ];
-        #[cfg(target_arch = "x86_64")]
-        let plain = plain.into_iter().chain([
-            libc::SYS_poll,
-            libc::SYS_stat,
-            libc::SYS_lstat,
-            libc::SYS_time,
-            libc::SYS_getrlimit,
-        ]);
-        let mut calls: Vec<_> = plain.into_iter().map(|call| (call, vec![])).collect();
+        let mut calls: Vec<_> = PLAIN.iter().map(|call| (*call, vec![])).collect();
         let own = u64::from(std::process::id());
         let is = |index, value| condition(index, SeccompCmpOp::Eq, value);
         let read_only = |index| {

@@ -45,6 +45,7 @@ pub(crate) fn preflight(model: &[u8]) -> Result<Summary, LoadFailure> {
     if !foreign.is_empty() {
         return Err(LoadFailure::Operators(foreign.join("; ")));
     }
+    onnx::check_divisions(model, &limits)?;
     Ok(summary)
 }
 

@@ -1,0 +1,552 @@
+//! Division: whether a model can divide the smallest integer by -1, which ends the process that runs it.
+//!
+//! The processor raises a signal for that division in 32 and 64 bits, and ONNX Runtime does not look first; dividing by
+//! 0 it does look for. So a `Div` is let through only where one of these is certain: it does not divide integers of
+//! those widths, its divisor never is -1, or its dividend never is the smallest integer. What is not certain counts as
+//! possible. Certain are
+//! - the declared types of inputs and of values outside functions: engines refuse a model whose types turn out otherwise;
+//! - the elements of constants: of initializers that are no inputs, and of `Constant`;
+//! - the outputs of operators listed here; an unlisted operator may give anything.
+//!
+//! Both operands of a `Div` and its result have one type, so it is enough to know one of them. Function calls are
+//! followed with what is known of their arguments. The work is bounded by a number of steps.
+//!
+//! Not here: divisions inside of other operators, which ONNX Runtime guards.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{
+    Limits, OnnxError, ValueType,
+    declared::{ElementType, declared},
+    shown,
+    walk::default_domain,
+    wire::Fields,
+};
+
+/// What may be true of a value; a bit that is not set is certainly not true.
+type Facts = u8;
+/// Its elements are integers of 32 or 64 bits.
+const INTEGER: Facts = 1;
+/// One of them is -1.
+const MINUS_ONE: Facts = 2;
+/// One of them is the smallest of its type.
+const SMALLEST: Facts = 4;
+/// Of another type, with any elements.
+const OTHER: Facts = MINUS_ONE | SMALLEST;
+const ANYTHING: Facts = INTEGER | OTHER;
+
+/// Inputs and outputs of nodes that are looked at, function calls followed.
+const STEPS_MAX: u64 = 20_000_000;
+
+/// Refuses a model with a division that could end the process; `bytes` were accepted by [`super::summarize`].
+pub fn check_divisions(bytes: &[u8], limits: &Limits) -> Result<(), OnnxError> {
+    let mut fields = Fields::new(bytes);
+    let (mut main, mut functions) = (None, HashMap::new());
+    let mut reader = Reader { limits, steps: 0 };
+    while let Some(field) = fields.advance()? {
+        match field.number {
+            7 => main = Some(reader.graph(field.message()?)?),
+            25 => {
+                let (key, body) = reader.function(field.message()?)?;
+                functions.insert(key, body);
+            }
+            _ => {}
+        }
+    }
+    let Some(main) = main else { return Ok(()) };
+    let mut scopes = Scopes::default();
+    Judge { functions: &functions, steps: 0 }.graph(&main, None, &mut scopes).map(drop)
+}
+
+/// Domain, name and overload.
+type Key<'a> = (&'a str, &'a str, &'a str);
+
+/// A graph, or the body of a function.
+#[derive(Default)]
+struct Graph<'a> {
+    nodes: Vec<Node<'a>>,
+    constants: Vec<(&'a str, Facts)>,
+    inputs: Vec<&'a str>,
+    outputs: Vec<&'a str>,
+    /// Values that are declared to be of another type than integers of 32 or 64 bits.
+    others: HashSet<String>,
+}
+
+#[derive(Default)]
+struct Node<'a> {
+    key: Key<'a>,
+    inputs: Vec<&'a str>,
+    outputs: Vec<&'a str>,
+    /// The element type that it is told to give.
+    to: Option<i64>,
+    /// Of the tensor that it is told to give.
+    value: Option<Facts>,
+    /// It was told something that is not understood here.
+    is_opaque: bool,
+    graphs: Vec<Graph<'a>>,
+}
+
+/// Reads graphs out of the file.
+struct Reader<'l> {
+    limits: &'l Limits,
+    steps: u64,
+}
+
+impl Reader<'_> {
+    fn text<'a>(&mut self, field: &super::wire::Field<'a>) -> Result<&'a str, OnnxError> {
+        step(&mut self.steps, 1)?;
+        field.text(self.limits.name_bytes)
+    }
+
+    fn graph<'a>(&mut self, mut fields: Fields<'a>) -> Result<Graph<'a>, OnnxError> {
+        let mut graph = Graph::default();
+        while let Some(field) = fields.advance()? {
+            match field.number {
+                1 => graph.nodes.push(self.node(field.message()?)?),
+                5 => graph.constants.push(self.tensor(field.message()?)?),
+                11..=13 => {
+                    let value = declared(field.message()?, self.limits)?;
+                    let is_other = matches!(
+                        value.value_type,
+                        ValueType::Tensor { element: ElementType(code @ 1..), .. } if !matches!(code, 6 | 7)
+                    );
+                    if is_other {
+                        graph.others.insert(value.name);
+                    }
+                    let name = self.name(field.message()?)?;
+                    match field.number {
+                        11 => graph.inputs.push(name),
+                        12 => graph.outputs.push(name),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+        // What an input can replace is no constant.
+        let inputs: HashSet<&str> = graph.inputs.iter().copied().collect();
+        graph.constants.retain(|(name, _)| !inputs.contains(name));
+        Ok(graph)
+    }
+
+    fn name<'a>(&mut self, mut fields: Fields<'a>) -> Result<&'a str, OnnxError> {
+        let mut name = "";
+        while let Some(field) = fields.advance()? {
+            if field.number == 1 {
+                name = self.text(&field)?;
+            }
+        }
+        Ok(name)
+    }
+
+    fn function<'a>(&mut self, mut fields: Fields<'a>) -> Result<(Key<'a>, Graph<'a>), OnnxError> {
+        let (mut key, mut graph) = (Key::default(), Graph::default());
+        while let Some(field) = fields.advance()? {
+            match field.number {
+                1 => key.1 = self.text(&field)?,
+                4 => graph.inputs.push(self.text(&field)?),
+                5 => graph.outputs.push(self.text(&field)?),
+                7 => graph.nodes.push(self.node(field.message()?)?),
+                10 => key.0 = default_domain(self.text(&field)?),
+                13 => key.2 = self.text(&field)?,
+                _ => {}
+            }
+        }
+        Ok((key, graph))
+    }
+
+    fn node<'a>(&mut self, mut fields: Fields<'a>) -> Result<Node<'a>, OnnxError> {
+        let mut node = Node::default();
+        while let Some(field) = fields.advance()? {
+            match field.number {
+                1 => node.inputs.push(self.text(&field)?),
+                2 => node.outputs.push(self.text(&field)?),
+                4 => node.key.1 = self.text(&field)?,
+                5 => self.attribute(field.message()?, &mut node)?,
+                7 => node.key.0 = default_domain(self.text(&field)?),
+                8 => node.key.2 = self.text(&field)?,
+                _ => {}
+            }
+        }
+        Ok(node)
+    }
+
+    fn attribute<'a>(
+        &mut self,
+        mut fields: Fields<'a>,
+        node: &mut Node<'a>,
+    ) -> Result<(), OnnxError> {
+        let (mut name, mut number, mut tensor, mut other) = ("", None, None, false);
+        while let Some(field) = fields.advance()? {
+            match field.number {
+                1 => name = self.text(&field)?,
+                3 => number = Some(field.int64()?),
+                5 => tensor = Some(self.tensor(field.message()?)?.1),
+                6 | 11 => node.graphs.push(self.graph(field.message()?)?),
+                // A name that only the caller of a function gives a value, or data of another kind.
+                21 | 22 => other = true,
+                _ => {}
+            }
+        }
+        match name {
+            "to" | "dtype" => node.to = number,
+            "value" => node.value = tensor,
+            "value_int" => node.value = number.map(|number| INTEGER | of_number(number, i64::MIN)),
+            "value_float" | "value_floats" | "value_string" | "value_strings" => {
+                node.value = Some(OTHER);
+            }
+            "value_ints" | "sparse_value" => other = true,
+            _ => {}
+        }
+        node.is_opaque |= other;
+        Ok(())
+    }
+
+    /// The name of a tensor and what its elements are.
+    fn tensor<'a>(&mut self, mut fields: Fields<'a>) -> Result<(&'a str, Facts), OnnxError> {
+        let (mut name, mut element, mut found, mut raw) = ("", 0, 0, &[][..]);
+        while let Some(field) = fields.advance()? {
+            match field.number {
+                2 => element = field.int32()?,
+                5 => field.integers(|number| found |= of_number(number, i32::MIN.into()))?,
+                7 => field.integers(|number| found |= of_number(number, i64::MIN))?,
+                8 => name = self.text(&field)?,
+                9 => raw = field.bytes()?.0,
+                // Its bytes lie elsewhere.
+                14 if field.int32()? != 0 => found = OTHER,
+                _ => {}
+            }
+        }
+        let facts = match element {
+            6 => raw.as_chunks().0.iter().fold(found, |found, bytes| {
+                found | of_number(i32::from_le_bytes(*bytes).into(), i32::MIN.into())
+            }),
+            7 => raw.as_chunks().0.iter().fold(found, |found, bytes| {
+                found | of_number(i64::from_le_bytes(*bytes), i64::MIN)
+            }),
+            0 => return Ok((name, ANYTHING)),
+            _ => return Ok((name, OTHER)),
+        };
+        Ok((name, INTEGER | facts))
+    }
+}
+
+fn of_number(number: i64, smallest: i64) -> Facts {
+    let minus_one = if number == -1 { MINUS_ONE } else { 0 };
+    let smallest = if number == smallest { SMALLEST } else { 0 };
+    minus_one | smallest
+}
+
+fn step(steps: &mut u64, count: usize) -> Result<(), OnnxError> {
+    *steps += count as u64;
+    if *steps <= STEPS_MAX {
+        return Ok(());
+    }
+    Err(OnnxError::Limit { what: "inputs and outputs of nodes", count: *steps, max: STEPS_MAX })
+}
+
+/// What is known of values, by name; the last scope is the innermost.
+#[derive(Default)]
+struct Scopes<'a>(Vec<HashMap<&'a str, Facts>>);
+
+impl<'a> Scopes<'a> {
+    /// What was not met is not known; a file may list nodes in another order than they run in.
+    fn facts(&self, name: &str) -> Facts {
+        let found = self.0.iter().rev().find_map(|scope| scope.get(name));
+        found.copied().unwrap_or(ANYTHING)
+    }
+
+    fn note(&mut self, name: &'a str, facts: Facts) {
+        if let Some(scope) = self.0.last_mut() {
+            // A name that is given twice has both.
+            *scope.entry(name).or_insert(0) |= facts;
+        }
+    }
+}
+
+struct Judge<'m, 'a> {
+    functions: &'m HashMap<Key<'a>, Graph<'a>>,
+    steps: u64,
+}
+
+impl<'m, 'a> Judge<'m, 'a> {
+    /// What is known of a graph's outputs; `arguments` are those of a function.
+    fn graph(
+        &mut self,
+        graph: &'m Graph<'a>,
+        arguments: Option<&[Facts]>,
+        scopes: &mut Scopes<'m>,
+    ) -> Result<Vec<Facts>, OnnxError> {
+        scopes.0.push(HashMap::new());
+        for (index, input) in graph.inputs.iter().enumerate() {
+            let known =
+                arguments.map_or(ANYTHING, |all| all.get(index).copied().unwrap_or(ANYTHING));
+            scopes.note(input, narrowed(graph, input, known));
+        }
+        for (name, facts) in &graph.constants {
+            scopes.note(name, *facts);
+        }
+        for node in &graph.nodes {
+            self.node(graph, node, scopes)?;
+        }
+        let outputs = graph.outputs.iter().map(|output| scopes.facts(output)).collect();
+        scopes.0.pop();
+        Ok(outputs)
+    }
+
+    fn node(
+        &mut self,
+        graph: &'m Graph<'a>,
+        node: &'m Node<'a>,
+        scopes: &mut Scopes<'m>,
+    ) -> Result<(), OnnxError> {
+        step(&mut self.steps, 1 + node.inputs.len() + node.outputs.len())?;
+        let inputs: Vec<Facts> = node.inputs.iter().map(|input| scopes.facts(input)).collect();
+        if node.key.0.is_empty() && node.key.1 == "Div" {
+            judge(graph, node, &inputs)?;
+        }
+        let mut branches = Vec::new();
+        for inner in &node.graphs {
+            branches.push(self.graph(inner, None, scopes)?);
+        }
+        let results = match self.functions.get(&node.key) {
+            Some(function) => {
+                let results = self.graph(function, Some(&inputs), &mut Scopes::default())?;
+                // Which of two the engine takes where a function has the name of an operator is not certain.
+                if node.key.0.is_empty() { Vec::new() } else { results }
+            }
+            None => (0..node.outputs.len())
+                .map(|index| given(node, index, &inputs, &branches))
+                .collect(),
+        };
+        for (index, output) in node.outputs.iter().enumerate() {
+            let facts = results.get(index).copied().unwrap_or(ANYTHING);
+            scopes.note(output, narrowed(graph, output, facts));
+        }
+        Ok(())
+    }
+}
+
+/// What is known of a value, with its declared type.
+fn narrowed(graph: &Graph<'_>, name: &str, facts: Facts) -> Facts {
+    if graph.others.contains(name) { OTHER } else { facts }
+}
+
+fn judge(graph: &Graph<'_>, node: &Node<'_>, inputs: &[Facts]) -> Result<(), OnnxError> {
+    let [dividend, divisor] = *inputs else { return Ok(()) };
+    let output = node.outputs.first().copied().unwrap_or("");
+    let is_integer = dividend & divisor & narrowed(graph, output, ANYTHING) & INTEGER != 0;
+    if is_integer && divisor & MINUS_ONE != 0 && dividend & SMALLEST != 0 {
+        return Err(OnnxError::Division { output: shown(output) });
+    }
+    Ok(())
+}
+
+/// Operators whose outputs are never integers of 32 or 64 bits.
+const NEVER_INTEGER: &[&str] = &[
+    "Acos",
+    "Acosh",
+    "And",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "AveragePool",
+    "BatchNormalization",
+    "Ceil",
+    "Celu",
+    "Conv",
+    "ConvTranspose",
+    "Cos",
+    "Cosh",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Floor",
+    "GRU",
+    "Gelu",
+    "GlobalAveragePool",
+    "GlobalLpPool",
+    "Greater",
+    "GreaterOrEqual",
+    "GridSample",
+    "GroupNormalization",
+    "HardSigmoid",
+    "HardSwish",
+    "Hardmax",
+    "InstanceNormalization",
+    "IsInf",
+    "IsNaN",
+    "LRN",
+    "LSTM",
+    "LayerNormalization",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "LogSoftmax",
+    "LpNormalization",
+    "LpPool",
+    "MeanVarianceNormalization",
+    "Mish",
+    "Not",
+    "Or",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+    "RNN",
+    "Reciprocal",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "RMSNormalization",
+    "RoiAlign",
+    "Round",
+    "Selu",
+    "Sigmoid",
+    "SimplifiedLayerNormalization",
+    "Sin",
+    "Sinh",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "StringNormalizer",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "TfIdfVectorizer",
+    "ThresholdedRelu",
+    "Xor",
+];
+/// Those of `com.microsoft`, by their first output; exporters and optimisers of transformers write them.
+const NEVER_INTEGER_MICROSOFT: &[&str] = &[
+    "Attention",
+    "BiasGelu",
+    "EmbedLayerNormalization",
+    "FastGelu",
+    "FusedConv",
+    "FusedGemm",
+    "FusedMatMul",
+    "Gelu",
+    "GroupQueryAttention",
+    "MatMulNBits",
+    "MultiHeadAttention",
+    "QLinearAdd",
+    "QLinearMul",
+    "QuickGelu",
+    "RotaryEmbedding",
+    "SkipLayerNormalization",
+    "SkipSimplifiedLayerNormalization",
+];
+/// Those of `ai.onnx.ml`.
+const NEVER_INTEGER_ML: &[&str] = &[
+    "FeatureVectorizer",
+    "LinearRegressor",
+    "Normalizer",
+    "OneHotEncoder",
+    "SVMRegressor",
+    "Scaler",
+    "TreeEnsembleRegressor",
+];
+/// Their output has elements of the first input only.
+const PASSES: &[&str] = &[
+    "Compress",
+    "DepthToSpace",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GatherElements",
+    "GatherND",
+    "Identity",
+    "Reshape",
+    "ReverseSequence",
+    "Slice",
+    "SpaceToDepth",
+    "Split",
+    "Squeeze",
+    "Tile",
+    "Transpose",
+    "Unsqueeze",
+];
+/// Their output has the type of the first input.
+const LIKE_FIRST: &[&str] = &[
+    "Abs",
+    "CumSum",
+    "GlobalMaxPool",
+    "Neg",
+    "Pad",
+    "Pow",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "Relu",
+    "Resize",
+    "ScatterElements",
+    "ScatterND",
+    "Sign",
+    "Trilu",
+    "Upsample",
+];
+/// Their output has the type of all inputs.
+const LIKE_ALL: &[&str] = &[
+    "Add", "Clip", "Div", "Einsum", "Gemm", "MatMul", "Mean", "Mod", "Mul", "PRelu", "Range",
+    "Sub", "Sum",
+];
+
+/// What is known of the output at `index` of an operator.
+fn given(node: &Node<'_>, index: usize, inputs: &[Facts], branches: &[Vec<Facts>]) -> Facts {
+    let (domain, operator, _) = node.key;
+    let first = inputs.first().copied().unwrap_or(ANYTHING);
+    let integers = |all: &[Facts]| {
+        let possible = !all.is_empty() && all.iter().all(|facts| facts & INTEGER != 0);
+        if possible { ANYTHING } else { OTHER }
+    };
+    // One type, and elements of all of them.
+    let mixed = |all: &[Facts]| {
+        let elements = all.iter().fold(0, |found, facts| found | facts) & OTHER;
+        if integers(all) == ANYTHING { INTEGER | elements } else { OTHER }
+    };
+    match (domain, operator) {
+        ("ai.onnx.ml", _) if NEVER_INTEGER_ML.contains(&operator) => OTHER,
+        ("ai.onnx.ml", "LinearClassifier" | "SVMClassifier" | "TreeEnsembleClassifier")
+            if index == 1 =>
+        {
+            OTHER
+        }
+        ("ai.onnx.ml", "ArrayFeatureExtractor") => first,
+        ("ai.onnx.ml", "Imputer" | "Binarizer") => integers(&[first]),
+        ("com.microsoft", _) if index == 0 && NEVER_INTEGER_MICROSOFT.contains(&operator) => OTHER,
+        ("", _) if NEVER_INTEGER.contains(&operator) => OTHER,
+        // Never negative.
+        ("", "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression") => INTEGER,
+        ("", "Constant") if !node.is_opaque => node.value.unwrap_or(ANYTHING),
+        ("", "ConstantOfShape") if !node.is_opaque => node.value.unwrap_or(OTHER),
+        ("", "Cast") if !node.is_opaque => match node.to {
+            // To 32 bits, any number may become any other.
+            Some(6) | None => ANYTHING,
+            Some(7) => INTEGER | first & OTHER,
+            Some(_) => OTHER,
+        },
+        ("", "CastLike") => integers(inputs.get(1..).unwrap_or_default()),
+        ("", _) if PASSES.contains(&operator) => first,
+        ("", "Concat" | "Max" | "Min") => mixed(inputs),
+        ("", "Where") => mixed(inputs.get(1..).unwrap_or_default()),
+        ("", "OneHot") => inputs.get(2).copied().unwrap_or(ANYTHING),
+        ("", "MaxPool" | "TopK" | "Dropout") if index == 0 => integers(&[first]),
+        ("", _) if LIKE_FIRST.contains(&operator) => integers(&[first]),
+        ("", _) if LIKE_ALL.contains(&operator) => integers(inputs),
+        ("", "If") => {
+            let known = |branch: &Vec<Facts>| branch.get(index).copied().unwrap_or(ANYTHING);
+            branches.iter().map(known).reduce(|one, other| one | other).unwrap_or(ANYTHING)
+        }
+        _ => ANYTHING,
+    }
+}
