@@ -61,8 +61,9 @@ struct Hand {
 
 type Done = Box<dyn FnOnce(Job, Loaded) + Send>;
 
-/// Below everything that answers requests.
-const NICE: i32 = 10;
+/// Below what answers requests, and not so low that a saturated machine never gets to it: about a quarter of a core
+/// against one worker.
+const NICE: i32 = 5;
 
 impl Crew {
     pub(super) fn new(loader: Arc<Loader>) -> Self {

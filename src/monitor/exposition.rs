@@ -98,6 +98,12 @@ impl Exposition {
             };
             requests
                 .extend(model.unanswered_codes().into_iter().map(|(code, n)| count("", code, n)));
+            let forgotten = model.forgotten();
+            requests.extend(forgotten.codes.iter().map(|(code, n)| count("retired", *code, *n)));
+            if forgotten.rows > 0 {
+                let labels = [("model", model.name().as_str()), ("version", "retired")];
+                rows.push(counter(&labels, forgotten.rows));
+            }
             for (id, recorder) in model.versions() {
                 let version = id.to_string();
                 let seen = recorder.totals();
@@ -106,8 +112,7 @@ impl Exposition {
                 totals.push((model.name().clone(), id, seen));
             }
         }
-        let help =
-            "Inference requests by model, version (empty where none was reached) and status.";
+        let help = "Inference requests by model, version (empty where none was reached, `retired` for versions long gone) and status.";
         self.counters("tidegate_requests_total", help, requests);
         self.counters(
             "tidegate_rows_total",

@@ -18,5 +18,6 @@ pub use clock::Clock;
 pub use exposition::{Exposition, ExpositionError};
 pub use histogram::Latencies;
 pub use recorder::{
-    Code, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder, VersionTotals, WorkerId,
+    Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
+    VersionTotals, WorkerId,
 };

@@ -82,6 +82,16 @@ pub struct ModelRecorder {
     name: ModelName,
     shards: Box<[Padded<Codes>]>,
     versions: Mutex<BTreeMap<VersionId, Arc<VersionRecorder>>>,
+    forgotten: Mutex<Forgotten>,
+}
+
+/// What versions counted that are no longer counted apart.
+#[derive(Debug, Clone, Default)]
+pub struct Forgotten {
+    /// Requests by status.
+    pub codes: Vec<(Code, u64)>,
+    /// Rows answered with success.
+    pub rows: u64,
 }
 
 /// Counts of one version.
@@ -192,6 +202,7 @@ impl Monitor {
             Arc::new(ModelRecorder {
                 name: name.clone(),
                 shards: shards(self.workers),
+                forgotten: Mutex::default(),
                 versions: Mutex::default(),
             })
         });
@@ -202,6 +213,9 @@ impl Monitor {
     pub fn version(&self, name: &ModelName, version: VersionId) -> Arc<VersionRecorder> {
         let model = self.model(name);
         let mut versions = model.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        if !versions.contains_key(&version) {
+            make_room(&mut versions, &model.forgotten);
+        }
         let recorder = versions
             .entry(version)
             .or_insert_with(|| Arc::new(VersionRecorder { shards: shards(self.workers) }));
@@ -212,6 +226,39 @@ impl Monitor {
     pub fn models(&self) -> Vec<Arc<ModelRecorder>> {
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         models.values().cloned().collect()
+    }
+}
+
+/// Versions of a model that are counted apart: those that serve, and the last ones that did.
+const VERSIONS_MAX: usize = 16;
+
+/// Forgets the longest idle of the versions that nobody serves, so that an age of swaps costs no memory and no series; what
+/// they counted stays in the model's totals.
+fn make_room(
+    versions: &mut BTreeMap<VersionId, Arc<VersionRecorder>>,
+    forgotten: &Mutex<Forgotten>,
+) {
+    while versions.len() >= VERSIONS_MAX {
+        // Whoever serves a version holds its recorder.
+        let idle = versions.iter().filter(|(_, recorder)| Arc::strong_count(recorder) == 1);
+        let Some(id) = idle.min_by_key(|(_, recorder)| recorder.last()).map(|(id, _)| *id) else {
+            return;
+        };
+        if let Some(recorder) = versions.remove(&id) {
+            forgotten.lock().unwrap_or_else(PoisonError::into_inner).add(&recorder.totals());
+        }
+    }
+}
+
+impl Forgotten {
+    fn add(&mut self, totals: &VersionTotals) {
+        self.rows += totals.rows;
+        for (code, count) in &totals.codes {
+            match self.codes.iter_mut().find(|(known, _)| known == code) {
+                Some((_, sum)) => *sum += count,
+                None => self.codes.push((*code, *count)),
+            }
+        }
     }
 }
 
@@ -270,6 +317,11 @@ impl ModelRecorder {
         merge_codes(self.shards.iter().map(|shard| &shard.0))
     }
 
+    /// What its versions counted that are no longer counted apart.
+    pub fn forgotten(&self) -> Forgotten {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The recorders of its versions.
     pub fn versions(&self) -> Vec<(VersionId, Arc<VersionRecorder>)> {
         let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,6 +354,11 @@ impl VersionRecorder {
         }
     }
 
+    /// When the last request was answered, in nanoseconds since 1970; 0 before the first.
+    fn last(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.0.last_unix_ns.load()).max().unwrap_or(0)
+    }
+
     /// What was counted so far.
     pub fn totals(&self) -> VersionTotals {
         let sum = |of: fn(&VersionShard) -> &Count| -> u64 {
@@ -313,7 +370,7 @@ impl VersionRecorder {
             shard.0.total_latency.add_to(&mut total);
             shard.0.run_latency.add_to(&mut run);
         }
-        let last = self.shards.iter().map(|shard| shard.0.last_unix_ns.load()).max().unwrap_or(0);
+        let last = self.last();
         VersionTotals {
             codes: merge_codes(self.shards.iter().map(|shard| &shard.0.codes)),
             success: sum(|shard| &shard.success),
@@ -379,6 +436,37 @@ mod tests {
         assert_eq!(totals.total.len(), 3);
         assert_eq!(totals.phases.run, Duration::from_micros(10));
         assert_eq!(totals.last, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn versions_long_gone_are_forgotten_and_their_counts_are_not() {
+        #[derive(Debug)]
+        struct Still(std::time::Instant);
+        impl Clock for Still {
+            fn now(&self) -> std::time::Instant {
+                self.0
+            }
+            fn unix(&self) -> Duration {
+                Duration::ZERO
+            }
+        }
+        let monitor = Monitor::new(1, Arc::new(Still(crate::app::SystemClock.now())));
+        let name = ModelName::parse("m").unwrap();
+        let sample = Sample { rows: 2, ..Sample::default() };
+        let serving = monitor.version(&name, VersionId::new(1));
+        for number in 1..=100 {
+            let recorder = monitor.version(&name, VersionId::new(number));
+            let at = Duration::from_secs(number);
+            recorder.record(WorkerId(0), Code::from_status(200), &sample, at);
+        }
+        let model = monitor.model(&name);
+        let kept = model.versions();
+        assert_eq!(kept.len(), VERSIONS_MAX);
+        assert!(kept.iter().any(|(id, _)| id.number() == 1), "somebody serves it");
+        assert_eq!(serving.totals().success, 1);
+        let forgotten = model.forgotten();
+        assert_eq!(forgotten.codes, [(Code::from_status(200), 100 - VERSIONS_MAX as u64)]);
+        assert_eq!(forgotten.rows, 2 * (100 - VERSIONS_MAX as u64));
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::{
     server::{Launch, Server},
 };
 
-fn tidegate(arguments: &[&str], input: &str) -> Output {
+/// Runs a command to its end.
+pub(crate) fn tidegate(arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(arguments)
         .stdin(Stdio::piped())

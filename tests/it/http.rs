@@ -58,6 +58,12 @@ impl Connection {
         Some(Self { stream, reader })
     }
 
+    /// Waits longer than usual for answers: to operations that a busy machine does last.
+    pub(crate) fn patient(self) -> Self {
+        self.stream.set_read_timeout(Some(READ_TIMEOUT * 5)).unwrap();
+        self
+    }
+
     /// Sends bytes as they are.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).unwrap();

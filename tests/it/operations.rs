@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::{
+    cli::tidegate,
     http::{Connection, Request, Response},
     repository::{Repository, source},
     server::{Launch, Server, eventually},
@@ -185,4 +186,63 @@ fn what_happens_is_told_as_it_happens() {
     assert_eq!(kinds[..6], [expected, expected].concat(), "{events}");
     assert_eq!(kinds[6..8], ["retired", "freed"], "{events}");
     assert!(events.contains(r#""model":"truth""#), "{events}");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_a_kill() {
+    let repository = truth(&[1, 2, 3]);
+    let server = serve(&repository).remembering().start();
+    operate(&server, "aliases/canary", &json!({"version": 1})).ok();
+    operate(&server, "rollback", &json!({"version": 2, "actor": "ana", "reason": "worse"})).ok();
+    drop(server); // by SIGKILL
+    let server = serve(&repository).remembering().start();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    let canary = answer(&server, "/v2/models/truth/versions/canary/infer").ok();
+    assert_eq!(canary.header("x-tidegate-version"), Some("1"));
+    let report = operate(&server, "unload", &json!({})).ok().json();
+    assert_eq!(report["durable"], true);
+    drop(server);
+    let server = serve(&repository).remembering().start_until_alive();
+    seen(&server, "3", "unloaded");
+    assert_eq!(answer(&server, &infer("truth")).status, 503);
+    operate(&server, "unpin", &json!({})).ok();
+    assert_eq!(version(&server).as_deref(), Some("3"));
+    drop(server);
+    let state = repository.beside("state").display().to_string();
+    let listed = tidegate(&["audit", "list", "--json", "--model", "truth", "--state", &state], "");
+    let text = String::from_utf8(listed.stdout).unwrap();
+    assert!(text.contains("model.pin") && text.contains("ana") && text.contains("worse"), "{text}");
+    assert_eq!(tidegate(&["audit", "verify", "--state", &state], "").status.code(), Some(0));
+}
+
+#[test]
+fn what_served_last_serves_where_the_repository_cannot_be_read() {
+    let repository = truth(&[1]);
+    let server = serve(&repository).remembering().start();
+    add(&repository, 2);
+    server.wait_for_state("truth", "2", "READY");
+    eventually("version 1 is let go", || server.indexed("truth", "1").is_none().then_some(()));
+    drop(server);
+    let aside = repository.beside("aside");
+    fs::rename(repository.path(), &aside).unwrap();
+    let server = serve(&repository).remembering().start();
+    let doubled = answer(&server, &infer("truth")).ok();
+    assert_eq!(doubled.header("x-tidegate-version"), Some("2"));
+    let shown = server.admin("/api/v1/models/truth").ok().json();
+    assert!(shown["problem"].as_str().unwrap().contains("cannot be read"), "{shown}");
+    fs::rename(&aside, repository.path()).unwrap();
+    add(&repository, 3);
+    eventually("the repository is back", || {
+        (version(&server).as_deref() == Some("3")).then_some(())
+    });
+}
+
+#[test]
+fn without_a_place_for_state_decisions_hold_until_the_end() {
+    let repository = truth(&[1, 2]);
+    let server = serve(&repository).set("STATE__PATH", "/proc/nowhere").start();
+    let report = operate(&server, "rollback", &json!({})).ok().json();
+    assert_eq!((&report["version"], &report["durable"]), (&json!(1), &json!(false)));
+    assert_eq!(version(&server).as_deref(), Some("1"));
+    assert!(server.said().contains("no state is kept"), "{}", server.said());
 }
