@@ -26,6 +26,8 @@ mod http2;
 mod infer;
 mod limits;
 mod metrics;
+#[cfg(feature = "s3")]
+mod object_store;
 mod protocol;
 mod reload;
 mod smuggling;
