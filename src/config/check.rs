@@ -88,7 +88,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
 
 fn repository(section: file::RepositorySection) -> Repository {
     Repository {
-        root: section.root.0,
+        root: section.root.0.0,
         poll_interval: section.poll_interval.0,
         model_name: section.model_name.map(|Text(name)| name),
         artifact_bytes_max: section.artifact_bytes.0,

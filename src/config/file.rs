@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Repository, Reserved,
     value::{
-        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, SECOND, Size, Switch, TIB, Text, Time,
-        Whole,
+        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, SECOND, Size, Switch,
+        TIB, Text, Time, Whole,
     },
 };
 use crate::{
@@ -113,8 +113,9 @@ pub(super) struct Limits {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct RepositorySection {
-    /// The folder. A relative path is resolved against the directory tidegate is started in.
-    pub(super) root: Text<PathBuf>,
+    /// The folder; a relative path is resolved against the directory tidegate is started in. Builds with object
+    /// stores also take `s3://bucket/prefix`, `gs://`, `az://` and `http(s)://`, with credentials from the environment.
+    pub(super) root: Text<RepositoryRoot>,
     /// How often the folder is read again. Soon enough for a person who waits for a new version, rare enough to
     /// cost nothing.
     pub(super) poll_interval: Time<1, DAY>,
@@ -286,7 +287,7 @@ impl Default for RepositorySection {
             versions_max,
         } = Repository::default();
         Self {
-            root: Text(root),
+            root: Text(RepositoryRoot(root)),
             poll_interval: Time(poll_interval),
             model_name: model_name.map(Text),
             api: Text(RepositoryApi::Auto),

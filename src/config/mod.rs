@@ -85,7 +85,7 @@ pub struct Admin {
 /// Where models are found, and how many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
-    /// The folder; a relative path is resolved against the current directory.
+    /// The folder, relative to the current directory or absolute; or an object store's address, which has `://`.
     pub root: PathBuf,
     /// How often it is read again.
     pub poll_interval: Duration,

@@ -251,6 +251,48 @@ impl Meaning for SocketAddr {
     }
 }
 
+/// Where models lie: a folder, or the address of an object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RepositoryRoot(pub(super) PathBuf);
+
+impl Meaning for RepositoryRoot {
+    fn from_text(text: &str) -> Result<Self, String> {
+        const KINDS: [(&str, &str, bool); 5] = [
+            ("s3", "s3", cfg!(feature = "s3")),
+            ("gs", "gcs", cfg!(feature = "gcs")),
+            ("az", "azure", cfg!(feature = "azure")),
+            ("http", "http-store", cfg!(feature = "http-store")),
+            ("https", "http-store", cfg!(feature = "http-store")),
+        ];
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return PathBuf::from_text(text).map(Self);
+        };
+        let kind = KINDS.iter().find(|(known, ..)| *known == scheme);
+        let Some((_, feature, built)) = kind else {
+            return Err("must be a folder, or begin with s3://, gs://, az://, http:// or https://"
+                .to_owned());
+        };
+        if rest.contains(['@', '?', '#']) {
+            return Err("must have no user, query or fragment; credentials come from the \
+                        environment, for example AWS_ACCESS_KEY_ID"
+                .to_owned());
+        }
+        if rest.is_empty() || rest.starts_with('/') {
+            return Err(format!("must name a bucket or host: {scheme}://NAME/models"));
+        }
+        if !built {
+            return Err(format!(
+                "cannot be read by this build; build it with `--features {feature}`, or name a folder"
+            ));
+        }
+        Ok(Self(text.into()))
+    }
+
+    fn to_text(&self) -> String {
+        self.0.to_text()
+    }
+}
+
 impl Meaning for PathBuf {
     fn from_text(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.contains('\0') {
@@ -537,6 +579,25 @@ mod tests {
         assert_eq!(advice::<Text<EngineChoice>>(1), words);
         assert_eq!(advice::<Text<PathBuf>>(7), "must stand in quotes: \"7\"");
         assert_eq!(advice::<Text<PathBuf>>(""), "must be a path, for example \"./models\"");
+        assert_eq!(
+            RepositoryRoot::from_text("./m").map(|root| root.to_text()),
+            Ok("./m".to_owned())
+        );
+        assert_eq!(
+            advice::<Text<RepositoryRoot>>("ftp://host/m"),
+            "must be a folder, or begin with s3://, gs://, az://, http:// or https://"
+        );
+        assert!(
+            advice::<Text<RepositoryRoot>>("s3://key:secret@b/m").starts_with("must have no user")
+        );
+        assert_eq!(
+            advice::<Text<RepositoryRoot>>("s3:///m"),
+            "must name a bucket or host: s3://NAME/models"
+        );
+        let built = Text::<RepositoryRoot>::read(&"s3://bucket/m".into()).map_err(|advice| {
+            assert!(advice.contains("`--features s3`"), "{advice}");
+        });
+        assert_eq!(built.is_ok(), cfg!(feature = "s3"));
         assert_eq!(
             advice::<Text<PathBuf>>("x".repeat(5000)),
             "is too long: 5000 bytes, at most 4096"

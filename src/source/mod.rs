@@ -20,6 +20,8 @@ mod files;
 mod fingerprint;
 mod folder;
 mod manifest;
+#[cfg(feature = "mirror")]
+mod mirror;
 mod mlflow;
 mod model_toml;
 #[doc(hidden)]
@@ -38,6 +40,8 @@ pub use error::SourceError;
 pub use fingerprint::Fingerprint;
 pub use folder::{Folder, ListedModel, Listing, Problem};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
+#[cfg(feature = "mirror")]
+pub use mirror::{Mirror, MirrorError};
 pub use reading::Refusal;
 pub use store::{Collected, Store, StoreError};
 pub use watch::{WatchError, Watcher};

@@ -155,22 +155,29 @@ pub(super) fn beneath(folder: BorrowedFd<'_>, location: &str) -> Result<File, Re
 /// Reads a whole file of at most `bytes_max` bytes that stays the same while it is read.
 pub(super) fn read(mut file: File, bytes_max: u64) -> Result<Vec<u8>, ReadFault> {
     let before = file.metadata()?;
-    if before.len() > bytes_max {
-        return Err(ReadFault::TooLarge { bytes_max });
-    }
-    let no_memory = || ReadFault::NoMemory { bytes: before.len() };
-    let capacity = usize::try_from(before.len()).map_err(|_| no_memory())?;
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(capacity).map_err(|_| no_memory())?;
-    // Never more than there was: what grows has changed, and the check below says so.
-    file.by_ref().take(before.len()).read_to_end(&mut bytes)?;
+    let bytes = read_as_it_is(&mut file, bytes_max)?;
     let after = file.metadata()?;
     let same = |field: fn(&Metadata) -> i64| field(&before) == field(&after);
-    let at_rest = bytes.len() == capacity
+    let at_rest = u64::try_from(bytes.len()) == Ok(before.len())
         && after.len() == before.len()
         && same(Metadata::mtime)
         && same(Metadata::mtime_nsec);
     if at_rest { Ok(bytes) } else { Err(ReadFault::Changed) }
+}
+
+/// Reads a whole file of at most `bytes_max` bytes, for whoever knows by other means that it is the right one.
+pub(super) fn read_as_it_is(file: &mut File, bytes_max: u64) -> Result<Vec<u8>, ReadFault> {
+    let length = file.metadata()?.len();
+    if length > bytes_max {
+        return Err(ReadFault::TooLarge { bytes_max });
+    }
+    let no_memory = || ReadFault::NoMemory { bytes: length };
+    let capacity = usize::try_from(length).map_err(|_| no_memory())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(capacity).map_err(|_| no_memory())?;
+    // Never more than there was: what grows has changed, and the caller sees that.
+    file.take(length).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Hashes a whole file of at most `bytes_max` bytes, without keeping them; gives its size too.

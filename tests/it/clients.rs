@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The Python that has the client packages.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     if let Some(named) = std::env::var_os("TIDEGATE_TEST_PYTHON") {
         return named.into();
     }

@@ -31,6 +31,8 @@ mod http2;
 mod infer;
 mod limits;
 mod metrics;
+#[cfg(feature = "s3")]
+mod object_store;
 mod operations;
 mod proof;
 mod protocol;

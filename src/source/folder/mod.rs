@@ -85,6 +85,17 @@ impl Folder {
     ///
     /// What cannot be used is a problem of its own and hides nothing else.
     pub fn list(&self) -> Result<Listing, SourceError> {
+        let mut listed = self.list_as_it_is();
+        for _ in 1..LISTING_TRIES {
+            if !matches!(listed, Err(SourceError::Changed(_))) {
+                break;
+            }
+            listed = self.list_as_it_is();
+        }
+        listed
+    }
+
+    fn list_as_it_is(&self) -> Result<Listing, SourceError> {
         let root = &self.settings.root;
         let files = fs::read_dir(root).map_err(SourceError::Root)?;
         drop(files);

@@ -149,7 +149,7 @@ impl Store {
                 (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed(),
             )
             .open(&path);
-        let file = match opened {
+        let mut file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Missing(*digest));
@@ -157,7 +157,8 @@ impl Store {
             Err(error) => return Err(self.refused(error)),
         };
         let metadata = file.metadata().map_err(|source| self.refused(source))?;
-        let bytes = match reading::read(file, bytes_max) {
+        // Its digest tells whether it is right; its time may change, when it is put again meanwhile.
+        let bytes = match reading::read_as_it_is(&mut file, bytes_max) {
             Ok(bytes) => Some(bytes),
             Err(ReadFault::TooLarge { bytes_max }) => {
                 return Err(StoreError::TooLarge { digest: *digest, bytes_max });
@@ -166,7 +167,7 @@ impl Store {
                 return Err(StoreError::NoMemory { digest: *digest, bytes });
             }
             Err(ReadFault::Io(source)) => return Err(self.refused(source)),
-            // No file, or one that somebody writes to.
+            // What stands there is no file.
             Err(_) => None,
         };
         if let Some(bytes) = bytes.filter(|bytes| Digest::of(bytes) == *digest) {
