@@ -127,6 +127,45 @@ fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
     Ok(Registry::open(state)?)
 }
 
+/// Where the repository is for this process: its folder, or one that mirrors an object store as long as the second
+/// value lives.
+#[cfg(feature = "mirror")]
+async fn repository(config: &Config) -> anyhow::Result<(source::Settings, Option<source::Mirror>)> {
+    let settings = source_settings(config);
+    if !source::Mirror::is_for(&settings.root) {
+        return Ok((settings, None));
+    }
+    let looked = Arc::new(tokio::sync::Notify::new());
+    let told = Arc::clone(&looked);
+    let environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let mirror =
+        source::Mirror::start(settings, Some(&config.state.path), environment, move || {
+            told.notify_one();
+        })?;
+    // An empty mirror is not an empty repository: readiness must not say so.
+    if tokio::time::timeout(FIRST_LOOK_MAX, looked.notified()).await.is_err() {
+        tracing::warn!(
+            "the object store has not answered yet; going on with what was mirrored before"
+        );
+    }
+    if let Some(problem) = mirror.problem() {
+        tracing::warn!("the object store: {problem}");
+    }
+    Ok((mirror.settings().clone(), Some(mirror)))
+}
+
+/// How long the start waits for the object store's first answer.
+#[cfg(feature = "mirror")]
+const FIRST_LOOK_MAX: Duration = Duration::from_secs(60);
+
+/// Where the repository is; this build reads folders only.
+#[cfg(not(feature = "mirror"))]
+#[expect(clippy::unused_async, reason = "with object stores it waits for one")]
+async fn repository(config: &Config) -> anyhow::Result<(source::Settings, Option<()>)> {
+    Ok((source_settings(config), None))
+}
+
 /// What the operator says about models.
 fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     let policy = |policy: &config::ModelPolicy| Policy {
@@ -147,13 +186,9 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     if let Some(notice) = loader.engines.notice() {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
-    let mut lifecycle = Lifecycle::start(
-        source_settings(&config),
-        loader,
-        Arc::clone(&serving),
-        registry,
-        policies(&config),
-    )?;
+    let (settings, _mirror) = repository(&config).await?;
+    let mut lifecycle =
+        Lifecycle::start(settings, loader, Arc::clone(&serving), registry, policies(&config))?;
     let repository = RepositoryApi {
         serving: Arc::clone(&serving),
         lifecycle: lifecycle.handle(),

@@ -325,8 +325,7 @@ impl Keeper {
         let mut jobs = Vec::new();
         for id in kept.plan.wanted.clone() {
             let listed = kept.listed[&id].clone();
-            let version =
-                kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable("discovered"));
+            let version = kept.versions.entry(id).or_insert_with(KeptVersion::discovered);
             match version.due(listed.fingerprint, now, at_once) {
                 Due::No => {}
                 Due::At(at) => {

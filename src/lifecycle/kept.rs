@@ -71,6 +71,11 @@ impl KeptVersion {
         }
     }
 
+    /// One that appeared and has not been tried.
+    pub(super) fn discovered() -> Self {
+        Self { state: VersionState::Loading, ..Self::unavailable("discovered") }
+    }
+
     /// Forgets that it was tried.
     pub(super) fn forget(&mut self) {
         self.tried = None;

@@ -440,31 +440,20 @@ mod tests {
 
     #[test]
     fn versions_long_gone_are_forgotten_and_their_counts_are_not() {
-        #[derive(Debug)]
-        struct Still(std::time::Instant);
-        impl Clock for Still {
-            fn now(&self) -> std::time::Instant {
-                self.0
-            }
-            fn unix(&self) -> Duration {
-                Duration::ZERO
-            }
-        }
-        let monitor = Monitor::new(1, Arc::new(Still(crate::app::SystemClock.now())));
-        let name = ModelName::parse("m").unwrap();
+        let (mut versions, forgotten) = (BTreeMap::new(), Mutex::<Forgotten>::default());
         let sample = Sample { rows: 2, ..Sample::default() };
-        let serving = monitor.version(&name, VersionId::new(1));
+        let mut serving = None;
         for number in 1..=100 {
-            let recorder = monitor.version(&name, VersionId::new(number));
+            make_room(&mut versions, &forgotten);
+            let recorder = Arc::new(VersionRecorder { shards: shards(1) });
             let at = Duration::from_secs(number);
             recorder.record(WorkerId(0), Code::from_status(200), &sample, at);
+            serving.get_or_insert_with(|| Arc::clone(&recorder));
+            versions.insert(VersionId::new(number), recorder);
         }
-        let model = monitor.model(&name);
-        let kept = model.versions();
-        assert_eq!(kept.len(), VERSIONS_MAX);
-        assert!(kept.iter().any(|(id, _)| id.number() == 1), "somebody serves it");
-        assert_eq!(serving.totals().success, 1);
-        let forgotten = model.forgotten();
+        assert_eq!(versions.len(), VERSIONS_MAX);
+        assert!(versions.contains_key(&VersionId::new(1)), "somebody serves it");
+        let forgotten = forgotten.into_inner().unwrap();
         assert_eq!(forgotten.codes, [(Code::from_status(200), 100 - VERSIONS_MAX as u64)]);
         assert_eq!(forgotten.rows, 2 * (100 - VERSIONS_MAX as u64));
     }
