@@ -28,6 +28,9 @@ pub(super) enum Retired {
     Version(Arc<Version>),
 }
 
+/// Below what answers requests.
+const NICE: i32 = 5;
+
 /// How often it is looked whether requests have let go.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -37,9 +40,11 @@ impl Reclaim {
         freed: impl Fn(ModelName, VersionId) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (retired, incoming) = mpsc::channel();
-        let thread = std::thread::Builder::new()
-            .name("reclaim".to_owned())
-            .spawn(move || run(&incoming, &freed))?;
+        let thread = std::thread::Builder::new().name("reclaim".to_owned()).spawn(move || {
+            // Freeing can wait, answers cannot; where it fails, it is only less polite.
+            let _ = rustix::process::nice(NICE);
+            run(&incoming, &freed);
+        })?;
         Ok(Self { retired: Some(retired), thread: Some(thread) })
     }
 

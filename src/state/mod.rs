@@ -147,7 +147,12 @@ impl State {
         let (jobs, waiting) = sync_channel(WAITING_MAX);
         let thread = thread::Builder::new()
             .name("state".to_owned())
-            .spawn(move || writer.run(&waiting))
+            .spawn(move || {
+                // Below what answers requests: a decision can wait a moment for the projection, they cannot. Where it
+                // fails, the thread is only less polite.
+                let _ = rustix::process::nice(5);
+                writer.run(&waiting);
+            })
             .map_err(|error| StateError::io("start a thread for", &log, error))?;
         let inner = Inner { log, shared, jobs: Some(jobs), thread: Some(thread), _lock: lock };
         Ok((Self { inner: Arc::new(inner) }, Opened { head, notes }))
