@@ -130,17 +130,23 @@ fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
 /// Where the repository is for this process: its folder, or one that mirrors an object store as long as the second
 /// value lives.
 #[cfg(feature = "mirror")]
-async fn repository(config: &Config) -> anyhow::Result<(source::Settings, Option<source::Mirror>)> {
+async fn repository(
+    config: &Config,
+    monitor: &Arc<Monitor>,
+) -> anyhow::Result<(source::Settings, Option<source::Mirror>)> {
     let settings = source_settings(config);
     if !source::Mirror::is_for(&settings.root) {
         return Ok((settings, None));
     }
     let looked = Arc::new(tokio::sync::Notify::new());
-    let told = Arc::clone(&looked);
+    let (told, monitor) = (Arc::clone(&looked), Arc::clone(monitor));
     let environment = std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let mirror =
-        source::Mirror::start(settings, Some(&config.state.path), environment, move || {
+        source::Mirror::start(settings, Some(&config.state.path), environment, move |news| {
+            if let source::MirrorNews::Looked(problem) = news {
+                monitor.upkeep().mirrored(monitor.clock().unix(), problem);
+            }
             told.notify_one();
         })?;
     // An empty mirror is not an empty repository: readiness must not say so.
@@ -162,7 +168,10 @@ const FIRST_LOOK_MAX: Duration = Duration::from_secs(60);
 /// Where the repository is; this build reads folders only.
 #[cfg(not(feature = "mirror"))]
 #[expect(clippy::unused_async, reason = "with object stores it waits for one")]
-async fn repository(config: &Config) -> anyhow::Result<(source::Settings, Option<()>)> {
+async fn repository(
+    config: &Config,
+    _: &Arc<Monitor>,
+) -> anyhow::Result<(source::Settings, Option<()>)> {
     Ok((source_settings(config), None))
 }
 
@@ -186,7 +195,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     if let Some(notice) = loader.engines.notice() {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
-    let (settings, _mirror) = repository(&config).await?;
+    let (settings, _mirror) = repository(&config, &monitor).await?;
     let mut lifecycle =
         Lifecycle::start(settings, loader, Arc::clone(&serving), registry, policies(&config))?;
     let repository = RepositoryApi {

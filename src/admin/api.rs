@@ -23,6 +23,9 @@ use super::{Admin, Problem};
 pub struct ModelList {
     /// By name.
     pub models: Vec<ModelReport>,
+    /// What is wrong with the server as a whole and stops nothing.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A model and its versions.
@@ -105,7 +108,8 @@ pub(super) fn router() -> Router<Admin> {
 
 async fn list(State(admin): State<Admin>) -> Json<ModelList> {
     let table = admin.serving.table();
-    Json(ModelList { models: table.models().into_iter().map(model_report).collect() })
+    let models = table.models().into_iter().map(model_report).collect();
+    Json(ModelList { models, notes: admin.monitor.upkeep().notes() })
 }
 
 async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Response {

@@ -9,14 +9,15 @@
 
 mod api;
 mod events;
+mod metrics;
 mod operations;
 mod repository;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
@@ -27,11 +28,7 @@ pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, repository_service};
 
-use crate::{
-    lifecycle::Handle,
-    monitor::{Exposition, Monitor},
-    serve::Serving,
-};
+use crate::{lifecycle::Handle, monitor::Monitor, serve::Serving};
 
 /// The admin listener's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,14 +51,13 @@ pub struct Admin {
 impl Admin {
     /// The admin plane's routes; `trusted` where only this machine can reach them.
     pub fn router(self, trusted: bool) -> Router {
-        let open = Router::new()
-            .route("/livez", get(live))
-            .route("/readyz", get(ready))
-            .route("/metrics", get(metrics));
+        let open =
+            Router::new().route("/livez", get(live)).route("/metrics", get(metrics::metrics));
         let guarded = if trusted {
-            api::router().merge(operations::router()).merge(events::router())
+            let api = api::router().merge(operations::router()).merge(events::router());
+            api.route("/readyz", get(ready_in_words))
         } else {
-            Router::new().fallback(forbidden)
+            Router::new().route("/readyz", get(ready)).fallback(forbidden)
         };
         open.merge(guarded).fallback(not_found).with_state(self)
     }
@@ -79,56 +75,21 @@ async fn ready(State(admin): State<Admin>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, obstacles.join("\n") + "\n").into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    let mut page = Exposition::of(&admin.monitor);
-    state_of_versions(&admin.serving, &mut page);
-    match page.write() {
-        Ok(text) => ([(header::CONTENT_TYPE, Exposition::content_type())], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written")
-                .into_response()
+/// With `?verbose`, also what is wrong and does not make the server unready.
+async fn ready_in_words(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    let obstacles = admin.serving.obstacles();
+    let (status, mut text) = if obstacles.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, obstacles.join("\n") + "\n")
+    };
+    let mut asked = query.as_deref().unwrap_or_default().split('&');
+    if asked.any(|word| word == "verbose" || word.starts_with("verbose=")) {
+        for note in admin.monitor.upkeep().notes() {
+            let _ = writeln!(text, "note: {note}");
         }
     }
-}
-
-fn state_of_versions(serving: &Serving, page: &mut Exposition) {
-    let table = serving.table();
-    let (mut ready, mut sizes) = (Vec::new(), Vec::new());
-    for model in table.models() {
-        for entry in &model.versions {
-            let is_ready = entry.version.is_some();
-            ready.push((
-                model.name.to_string(),
-                entry.id.to_string(),
-                f64::from(u8::from(is_ready)),
-            ));
-            if let Some(version) = &entry.version {
-                #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
-                let bytes = version.parts().size_bytes as f64;
-                sizes.push((model.name.to_string(), entry.id.to_string(), bytes));
-            }
-        }
-    }
-    page.gauges("tidegate_version_ready", "Whether a version answers requests.", &labelled(&ready));
-    page.gauges(
-        "tidegate_version_size_bytes",
-        "Size of a loaded version's files.",
-        &labelled(&sizes),
-    );
-    let is_ready = f64::from(u8::from(serving.obstacles().is_empty()));
-    page.gauges("tidegate_ready", "Whether the server takes requests.", &[(vec![], is_ready)]);
-    let info = vec![("version", env!("CARGO_PKG_VERSION"))];
-    page.gauges("tidegate_build_info", "The build that runs.", &[(info, 1.0)]);
-}
-
-/// Gauges with the labels `model` and `version`.
-fn labelled(values: &[(String, String, f64)]) -> Vec<(Vec<(&str, &str)>, f64)> {
-    let mut gauges = Vec::with_capacity(values.len());
-    for (model, version, value) in values {
-        gauges.push((vec![("model", model.as_str()), ("version", version.as_str())], *value));
-    }
-    gauges
+    (status, text).into_response()
 }
 
 async fn forbidden() -> Problem {

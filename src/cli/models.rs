@@ -16,8 +16,15 @@ pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
     }
     let list: ModelList =
         serde_json::from_str(&body).context("the server's answer is not understood")?;
+    let mut notes = String::new();
+    for note in &list.notes {
+        notes += &format!(
+            "note: {note}
+"
+        );
+    }
     if list.models.is_empty() {
-        return print("no models; put one at <repository>/<model>/1/model.onnx\n");
+        return print(&format!("{notes}no models; put one at <repository>/<model>/1/model.onnx\n"));
     }
     let mut table =
         table(["model", "version", "state", "engine", "requests", "p50", "p99", "note"]);
@@ -30,7 +37,7 @@ pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
             table.add_row(vec![&model.name, "-", "-", "-", "-", "-", "-", problem]);
         }
     }
-    print(&format!("{table}\n"))
+    print(&format!("{table}\n{notes}"))
 }
 
 fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {

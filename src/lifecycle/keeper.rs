@@ -93,6 +93,7 @@ impl Keeper {
         // What lies there at the start is taken as it is; later changes must settle.
         self.look(None, true);
         loop {
+            self.gauge();
             if !self.state.complete && self.state.running.is_none() && self.state.jobs.is_empty() {
                 self.state.complete = true;
                 self.publish();
@@ -130,6 +131,12 @@ impl Keeper {
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
             Ok(message) => Some(message),
         }
+    }
+
+    /// Tells the monitor what can only be read here.
+    fn gauge(&self) {
+        let (failures, problem) = self.registry.failures();
+        self.loader.monitor.upkeep().remembers(self.registry.is_durable(), failures, problem);
     }
 
     fn now(&self) -> Instant {
@@ -170,11 +177,13 @@ impl Keeper {
                 if !self.state.complete && self.state.models.is_empty() {
                     self.restore(&problem);
                 }
+                self.looked(Err(&problem));
                 self.state.unreadable = Some(problem);
                 return;
             }
         };
         self.state.unreadable = None;
+        self.looked(Ok(listing.problems.len()));
         for problem in &listing.problems {
             self.report(&format!("{}: {}", problem.what, problem.reason));
         }
@@ -189,6 +198,11 @@ impl Keeper {
             self.publish();
         }
         self.start_next();
+    }
+
+    fn looked(&self, outcome: Result<usize, &str>) {
+        let monitor = &self.loader.monitor;
+        monitor.upkeep().looked(monitor.clock().unix(), outcome);
     }
 
     /// Serves what served last, from the content store: the repository cannot be reached at the start.
@@ -404,19 +418,23 @@ impl Keeper {
         let (name, id) = (&job.model, job.id);
         let now = self.now();
         let policy = self.policy(name);
-        let loaded = loaded.map_err(|failure| (failure.to_string(), failure.may_pass()));
+        let loaded = loaded
+            .map_err(|failure| (failure.code().as_str(), failure.to_string(), failure.may_pass()));
         let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
         let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
             // Decided otherwise meanwhile.
+            self.loader.monitor.upkeep().loaded(name, "superseded");
             if let Ok(version) = loaded {
                 self.reclaim.take(Retired::Version(Arc::new(version)));
             }
             return;
         };
         let loaded = loaded.and_then(|version| match breaks_clients(kept, &version, policy) {
-            Some(reason) => Err((reason, false)),
+            Some(reason) => Err(("signature", reason, false)),
             None => Ok(version),
         });
+        let outcome = loaded.as_ref().map_or_else(|(code, ..)| *code, |_| "ok");
+        self.loader.monitor.upkeep().loaded(name, outcome);
         let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
         let tried = job.fingerprint();
         let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
@@ -434,7 +452,7 @@ impl Keeper {
                     self.remember_served(name, id, identity);
                 }
             }
-            Err((reason, may_pass)) => {
+            Err((_, reason, may_pass)) => {
                 if entry.fail(tried, reason.clone(), may_pass.then_some(now)) {
                     tracing::error!(model = %name, version = %id, "not served: {reason}");
                     self.tell(name, Some(id), EventKind::Failed, &reason);
@@ -508,6 +526,12 @@ impl Keeper {
         if before.is_some_and(|before| **before == model) {
             return false;
         }
+        let answered = before.and_then(|before| before.answering());
+        if let (Some(before), Some(now)) = (answered, model.answering())
+            && !Arc::ptr_eq(before, now)
+        {
+            self.loader.monitor.upkeep().swapped(name);
+        }
         self.state.published.insert(name.clone(), Arc::new(model));
         true
     }
@@ -517,7 +541,9 @@ impl Keeper {
         let state = &self.state;
         let table =
             Table::new(state.published.clone(), state.complete, Arc::clone(&state.required));
-        self.reclaim.take(Retired::Table(self.serving.publish(table)));
+        let before = self.serving.publish(table);
+        self.loader.monitor.upkeep().published();
+        self.reclaim.take(Retired::Table(before));
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{Engines, LoadError, ModelFile, SessionOptions, onnx::OnnxError},
     model::{EngineChoice, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
-    monitor::Monitor,
+    monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
     tensor::DataType,
@@ -279,7 +279,11 @@ impl Loader {
         id: VersionId,
         origin: &Origin,
     ) -> Result<Version, LoadFailure> {
+        let clock = self.monitor.clock();
+        let begin = clock.now();
         let Fetched { artifact, file, description, identity } = self.fetch(origin)?;
+        let upkeep = self.monitor.upkeep();
+        upkeep.took(Phase::Fetch, clock.now() - begin);
         let description = &description;
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
@@ -287,17 +291,19 @@ impl Loader {
         let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
         if let Some(prover) = &self.prover {
             // A description that does not fit is told in either case; what harms is told only there.
+            let begin = clock.now();
             let proof = prover.prove(&Case {
                 file: &file,
                 golden: artifact.golden.as_deref(),
                 engine: Engines::choice_of(engine),
                 intra_op_threads: options.intra_op_threads,
                 warmup_runs: self.warmup_runs,
-            })?;
+            });
+            upkeep.took(Phase::Proof, clock.now() - begin);
+            let proof = proof?;
             tracing::debug!(%model, version = %id, load = ?proof.load, memory = proof.memory_peak, "proven");
             agree(description, &proof.signature)?;
         }
-        let clock = self.monitor.clock();
         let begin = clock.now();
         let mut first = engine.load(&file, options)?;
         let signature = first.signature().clone();
@@ -319,6 +325,8 @@ impl Loader {
             sessions.push(engine.load(&file, options)?);
         }
         load += clock.now() - begin;
+        upkeep.took(Phase::Sessions, load);
+        upkeep.took(Phase::Warmup, warmed.total);
         let external: usize = file.external.iter().map(|(_, bytes)| bytes.len()).sum();
         let parts = VersionParts {
             model: model.clone(),

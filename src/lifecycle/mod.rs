@@ -220,7 +220,7 @@ impl Lifecycle {
             }
         })?;
         let freed = messages.clone();
-        let reclaim = Reclaim::start(move |model, id| {
+        let reclaim = Reclaim::start(Arc::clone(&loader.monitor), move |model, id| {
             // A keeper that is gone has nobody to tell.
             let _ = freed.send(Message::Freed(model, id));
         });

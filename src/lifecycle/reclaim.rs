@@ -12,6 +12,7 @@ use std::{
 use crate::{
     engine,
     model::{ModelName, VersionId},
+    monitor::Monitor,
     serve::{Table, Version},
 };
 
@@ -20,6 +21,7 @@ use crate::{
 pub(super) struct Reclaim {
     retired: Option<mpsc::Sender<Retired>>,
     thread: Option<JoinHandle<()>>,
+    monitor: Arc<Monitor>,
 }
 
 /// Something that left the table.
@@ -37,19 +39,24 @@ const LOOK: Duration = Duration::from_millis(5);
 impl Reclaim {
     /// Starts the thread; `freed` is called after a version is gone.
     pub(super) fn start(
+        monitor: Arc<Monitor>,
         freed: impl Fn(ModelName, VersionId) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (retired, incoming) = mpsc::channel();
+        let counted = Arc::clone(&monitor);
         let thread = std::thread::Builder::new().name("reclaim".to_owned()).spawn(move || {
             // Freeing can wait, answers cannot; where it fails, it is only less polite.
             let _ = rustix::process::nice(NICE);
-            run(&incoming, &freed);
+            run(&incoming, &counted, &freed);
         })?;
-        Ok(Self { retired: Some(retired), thread: Some(thread) })
+        Ok(Self { retired: Some(retired), thread: Some(thread), monitor })
     }
 
     /// Takes something to be freed.
     pub(super) fn take(&self, retired: Retired) {
+        if let Retired::Version(version) = &retired {
+            self.monitor.upkeep().retired(version.parts().size_bytes);
+        }
         if let Some(thread) = &self.retired {
             // Without the thread it is freed here.
             let _ = thread.send(retired);
@@ -66,7 +73,11 @@ impl Drop for Reclaim {
     }
 }
 
-fn run(incoming: &mpsc::Receiver<Retired>, freed: &dyn Fn(ModelName, VersionId)) {
+fn run(
+    incoming: &mpsc::Receiver<Retired>,
+    monitor: &Monitor,
+    freed: &dyn Fn(ModelName, VersionId),
+) {
     let mut waiting: Vec<Retired> = Vec::new();
     loop {
         let next = if waiting.is_empty() {
@@ -85,14 +96,16 @@ fn run(incoming: &mpsc::Receiver<Retired>, freed: &dyn Fn(ModelName, VersionId))
         let mut gone = Vec::new();
         for retired in unused {
             if let Retired::Version(version) = &retired {
-                gone.push((version.parts().model.clone(), version.id()));
+                let parts = version.parts();
+                gone.push((parts.model.clone(), version.id(), parts.size_bytes));
             }
             drop(retired);
         }
         if !gone.is_empty() {
             engine::hand_back_memory();
         }
-        for (model, id) in gone {
+        for (model, id, bytes) in gone {
+            monitor.upkeep().freed(bytes);
             freed(model, id);
         }
     }

@@ -10,7 +10,7 @@ use prometheus::{TextEncoder, proto};
 
 use crate::model::VersionId;
 
-use super::{Code, Monitor, VersionTotals};
+use super::{Code, Ledger, Monitor, Phase, VersionTotals, upkeep};
 
 /// The page could not be written: a family broke the format's rules.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,10 @@ impl Exposition {
         let mut page = Self::default();
         page.server(monitor);
         page.models(monitor);
+        let ledger = monitor.upkeep().read();
+        page.loads(&ledger);
+        page.versions(&ledger);
+        page.standing(&ledger);
         page
     }
 
@@ -139,6 +143,80 @@ impl Exposition {
         self.family("tidegate_run_duration_seconds", help, proto::MetricType::HISTOGRAM, run);
     }
 
+    fn loads(&mut self, ledger: &Ledger) {
+        let (mut loads, mut swaps) = (Vec::new(), Vec::new());
+        for (name, model) in &ledger.models {
+            let outcomes = model.loads.iter();
+            loads.extend(outcomes.map(|(outcome, count)| {
+                counter(&[("model", name.as_str()), ("outcome", outcome)], *count)
+            }));
+            swaps.push(counter(&[("model", name.as_str())], model.swaps));
+        }
+        let help =
+            "Loads of versions that ended, by model and outcome: `ok`, or the code of the refusal.";
+        self.counters("tidegate_loads_total", help, loads);
+        let help = "Times that another version took the place of the one that answers for a model by default.";
+        self.counters("tidegate_swaps_total", help, swaps);
+        let phases = Phase::ALL.iter().zip(&ledger.phases);
+        let phases = phases.map(|(phase, durations)| {
+            let buckets = upkeep::EDGES.into_iter().zip(durations.below);
+            let histogram = histogram(buckets, durations.count, durations.sum);
+            labelled(histogram, &[("phase", phase.name())])
+        });
+        let phases = phases.collect();
+        let help = "Seconds that loads took, by phase: fetch, proof, sessions, warmup.";
+        let kind = proto::MetricType::HISTOGRAM;
+        self.family("tidegate_load_duration_seconds", help, kind, phases);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    fn versions(&mut self, ledger: &Ledger) {
+        let help = "The number of the table that answers: tables published since the start.";
+        let generation = ledger.generation as f64;
+        self.gauges("tidegate_table_generation", help, &[(vec![], generation)]);
+        let help = "Versions that were let go.";
+        let retired = counter(&[], ledger.retired.versions);
+        self.counters("tidegate_versions_retired_total", help, [retired]);
+        let help = "Versions that were let go and whose memory was given back.";
+        let freed = counter(&[], ledger.freed.versions);
+        self.counters("tidegate_versions_freed_total", help, [freed]);
+        let help = "Versions that were let go and are still held by their last requests.";
+        let draining = ledger.draining().0 as f64;
+        self.gauges("tidegate_versions_draining", help, &[(vec![], draining)]);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    fn standing(&mut self, ledger: &Ledger) {
+        let yes = |yes: bool| f64::from(u8::from(yes));
+        let mut gauge = |name, help, value| self.gauges(name, help, &[(vec![], value)]);
+        let repository = &ledger.repository;
+        let help = "Whether the last look at the repository could read it.";
+        gauge("tidegate_repository_readable", help, yes(repository.problem.is_none()));
+        let help = "What the last look at the repository had to leave out.";
+        gauge("tidegate_repository_problems", help, ledger.left_out as f64);
+        if let Some(well) = repository.well {
+            let name = "tidegate_repository_last_read_timestamp_seconds";
+            gauge(name, "When the repository was last read, since 1970.", well.as_secs_f64());
+        }
+        if let Some(mirror) = &ledger.mirror {
+            let help =
+                "Whether the mirror of the repository equals its object store, by the last look.";
+            gauge("tidegate_mirror_current", help, yes(mirror.problem.is_none()));
+            if let Some(well) = mirror.well {
+                let name = "tidegate_mirror_last_success_timestamp_seconds";
+                let help =
+                    "When the mirror of the repository last equalled its object store, since 1970.";
+                gauge(name, help, well.as_secs_f64());
+            }
+        }
+        let Some(memory) = &ledger.memory else { return };
+        let help = "Whether decisions of operators outlive the process.";
+        gauge("tidegate_state_durable", help, yes(memory.durable));
+        let help = "Decisions and facts that could not be written down.";
+        let failures = counter(&[], memory.failures);
+        self.counters("tidegate_state_write_failures_total", help, [failures]);
+    }
+
     fn counters(
         &mut self,
         name: &str,
@@ -183,22 +261,31 @@ fn classic(
     version: VersionId,
     (latencies, sum): (&Histogram<u64>, Duration),
 ) -> proto::Metric {
-    let mut histogram = proto::Histogram::default();
-    let mut buckets = Vec::with_capacity(EDGES.len());
-    for edge in EDGES {
+    let below = |edge: f64| {
         let nanoseconds =
             u64::try_from(Duration::from_secs_f64(edge).as_nanos()).unwrap_or(u64::MAX);
+        latencies.count_between(0, nanoseconds)
+    };
+    let buckets = EDGES.into_iter().map(|edge| (edge, below(edge)));
+    let metric = histogram(buckets, latencies.len(), sum);
+    labelled(metric, &[("model", model), ("version", &version.to_string())])
+}
+
+/// A histogram of these upper edges in seconds and what lies below each.
+fn histogram(below: impl Iterator<Item = (f64, u64)>, count: u64, sum: Duration) -> proto::Metric {
+    let buckets = below.map(|(edge, below)| {
         let mut bucket = proto::Bucket::default();
         bucket.set_upper_bound(edge);
-        bucket.set_cumulative_count(latencies.count_between(0, nanoseconds));
-        buckets.push(bucket);
-    }
-    histogram.set_bucket(buckets);
-    histogram.set_sample_count(latencies.len());
+        bucket.set_cumulative_count(below);
+        bucket
+    });
+    let mut histogram = proto::Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(count);
     histogram.set_sample_sum(sum.as_secs_f64());
     let mut metric = proto::Metric::default();
     metric.set_histogram(histogram);
-    labelled(metric, &[("model", model), ("version", &version.to_string())])
+    metric
 }
 
 fn labelled(mut metric: proto::Metric, labels: Labels<'_>) -> proto::Metric {

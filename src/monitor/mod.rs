@@ -7,12 +7,15 @@
 //! - Recording takes no lock, and allocates only the first time a latency falls into a new range.
 //! - Labels are registered names only; no text from a client ever becomes one.
 //!
+//! What the control plane does is recorded apart ([`Upkeep`]), by threads that nobody waits for.
+//!
 //! Not here: who is served (`serve`), HTTP (`edge`, `admin`).
 
 mod clock;
 mod exposition;
 mod histogram;
 mod recorder;
+mod upkeep;
 
 pub use clock::Clock;
 pub use exposition::{Exposition, ExpositionError};
@@ -21,3 +24,4 @@ pub use recorder::{
     Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
     VersionTotals, WorkerId,
 };
+pub use upkeep::{Ledger, Phase, Upkeep};

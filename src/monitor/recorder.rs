@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 
 use crate::model::{ModelName, VersionId};
 
-use super::{Clock, Latencies};
+use super::{Clock, Latencies, Upkeep};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,7 @@ pub struct Monitor {
     workers: usize,
     clock: Arc<dyn Clock>,
     server: Arc<ServerRecorder>,
+    upkeep: Upkeep,
     models: Mutex<BTreeMap<ModelName, Arc<ModelRecorder>>>,
 }
 
@@ -182,7 +183,7 @@ impl Monitor {
     #[must_use]
     pub fn new(workers: usize, clock: Arc<dyn Clock>) -> Self {
         let server = Arc::new(ServerRecorder { shards: shards(workers) });
-        Self { workers, clock, server, models: Mutex::default() }
+        Self { workers, clock, server, upkeep: Upkeep::default(), models: Mutex::default() }
     }
 
     /// The clock that everything measures with.
@@ -193,6 +194,11 @@ impl Monitor {
     /// The server's own recorder.
     pub fn server(&self) -> &Arc<ServerRecorder> {
         &self.server
+    }
+
+    /// The control plane's recorder.
+    pub fn upkeep(&self) -> &Upkeep {
+        &self.upkeep
     }
 
     /// The recorder of a model; made when it is first asked for.

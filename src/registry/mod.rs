@@ -23,6 +23,10 @@ use crate::model::{Alias, ModelName, VersionId};
 pub struct Registry {
     journal: Option<Box<dyn Journal>>,
     models: BTreeMap<ModelName, Decisions>,
+    /// Writes to the journal that failed.
+    failures: u64,
+    /// Why the last write failed, if it did.
+    problem: Option<String>,
 }
 
 /// What is decided about one model; the default decides nothing.
@@ -200,7 +204,7 @@ impl Registry {
         entries: impl IntoIterator<Item = Entry>,
         journal: Option<Box<dyn Journal>>,
     ) -> Self {
-        let mut registry = Self { journal, models: BTreeMap::new() };
+        let mut registry = Self { journal, ..Self::default() };
         for entry in entries {
             registry.apply(&entry);
         }
@@ -227,7 +231,8 @@ impl Registry {
         if let Some(journal) = &mut self.journal
             && !entries.is_empty()
         {
-            journal.write(entries)?;
+            let written = journal.write(entries);
+            self.note(written)?;
         }
         for entry in entries {
             self.apply(entry);
@@ -238,10 +243,20 @@ impl Registry {
     /// Takes over what must not wait, then writes it down; an error means that a restart would undo it.
     pub fn act(&mut self, entry: &Entry) -> Result<(), Unrecorded> {
         self.apply(entry);
-        match &mut self.journal {
-            Some(journal) => journal.write(std::slice::from_ref(entry)),
-            None => Ok(()),
-        }
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let written = journal.write(std::slice::from_ref(entry));
+        self.note(written)
+    }
+
+    /// How many writes failed, and why the last one did, if it did.
+    pub fn failures(&self) -> (u64, Option<&str>) {
+        (self.failures, self.problem.as_deref())
+    }
+
+    fn note(&mut self, written: Result<(), Unrecorded>) -> Result<(), Unrecorded> {
+        self.failures += u64::from(written.is_err());
+        self.problem = written.as_ref().err().map(|error| error.reason.clone());
+        written
     }
 
     fn apply(&mut self, entry: &Entry) {
@@ -298,6 +313,7 @@ mod tests {
         assert_eq!(registry.decisions("m"), None);
         assert!(registry.act(&entry(Action::Pin { version: 1 })).is_err());
         assert_eq!(registry.decisions("m").unwrap().pinned, Some(VersionId::new(1)));
+        assert_eq!(registry.failures(), (2, Some("the disk is full")));
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub use fingerprint::Fingerprint;
 pub use folder::{Folder, ListedModel, Listing, Problem};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 #[cfg(feature = "mirror")]
-pub use mirror::{Mirror, MirrorError};
+pub use mirror::{Mirror, MirrorError, MirrorNews};
 pub use reading::Refusal;
 pub use store::{Collected, Store, StoreError};
 pub use watch::{WatchError, Watcher};

@@ -1,13 +1,13 @@
 //! What Prometheus reads: a ledger that equals what clients sent, and labels that clients cannot invent.
 
-use std::{collections::BTreeMap, thread};
+use std::{collections::BTreeMap, fs, thread};
 
 use serde_json::json;
 
 use crate::{
     http::Request,
-    repository::Repository,
-    server::Server,
+    repository::{Repository, source},
+    server::{Launch, Server, eventually},
     tensors::{add_sub, infer},
 };
 
@@ -141,4 +141,100 @@ fn durations_form_a_proper_histogram() {
     assert!(last.0.is_infinite(), "{counts:?}");
     assert_eq!(last.1.to_bits(), count.to_bits(), "{counts:?}");
     assert_eq!(server.admin("/metrics/x").status, 404);
+}
+
+/// The sum of the samples of a name that have these labels.
+fn sum(samples: &[Sample], name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    let has = |sample: &&Sample| {
+        sample.name == name && labels.iter().all(|(key, value)| sample.label(key) == *value)
+    };
+    samples.iter().filter(has).map(|sample| sample.value).reduce(|sum, value| sum + value)
+}
+
+/// Waits until a sum is this one.
+fn wait_for(server: &Server, name: &str, labels: &[(&str, &str)], expected: f64) {
+    let what = format!("{name} {labels:?} is {expected}");
+    eventually(&what, || {
+        let found = sum(&scrape(server), name, labels);
+        found.is_some_and(|found| found.to_bits() == expected.to_bits()).then_some(())
+    });
+}
+
+#[test]
+fn swaps_failed_loads_and_versions_let_go_are_counted() {
+    let repository = Repository::of(&["add_sub"]);
+    let launch = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "100ms");
+    let server = launch.start();
+    let add_sub_is = |state| [("model", "add_sub"), ("version", "1"), ("state", state)];
+    wait_for(&server, "tidegate_version_state", &add_sub_is("ready"), 1.0);
+    let first = scrape(&server);
+    assert_eq!(sum(&first, "tidegate_version_state", &add_sub_is("loading")), Some(0.0));
+    assert_eq!(sum(&first, "tidegate_loads_total", &[("outcome", "ok")]), Some(1.0));
+    assert_eq!(sum(&first, "tidegate_swaps_total", &[]), Some(0.0), "nothing was there before");
+    assert_eq!(sum(&first, "tidegate_state_durable", &[]), Some(1.0));
+    assert_eq!(sum(&first, "tidegate_repository_readable", &[]), Some(1.0));
+    assert!(sum(&first, "tidegate_repository_last_read_timestamp_seconds", &[]).unwrap() > 1.7e9);
+    let generation = sum(&first, "tidegate_table_generation", &[]).unwrap();
+    for phase in ["fetch", "proof", "sessions", "warmup"] {
+        let count = sum(&first, "tidegate_load_duration_seconds_count", &[("phase", phase)]);
+        assert_eq!(count, Some(1.0), "{phase}");
+        let took = sum(&first, "tidegate_load_duration_seconds_sum", &[("phase", phase)]);
+        assert!(took.is_some_and(|took| took > 0.0 && took < 20.0), "{phase}: {took:?}");
+    }
+    let bytes = fs::metadata(source("add_sub", "1")).unwrap().len();
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    let bytes = bytes as f64;
+
+    repository.add_bytes("add_sub", "2", &fs::read(source("add_sub", "1")).unwrap());
+    wait_for(&server, "tidegate_swaps_total", &[("model", "add_sub")], 1.0);
+    wait_for(&server, "tidegate_versions_freed_total", &[], 1.0);
+    repository.add_bytes("add_sub", "3", b"garbage");
+    let refused = [("model", "add_sub"), ("outcome", "malformed")];
+    wait_for(&server, "tidegate_loads_total", &refused, 1.0);
+    let last = scrape(&server);
+    assert_eq!(sum(&last, "tidegate_loads_total", &[("outcome", "ok")]), Some(2.0));
+    assert_eq!(sum(&last, "tidegate_swaps_total", &[]), Some(1.0));
+    assert_eq!(sum(&last, "tidegate_versions_retired_total", &[]), Some(1.0));
+    assert_eq!(sum(&last, "tidegate_versions_draining", &[]), Some(0.0));
+    assert_eq!(sum(&last, "tidegate_resident_model_bytes", &[]), Some(bytes));
+    assert!(sum(&last, "tidegate_table_generation", &[]).unwrap() > generation);
+    let third = [("model", "add_sub"), ("version", "3"), ("state", "unavailable")];
+    assert_eq!(sum(&last, "tidegate_version_state", &third), Some(1.0));
+}
+
+#[test]
+fn a_repository_out_of_reach_is_told_and_makes_nothing_unready() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "100ms").start();
+    assert_eq!(server.admin("/readyz?verbose").text(), "ok\n");
+    let away = repository.beside("away");
+    fs::rename(repository.path(), &away).unwrap();
+    wait_for(&server, "tidegate_repository_readable", &[], 0.0);
+    let ready = server.admin("/readyz?verbose");
+    assert_eq!(ready.status, 200, "{ready:?}");
+    assert!(ready.text().contains("note: the repository cannot be read"), "{ready:?}");
+    assert_eq!(server.admin("/readyz").text(), "ok\n");
+    let listed = server.admin("/api/v1/models").json();
+    assert!(listed["notes"][0].as_str().unwrap().contains("cannot be read"), "{listed}");
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    fs::rename(&away, repository.path()).unwrap();
+    wait_for(&server, "tidegate_repository_readable", &[], 1.0);
+    assert_eq!(server.admin("/readyz?verbose").text(), "ok\n");
+}
+
+#[test]
+fn every_family_is_documented_and_well_formed() {
+    let server = Server::over(&Repository::of(&["add_sub"]));
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    let text = server.admin("/metrics").text();
+    let documented = include_str!("../../docs/metrics.md");
+    let mut families = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        families += 1;
+    }
+    assert!(families > 20, "{text}");
 }

@@ -122,7 +122,7 @@ fn mirror(root: &str, endpoint: SocketAddr, state: &Path) -> Mirror {
     ];
     let environment = environment.map(|(name, value)| (name.to_owned(), value));
     let settings = Settings { poll_interval: Duration::from_millis(100), ..Settings::new(root) };
-    Mirror::start(settings, Some(state), environment, || {}).unwrap()
+    Mirror::start(settings, Some(state), environment, |_| {}).unwrap()
 }
 
 /// `model: version=content version=content`, by line.

@@ -46,6 +46,15 @@ pub struct Mirror {
     temporary: Option<PathBuf>,
 }
 
+/// What a mirror tells while it is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorNews<'a> {
+    /// A model or a version came; the look at the store goes on.
+    Came,
+    /// A look at the store has ended, with this problem.
+    Looked(Option<&'a str>),
+}
+
 /// Why a mirror cannot be kept, or could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MirrorError {
@@ -102,8 +111,8 @@ impl Mirror {
         root.to_str().is_some_and(|root| root.contains("://"))
     }
 
-    /// Starts to mirror `settings.root`; `on_change` is called from the mirror's thread, after each look at the
-    /// store and whenever a model came.
+    /// Starts to mirror `settings.root`; `tell` is called from the mirror's thread, after each look at the store and
+    /// whenever a model came.
     ///
     /// The folder lies below the state path; where there is none, in a temporary folder that goes with the mirror.
     /// The environment has the credentials and, for `s3://`, the endpoint, under the names that the provider's own
@@ -112,7 +121,7 @@ impl Mirror {
         settings: Settings,
         state: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
-        on_change: impl Fn() + Send + 'static,
+        tell: impl Fn(MirrorNews<'_>) + Send + 'static,
     ) -> Result<Self, MirrorError> {
         let address = settings.root.to_string_lossy();
         let remote = Remote::open(&address, &environment.into_iter().collect())?;
@@ -134,15 +143,15 @@ impl Mirror {
             .build()
             .map_err(folder_error)?;
         let poll_interval = settings.poll_interval.max(POLL_INTERVAL_MIN);
-        let told = Arc::clone(&problem);
+        let known = Arc::clone(&problem);
         let thread = thread::Builder::new()
             .name("repository-mirror".to_owned())
             .spawn(move || {
                 let keep = async {
                     loop {
-                        let outcome = pass.run(&on_change).await;
-                        tell(&told, outcome);
-                        on_change();
+                        let outcome = pass.run(&|| tell(MirrorNews::Came)).await;
+                        let problem = note(&known, outcome);
+                        tell(MirrorNews::Looked(problem.as_deref()));
                         tokio::time::sleep(poll_interval).await;
                     }
                 };
@@ -192,8 +201,11 @@ impl Drop for Mirror {
     }
 }
 
-/// Says what is wrong, once for each time it changes.
-fn tell(problem: &Mutex<Option<String>>, outcome: Result<Vec<MirrorError>, MirrorError>) {
+/// Says what is wrong, once for each time it changes, and gives it.
+fn note(
+    problem: &Mutex<Option<String>>,
+    outcome: Result<Vec<MirrorError>, MirrorError>,
+) -> Option<String> {
     const SHOWN_MAX: usize = 8;
     let problems = outcome.unwrap_or_else(|error| vec![error]);
     let mut texts: Vec<String> = problems.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
@@ -209,7 +221,8 @@ fn tell(problem: &Mutex<Option<String>>, outcome: Result<Vec<MirrorError>, Mirro
         None if problem.is_some() => tracing::info!("the repository's mirror is up to date again"),
         _ => {}
     }
-    *problem = text;
+    problem.clone_from(&text);
+    text
 }
 
 fn temporary_folder() -> PathBuf {
