@@ -19,11 +19,12 @@ use crate::{
     model::{ModelName, VersionId},
     registry::{Action, Cause, Decisions, Entry, Registry},
     serve::{Model, Serving, Table, Version},
-    source::{Digest, Folder, ListedModel, Listing},
+    source::{Digest, Folder, Hold, ListedModel, Listing, Store},
 };
 
 use super::{
     Loader, OnNewVersion, Operation, Policy, Reply,
+    collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
@@ -71,6 +72,9 @@ pub(super) struct Keeping {
     /// Loads to come, and the one that runs.
     pub(super) jobs: VecDeque<Job>,
     pub(super) running: Option<(ModelName, VersionId)>,
+    /// Keeps what it puts into the content store, until it is known what serves.
+    hold: Option<Hold>,
+    collector: Collector,
     pub(super) waiting: Vec<Waiting>,
     /// Whether every version that was there at the start has been tried.
     complete: bool,
@@ -117,6 +121,7 @@ impl Keeper {
             }
             self.start_next();
             self.conclude();
+            self.collect();
         }
         self.crew.dismiss();
     }
@@ -198,6 +203,30 @@ impl Keeper {
             self.publish();
         }
         self.start_next();
+    }
+
+    /// Starts to remove from the content store what no version needs, if it is time.
+    fn collect(&mut self) {
+        let Some(store) = &self.loader.store else { return };
+        if !self.state.complete || !self.state.collector.is_due() {
+            return;
+        }
+        // First: what is put from here on is not known to be needed below.
+        let hold = store.hold();
+        let mut manifests: BTreeSet<Digest> = BTreeSet::new();
+        for (name, decided) in self.registry.models() {
+            // Without a repository nobody knows which models are gone.
+            let stays = self.state.unreadable.is_some() || self.state.models.contains_key(name);
+            let released = decided.manifests().filter(|_| stays);
+            manifests.extend(decided.needed().chain(released).filter_map(Digest::parse));
+        }
+        for kept in self.state.models.values() {
+            let loaded = kept.versions.values().filter_map(|kept| kept.version.as_ref());
+            let identities = loaded.filter_map(|version| version.parts().identity.as_deref());
+            manifests.extend(identities.filter_map(Digest::parse));
+        }
+        let needed = Needed { manifests, monitor: Arc::clone(&self.loader.monitor) };
+        self.state.collector.start(hold, store.clone(), needed);
     }
 
     fn looked(&self, outcome: Result<usize, &str>) {
@@ -385,6 +414,7 @@ impl Keeper {
             if self.refresh(&model) {
                 self.publish();
             }
+            self.state.hold = self.loader.store.as_ref().map(Store::hold);
             let report = self.messages.clone();
             let started = self.crew.load(job, move |job, loaded| {
                 // A keeper that is gone needs no report.
@@ -415,6 +445,9 @@ impl Keeper {
     /// A load has ended: the version takes over, or says why not.
     fn ended(&mut self, job: &Job, loaded: Loaded) {
         self.state.running = None;
+        self.state.collector.count();
+        // Let go at the end: by then it is written down if it serves.
+        let _hold = self.state.hold.take();
         let (name, id) = (&job.model, job.id);
         let now = self.now();
         let policy = self.policy(name);
@@ -487,6 +520,7 @@ impl Keeper {
 
     fn retire(&mut self, retired: Vec<Arc<Version>>) {
         for version in retired {
+            self.state.collector.count();
             let (name, id) = (version.parts().model.clone(), version.id());
             self.tell(&name, Some(id), EventKind::Retired, "its last requests finish");
             let stays = self.state.models.get(&name).is_some_and(|kept| kept.is_ready(id));

@@ -13,6 +13,7 @@
 //! Not here: reading files (`source`), running models (`engine`), answering (`serve`), what is decided
 //! (`registry`).
 
+mod collect;
 mod crew;
 mod events;
 mod golden;

@@ -209,6 +209,15 @@ impl Exposition {
                 gauge(name, help, well.as_secs_f64());
             }
         }
+        let (well, failed) = ledger.collections;
+        let outcomes = [("ok", well), ("failed", failed)];
+        let outcomes = outcomes.map(|(outcome, count)| counter(&[("outcome", outcome)], count));
+        let help = "Collections of the content store, by outcome: `ok` or `failed`.";
+        self.counters("tidegate_store_collections_total", help, outcomes);
+        let help = "Bytes that were removed from the content store because no version needed them.";
+        let bytes = counter(&[], ledger.collected_bytes);
+        self.counters("tidegate_store_collected_bytes_total", help, [bytes]);
+        let mut gauge = |name, help, value| self.gauges(name, help, &[(vec![], value)]);
         let Some(memory) = &ledger.memory else { return };
         let help = "Whether decisions of operators outlive the process.";
         gauge("tidegate_state_durable", help, yes(memory.durable));

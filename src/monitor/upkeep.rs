@@ -53,6 +53,9 @@ pub struct Ledger {
     /// The mirror, where there is one.
     pub(super) mirror: Option<Standing>,
     pub(super) memory: Option<Memory>,
+    /// Collections of the content store that went well, and that did not.
+    pub(super) collections: (u64, u64),
+    pub(super) collected_bytes: u64,
 }
 
 /// What happened to one model.
@@ -165,6 +168,18 @@ impl Upkeep {
     pub fn remembers(&self, durable: bool, failures: u64, problem: Option<&str>) {
         let problem = problem.map(str::to_owned);
         self.ledger().memory = Some(Memory { durable, failures, problem });
+    }
+
+    /// A collection of the content store ended: the bytes that it removed, or nothing where it failed.
+    pub fn collected(&self, bytes: Option<u64>) {
+        let mut ledger = self.ledger();
+        match bytes {
+            Some(bytes) => {
+                ledger.collections.0 += 1;
+                ledger.collected_bytes = ledger.collected_bytes.saturating_add(bytes);
+            }
+            None => ledger.collections.1 += 1,
+        }
     }
 
     /// What is wrong now and stops nothing, for people.

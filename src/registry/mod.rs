@@ -42,6 +42,10 @@ pub struct Decisions {
     pub aliases: BTreeMap<Alias, VersionId>,
     /// What served last, and the identity of its files.
     pub served: BTreeMap<VersionId, String>,
+    /// What was let go last, and what was let go and is pinned or has an alias: a way back.
+    pub released: BTreeMap<VersionId, String>,
+    /// What was let go last.
+    pub previous: Option<VersionId>,
 }
 
 /// A decision, or a fact worth remembering.
@@ -165,7 +169,27 @@ impl Decisions {
         self.unloaded || self.pinned.is_some()
     }
 
+    /// Identities of versions whose files must stay as long as the repository has the model: what served last, and
+    /// the way back.
+    pub fn manifests(&self) -> impl Iterator<Item = &str> {
+        self.needed().chain(self.released.values().map(String::as_str))
+    }
+
+    /// Of these, those that must stay although the repository has no such model, or cannot be read.
+    pub fn needed(&self) -> impl Iterator<Item = &str> {
+        self.served.values().map(String::as_str)
+    }
+
     fn apply(&mut self, action: &Action) {
+        self.change(action);
+        let (previous, pinned, aliases) = (self.previous, self.pinned, &self.aliases);
+        self.released.retain(|id, _| {
+            let id = Some(*id);
+            id == previous || id == pinned || aliases.values().any(|aliased| Some(*aliased) == id)
+        });
+    }
+
+    fn change(&mut self, action: &Action) {
         match action {
             Action::Load { level } => {
                 self.unloaded = false;
@@ -189,10 +213,15 @@ impl Decisions {
                 self.aliases.remove(alias.as_str());
             }
             Action::Serve { version, digest } => {
+                self.released.remove(&VersionId::new(*version));
                 self.served.insert(VersionId::new(*version), digest.clone());
             }
             Action::Retire { version } => {
-                self.served.remove(&VersionId::new(*version));
+                let id = VersionId::new(*version);
+                if let Some(digest) = self.served.remove(&id) {
+                    self.released.insert(id, digest);
+                    self.previous = Some(id);
+                }
             }
         }
     }
@@ -302,8 +331,29 @@ mod tests {
             entry(Action::Retire { version: 2 }),
         ];
         registry.record(&undo).unwrap();
-        assert_eq!(registry.decisions("m"), Some(&Decisions::default()));
+        let decided = registry.decisions("m").unwrap();
+        assert!(!decided.is_pinned() && decided.aliases.is_empty() && decided.served.is_empty());
         assert_eq!(registry.decisions("other"), None);
+    }
+
+    #[test]
+    fn the_files_of_what_serves_and_of_the_way_back_must_stay() {
+        let serve = |version| Action::Serve { version, digest: format!("d{version}") };
+        let retire = |version| Action::Retire { version };
+        let mut registry = Registry::replay([], None);
+        let mut after = |actions: Vec<Action>| {
+            registry.record(&actions.into_iter().map(entry).collect::<Vec<_>>()).unwrap();
+            registry.decisions("m").unwrap().manifests().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(after(vec![serve(1), serve(2), retire(1)]), "d2 d1");
+        assert_eq!(after(vec![serve(3), retire(2)]), "d3 d2", "one step back");
+        assert_eq!(after(vec![Action::Pin { version: 2 }, serve(2), retire(3)]), "d2 d3");
+        // Out of service, and it will be asked for again by these names.
+        let alias = Action::SetAlias { alias: "canary".to_owned(), version: 3 };
+        assert_eq!(after(vec![alias, serve(3), retire(3), retire(2)]), "d2 d3");
+        assert_eq!(after(vec![Action::Unpin, serve(4)]), "d4 d2 d3");
+        let no_alias = Action::RemoveAlias { alias: "canary".to_owned() };
+        assert_eq!(after(vec![no_alias, retire(4)]), "d4");
     }
 
     #[test]

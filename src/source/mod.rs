@@ -43,7 +43,7 @@ pub use manifest::{Manifest, ManifestError, ManifestFile};
 #[cfg(feature = "mirror")]
 pub use mirror::{Mirror, MirrorError, MirrorNews};
 pub use reading::Refusal;
-pub use store::{Collected, Store, StoreError};
+pub use store::{Collected, Hold, Store, StoreError};
 pub use watch::{WatchError, Watcher};
 
 /// Where the repository is, and how much of it is taken.

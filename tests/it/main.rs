@@ -20,6 +20,7 @@ mod tensors;
 mod audit;
 mod cli;
 mod clients;
+mod collection;
 mod corpus;
 mod division;
 mod drain;

@@ -6,6 +6,8 @@
 //!   that the next fetch writes it again.
 //! - A blob that was asked for to be put is kept for the grace of [`Store::collect`] from then on, whether it was
 //!   written or had been there.
+//! - Nothing that was put while a [`Hold`] lives is collected before it is let go: whoever takes one, puts, writes down
+//!   what is needed and lets go cannot lose it to a collection that began meanwhile or before.
 //! - What a crash left half written is removed when the store is opened; what another process is just writing
 //!   is not.
 //!
@@ -97,12 +99,28 @@ pub struct Collected {
     pub bytes: u64,
 }
 
+/// As long as it lives, nothing that was put since it was taken is collected, nor anything that others held then.
+#[derive(Debug)]
+pub struct Hold {
+    store: Store,
+}
+
+/// What holds keep from being collected.
+#[derive(Debug, Default)]
+struct Held {
+    /// Holds that live.
+    alive: usize,
+    /// Blobs that were put since there has been one.
+    put: BTreeSet<Digest>,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// `<state path>/blobs`.
     folder: PathBuf,
     /// Whoever makes a blob appear or vanish holds it, in this process and, by the file's lock, in others.
     gate: Mutex<File>,
+    held: Mutex<Held>,
     /// Makes names of files that are being written.
     serial: AtomicU64,
 }
@@ -121,8 +139,12 @@ impl Store {
             private_folder(&folder.join(part)).map_err(refused)?;
         }
         let gate = create(&folder.join("gate"), false).map_err(refused)?;
-        let inner =
-            Inner { folder: folder.clone(), gate: Mutex::new(gate), serial: AtomicU64::new(0) };
+        let inner = Inner {
+            folder: folder.clone(),
+            gate: Mutex::new(gate),
+            held: Mutex::default(),
+            serial: AtomicU64::new(0),
+        };
         let store = Self { inner: Arc::new(inner) };
         store.remove_leftovers().map_err(refused)?;
         Ok(store)
@@ -177,7 +199,17 @@ impl Store {
         Err(StoreError::Damaged(*digest))
     }
 
-    /// Removes all blobs that are not in `keep`, but none that was put within `grace`.
+    /// Keeps what is put from now on from being collected, as long as the hold lives.
+    ///
+    /// Holds are of this process: of what others put, [`Store::collect`] knows only how old it is.
+    pub fn hold(&self) -> Hold {
+        self.held().alive += 1;
+        Hold { store: self.clone() }
+    }
+
+    /// Removes all blobs that are not in `keep`, but none that was put within `grace` or is held.
+    ///
+    /// Take a hold before `keep` is worked out: what is put from then on is not in it.
     ///
     /// The clock is that of the file system, which also gave the blobs their times.
     pub fn collect(
@@ -193,18 +225,20 @@ impl Store {
         {
             let _gate = self.gate()?;
             if is_blob(&path, bytes.len())? {
+                self.held().note(digest);
                 return touch(&path);
             }
         }
         let mut incoming = self.incoming()?;
         incoming.file.write_all(bytes)?;
         incoming.file.sync_all()?;
-        self.commit(incoming, &path)
+        self.commit(incoming, &path, digest)
     }
 
     /// Gives a file that is completely written its name.
-    fn commit(&self, incoming: Incoming, path: &Path) -> io::Result<()> {
+    fn commit(&self, incoming: Incoming, path: &Path, digest: &Digest) -> io::Result<()> {
         let gate = self.gate()?;
+        self.held().note(digest);
         let leaf = path.parent().expect("a blob's path has three parts");
         let middle = leaf.parent().expect("a blob's path has three parts");
         for folder in [middle, leaf] {
@@ -265,6 +299,9 @@ impl Store {
                 continue;
             }
             let _gate = self.gate()?;
+            if keep.is_some() && self.held().put.contains(&digest) {
+                continue;
+            }
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -317,6 +354,10 @@ impl Store {
         Ok(Gate { file })
     }
 
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.inner.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn blob(&self, digest: &Digest) -> PathBuf {
         let name = digest.to_string();
         self.inner.folder.join(&name[..2]).join(&name[2..4]).join(&name)
@@ -340,6 +381,26 @@ impl StoreError {
                 Self::Full { folder, source }
             }
             _ => Self::Io { folder, source },
+        }
+    }
+}
+
+impl Held {
+    /// A blob was put; to be called with the gate held, so that no collection is between looking and removing.
+    fn note(&mut self, digest: &Digest) {
+        if self.alive > 0 {
+            self.put.insert(*digest);
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut held = self.store.held();
+        held.alive -= 1;
+        // Not one hold's own blobs before: a collection that began under another one does not know that they are needed.
+        if held.alive == 0 {
+            held.put.clear();
         }
     }
 }

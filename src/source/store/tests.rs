@@ -127,7 +127,7 @@ fn leftovers_of_a_crash_are_removed_but_not_what_is_being_written() {
     );
     second.collect(&BTreeSet::new(), Duration::ZERO).unwrap();
     let digest = Digest::of(b"ab");
-    store.commit(incoming, &store.blob(&digest)).unwrap();
+    store.commit(incoming, &store.blob(&digest), &digest).unwrap();
     assert_eq!(&second.read(&digest, 9).unwrap()[..], b"ab");
 }
 
@@ -176,4 +176,51 @@ fn many_may_put_read_and_collect_at_once() {
         }
     });
     assert_eq!(files(state.path()).len(), texts.len() + 1);
+}
+
+#[test]
+fn what_was_put_under_a_hold_is_collected_only_after_it() {
+    let (_state, store) = store();
+    let keep_nothing = || store.collect(&BTreeSet::new(), Duration::ZERO).unwrap().blobs;
+    let before = store.put(b"before").unwrap();
+    let first = store.hold();
+    store.put(b"first").unwrap();
+    // It was there, and is needed from now on.
+    store.put(b"before").unwrap();
+    let second = store.hold();
+    store.put(b"second").unwrap();
+    assert_eq!(keep_nothing(), 0);
+    drop(first);
+    assert_eq!(
+        keep_nothing(),
+        0,
+        "a collection under the second hold may not know what the first was for"
+    );
+    store.read(&before, 10).unwrap();
+    drop(second);
+    assert_eq!(keep_nothing(), 3);
+}
+
+#[test]
+fn a_blob_that_is_put_again_while_everything_is_collected_stays() {
+    let (_state, store) = store();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                store.collect(&BTreeSet::new(), Duration::ZERO).unwrap();
+            }
+        });
+        for round in 0..200 {
+            let hold = store.hold();
+            let digest = store.put(b"the same bytes").unwrap();
+            let found = store.read(&digest, 100);
+            drop(hold);
+            if found.is_err() {
+                done.store(true, Ordering::Relaxed);
+            }
+            assert!(found.is_ok(), "round {round}: {found:?}");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
