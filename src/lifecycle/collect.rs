@@ -38,8 +38,8 @@ pub(super) struct Collector {
 /// work of looking through them is spread over more.
 const DUE_AFTER: usize = 8;
 
-/// Far below what answers requests.
-const NICE: i32 = 15;
+/// As those who load, and not below: for moments it holds what they wait for, the store's gate.
+const NICE: i32 = 5;
 
 impl Default for Collector {
     fn default() -> Self {
