@@ -21,7 +21,7 @@ use crate::{
     config::{self, Config, LogFormat, Logs},
     edge::{Listener, Plane},
     engine::Engines,
-    lifecycle::{Lifecycle, Loader, Policy, Prover},
+    lifecycle::{Lifecycle, Loader, Policy, Prover, Verdicts},
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
@@ -122,6 +122,14 @@ fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
         Err(error) => {
             let error = anyhow::Error::from(error);
             tracing::warn!("versions are not kept, a start needs the repository: {error:#}");
+        }
+    }
+    if let Some(prover) = loader.prover.as_mut().filter(|_| config.proof.remember) {
+        match Verdicts::open(path, loader.engines.library()) {
+            Ok(verdicts) => prover.remember(verdicts),
+            Err(error) => {
+                tracing::info!("proofs are not remembered, each start makes them: {error}");
+            }
         }
     }
     Ok(Registry::open(state)?)

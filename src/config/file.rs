@@ -161,6 +161,9 @@ pub(super) struct Engine {
 pub(super) struct Proof {
     /// Off only where no second process can be started and the repository is trusted like the program itself.
     pub(super) enabled: Switch,
+    /// Whether a proof is remembered below `state.path`, so that a restart does not make it again: of the same files, by
+    /// the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
+    pub(super) remember: Switch,
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
@@ -314,9 +317,11 @@ impl Default for Engine {
 
 impl Default for Proof {
     fn default() -> Self {
-        let lifecycle::ProofSettings { enabled, limits } = lifecycle::ProofSettings::default();
+        let lifecycle::ProofSettings { enabled, remember, limits } =
+            lifecycle::ProofSettings::default();
         Self {
             enabled: Switch(enabled),
+            remember: Switch(remember),
             memory_max: Size(limits.memory_max),
             time_max: Time(limits.time_max),
             cpu_time_max: Time(limits.cpu_time_max),

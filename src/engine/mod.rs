@@ -200,6 +200,11 @@ impl Engines {
         self.missing.as_deref()
     }
 
+    /// The file of ONNX Runtime's library, where it is loaded; relative where the system found it by its name.
+    pub fn library(&self) -> Option<&std::path::Path> {
+        self.onnxruntime.as_ref().map(OnnxRuntime::path)
+    }
+
     /// Name and version of each engine that is there.
     pub fn available(&self) -> Vec<(&'static str, String)> {
         let library = self.onnxruntime.iter().map(|engine| (engine.name(), engine.version()));

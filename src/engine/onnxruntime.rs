@@ -123,6 +123,14 @@ fn version_of(path: &Path) -> Option<String> {
     }
 }
 
+impl OnnxRuntime {
+    /// The library's file, as it was found.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Engine for OnnxRuntime {
     fn name(&self) -> &'static str {
         NAME

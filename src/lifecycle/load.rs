@@ -289,7 +289,7 @@ impl Loader {
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
         let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
-        if let Some(prover) = &self.prover {
+        let proof = self.prover.as_ref().map(|prover| {
             // A description that does not fit is told in either case; what harms is told only there.
             let begin = clock.now();
             let proof = prover.prove(&Case {
@@ -298,12 +298,22 @@ impl Loader {
                 engine: Engines::choice_of(engine),
                 intra_op_threads: options.intra_op_threads,
                 warmup_runs: self.warmup_runs,
+                identity: identity.as_deref(),
             });
-            upkeep.took(Phase::Proof, clock.now() - begin);
+            upkeep.proven(match &proof {
+                Ok(proof) if proof.remembered => "remembered",
+                Ok(_) => "proven",
+                Err(_) => "failed",
+            });
             let proof = proof?;
+            if !proof.remembered {
+                upkeep.took(Phase::Proof, clock.now() - begin);
+            }
             tracing::debug!(%model, version = %id, load = ?proof.load, memory = proof.memory_peak, "proven");
             agree(description, &proof.signature)?;
-        }
+            Ok::<_, LoadFailure>(proof)
+        });
+        let proof = proof.transpose()?;
         let begin = clock.now();
         let mut first = engine.load(&file, options)?;
         let signature = first.signature().clone();
@@ -344,6 +354,10 @@ impl Loader {
             run: warmed.fastest,
             notes,
         };
+        // Not before: a version that ends this process has to be proven to the next one.
+        if let Some(verdict) = proof.and_then(|proof| proof.verdict) {
+            verdict.keep();
+        }
         Ok(Version::new(parts, sessions))
     }
 

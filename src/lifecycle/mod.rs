@@ -43,7 +43,7 @@ pub use load::{Code, LoadFailure, Loader};
 pub use plan::OnNewVersion;
 pub use proof::{
     Attempt, Case, Layer, Proof, ProofFailure, ProofLimits, ProofSettings, Prover, Sandbox,
-    prove_version,
+    Verdicts, prove_version,
 };
 
 use crate::{

@@ -157,6 +157,10 @@ impl Exposition {
         self.counters("tidegate_loads_total", help, loads);
         let help = "Times that another version took the place of the one that answers for a model by default.";
         self.counters("tidegate_swaps_total", help, swaps);
+        let proofs = ledger.proofs.iter();
+        let proofs = proofs.map(|(outcome, count)| counter(&[("outcome", outcome)], *count));
+        let help = "Proofs of versions, by outcome: `proven`, `remembered` from an earlier start, `failed`.";
+        self.counters("tidegate_proofs_total", help, proofs);
         let phases = Phase::ALL.iter().zip(&ledger.phases);
         let phases = phases.map(|(phase, durations)| {
             let buckets = upkeep::EDGES.into_iter().zip(durations.below);

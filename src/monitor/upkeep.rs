@@ -41,6 +41,8 @@ pub struct Ledger {
     pub(super) models: BTreeMap<ModelName, ModelUpkeep>,
     /// How long each phase took, in the order of [`Phase::ALL`].
     pub(super) phases: [Durations; Phase::ALL.len()],
+    /// Proofs by what came of them.
+    pub(super) proofs: BTreeMap<&'static str, u64>,
     /// Tables published.
     pub(super) generation: u64,
     /// Versions that left the table.
@@ -128,6 +130,11 @@ impl Upkeep {
     /// Another version answers for a model in the place of the one before.
     pub fn swapped(&self, model: &ModelName) {
         self.ledger().models.entry(model.clone()).or_default().swaps += 1;
+    }
+
+    /// A version was to be proven: what came of it, in one of few words.
+    pub fn proven(&self, outcome: &'static str) {
+        *self.ledger().proofs.entry(outcome).or_default() += 1;
     }
 
     /// A phase of a load is over.

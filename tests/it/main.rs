@@ -41,3 +41,4 @@ mod reload;
 mod smuggling;
 mod swap;
 mod tidy;
+mod verdicts;

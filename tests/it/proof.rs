@@ -45,6 +45,7 @@ pub(crate) fn prove_with(
     let external = external.iter().map(|(name, bytes)| ((*name).to_owned(), Arc::from(*bytes)));
     let file = ModelFile { bytes: Bytes::copy_from_slice(model), external: external.collect() };
     prover.prove(&Case {
+        identity: None,
         file: &file,
         golden,
         engine: EngineChoice::OnnxRuntime,

@@ -37,7 +37,7 @@ const REQUEST: Bounds =
     Bounds { head_bytes: 256 << 20, blobs: 1_000_000, blob_bytes: u64::MAX >> 1 };
 
 /// What the parent asks for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Request {
     /// The process that asks.
     pub(super) parent: u32,

@@ -8,7 +8,8 @@
 //! - Where it cannot be started, nothing is proven and the version is refused.
 //!
 //! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the
-//! serving process asks the same of it again), `sandbox` what the child gives up first, `message` how the two speak.
+//! serving process asks the same of it again), `sandbox` what the child gives up first, `message` how the two speak,
+//! `verdicts` what is remembered of it.
 //!
 //! Not here: reading a version's files, loading it for service (`lifecycle::load`).
 
@@ -17,6 +18,7 @@ mod hostility;
 pub(super) mod message;
 mod sandbox;
 pub(super) mod trial;
+mod verdicts;
 
 use std::{
     collections::VecDeque,
@@ -41,6 +43,7 @@ use serde::{Deserialize, Serialize};
 pub use child::prove_version;
 pub use hostility::Attempt;
 pub use sandbox::{Layer, Sandbox};
+pub use verdicts::Verdicts;
 
 use super::Code;
 use crate::{
@@ -50,6 +53,7 @@ use crate::{
 };
 use child::{Answer, Outcome, Request};
 use message::Bounds;
+use verdicts::Verdict;
 
 /// The command under which the program proves a version.
 const COMMAND: &str = "prove-version";
@@ -92,13 +96,15 @@ impl Default for ProofLimits {
 pub struct ProofSettings {
     /// Whether a version is proven in a process of its own before it is loaded.
     pub enabled: bool,
+    /// Whether what was proven is remembered beyond the process.
+    pub remember: bool,
     /// How much one proof may use.
     pub limits: ProofLimits,
 }
 
 impl Default for ProofSettings {
     fn default() -> Self {
-        Self { enabled: true, limits: ProofLimits::default() }
+        Self { enabled: true, remember: true, limits: ProofLimits::default() }
     }
 }
 
@@ -111,6 +117,8 @@ pub struct Prover {
     clock: Arc<dyn Clock>,
     /// The log has said which layers of the sandbox are missing.
     warned: AtomicBool,
+    /// What was proven before; without it each start proves.
+    verdicts: Option<Verdicts>,
 }
 
 /// A version to prove.
@@ -126,6 +134,8 @@ pub struct Case<'a> {
     pub intra_op_threads: usize,
     /// Runs before it is believed.
     pub warmup_runs: u32,
+    /// The digest of the manifest of its files, where it is known; without it nothing is remembered.
+    pub identity: Option<&'a str>,
 }
 
 /// What a version showed.
@@ -145,6 +155,10 @@ pub struct Proof {
     pub notes: Vec<String>,
     /// What protected the machine meanwhile.
     pub sandbox: Sandbox,
+    /// Whether it was shown to an earlier process.
+    pub remembered: bool,
+    /// To be kept once the version is loaded.
+    pub(super) verdict: Option<Verdict>,
 }
 
 /// Why a version is not proven.
@@ -173,7 +187,12 @@ impl Prover {
     ) -> Self {
         // The child is no place to resolve a relative path: only the parent knows where that was meant.
         let onnxruntime = onnxruntime.map(|path| std::path::absolute(&path).unwrap_or(path));
-        Self { program, limits, onnxruntime, clock, warned: AtomicBool::new(false) }
+        Self { program, limits, onnxruntime, clock, warned: AtomicBool::new(false), verdicts: None }
+    }
+
+    /// Believes what was proven before, and remembers what is.
+    pub fn remember(&mut self, verdicts: Verdicts) {
+        self.verdicts = Some(verdicts);
     }
 
     /// The program that this process runs, also after its file was replaced by another version.
@@ -186,7 +205,8 @@ impl Prover {
 
     /// Loads and runs a version in a process of its own, and tells what it showed.
     ///
-    /// Blocks until that process has ended, which is at the deadline at the latest.
+    /// Blocks until that process has ended, which is at the deadline at the latest. Where all of it was shown before,
+    /// no process is started.
     pub fn prove(&self, case: &Case<'_>) -> Result<Proof, ProofFailure> {
         let locations = case.file.external.iter().map(|(location, _)| location.clone());
         let request = Request {
@@ -197,30 +217,28 @@ impl Prover {
             golden: case.golden.is_some(),
             ..self.request()
         };
+        let known = self.verdicts.as_ref().zip(case.identity).and_then(|(verdicts, identity)| {
+            // Who asks makes no difference.
+            let asked = serde_json::to_vec(&Request { parent: 0, ..request.clone() }).ok()?;
+            Some((verdicts, verdicts.key(identity, &asked)))
+        });
+        if let Some((verdicts, key)) = &known
+            && let Some(before) = verdicts.take(key)
+            && let Some(mut proof) = proven(&before)
+        {
+            proof.remembered = true;
+            proof.verdict = Some(verdicts.of(*key, before));
+            return Ok(proof);
+        }
         let external = case.file.external.iter().map(|(_, bytes)| &**bytes);
         let blobs = std::iter::once(&*case.file.bytes).chain(external).chain(case.golden);
         let answer = self.ask(&request, &blobs.collect::<Vec<_>>())?;
-        let unreadable = || {
-            ProofFailure::new(
-                Code::Internal,
-                "the proving process gave an answer without a meaning",
-            )
-        };
-        let sandbox = answer.sandbox.ok_or_else(unreadable)?;
-        self.warn_of(&sandbox);
-        match answer.outcome {
-            Outcome::Proven(report) => Ok(Proof {
-                signature: report.signature().ok_or_else(unreadable)?,
-                engine: report.engine,
-                load: report.load,
-                run: report.run,
-                memory_peak: answer.memory_peak,
-                notes: report.notes,
-                sandbox,
-            }),
-            Outcome::Refused { code, reason } => Err(ProofFailure { code, reason }),
-            Outcome::SelfTest(_) => Err(unreadable()),
-        }
+        let verdict = known
+            .and_then(|(verdicts, key)| Some(verdicts.of(key, serde_json::to_vec(&answer).ok()?)));
+        let mut proof = proof_of(answer)?;
+        self.warn_of(&proof.sandbox);
+        proof.verdict = verdict;
+        Ok(proof)
     }
 
     /// Starts a process that tries to break out of its sandbox, and tells what came of it.
@@ -292,6 +310,34 @@ impl Prover {
             }
         }
     }
+}
+
+/// What an answer shows.
+fn proof_of(answer: Answer) -> Result<Proof, ProofFailure> {
+    let unreadable = || {
+        ProofFailure::new(Code::Internal, "the proving process gave an answer without a meaning")
+    };
+    let sandbox = answer.sandbox.ok_or_else(unreadable)?;
+    match answer.outcome {
+        Outcome::Proven(report) => Ok(Proof {
+            signature: report.signature().ok_or_else(unreadable)?,
+            engine: report.engine,
+            load: report.load,
+            run: report.run,
+            memory_peak: answer.memory_peak,
+            notes: report.notes,
+            sandbox,
+            remembered: false,
+            verdict: None,
+        }),
+        Outcome::Refused { code, reason } => Err(ProofFailure { code, reason }),
+        Outcome::SelfTest(_) => Err(unreadable()),
+    }
+}
+
+/// What an answer that was kept shows; `None` where it is none.
+fn proven(answer: &[u8]) -> Option<Proof> {
+    proof_of(serde_json::from_slice(answer).ok()?).ok()
 }
 
 /// What an end without an answer means.
