@@ -204,8 +204,14 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
     let (settings, _mirror) = repository(&config, &monitor).await?;
-    let mut lifecycle =
-        Lifecycle::start(settings, loader, Arc::clone(&serving), registry, policies(&config))?;
+    let mut lifecycle = Lifecycle::start(
+        settings,
+        loader,
+        Arc::clone(&serving),
+        registry,
+        policies(&config),
+        config.source.loaded_bytes_max,
+    )?;
     let repository = RepositoryApi {
         serving: Arc::clone(&serving),
         lifecycle: lifecycle.handle(),
@@ -415,6 +421,9 @@ fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) 
 fn model_line(model: &crate::serve::Model) -> String {
     let ready: Vec<_> = model.ready().map(|version| version.id().to_string()).collect();
     if ready.is_empty() {
+        if model.standing().is_some() {
+            return format!("  {:<24} loads on demand\n", model.name.as_str());
+        }
         let reason = model.versions.last().map(|entry| entry.reason.as_str());
         let reason = model.problem.as_deref().or(reason).unwrap_or("it has no versions");
         return format!("  {:<24} not served: {reason}\n", model.name.as_str());

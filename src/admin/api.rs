@@ -67,6 +67,8 @@ pub struct LoadedReport {
     pub digest: String,
     /// Size of its files in bytes.
     pub size_bytes: u64,
+    /// What it is taken to occupy in memory, in bytes; what the budget counts.
+    pub cost_bytes: u64,
     /// How many sessions it has.
     pub sessions: usize,
     /// Whether the first dimension of its tensors counts rows.
@@ -155,6 +157,7 @@ impl LoadedReport {
             engine: parts.engine.to_owned(),
             digest: parts.digest.clone(),
             size_bytes: parts.size_bytes,
+            cost_bytes: version.cost_bytes(),
             sessions: version.sessions(),
             batched: version.is_batched(),
             load_ms: milliseconds(parts.load),

@@ -27,7 +27,6 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         admin: Admin { address: file.server.admin.0 },
         repository_api: api == RepositoryApi::On
             || api == RepositoryApi::Auto && http.ip().is_loopback(),
-        source: repository(file.repository),
         engine: engine(file.engine),
         proof: lifecycle::ProofSettings {
             enabled: file.proof.enabled.0,
@@ -41,12 +40,15 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         serve: serve::Settings {
             batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
             request_timeout: file.serve.request_timeout.0,
+            demand_timeout: file.repository.demand_timeout.0,
+            demand_waiting_max: count(file.repository.demand_waiting),
         },
         state: state::Settings {
             path: file.state.path.0,
             log_bytes_max: file.state.log_bytes.0,
             ..state::Settings::default()
         },
+        source: repository(file.repository),
         logs: Logs { filter: file.logs.level.0.0, format: file.logs.format.0 },
         models: file
             .models
@@ -95,6 +97,7 @@ fn repository(section: file::RepositorySection) -> Repository {
         artifact_bytes_max: section.artifact_bytes.0,
         models_max: count(section.models),
         versions_max: count(section.versions),
+        loaded_bytes_max: Some(section.loaded_bytes.0).filter(|bytes| *bytes > 0),
     }
 }
 

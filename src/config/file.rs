@@ -132,6 +132,15 @@ pub(super) struct RepositorySection {
     pub(super) models: Whole<1, 1_000_000>,
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
+    /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
+    /// With a budget, what does not fit loads on demand: the first request for it waits, and the models that were
+    /// used longest ago make room. Required models and versions that an operator pinned stay. A version counts with
+    /// 1.5 times the bytes of its files and 256 KiB, for each of its sessions.
+    pub(super) loaded_bytes: Size<0, { 1024 * TIB }>,
+    /// How long a request may wait for a model that loads on demand, at most its own deadline; then it gets 503.
+    pub(super) demand_timeout: Time<1, HOUR>,
+    /// Most requests that wait for models that load on demand; more get 503 at once.
+    pub(super) demand_waiting: Whole<1, 1_000_000>,
 }
 
 /// How models are loaded and run.
@@ -288,7 +297,9 @@ impl Default for RepositorySection {
             artifact_bytes_max,
             models_max,
             versions_max,
+            loaded_bytes_max,
         } = Repository::default();
+        let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
         Self {
             root: Text(RepositoryRoot(root)),
             poll_interval: Time(poll_interval),
@@ -297,6 +308,9 @@ impl Default for RepositorySection {
             artifact_bytes: Size(artifact_bytes_max),
             models: Whole(count(models_max)),
             versions: Whole(count(versions_max)),
+            loaded_bytes: Size(loaded_bytes_max.unwrap_or(0)),
+            demand_timeout: Time(demand_timeout),
+            demand_waiting: Whole(count(demand_waiting_max)),
         }
     }
 }
@@ -331,7 +345,7 @@ impl Default for Proof {
 
 impl Default for Serve {
     fn default() -> Self {
-        let serve::Settings { batch_rows_max, request_timeout } = serve::Settings::default();
+        let serve::Settings { batch_rows_max, request_timeout, .. } = serve::Settings::default();
         Self {
             batch_rows_max: Whole(count(batch_rows_max.get())),
             request_timeout: Time(request_timeout),

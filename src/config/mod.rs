@@ -97,6 +97,8 @@ pub struct Repository {
     pub models_max: usize,
     /// Most versions of one model that are listed.
     pub versions_max: usize,
+    /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
+    pub loaded_bytes_max: Option<u64>,
 }
 
 /// What is logged and how.
@@ -319,6 +321,7 @@ impl Default for Repository {
             artifact_bytes_max: 4 * value::GIB,
             models_max: 10_000,
             versions_max: 1000,
+            loaded_bytes_max: None,
         }
     }
 }

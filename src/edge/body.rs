@@ -43,7 +43,7 @@ impl Budget {
         Self { left: Cell::new(bytes) }
     }
 
-    fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
+    pub(super) fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             Refusal::unavailable("too many bytes of requests are in flight; try again").closing()
         })?;

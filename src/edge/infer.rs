@@ -15,13 +15,14 @@ use smallvec::SmallVec;
 use crate::{
     model::{InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector},
     monitor::{Code, Sample},
-    serve::{Prediction, Version},
+    serve::{Prediction, RouteError, Version},
     wire::v2,
 };
 
 use super::{
     body::{Deadline, Unread},
     compression::Encoding,
+    demand::Patience,
     identity::Name,
     refusal::Refusal,
     service::Worker,
@@ -47,7 +48,13 @@ pub(super) async fn infer(
 ) -> Response<Full<Bytes>> {
     let name = worker.names().next();
     let mut response = match arrive(worker, head, body).await {
-        Ok(arrived) => predict(worker, head, arrived, model, selector, &name),
+        Ok(arrived) => match predict(worker, head, arrived, model, selector, &name) {
+            Ok(response) => response,
+            // Boxed, so that requests that need not wait carry no room for it.
+            Err(asleep) => {
+                Box::pin(predict_later(worker, head, *asleep, model, selector, &name)).await
+            }
+        },
         Err(unread) => {
             let (code, refusal) = match unread {
                 Unread::Refused(refusal) => (refusal.status.as_u16(), refusal),
@@ -75,6 +82,8 @@ struct Arrived {
     /// The length of the JSON before binary tensors, if the client gave it.
     json_bytes: Option<usize>,
     at: Instant,
+    /// How long it waited for its version to be loaded.
+    waited: Duration,
     timeout: Duration,
     /// Whether a client asked for the timeout: then a late answer is no answer.
     deadline: Deadline,
@@ -89,7 +98,7 @@ async fn arrive(worker: &Worker, head: &Parts, body: Incoming) -> Result<Arrived
     let body = worker.read_body(&head.headers, body, json_bytes.unwrap_or(0), timeout).await?;
     let at = worker.clock().now();
     let deadline = Deadline(asked.filter(|asked| !asked.is_zero()).map(|asked| at + asked));
-    Ok(Arrived { body, json_bytes, at, timeout, deadline })
+    Ok(Arrived { body, json_bytes, at, waited: Duration::ZERO, timeout, deadline })
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<usize>, Refusal> {
@@ -101,6 +110,47 @@ fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<u
         .ok_or_else(|| Refusal::bad_request(format!("header `{name}` must be {what}")).closing())
 }
 
+/// A request whose version loads on demand.
+struct Asleep {
+    arrived: Arrived,
+    error: RouteError,
+}
+
+/// Waits until the version is loaded, then predicts; the table is looked at again after every wait.
+async fn predict_later(
+    worker: &Worker,
+    head: &Parts,
+    asleep: Asleep,
+    model: &str,
+    selector: VersionSelector<'_>,
+    name: &Name,
+) -> Response<Full<Bytes>> {
+    let Asleep { mut arrived, mut error } = asleep;
+    let refused = |refusal: Refusal| {
+        count_unanswered(worker, model, refusal.status.as_u16());
+        refusal.into_response()
+    };
+    // Bodies that wait count as much as bodies that arrive.
+    let _bytes = match worker.hold(arrived.body.len()) {
+        Ok(bytes) => bytes,
+        Err(refusal) => return refused(refusal),
+    };
+    let asked = arrived.deadline.0.map(|at| at.saturating_duration_since(arrived.at));
+    let mut patience = Patience::new(worker, asked.unwrap_or(arrived.timeout));
+    loop {
+        // Held until the request is answered: so long the version stays.
+        let _lease = match patience.wait(worker, error).await {
+            Ok(lease) => lease,
+            Err(refusal) => return refused(refusal),
+        };
+        arrived.waited = worker.clock().now().saturating_duration_since(arrived.at);
+        match predict(worker, head, arrived, model, selector, name) {
+            Ok(response) => return response,
+            Err(asleep) => Asleep { arrived, error } = *asleep,
+        }
+    }
+}
+
 /// Everything from the last byte in to the response: no await, so no other request comes between.
 fn predict(
     worker: &Worker,
@@ -109,18 +159,19 @@ fn predict(
     model: &str,
     selector: VersionSelector<'_>,
     name: &Name,
-) -> Response<Full<Bytes>> {
+) -> Result<Response<Full<Bytes>>, Box<Asleep>> {
     let table = worker.serving().table();
     let version = match table.route(model, selector) {
         Ok(version) => version,
+        Err(error @ RouteError::Asleep { .. }) => return Err(Box::new(Asleep { arrived, error })),
         Err(error) => {
             let refusal = Refusal::from(error);
             count_unanswered(worker, model, refusal.status.as_u16());
-            return refusal.into_response();
+            return Ok(refusal.into_response());
         }
     };
     let arrived_at = arrived.at;
-    let mut sample = Sample::default();
+    let mut sample = Sample { queue: arrived.waited, ..Sample::default() };
     let mut id = None;
     let response = answer(worker, version, arrived, &mut sample, &mut id, name)
         .and_then(|encoded| compress(head, encoded))
@@ -136,10 +187,10 @@ fn predict(
     headers.insert(ARM, HeaderValue::from_static("baseline"));
     let now = worker.clock().now();
     sample.total = now.saturating_duration_since(arrived_at);
-    sample.encode = sample.total.saturating_sub(sample.decode + sample.run);
+    sample.encode = sample.total.saturating_sub(sample.queue + sample.decode + sample.run);
     let code = Code::from_status(response.status().as_u16());
     version.parts().recorder.record(worker.id(), code, &sample, worker.unix_at(now));
-    response
+    Ok(response)
 }
 
 fn answer(
@@ -150,20 +201,21 @@ fn answer(
     id: &mut Option<String>,
     name: &Name,
 ) -> Result<v2::Encoded, Refusal> {
+    let (at, waited) = (arrived.at, arrived.waited);
     let mut request = match arrived.json_bytes {
         Some(0) => v2::decode_raw_infer(&arrived.body, version.signature(), version.is_batched()),
         json_bytes => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
     }?;
     drop(arrived.body);
     id.clone_from(&request.id);
-    let asked = request.timeout.map(|timeout| arrived.at + timeout.min(arrived.timeout));
+    let asked = request.timeout.map(|timeout| at + timeout.min(arrived.timeout));
     let deadline = Deadline([arrived.deadline.0, asked].into_iter().flatten().min());
     deadline.check(|| worker.clock().now())?;
     let prediction = worker.serving().predict(version, worker.id(), &mut request)?;
     // The answer may need their room.
     request.inputs = Vec::new();
     sample.rows = prediction.rows;
-    sample.decode = prediction.started.saturating_duration_since(arrived.at);
+    sample.decode = prediction.started.saturating_duration_since(at).saturating_sub(waited);
     sample.run = prediction.finished.saturating_duration_since(prediction.started);
     deadline.check(|| prediction.finished)?;
     encode(version, &request, prediction, name)

@@ -14,6 +14,7 @@
 mod body;
 mod compression;
 mod connection;
+mod demand;
 mod identity;
 mod infer;
 mod listener;

@@ -107,7 +107,13 @@ fn of_model(
         Part::Tracing => Err(unsupported("trace settings")),
         Part::Generate => Err(unsupported("text generation")),
         Part::Ready | Part::Metadata | Part::Config | Part::Infer => {
-            let version = model.route(selector(asked))?;
+            let version = match model.route(selector(asked)) {
+                // A request for it is answered; who waits until it is ready would wait for ever.
+                Err(RouteError::Asleep { .. }) if part == Part::Ready => {
+                    return json(&ModelReady { name: &model.name, ready: true });
+                }
+                routed => routed?,
+            };
             match part {
                 Part::Ready => json(&ModelReady { name: &model.name, ready: true }),
                 Part::Metadata => json(&metadata(model, version, asked.is_some())),
@@ -197,7 +203,7 @@ fn statistics_of(model: &Model, asked: Option<&str>) -> Result<Statistics, Refus
         let version = model.route(selector(asked))?;
         return Ok(Statistics { model_stats: vec![statistics(version)] });
     }
-    if model.versions.iter().all(|entry: &Entry| entry.version.is_none()) {
+    if !model.versions.iter().any(Entry::stands) {
         model.route(selector(None))?;
     }
     Ok(Statistics { model_stats: model.ready().map(|version| statistics(version)).collect() })

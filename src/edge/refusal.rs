@@ -10,7 +10,7 @@ use http::{
 use http_body_util::Full;
 
 use crate::{
-    serve::{PredictError, RouteError},
+    serve::{DemandError, PredictError, RouteError},
     wire::v2::{ClassifyError, DecodeError, EncodeError},
 };
 
@@ -112,8 +112,16 @@ impl From<RouteError> for Refusal {
             RouteError::UnknownModel(_) | RouteError::UnknownVersion { .. } => {
                 Self::new(StatusCode::NOT_FOUND, error.to_string())
             }
-            RouteError::NotReady { .. } => Self::unavailable(error.to_string()),
+            RouteError::NotReady { .. } | RouteError::Asleep { .. } => {
+                Self::unavailable(error.to_string())
+            }
         }
+    }
+}
+
+impl From<DemandError> for Refusal {
+    fn from(error: DemandError) -> Self {
+        Self::unavailable(error.to_string())
     }
 }
 

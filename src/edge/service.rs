@@ -23,8 +23,9 @@ use crate::{
 
 use super::{
     Limits, Settings,
-    body::{Budget, Reading, Unread},
+    body::{Budget, Held, Reading, Unread},
     compression::Encoding,
+    demand,
     identity::Names,
     infer, objects,
     refusal::Refusal,
@@ -218,6 +219,13 @@ impl Worker {
             }
             Route::Repository => self.control(head, body).await,
             route => {
+                // These two are read from a loaded version.
+                let _lease = match &route {
+                    Route::Model { model, version, part: Part::Metadata | Part::Config } => {
+                        demand::awaken(self, model, selector(version.as_deref())).await?
+                    }
+                    _ => None,
+                };
                 let table = self.serving().table();
                 objects::answer(self.serving(), &table, &route)
             }
@@ -236,6 +244,11 @@ impl Worker {
             return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).closing());
         }
         if head.version == Version::HTTP_11 { check_host(&head.headers) } else { Ok(()) }
+    }
+
+    /// Holds bytes of the budget for bodies.
+    pub(super) fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
+        self.budget.hold(bytes)
     }
 
     /// Reads a body and undoes its compression.

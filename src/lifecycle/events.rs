@@ -44,6 +44,10 @@ pub enum EventKind {
     Retired,
     /// The last request let a version go; its memory is given back.
     Freed,
+    /// A version was taken from the table to make room for another; it loads on demand.
+    Evicted,
+    /// A version is not loaded until a request asks for it.
+    Deferred,
     /// The model left the repository.
     Removed,
     /// An operator decided something.
@@ -71,6 +75,8 @@ impl EventKind {
             Self::Failed => "failed",
             Self::Retired => "retired",
             Self::Freed => "freed",
+            Self::Evicted => "evicted",
+            Self::Deferred => "deferred",
             Self::Removed => "removed",
             Self::Decided => "decided",
         }

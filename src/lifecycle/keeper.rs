@@ -18,12 +18,13 @@ use tokio::sync::oneshot;
 use crate::{
     model::{ModelName, VersionId},
     registry::{Action, Cause, Decisions, Entry, Registry},
-    serve::{Model, Serving, Table, Version},
+    serve::{Model, Serving, Table, Version, Wish},
     source::{Digest, Folder, Hold, ListedModel, Listing, Store},
 };
 
 use super::{
     Loader, OnNewVersion, Operation, Policy, Reply,
+    budget::{Admission, Budget},
     collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
     events::{EventKind, Events},
@@ -39,6 +40,10 @@ pub(super) enum Message {
     Look,
     /// Somebody wants something.
     Operate(ModelName, Operation, Cause, Reply),
+    /// A request waits for a version that loads on demand.
+    Wish(Wish),
+    /// There may be room for what waits to be loaded.
+    Retry,
     /// A load has ended.
     Loaded(Box<(Job, Loaded)>),
     /// The last request has let a version go.
@@ -58,6 +63,7 @@ pub(super) struct Keeper {
     pub(super) look_due: Arc<AtomicBool>,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) crew: Crew,
+    pub(super) budget: Budget,
     pub(super) reclaim: Reclaim,
     pub(super) state: Keeping,
 }
@@ -77,7 +83,7 @@ pub(super) struct Keeping {
     collector: Collector,
     pub(super) waiting: Vec<Waiting>,
     /// Whether every version that was there at the start has been tried.
-    complete: bool,
+    pub(super) complete: bool,
     /// Problems of the folder that were logged already.
     reported: BTreeSet<String>,
     /// Why the last look saw nothing.
@@ -112,6 +118,9 @@ impl Keeper {
                 Some(Message::Operate(model, operation, cause, reply)) => {
                     self.operate(&model, &operation, cause, reply);
                 }
+                Some(Message::Wish(wish)) => self.wish(wish),
+                // Every message has what waits looked at.
+                Some(Message::Retry) => {}
                 Some(Message::Loaded(ended)) => {
                     let (job, loaded) = *ended;
                     self.ended(&job, loaded);
@@ -122,13 +131,16 @@ impl Keeper {
             self.start_next();
             self.conclude();
             self.collect();
+            self.grant();
         }
         self.crew.dismiss();
     }
 
     fn next(&mut self, messages: &mpsc::Receiver<Message>) -> Option<Message> {
-        let Some(at) = self.state.look_at else { return messages.recv().ok() };
+        let (look, retry) = (self.state.look_at, self.budget.retry_at);
+        let Some(at) = look.into_iter().chain(retry).min() else { return messages.recv().ok() };
         match messages.recv_timeout(at.saturating_duration_since(self.now())) {
+            Err(mpsc::RecvTimeoutError::Timeout) if look != Some(at) => Some(Message::Retry),
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 self.state.look_at = None;
                 Some(Message::Look)
@@ -144,7 +156,7 @@ impl Keeper {
         self.loader.monitor.upkeep().remembers(self.registry.is_durable(), failures, problem);
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.loader.monitor.clock().now()
     }
 
@@ -362,6 +374,8 @@ impl Keeper {
         let mut plan =
             Plan::of(&there, &description.version_policy, &decisions, policy.on_new_version);
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
+        kept.stand_in = kept.stand_in_for(&plan);
+        plan.wanted.extend(kept.stand_in);
         plan.held.retain(|id| !plan.wanted.contains(id));
         let news: Vec<_> = plan.held.difference(&kept.plan.held).copied().collect();
         kept.plan = plan;
@@ -399,14 +413,29 @@ impl Keeper {
         changed
     }
 
-    /// Loads the next version, if none is being loaded.
+    /// Loads the next version, if none is being loaded and there is room for it.
     fn start_next(&mut self) {
+        let mut refused = false;
         while self.state.running.is_none() {
-            let Some(job) = self.state.jobs.pop_front() else { return };
+            let Some(job) = self.next_job() else { break };
             let (model, id) = (job.model.clone(), job.id);
-            let Some(kept) = self.state.models.get_mut(&model) else { continue };
+            let Some(kept) = self.state.models.get(&model) else { continue };
             let wanted = kept.plan.wanted.contains(&id);
-            let Some(version) = kept.versions.get_mut(&id).filter(|_| wanted) else { continue };
+            if !wanted || !kept.versions.contains_key(&id) {
+                continue;
+            }
+            match self.admit(&job) {
+                Admission::Now => {}
+                Admission::Later => {
+                    self.state.jobs.push_front(job);
+                    break;
+                }
+                Admission::No => {
+                    refused = true;
+                    continue;
+                }
+            }
+            let Some(version) = self.version_mut(&model, id) else { continue };
             if version.version.is_none() {
                 "being fetched, proven, loaded and warmed".clone_into(&mut version.reason);
             }
@@ -424,6 +453,7 @@ impl Keeper {
                 Ok(()) => self.state.running = Some((model, id)),
                 Err(error) => {
                     tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
+                    self.budget.load_ended();
                     let now = self.now();
                     if let Some(version) = self.version_mut(&model, id) {
                         let tried = version.loading;
@@ -435,6 +465,9 @@ impl Keeper {
                     }
                 }
             }
+        }
+        if refused {
+            self.publish();
         }
     }
 
@@ -448,17 +481,19 @@ impl Keeper {
         self.state.collector.count();
         // Let go at the end: by then it is written down if it serves.
         let _hold = self.state.hold.take();
+        self.budget.load_ended();
         let (name, id) = (&job.model, job.id);
         let now = self.now();
         let policy = self.policy(name);
         let loaded = loaded
             .map_err(|failure| (failure.code().as_str(), failure.to_string(), failure.may_pass()));
+        let loaded = loaded.and_then(|version| self.check_loaded(job, version));
         let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
         let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
             // Decided otherwise meanwhile.
             self.loader.monitor.upkeep().loaded(name, "superseded");
             if let Ok(version) = loaded {
-                self.reclaim.take(Retired::Version(Arc::new(version)));
+                self.let_go(Arc::new(version));
             }
             return;
         };
@@ -476,6 +511,7 @@ impl Keeper {
                 log_ready(&version);
                 let (identity, load) = (version.parts().identity.clone(), version.parts().load);
                 let mut retired: Vec<_> = entry.succeed(tried, version).into_iter().collect();
+                entry.loaded_at = self.loader.monitor.clock().unix();
                 retired.extend(kept.follow_plan(unloaded));
                 self.refresh(name);
                 self.publish();
@@ -484,6 +520,7 @@ impl Keeper {
                 if let Some(identity) = identity {
                     self.remember_served(name, id, identity);
                 }
+                self.proven(name);
             }
             Err((_, reason, may_pass)) => {
                 if entry.fail(tried, reason.clone(), may_pass.then_some(now)) {
@@ -508,7 +545,7 @@ impl Keeper {
         self.remember(name, action);
     }
 
-    fn remember(&mut self, name: &ModelName, action: Action) {
+    pub(super) fn remember(&mut self, name: &ModelName, action: Action) {
         let at = self.loader.monitor.clock().unix();
         let cause = Cause::by("lifecycle");
         let entry = Entry { at, model: name.clone(), action, cause };
@@ -528,11 +565,12 @@ impl Keeper {
             if !stays && served {
                 self.remember(&name, Action::Retire { version: id.number() });
             }
-            self.reclaim.take(Retired::Version(version));
+            self.let_go(version);
         }
     }
 
     fn freed(&mut self, model: &ModelName, id: VersionId) {
+        self.budget.freed(model, id);
         self.tell(model, Some(id), EventKind::Freed, "");
         let unloaded = self.registry.decisions(model).is_some_and(|decided| decided.unloaded);
         if let Some(kept) = self.state.models.get_mut(model) {
@@ -544,7 +582,7 @@ impl Keeper {
     }
 
     /// Brings the published form of a model in line; gives whether it differs from before.
-    fn refresh(&mut self, name: &ModelName) -> bool {
+    pub(super) fn refresh(&mut self, name: &ModelName) -> bool {
         let Some(kept) = self.state.models.get(name) else { return false };
         let decisions = self.registry.decisions(name);
         let model = Model {

@@ -23,6 +23,8 @@ pub(super) struct Kept {
     pub(super) listed: BTreeMap<VersionId, ListedVersion>,
     pub(super) plan: Plan,
     pub(super) versions: BTreeMap<VersionId, KeptVersion>,
+    /// What answers on demand until the plan's default is proven.
+    pub(super) stand_in: Option<VersionId>,
 }
 
 /// A version.
@@ -39,6 +41,12 @@ pub(super) struct KeptVersion {
     seen: Option<(Fingerprint, Instant)>,
     /// When a failure that may pass is tried again, and how long was waited for it.
     retry: Option<(Instant, Duration)>,
+    /// Whether requests for it have it loaded, while it is not.
+    on_demand: bool,
+    /// When it was loaded last, since 1970.
+    pub(super) loaded_at: Duration,
+    /// The bytes of its model when it was loaded last, and what the folder looked like then.
+    size: Option<(Option<Fingerprint>, u64)>,
 }
 
 /// Whether a version should be loaded now.
@@ -51,6 +59,9 @@ pub(super) enum Due {
     /// Now.
     Now,
 }
+
+/// Why a version is not loaded that could be.
+pub(super) const ON_DEMAND: &str = "not loaded: loads on demand";
 
 /// How long a new folder must look the same before it is loaded.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -68,6 +79,9 @@ impl KeptVersion {
             loading: None,
             seen: None,
             retry: None,
+            on_demand: false,
+            loaded_at: Duration::ZERO,
+            size: None,
         }
     }
 
@@ -120,6 +134,8 @@ impl KeptVersion {
         self.tried = tried;
         self.loading = self.loading.filter(|loading| Some(*loading) != tried);
         self.retry = None;
+        self.on_demand = false;
+        self.size = Some((tried, version.parts().size_bytes));
         self.state = VersionState::Ready;
         self.reason = String::new();
         self.version.replace(Arc::new(version))
@@ -140,14 +156,52 @@ impl KeptVersion {
             (now + pause, pause)
         });
         self.reason = reason;
+        self.on_demand = false;
         if self.version.is_none() {
             self.state = VersionState::Unavailable;
         }
         news
     }
 
+    /// It is not loaded until a request asks for it.
+    pub(super) fn defer(&mut self, tried: Option<Fingerprint>, reason: &str) {
+        self.tried = tried;
+        self.loading = None;
+        self.retry = None;
+        if self.version.is_none() {
+            self.on_demand = true;
+            self.state = VersionState::Unavailable;
+            reason.clone_into(&mut self.reason);
+        }
+    }
+
+    /// Takes it from the table until a request asks for it; gives the version that must be freed.
+    pub(super) fn evict(&mut self) -> Option<Arc<Version>> {
+        let version = self.version.take()?;
+        self.state = VersionState::Unloading;
+        "evicted, its last requests finish: loads on demand".clone_into(&mut self.reason);
+        self.on_demand = true;
+        Some(version)
+    }
+
+    /// Whether it is not loaded, and a request for it has it loaded.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.on_demand && self.version.is_none()
+    }
+
+    /// Whether it sleeps for no other reason than that nobody asks for it.
+    pub(super) fn rests(&self) -> bool {
+        self.is_asleep() && (self.state == VersionState::Unloading || self.reason == ON_DEMAND)
+    }
+
+    /// The bytes of its model, where it was loaded as its folder looks now.
+    pub(super) fn size_as(&self, listed: Option<Fingerprint>) -> Option<u64> {
+        self.size.filter(|(loaded, _)| *loaded == listed).map(|(_, bytes)| bytes)
+    }
+
     /// Takes it out of service; gives the version that must be freed.
     pub(super) fn retire(&mut self) -> Option<Arc<Version>> {
+        self.on_demand = false;
         let version = self.version.take()?;
         self.state = VersionState::Unloading;
         "its last requests finish".clone_into(&mut self.reason);
@@ -166,6 +220,21 @@ impl Kept {
         ready()
             .find(|(id, _)| default.is_none_or(|default| *id <= default))
             .or_else(|| ready().next())
+    }
+
+    /// The versions that are loaded, ascending.
+    pub(super) fn loaded(&self) -> impl Iterator<Item = (VersionId, &Arc<Version>)> {
+        self.versions.iter().filter_map(|(id, kept)| Some((*id, kept.version.as_ref()?)))
+    }
+
+    /// The version that goes on answering on demand until the default of a new plan is proven, if one is needed.
+    pub(super) fn stand_in_for(&self, plan: &Plan) -> Option<VersionId> {
+        let default = self.versions.get(&plan.default?);
+        if default.is_some_and(|kept| kept.version.is_some() || kept.is_asleep()) {
+            return None;
+        }
+        let mut asleep = self.versions.iter().rev().filter(|(_, kept)| kept.is_asleep());
+        asleep.find(|(id, _)| self.listed.contains_key(id)).map(|(id, _)| *id)
     }
 
     pub(super) fn is_ready(&self, id: VersionId) -> bool {
@@ -215,7 +284,14 @@ impl Kept {
 
     /// The last request has let a version go.
     pub(super) fn freed(&mut self, id: VersionId, unloaded: bool) {
-        if self.versions.get(&id).is_some_and(|kept| kept.state == VersionState::Unloading) {
+        let Some(kept) = self.versions.get_mut(&id) else { return };
+        if kept.state != VersionState::Unloading {
+            return;
+        }
+        if kept.on_demand {
+            kept.state = VersionState::Unavailable;
+            ON_DEMAND.clone_into(&mut kept.reason);
+        } else {
             self.versions.remove(&id);
             // What is left of it is what the plan says.
             let none = self.follow_plan(unloaded);
@@ -229,6 +305,7 @@ impl Kept {
             state: kept.state,
             reason: kept.reason.clone(),
             version: kept.version.clone(),
+            on_demand: kept.is_asleep(),
         };
         self.versions.iter().map(entry).collect()
     }

@@ -13,6 +13,7 @@
 //! Not here: reading files (`source`), running models (`engine`), answering (`serve`), what is decided
 //! (`registry`).
 
+mod budget;
 mod collect;
 mod crew;
 mod events;
@@ -55,6 +56,7 @@ use crate::{
 
 pub use crew::Origin;
 
+use budget::Budget;
 use crew::Crew;
 use keeper::{Keeper, Keeping, Message};
 use reclaim::Reclaim;
@@ -201,12 +203,15 @@ const WAITING_MAX: usize = 64;
 
 impl Lifecycle {
     /// Starts the keeper and the watching of its folder.
+    ///
+    /// With `loaded_bytes_max`, versions that do not fit are loaded on demand.
     pub fn start(
         settings: Settings,
         loader: Loader,
         serving: Arc<Serving>,
         registry: Registry,
         policies: BTreeMap<ModelName, Policy>,
+        loaded_bytes_max: Option<u64>,
     ) -> Result<Self, StartError> {
         let (messages, incoming) = mpsc::channel();
         let look_due = Arc::new(AtomicBool::new(false));
@@ -220,6 +225,11 @@ impl Lifecycle {
                 due.store(false, Ordering::Release);
             }
         })?;
+        let wished = messages.clone();
+        serving.demand().grant_by(move |wish| {
+            // A wish that nobody takes answers by itself.
+            let _ = wished.send(Message::Wish(wish));
+        });
         let freed = messages.clone();
         let reclaim = Reclaim::start(Arc::clone(&loader.monitor), move |model, id| {
             // A keeper that is gone has nobody to tell.
@@ -230,6 +240,7 @@ impl Lifecycle {
         let keeper = Keeper {
             folder: Folder::new(settings),
             crew: Crew::new(Arc::clone(&loader)),
+            budget: Budget::new(loaded_bytes_max),
             loader,
             serving,
             registry,

@@ -365,6 +365,11 @@ impl VersionRecorder {
         self.shards.iter().map(|shard| shard.0.last_unix_ns.load()).max().unwrap_or(0)
     }
 
+    /// When the last request was answered, since 1970; zero before the first.
+    pub fn last_answered(&self) -> Duration {
+        Duration::from_nanos(self.last())
+    }
+
     /// What was counted so far.
     pub fn totals(&self) -> VersionTotals {
         let sum = |of: fn(&VersionShard) -> &Count| -> u64 {

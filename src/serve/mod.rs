@@ -9,6 +9,7 @@
 //!
 //! Not here: HTTP (`edge`), bytes (`wire`), what should be served (`lifecycle`).
 
+mod demand;
 mod settings;
 mod table;
 mod version;
@@ -24,9 +25,10 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 
+pub use demand::{Demand, DemandError, Lease, Wish};
 pub use settings::Settings;
 pub use table::{Entry, Model, RouteError, Table};
-pub use version::{Version, VersionParts};
+pub use version::{Version, VersionParts, cost_bytes};
 
 use crate::{
     engine::RunError,
@@ -39,6 +41,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Serving {
     table: ArcSwap<Table>,
+    demand: Demand,
     draining: AtomicBool,
     clock: Arc<dyn Clock>,
     settings: Settings,
@@ -96,6 +99,7 @@ impl Serving {
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Self {
         Self {
             table: ArcSwap::from_pointee(Table::default()),
+            demand: Demand::new(settings.demand_waiting_max),
             draining: AtomicBool::new(false),
             clock,
             settings,
@@ -105,6 +109,11 @@ impl Serving {
     /// The table of this moment; cheap, and not to be held across an await.
     pub fn table(&self) -> Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// Where requests wait for versions that load on demand.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// Makes this the table for every request whose last byte arrives from now on.

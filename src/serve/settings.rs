@@ -9,6 +9,10 @@ pub struct Settings {
     pub batch_rows_max: NonZeroUsize,
     /// How long a prediction may take, from its head to its answer; a client may ask for less, never for more.
     pub request_timeout: Duration,
+    /// How long a request may wait for a version that loads on demand; never longer than its own deadline.
+    pub demand_timeout: Duration,
+    /// Most requests that wait for versions that load on demand.
+    pub demand_waiting_max: usize,
 }
 
 impl Default for Settings {
@@ -16,6 +20,8 @@ impl Default for Settings {
         Self {
             batch_rows_max: NonZeroUsize::new(65_536).expect("65536 is not zero"),
             request_timeout: Duration::from_secs(30),
+            demand_timeout: Duration::from_secs(30),
+            demand_waiting_max: 1024,
         }
     }
 }

@@ -52,6 +52,15 @@ pub struct Entry {
     pub reason: String,
     /// The loaded version, if it is ready.
     pub version: Option<Arc<Version>>,
+    /// Whether a request for it has it loaded, while it is not.
+    pub on_demand: bool,
+}
+
+impl Entry {
+    /// Whether a request for it is answered, be it after its version was loaded.
+    pub fn stands(&self) -> bool {
+        self.version.is_some() || self.on_demand
+    }
 }
 
 /// Two are equal if a table would look the same with either: the same loaded versions, not alike ones.
@@ -62,7 +71,10 @@ impl PartialEq for Entry {
             (None, None) => true,
             _ => false,
         };
-        same && self.id == other.id && self.state == other.state && self.reason == other.reason
+        same && self.id == other.id
+            && self.state == other.state
+            && self.reason == other.reason
+            && self.on_demand == other.on_demand
     }
 }
 
@@ -104,6 +116,14 @@ pub enum RouteError {
         /// Why.
         reason: String,
     },
+    /// The version is loaded when a request asks for it; wait for it, then look at the table again.
+    #[error("Request for model '{model}' failed: version {id} is not loaded: it loads on demand")]
+    Asleep {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        id: VersionId,
+    },
 }
 
 impl Table {
@@ -119,7 +139,7 @@ impl Table {
     /// Why the server is not ready; empty if it is.
     ///
     /// It is ready when the first pass over the repository is done, every required model has a version that
-    /// answers, and, if there are models at all, at least one does.
+    /// answers, and, if there are models at all, at least one does, or would on demand.
     pub fn obstacles(&self) -> Vec<String> {
         let mut obstacles = Vec::new();
         if !self.complete {
@@ -131,10 +151,7 @@ impl Table {
             }
         }
         let known = !self.models.is_empty();
-        if self.complete
-            && known
-            && self.models.values().all(|model| model.ready().next().is_none())
-        {
+        if self.complete && known && self.models.values().all(|model| model.standing().is_none()) {
             obstacles.push("no model has a version that is ready".to_owned());
         }
         obstacles
@@ -172,7 +189,10 @@ impl Model {
     /// The version that answers a request.
     pub fn route(&self, selector: VersionSelector<'_>) -> Result<&Arc<Version>, RouteError> {
         match selector {
-            VersionSelector::Default => self.answering().ok_or_else(|| self.not_ready(None)),
+            VersionSelector::Default => match self.standing() {
+                Some(entry) => self.loaded(entry),
+                None => Err(self.not_ready(None)),
+            },
             VersionSelector::Number(id) => self.numbered(id),
             VersionSelector::Alias(alias) => match self.aliases.get(alias) {
                 Some(id) => self.numbered(*id),
@@ -182,21 +202,34 @@ impl Model {
         }
     }
 
-    /// The version that a request without one gets, if any answers.
+    /// The version that a request without one gets, if any is loaded for it.
     pub fn answering(&self) -> Option<&Arc<Version>> {
+        self.standing()?.version.as_ref()
+    }
+
+    /// The entry whose version a request without one gets, at once or on demand.
+    pub fn standing(&self) -> Option<&Entry> {
         let default = self.default;
-        let mut downward = self.ready().rev();
-        let wanted = downward.find(|version| default.is_none_or(|default| version.id() <= default));
+        let standing = || self.versions.iter().rev().filter(|entry| entry.stands());
         // While the default is only being loaded, what served goes on, be it newer.
-        wanted.or_else(|| self.ready().next_back())
+        standing()
+            .find(|entry| default.is_none_or(|default| entry.id <= default))
+            .or_else(|| standing().next())
+    }
+
+    fn loaded<'a>(&self, entry: &'a Entry) -> Result<&'a Arc<Version>, RouteError> {
+        entry.version.as_ref().ok_or_else(|| {
+            if entry.on_demand {
+                RouteError::Asleep { model: self.name.clone(), id: entry.id }
+            } else {
+                self.not_ready(Some(entry))
+            }
+        })
     }
 
     fn numbered(&self, id: VersionId) -> Result<&Arc<Version>, RouteError> {
         match self.versions.binary_search_by_key(&id, |entry| entry.id) {
-            Ok(index) => {
-                let entry = &self.versions[index];
-                entry.version.as_ref().ok_or_else(|| self.not_ready(Some(entry)))
-            }
+            Ok(index) => self.loaded(&self.versions[index]),
             Err(_) => Err(self.unknown_version(&id.to_string())),
         }
     }

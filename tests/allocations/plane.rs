@@ -117,6 +117,7 @@ fn model(loader: &Loader, path: &str) -> Model {
             state: VersionState::Ready,
             reason: String::new(),
             version: Some(Arc::new(version)),
+            on_demand: false,
         }
     });
     let versions = entries.collect();

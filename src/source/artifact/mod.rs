@@ -3,6 +3,7 @@
 //! Bytes come from a folder, or from the content store when a version that was kept is taken again. Either way
 //! they are hashed as they are read, and what is used afterwards is what was hashed.
 
+mod size;
 mod stored;
 
 use std::{
