@@ -171,7 +171,7 @@ async fn repository(
 
 /// How long the start waits for the object store's first answer.
 #[cfg(feature = "mirror")]
-const FIRST_LOOK_MAX: Duration = Duration::from_secs(60);
+const FIRST_LOOK_MAX: Duration = Duration::from_mins(1);
 
 /// Where the repository is; this build reads folders only.
 #[cfg(not(feature = "mirror"))]

@@ -19,7 +19,12 @@ use tidegate::{
     source::{Mirror, Settings},
 };
 
-use crate::clients::python;
+use crate::{
+    clients::python,
+    repository::{Repository, source},
+    server::{Launch, eventually},
+    tensors::{add_sub, infer},
+};
 
 /// Longer than any of this takes, however busy the machine.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -282,4 +287,37 @@ fn objects_replaced_while_they_are_fetched_are_never_mixed() {
         fetched();
     }
     wait(&mirror, || fetched() == Some(30));
+}
+
+#[test]
+fn a_store_that_goes_away_is_told_and_makes_nothing_unready() {
+    let s3 = S3::start();
+    s3.put("models/add_sub/1/model.onnx", fs::read(source("add_sub", "1")).unwrap());
+    let server = Launch::of(&Repository::empty())
+        .root("s3://bucket/models")
+        .set("REPOSITORY__POLL_INTERVAL", "200ms")
+        .variable("AWS_ENDPOINT_URL", &format!("http://{}", s3.address))
+        .variable("AWS_ACCESS_KEY_ID", "operator")
+        .variable("AWS_SECRET_ACCESS_KEY", SECRET)
+        .variable("AWS_REGION", "us-east-1")
+        .start();
+    let current = |value: &str| {
+        eventually(&format!("tidegate_mirror_current is {value}"), || {
+            let page = server.admin("/metrics").text();
+            page.lines()
+                .any(|line| line == format!("tidegate_mirror_current {value}"))
+                .then_some(())
+        });
+    };
+    server.wait_for_state("add_sub", "1", "READY");
+    current("1");
+    assert_eq!(server.admin("/readyz?verbose").text(), "ok\n");
+    drop(s3);
+    current("0");
+    let ready = server.admin("/readyz?verbose");
+    assert_eq!(ready.status, 200, "{ready:?}");
+    let text = ready.text();
+    assert!(text.contains("mirror is behind its object store") && !text.contains(SECRET), "{text}");
+    assert!(server.admin("/api/v1/models").json()["notes"][0].is_string());
+    server.post(&infer("add_sub"), &add_sub()).ok();
 }

@@ -34,6 +34,8 @@ pub(crate) struct Launch {
     repository: Repository,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
+    /// Where the repository is, if not in its folder.
+    root: Option<PathBuf>,
     bare: bool,
     remembers: bool,
 }
@@ -63,6 +65,7 @@ impl Launch {
             repository: repository.clone(),
             environment: Vec::new(),
             arguments: Vec::new(),
+            root: None,
             bare: false,
             remembers: false,
         }
@@ -77,6 +80,20 @@ impl Launch {
     /// Sets `TIDEGATE__<SECTION>__<KEY>`.
     pub(crate) fn set(mut self, section_and_key: &str, value: &str) -> Self {
         self.environment.push((format!("TIDEGATE__{section_and_key}"), value.to_owned()));
+        self
+    }
+
+    /// Serves a repository in an object store, with the folder for its state only.
+    #[cfg(feature = "s3")]
+    pub(crate) fn root(mut self, address: &str) -> Self {
+        self.root = Some(address.into());
+        self
+    }
+
+    /// Sets any variable of the environment.
+    #[cfg(feature = "s3")]
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -143,7 +160,7 @@ impl Launch {
         command.env("TIDEGATE__STATE__PATH", self.repository.beside(&place));
         command
             .args(["serve", "--http", http, "--admin", admin, "--repository"])
-            .arg(self.repository.path())
+            .arg(self.root.as_deref().unwrap_or(self.repository.path()))
             .args(&self.arguments)
             .envs(self.environment)
             .stdin(Stdio::null())
