@@ -74,6 +74,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
     Ok(Loader {
         engines,
         prover: prover.transpose()?,
+        spare_prover: config.proof.spare,
         monitor,
         sessions,
         intra_op_threads: config.engine.intra_op_threads.get(),

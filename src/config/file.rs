@@ -173,6 +173,9 @@ pub(super) struct Proof {
     /// Whether a proof is remembered below `state.path`, so that a restart does not make it again: of the same files, by
     /// the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
     pub(super) remember: Switch,
+    /// Whether the process of the next proof waits, its engine loaded: a new version is then served several times
+    /// sooner, for some 20 MB of memory.
+    pub(super) spare: Switch,
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
@@ -331,11 +334,12 @@ impl Default for Engine {
 
 impl Default for Proof {
     fn default() -> Self {
-        let lifecycle::ProofSettings { enabled, remember, limits } =
+        let lifecycle::ProofSettings { enabled, remember, spare, limits } =
             lifecycle::ProofSettings::default();
         Self {
             enabled: Switch(enabled),
             remember: Switch(remember),
+            spare: Switch(spare),
             memory_max: Size(limits.memory_max),
             time_max: Time(limits.time_max),
             cpu_time_max: Time(limits.cpu_time_max),

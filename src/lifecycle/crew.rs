@@ -111,6 +111,7 @@ impl Hand {
             for (job, done) in incoming {
                 let outcome = loader.load(&job.model, job.id, &job.origin);
                 done(job, outcome.map_err(Arc::new));
+                loader.make_ready();
             }
         })?;
         Ok(Self { jobs, thread })

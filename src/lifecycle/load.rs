@@ -35,6 +35,8 @@ pub struct Loader {
     pub chosen: BTreeMap<ModelName, EngineChoice>,
     /// Proves each version in a process of its own first; `None` where the operator trusts what is loaded.
     pub prover: Option<Prover>,
+    /// Whether a process waits for the next version to prove.
+    pub spare_prover: bool,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
     /// The most bytes of a version.
@@ -258,6 +260,13 @@ impl Loader {
     pub(super) fn intra_op_threads(&self, description: &ModelDescription) -> usize {
         let declared = description.intra_op_threads.and_then(|n| usize::try_from(n).ok());
         declared.unwrap_or(self.intra_op_threads)
+    }
+
+    /// Prepares for the next version, when nobody waits.
+    pub(super) fn make_ready(&self) {
+        if let Some(prover) = self.prover.as_ref().filter(|_| self.spare_prover) {
+            prover.make_ready();
+        }
     }
 
     /// Reads, proves, loads and warms a version. May take long; not for a thread that answers requests.

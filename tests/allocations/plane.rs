@@ -68,6 +68,7 @@ impl Running {
             intra_op_threads: 1,
             warmup_runs: 1,
             chosen: BTreeMap::new(),
+            spare_prover: false,
             prover: None,
             store: None,
             artifact_bytes_max: 1 << 30,

@@ -222,6 +222,32 @@ fn a_proof_ends_with_the_process_that_asked_for_it() {
     });
 }
 
+#[test]
+fn a_process_made_ready_proves_one_version_and_is_replaced_when_it_died() {
+    let model = fs::read(crate::repository::source("breast_cancer", "2")).unwrap();
+    let prover = prover(short(Duration::from_secs(20)));
+    prover.make_ready();
+    let waits = children();
+    assert_eq!(waits.len(), 1);
+    prover.make_ready();
+    assert_eq!(children(), waits, "one is enough");
+    assert!(prove(&prover, &model).is_ok());
+    assert_eq!(children(), Vec::<PathBuf>::new(), "it proves once");
+    prover.make_ready();
+    let [spare] = children().try_into().unwrap();
+    let killed = Command::new("kill").arg("-9").arg(spare.file_name().unwrap()).status().unwrap();
+    assert!(killed.success());
+    eventually("it has ended", || {
+        let status = fs::read_to_string(spare.join("status")).unwrap();
+        status.contains("State:\tZ").then_some(())
+    });
+    let proof = prove(&prover, &model);
+    assert!(proof.is_ok(), "{proof:?}");
+    prover.make_ready();
+    drop(prover);
+    assert_eq!(children(), Vec::<PathBuf>::new(), "none outlives who made it");
+}
+
 fn hostile_loop() -> Vec<u8> {
     crate::models::endless_loop()
 }

@@ -1,7 +1,8 @@
-//! The process that proves a version: one request on standard input, one answer on standard output.
+//! The process that proves a version: a preparation and one request on standard input, one answer on standard output.
 //!
-//! Its order is its safety: read the head of the request, which the parent wrote; close files; load the engine's
-//! library; put the rest of the sandbox on; only then read the model. What goes wrong is an answer as long as there is somebody to write it;
+//! Its order is its safety: read the preparation, which the parent wrote; close files; load the engine's library; put
+//! the rest of the sandbox on; only then wait for the request and read the model. It may wait long: the parent starts
+//! it ahead. What goes wrong is an answer as long as there is somebody to write it;
 //! a crash is seen by the parent.
 //!
 //! Not here: starting and ending the process (`super`).
@@ -15,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     engine::{self, Engines, ModelFile, SessionOptions},
@@ -27,7 +28,7 @@ use crate::{
 use super::{
     super::{Golden, LoadFailure},
     ProofLimits, Sandbox, hostility,
-    message::{self, Bounds},
+    message::{self, Bounds, Opened},
     sandbox, trial,
 };
 use crate::lifecycle::Code;
@@ -36,14 +37,22 @@ use crate::lifecycle::Code;
 const REQUEST: Bounds =
     Bounds { head_bytes: 256 << 20, blobs: 1_000_000, blob_bytes: u64::MAX >> 1 };
 
-/// What the parent asks for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Request {
+/// What a preparation may hold: a path.
+const PREPARATION: Bounds = Bounds { head_bytes: 1 << 20, blobs: 0, blob_bytes: 0 };
+
+/// What must be known before the sandbox is closed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Preparation {
     /// The process that asks.
     pub(super) parent: u32,
     pub(super) limits: ProofLimits,
     /// ONNX Runtime's library, where it was named.
     pub(super) onnxruntime: Option<PathBuf>,
+}
+
+/// What the parent asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Request {
     /// The engine, where one was chosen.
     pub(super) engine: Option<String>,
     pub(super) intra_op_threads: usize,
@@ -53,6 +62,20 @@ pub(super) struct Request {
     pub(super) golden: bool,
     /// Tries to break out instead of proving a model.
     pub(super) self_test: bool,
+}
+
+impl Request {
+    /// To try to break out of the sandbox.
+    pub(super) fn self_test() -> Self {
+        Self {
+            engine: None,
+            intra_op_threads: 1,
+            warmup_runs: 0,
+            locations: Vec::new(),
+            golden: false,
+            self_test: true,
+        }
+    }
 }
 
 /// What comes back.
@@ -121,23 +144,22 @@ pub fn prove_version(
     mut from: impl Read,
     mut to: impl Write,
 ) -> Result<(), String> {
-    let opened = message::open(&mut from, &REQUEST).map_err(|error| error.to_string())?;
-    let request: Request =
-        serde_json::from_slice(&opened.head).map_err(|error| error.to_string())?;
+    let (preparation, _) = read::<Preparation>(&mut from, &PREPARATION)?;
     let settings = engine::Settings {
-        onnxruntime: request.onnxruntime.clone(),
+        onnxruntime: preparation.onnxruntime.clone(),
         ..engine::Settings::default()
     };
     let status = File::open("/proc/self/status").ok();
-    let begun = sandbox::begin(request.parent, request.onnxruntime.as_deref())?;
+    let begun = sandbox::begin(preparation.parent, preparation.onnxruntime.as_deref())?;
     let engines = Engines::open(&settings);
-    let sandbox = begun.complete(status.as_ref(), &request.limits);
+    let sandbox = begun.complete(status.as_ref(), &preparation.limits);
+    let (request, opened) = read::<Request>(&mut from, &REQUEST)?;
     let mut answer = |outcome| {
         let memory_peak = sandbox::memory_peak(status.as_ref());
         write(&Answer { sandbox: Some(sandbox.clone()), memory_peak, outcome }, &mut to)
     };
     if request.self_test {
-        return answer(Outcome::SelfTest(hostility::attempts(&request)));
+        return answer(Outcome::SelfTest(hostility::attempts(&preparation)));
     }
     let outcome = || -> Result<Report, LoadFailure> {
         let engines = engines.map_err(|error| LoadFailure::Library(error.to_string()))?;
@@ -151,6 +173,13 @@ pub fn prove_version(
         Ok(report) => Outcome::Proven(report),
         Err(failure) => Outcome::Refused { code: failure.code(), reason: failure.to_string() },
     })
+}
+
+/// Reads a message up to its blobs.
+fn read<T: DeserializeOwned>(from: &mut impl Read, bounds: &Bounds) -> Result<(T, Opened), String> {
+    let opened = message::open(from, bounds).map_err(|error| error.to_string())?;
+    let head = serde_json::from_slice(&opened.head).map_err(|error| error.to_string())?;
+    Ok((head, opened))
 }
 
 fn write(answer: &Answer, to: &mut impl Write) -> Result<(), String> {

@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::child::Request;
+use super::child::Preparation;
 
 /// Something that a model must never be able to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +23,7 @@ pub struct Attempt {
 }
 
 /// Tries all of it.
-pub(super) fn attempts(request: &Request) -> Vec<Attempt> {
+pub(super) fn attempts(prepared: &Preparation) -> Vec<Attempt> {
     let mut all = Vec::new();
     let mut attempt = |what: &str, outcome: std::io::Result<()>| {
         let refusal = outcome.err().map(|error| error.to_string());
@@ -43,7 +43,7 @@ pub(super) fn attempts(request: &Request) -> Vec<Attempt> {
     attempt("use a local socket", UnixStream::pair().map(drop));
     attempt("start a program", Command::new("/bin/true").spawn().map(drop));
     attempt("become a program", Err(Command::new("/bin/true").exec()));
-    let parent = i32::try_from(request.parent).ok().and_then(rustix::process::Pid::from_raw);
+    let parent = i32::try_from(prepared.parent).ok().and_then(rustix::process::Pid::from_raw);
     if let Some(parent) = parent {
         let signal = rustix::process::test_kill_process(parent);
         attempt("send a signal", signal.map_err(Into::into));
@@ -54,7 +54,7 @@ pub(super) fn attempts(request: &Request) -> Vec<Attempt> {
     let unlimited = rustix::process::Rlimit { current: None, maximum: None };
     let raised = rustix::process::setrlimit(rustix::process::Resource::Core, unlimited);
     attempt("raise a limit", raised.map_err(Into::into));
-    let too_much = usize::try_from(request.limits.memory_max).unwrap_or(usize::MAX / 2);
+    let too_much = usize::try_from(prepared.limits.memory_max).unwrap_or(usize::MAX / 2);
     let mut memory = Vec::<u8>::new();
     let taken = memory.try_reserve_exact(too_much.saturating_add(1 << 20));
     attempt("take too much memory", taken.map_err(std::io::Error::other));

@@ -3,7 +3,9 @@
 //! Loading a model is the most dangerous thing that an engine does: a few bytes can hang it for ever, take all
 //! memory or end the process, and nothing inside that process can prevent it. So the server starts its own program
 //! again (`tidegate prove-version`), hands it the bytes, and believes the answer, not the model. Always true:
-//! - The process is gone when [`Prover::prove`] returns: killed at the deadline if need be, and reaped.
+//! - One process proves one version, and is gone when [`Prover::prove`] returns: killed at the deadline if need be,
+//!   and reaped.
+//! - The process that [`Prover::make_ready`] starts ahead of the next proof has seen no model.
 //! - Nothing that it does harms the parent: not its end, not a closed pipe, not an endless answer.
 //! - Where it cannot be started, nothing is proven and the version is refused.
 //!
@@ -27,7 +29,7 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -51,7 +53,7 @@ use crate::{
     model::{EngineChoice, Signature},
     monitor::Clock,
 };
-use child::{Answer, Outcome, Request};
+use child::{Answer, Outcome, Preparation, Request};
 use message::Bounds;
 use verdicts::Verdict;
 
@@ -98,13 +100,15 @@ pub struct ProofSettings {
     pub enabled: bool,
     /// Whether what was proven is remembered beyond the process.
     pub remember: bool,
+    /// Whether a process waits for the next version, its engine loaded.
+    pub spare: bool,
     /// How much one proof may use.
     pub limits: ProofLimits,
 }
 
 impl Default for ProofSettings {
     fn default() -> Self {
-        Self { enabled: true, remember: true, limits: ProofLimits::default() }
+        Self { enabled: true, remember: true, spare: true, limits: ProofLimits::default() }
     }
 }
 
@@ -115,6 +119,8 @@ pub struct Prover {
     limits: ProofLimits,
     onnxruntime: Option<PathBuf>,
     clock: Arc<dyn Clock>,
+    /// Started ahead, for the next proof.
+    spare: Mutex<Option<Process>>,
     /// The log has said which layers of the sandbox are missing.
     warned: AtomicBool,
     /// What was proven before; without it each start proves.
@@ -187,7 +193,8 @@ impl Prover {
     ) -> Self {
         // The child is no place to resolve a relative path: only the parent knows where that was meant.
         let onnxruntime = onnxruntime.map(|path| std::path::absolute(&path).unwrap_or(path));
-        Self { program, limits, onnxruntime, clock, warned: AtomicBool::new(false), verdicts: None }
+        let (spare, warned) = (Mutex::new(None), AtomicBool::new(false));
+        Self { program, limits, onnxruntime, clock, spare, warned, verdicts: None }
     }
 
     /// Believes what was proven before, and remembers what is.
@@ -215,11 +222,11 @@ impl Prover {
             warmup_runs: case.warmup_runs,
             locations: locations.collect(),
             golden: case.golden.is_some(),
-            ..self.request()
+            self_test: false,
         };
         let known = self.verdicts.as_ref().zip(case.identity).and_then(|(verdicts, identity)| {
             // Who asks makes no difference.
-            let asked = serde_json::to_vec(&Request { parent: 0, ..request.clone() }).ok()?;
+            let asked = serde_json::to_vec(&(self.preparation(0), &request)).ok()?;
             Some((verdicts, verdicts.key(identity, &asked)))
         });
         if let Some((verdicts, key)) = &known
@@ -243,25 +250,42 @@ impl Prover {
 
     /// Starts a process that tries to break out of its sandbox, and tells what came of it.
     pub fn self_test(&self) -> Result<(Sandbox, Vec<Attempt>), ProofFailure> {
-        let answer = self.ask(&Request { self_test: true, ..self.request() }, &[])?;
+        let answer = self.ask(&Request::self_test(), &[])?;
         match (answer.sandbox, answer.outcome) {
             (Some(sandbox), Outcome::SelfTest(attempts)) => Ok((sandbox, attempts)),
             _ => Err(ProofFailure::new(Code::Internal, "the process did not test itself")),
         }
     }
 
-    fn request(&self) -> Request {
-        Request {
-            parent: std::process::id(),
-            limits: self.limits,
-            onnxruntime: self.onnxruntime.clone(),
-            engine: None,
-            intra_op_threads: 1,
-            warmup_runs: 0,
-            locations: Vec::new(),
-            golden: false,
-            self_test: false,
+    /// Starts the process of the next proof ahead of time, if none waits.
+    ///
+    /// Loading the engine's library is most of what a proof of a small model costs; so nobody waits for it. The process
+    /// ends with the calling thread at the latest.
+    pub fn make_ready(&self) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if !spare.as_ref().is_some_and(Process::is_waiting) {
+            // Without one the next proof starts its own, and says what is wrong.
+            *spare = self.start().inspect_err(|error| tracing::debug!(%error, "no spare")).ok();
         }
+    }
+
+    /// A process that waits for its version: the one that was made ready, or a new one.
+    fn process(&self) -> std::io::Result<Process> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match spare.filter(Process::is_waiting) {
+            Some(process) => Ok(process),
+            None => self.start(),
+        }
+    }
+
+    fn start(&self) -> std::io::Result<Process> {
+        let preparation = serde_json::to_vec(&self.preparation(std::process::id()))?;
+        let preparation = message::encode(&preparation, &[]).map_err(std::io::Error::other)?;
+        Process::start(&self.program, &preparation)
+    }
+
+    fn preparation(&self, parent: u32) -> Preparation {
+        Preparation { parent, limits: self.limits, onnxruntime: self.onnxruntime.clone() }
     }
 
     fn warn_of(&self, sandbox: &Sandbox) {
@@ -285,14 +309,14 @@ impl Prover {
         let head = message::encode(&head, blobs).map_err(|error| internal(&error))?;
         let parts = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
         let deadline = self.clock.now() + self.limits.time_max;
-        let mut process = Process::start(&self.program, parts).map_err(|error| {
+        let mut process = self.process().map_err(|error| {
             let reason = format!(
                 "the proving process cannot be started: {error}; let this process start another one (program file, \
                  limits on processes and memory), or set proof.enabled = false and trust the repository"
             );
             ProofFailure::new(Code::Start, reason)
         })?;
-        let outcome = process.converse(deadline, &*self.clock);
+        let outcome = process.converse(parts, deadline, &*self.clock);
         let status = process.end();
         match outcome {
             Ok(Some(answer)) => Ok(answer),
@@ -376,19 +400,18 @@ enum Trouble {
 }
 
 /// A running process with the parent's ends of its pipes; gone when dropped.
-struct Process<'a> {
+#[derive(Debug)]
+struct Process {
     child: Child,
     input: Option<ChildStdin>,
     output: Option<ChildStdout>,
     errors: Option<ChildStderr>,
-    /// What is still to be written, the first part from its start.
-    parts: VecDeque<&'a [u8]>,
     heard: Vec<u8>,
     words: VecDeque<u8>,
 }
 
-impl<'a> Process<'a> {
-    fn start(program: &PathBuf, parts: VecDeque<&'a [u8]>) -> std::io::Result<Self> {
+impl Process {
+    fn start(program: &PathBuf, preparation: &[u8]) -> std::io::Result<Self> {
         let kept = VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
         let mut child = Command::new(program)
             .arg(COMMAND)
@@ -401,8 +424,12 @@ impl<'a> Process<'a> {
             .spawn()?;
         let (input, output, errors) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let process =
-            Self { child, input, output, errors, parts, heard: Vec::new(), words: VecDeque::new() };
+        let (heard, words) = (Vec::new(), VecDeque::new());
+        let mut process = Self { child, input, output, errors, heard, words };
+        if let Some(input) = &mut process.input {
+            // A pipe takes this much at once; where nobody reads, the end of the process says more.
+            let _ = input.write_all(preparation);
+        }
         process.never_wait()?;
         Ok(process)
     }
@@ -421,9 +448,17 @@ impl<'a> Process<'a> {
         Ok(())
     }
 
+    /// Whether it lives and has said nothing, so that it can be asked.
+    fn is_waiting(&self) -> bool {
+        let Some(output) = &self.output else { return false };
+        // The end of a process closes its pipes; one that lives and has said nothing has nothing to be read.
+        matches!(poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&Timespec::default())), Ok(0))
+    }
+
     /// Writes the request and reads the answer, whichever is possible; `None`: it ended without one.
     fn converse(
         &mut self,
+        mut parts: VecDeque<&[u8]>,
         deadline: Instant,
         clock: &dyn Clock,
     ) -> Result<Option<Answer>, Trouble> {
@@ -433,7 +468,7 @@ impl<'a> Process<'a> {
                 return Err(Trouble::Deadline);
             }
             self.wait(left).map_err(|error| Trouble::Answer(error.to_string()))?;
-            self.write();
+            self.write(&mut parts);
             read(&mut self.errors, |bytes| {
                 self.words.extend(bytes);
                 let surplus = self.words.len().saturating_sub(LAST_WORDS);
@@ -464,11 +499,11 @@ impl<'a> Process<'a> {
     }
 
     /// Writes what the pipe takes; closes it at the end, or where nobody reads any more.
-    fn write(&mut self) {
+    fn write(&mut self, parts: &mut VecDeque<&[u8]>) {
         let Some(input) = &mut self.input else { return };
-        while let Some(part) = self.parts.front_mut() {
+        while let Some(part) = parts.front_mut() {
             if part.is_empty() {
-                self.parts.pop_front();
+                parts.pop_front();
                 continue;
             }
             match input.write(part) {
@@ -529,7 +564,7 @@ impl<'a> Process<'a> {
     }
 }
 
-impl Drop for Process<'_> {
+impl Drop for Process {
     fn drop(&mut self) {
         // On every way out, also that of a panic.
         self.end();
