@@ -15,6 +15,7 @@ pub mod onnx;
 mod memory;
 mod onnxruntime;
 mod settings;
+mod telemetry;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -25,6 +26,7 @@ use bytes::Bytes;
 pub use memory::hand_back_memory;
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;
+pub use telemetry::forbid_telemetry;
 #[cfg(feature = "tract")]
 pub use tract::Tract;
 

@@ -98,3 +98,18 @@ fn models_and_check_tell_people_and_machines_the_same() {
     assert_eq!(broken.status.code(), Some(1));
     assert!(json(&broken).to_string().contains("not an ONNX model"), "{broken:?}");
 }
+
+#[test]
+fn onnx_runtime_collects_no_telemetry() {
+    let repository = Repository::of(&["iris"]);
+    let home = repository.beside("home");
+    std::fs::create_dir(&home).unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["check", "--repository", repository.path().to_str().unwrap()])
+        .env("HOME", &home)
+        .env_remove("XDG_CACHE_HOME")
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(std::fs::read_dir(&home).unwrap().count(), 0, "something is kept at home");
+}

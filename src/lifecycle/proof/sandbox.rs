@@ -225,7 +225,7 @@ mod linux {
         }
         // What fails here only makes the process a worse neighbour: it has no more rights for it.
         let _ = fs::write("/proc/self/oom_score_adj", "1000");
-        let _ = rustix::process::setpriority_process(None, 15);
+        let _ = rustix::process::setpriority_process(None, 10);
         let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
         Ok(Begun { landlock: Layer::of(close_files(library)) })
     }
