@@ -140,7 +140,8 @@ fn compression_bombs_are_refused_quickly_and_in_little_memory() {
         assert_eq!(response.status, 413, "{coding}: {response:?}");
         assert!(started.elapsed() < Duration::from_secs(2), "{coding}: {:?}", started.elapsed());
     }
-    let grown = peak_memory(&server) - before;
+    // The kernel sums its counts up late, so that a peak may seem to fall by some pages.
+    let grown = peak_memory(&server).saturating_sub(before);
     assert!(grown < 64 * MIB, "a bomb took {} MiB", grown / MIB);
 
     let packed = gzip(add_sub().to_string().as_bytes());
@@ -176,7 +177,8 @@ fn a_million_tiny_chunks_are_no_burden() {
     assert!([200, 400, 413].contains(&response.status), "{response:?}");
     let took = started.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
-    let grown = peak_memory(&server) - before;
+    // The kernel sums its counts up late, so that a peak may seem to fall by some pages.
+    let grown = peak_memory(&server).saturating_sub(before);
     assert!(grown < 32 * MIB, "the chunks took {} MiB", grown / MIB);
 }
 
