@@ -17,6 +17,10 @@ use super::{Admin, Problem};
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     let mut page = Exposition::of(&admin.monitor);
     versions(&admin.serving, &admin.monitor, &mut page);
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    let waiting = admin.serving.demand().waiting() as f64;
+    let help = "Requests that wait for versions that load on demand.";
+    page.gauges("tidegate_demand_waiting", help, &[(vec![], waiting)]);
     let ready = yes(admin.serving.obstacles().is_empty());
     page.gauges("tidegate_ready", "Whether the server takes requests.", &[(vec![], ready)]);
     let info = vec![("version", env!("CARGO_PKG_VERSION"))];
@@ -38,6 +42,7 @@ type OfVersion = (String, String, f64);
 fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
     let table = serving.table();
     let (mut ready, mut sizes, mut states) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cost = 0u64;
     let mut resident = monitor.upkeep().read().draining().1;
     for model in table.models() {
         for entry in &model.versions {
@@ -47,6 +52,7 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
             if let Some(version) = &entry.version {
                 let bytes = version.parts().size_bytes;
                 resident = resident.saturating_add(bytes);
+                cost = cost.saturating_add(version.cost_bytes());
                 sizes.push(of(bytes as f64));
             }
         }
@@ -58,6 +64,9 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
     page.gauges("tidegate_version_size_bytes", help, &labelled(&sizes));
     let help = "Size of the files of all loaded versions, those included that were let go and are still held.";
     page.gauges("tidegate_resident_model_bytes", help, &[(vec![], resident as f64)]);
+    let help =
+        "What loaded versions are taken to occupy in memory: what repository.loaded_bytes bounds.";
+    page.gauges("tidegate_loaded_cost_bytes", help, &[(vec![], cost as f64)]);
 }
 
 const STATES: [(VersionState, &str); 4] = [

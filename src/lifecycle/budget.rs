@@ -213,7 +213,12 @@ impl Keeper {
             return;
         }
         let queued = self.state.jobs.iter().map(|job| (job.model.clone(), job.id));
-        let pending: BTreeSet<Key> = queued.chain(self.state.running.clone()).collect();
+        // Who waits for what was decided against meanwhile is told at once.
+        let wanted = |(name, id): &Key| {
+            self.state.models.get(name).is_some_and(|kept| kept.plan.wanted.contains(id))
+        };
+        let pending: BTreeSet<Key> =
+            queued.chain(self.state.running.clone()).filter(wanted).collect();
         self.budget.leases.retain(|_, lease| lease.is_held());
         for wish in std::mem::take(&mut self.budget.wishes) {
             let key = (wish.model.clone(), wish.id);

@@ -637,8 +637,8 @@ fn breaks_clients(kept: &Kept, version: &Version, policy: Policy) -> Option<Stri
     if policy.signature_may_change || !takes_over {
         return None;
     }
-    let (id, serving) = kept.answering()?;
-    let broken = version.signature().breaks_clients_of(serving.signature())?;
+    let (id, serving) = kept.relied_on()?;
+    let broken = version.signature().breaks_clients_of(serving)?;
     let model = &version.parts().model;
     Some(format!(
         "its signature does not fit the clients of version {id}, which serves: {broken}; export it with the same \

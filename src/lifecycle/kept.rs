@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    model::{ModelDescription, VersionId, VersionState},
+    model::{ModelDescription, Signature, VersionId, VersionState},
     serve::{Entry, Version},
     source::{Fingerprint, ListedVersion},
 };
@@ -43,6 +43,8 @@ pub(super) struct KeptVersion {
     retry: Option<(Instant, Duration)>,
     /// Whether requests for it have it loaded, while it is not.
     on_demand: bool,
+    /// Its inputs and outputs, kept while it sleeps: what takes its place must suit the same clients.
+    signature: Option<Signature>,
     /// When it was loaded last, since 1970.
     pub(super) loaded_at: Duration,
     /// The bytes of its model when it was loaded last, and what the folder looked like then.
@@ -80,6 +82,7 @@ impl KeptVersion {
             seen: None,
             retry: None,
             on_demand: false,
+            signature: None,
             loaded_at: Duration::ZERO,
             size: None,
         }
@@ -135,6 +138,7 @@ impl KeptVersion {
         self.loading = self.loading.filter(|loading| Some(*loading) != tried);
         self.retry = None;
         self.on_demand = false;
+        self.signature = None;
         self.size = Some((tried, version.parts().size_bytes));
         self.state = VersionState::Ready;
         self.reason = String::new();
@@ -181,6 +185,7 @@ impl KeptVersion {
         self.state = VersionState::Unloading;
         "evicted, its last requests finish: loads on demand".clone_into(&mut self.reason);
         self.on_demand = true;
+        self.signature = Some(version.signature().clone());
         Some(version)
     }
 
@@ -225,6 +230,15 @@ impl Kept {
     /// The versions that are loaded, ascending.
     pub(super) fn loaded(&self) -> impl Iterator<Item = (VersionId, &Arc<Version>)> {
         self.versions.iter().filter_map(|(id, kept)| Some((*id, kept.version.as_ref()?)))
+    }
+
+    /// What the clients of this model rely on: the version that answers them, be it on demand.
+    pub(super) fn relied_on(&self) -> Option<(VersionId, &Signature)> {
+        let stand_in = || {
+            let id = self.stand_in?;
+            Some((id, self.versions.get(&id)?.signature.as_ref()?))
+        };
+        self.answering().map(|(id, version)| (id, version.signature())).or_else(stand_in)
     }
 
     /// The version that goes on answering on demand until the default of a new plan is proven, if one is needed.

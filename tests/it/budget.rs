@@ -244,6 +244,36 @@ fn waiting_is_bounded_and_holds_up_nobody_else() {
 }
 
 #[test]
+fn an_unload_answers_those_who_wait() {
+    let repository = repository(&["a0", "b1"]);
+    repository.add_bytes("x_loop", "1", &endless_loop());
+    let server = launch(&repository).set("PROOF__TIME_MAX", "15s").start();
+    let mut first = server.connect();
+    first.send(Request::post_json(&infer("x_loop"), &identity("FP32", &json!([1.0]))).bytes());
+    server.wait_for_state("x_loop", "1", "LOADING");
+    server.post("/v2/repository/models/x_loop/unload", &json!({})).ok();
+    let told = first.answer();
+    assert_eq!(told.status, 503, "{told:?}");
+    assert!(told.error().ends_with("unloaded"), "{told:?}");
+}
+
+#[test]
+fn a_sleeping_model_keeps_the_promise_to_its_clients() {
+    let repository = repository(&["a0", "b1", "c2"]);
+    let server = launch(&repository).start();
+    for model in ["c2", "a0", "b1"] {
+        assert_right(model, 1, 1.0, ask(&server, model, 1.0));
+    }
+    server.wait_for_state("c2", "1", "UNAVAILABLE");
+    repository.add_as("c2", "2", &source("add_sub", "1"));
+    eventually("version 2 is refused", || {
+        let entry = server.indexed("c2", "2")?;
+        entry["reason"].as_str()?.contains("does not fit the clients of version 1").then_some(())
+    });
+    assert_right("c2", 1, 2.0, ask(&server, "c2", 2.0));
+}
+
+#[test]
 fn a_request_waits_no_longer_than_it_may() {
     let repository = repository(&["a0", "b1"]);
     repository.add_bytes("x_loop", "1", &endless_loop());

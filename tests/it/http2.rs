@@ -9,8 +9,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::{
+    models::endless_loop,
     repository::Repository,
-    server::Server,
+    server::{Launch, Server},
     tensors::{JSON_LENGTH, identity, in_binary, infer},
 };
 
@@ -61,6 +62,35 @@ fn a_mistake_on_one_stream_leaves_the_others_alone() {
                 ask(sender.clone(), Method::POST, infer("identity_int32"), good.clone()).await;
             assert_eq!(head.status, 200, "{text:?}");
         }
+    });
+}
+
+#[test]
+fn a_stream_that_waits_for_its_model_holds_up_no_other() {
+    // The first two take all the room, so that the third is loaded only once it is asked for.
+    let repository = Repository::of(&["identity_int32", "identity_int64"]);
+    repository.add_bytes("x_loop", "1", &endless_loop());
+    let server = Launch::of(&repository)
+        .set("SERVER__WORKERS", "1")
+        .set("REPOSITORY__LOADED_BYTES", "600KiB")
+        .set("REPOSITORY__DEMAND_TIMEOUT", "3s")
+        .set("PROOF__TIME_MAX", "15s")
+        .set("MODELS__identity_int32__REQUIRED", "true")
+        .start();
+    runtime().block_on(async {
+        let sender = connect(server.http).await;
+        let body: Bytes = identity("INT32", &json!([7])).to_string().into();
+        let endless = ask(sender.clone(), Method::POST, infer("x_loop"), body.clone());
+        let mut endless = tokio::spawn(endless);
+        for _ in 0..5 {
+            let path = infer("identity_int32");
+            let (head, text) = ask(sender.clone(), Method::POST, path, body.clone()).await;
+            assert_eq!(head.status, 200, "{text:?}");
+        }
+        assert!(!endless.is_finished(), "it waits");
+        let (head, text) = (&mut endless).await.unwrap();
+        assert_eq!(head.status, 503, "{text:?}");
+        assert_eq!(head.headers["retry-after"], "1");
     });
 }
 
