@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 
 use crate::{
-    admin::{Admin, RepositoryApi, repository_service},
+    admin::{Admin, RepositoryApi, UploadLimits, repository_service},
     config::{self, Config, LogFormat, Logs},
     edge::{Listener, Plane},
     engine::Engines,
@@ -217,6 +217,10 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         serving: Arc::clone(&serving),
         lifecycle: lifecycle.handle(),
         enabled: config.repository_api,
+        uploads: config.uploads.allowed.then_some(UploadLimits {
+            bytes_max: config.uploads.bytes_max,
+            files_max: config.uploads.files_max,
+        }),
     };
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let plane = Plane::new(

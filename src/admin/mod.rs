@@ -26,7 +26,7 @@ use serde::Serialize;
 
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use operations::{OperationReport, OperationRequest};
-pub use repository::{RepositoryApi, repository_service};
+pub use repository::{RepositoryApi, UploadLimits, repository_service};
 
 use crate::{lifecycle::Handle, monitor::Monitor, serve::Serving};
 

@@ -11,12 +11,17 @@ use serde::Serialize;
 use tower::util::BoxCloneSyncService;
 
 use crate::{
-    lifecycle::{Done, Handle, Operation, OperationError},
+    lifecycle::{Done, Handle, Operation, OperationError, UploadPlace},
     model::ModelName,
     registry::Cause,
     serve::Serving,
-    wire::v2::objects::{ErrorBody, IndexEntry, IndexRequest, LoadRequest, UnloadRequest},
+    wire::v2::{
+        LoadRequest,
+        objects::{BodyError, ErrorBody, IndexEntry, IndexRequest, UnloadRequest},
+    },
 };
+
+pub use crate::wire::v2::UploadLimits;
 
 /// What the repository API works on.
 #[derive(Debug, Clone)]
@@ -27,7 +32,12 @@ pub struct RepositoryApi {
     pub lifecycle: Handle,
     /// Whether load and unload are allowed.
     pub enabled: bool,
+    /// What a load may bring; `None` where it may bring nothing.
+    pub uploads: Option<UploadLimits>,
 }
+
+/// Larger bodies than this are read on another thread than the one that answers requests.
+const READ_HERE_MAX: usize = 16 << 10;
 
 type Answer = Response<Bytes>;
 
@@ -84,21 +94,53 @@ impl RepositoryApi {
         json(StatusCode::OK, &entries)
     }
 
-    async fn load(&self, model: &str, body: &[u8]) -> Answer {
-        let request = match LoadRequest::decode(body) {
-            Ok(request) => request,
-            Err(problem) => return error(StatusCode::BAD_REQUEST, problem.to_string()),
+    async fn load(&self, model: &str, body: &Bytes) -> Answer {
+        let loaded = match self.named(model) {
+            Ok(model) => self.load_named(model, body).await,
+            Err(answer) => Err(answer),
         };
-        if request.config.is_some() || !request.files.is_empty() {
-            return error(
+        loaded.unwrap_or_else(|answer| answer)
+    }
+
+    async fn load_named(&self, model: ModelName, body: &Bytes) -> Result<Answer, Answer> {
+        let (mut place, limits) = (None, self.uploads);
+        let request = if body.len() > READ_HERE_MAX && limits.is_some() {
+            place = Some(self.upload_place()?);
+            let body = body.clone();
+            let read = move || LoadRequest::decode(&body, limits.as_ref());
+            tokio::task::spawn_blocking(read).await.map_err(|_| {
+                error(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the body could not be read; the log has more",
+                )
+            })?
+        } else {
+            LoadRequest::decode(body, limits.as_ref())
+        };
+        let request = request.map_err(|problem| match problem {
+            BodyError::UploadsOff => error(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "models from requests are switched off; put the model into the repository",
-            );
-        }
-        match self.named(model) {
-            Ok(model) => done(self.operate(model, Operation::Load).await),
-            Err(answer) => answer,
-        }
+                "models from requests are switched off; set repository.uploads = true, or put the model into the repository",
+            ),
+            problem => error(StatusCode::BAD_REQUEST, problem.to_string()),
+        })?;
+        let LoadRequest { config: Some(config), files } = request else {
+            return Ok(done(self.operate(model, Operation::Load).await));
+        };
+        let place = match place {
+            Some(place) => place,
+            None => self.upload_place()?,
+        };
+        let files = files.into_iter().map(|file| (file.path, file.bytes.into())).collect();
+        let cause = Cause::by("repository API");
+        Ok(done(self.lifecycle.upload(place, model, (config, files), cause).await))
+    }
+
+    #[expect(clippy::result_large_err, reason = "an answer is what the caller needs")]
+    fn upload_place(&self) -> Result<UploadPlace, Answer> {
+        let busy =
+            || error(StatusCode::SERVICE_UNAVAILABLE, "another model is being uploaded; try again");
+        self.lifecycle.upload_place().ok_or_else(busy)
     }
 
     async fn unload(&self, model: &str, body: &[u8]) -> Answer {
@@ -145,11 +187,11 @@ pub(super) fn status_of(problem: &OperationError) -> StatusCode {
         OperationError::Unknown(_)
         | OperationError::UnknownVersion { .. }
         | OperationError::UnknownAlias { .. } => StatusCode::NOT_FOUND,
-        OperationError::Failed { .. } => StatusCode::BAD_REQUEST,
+        OperationError::Failed { .. } | OperationError::Unfit { .. } => StatusCode::BAD_REQUEST,
         OperationError::NothingOlder { .. } => StatusCode::CONFLICT,
-        OperationError::Unrecorded(_) | OperationError::NotDurable { .. } => {
-            StatusCode::INSUFFICIENT_STORAGE
-        }
+        OperationError::Unrecorded(_)
+        | OperationError::NotKept { .. }
+        | OperationError::NotDurable { .. } => StatusCode::INSUFFICIENT_STORAGE,
         OperationError::Busy => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Admin, Config, Findings, Logs, ModelPolicy, Repository, Reserved,
+    Admin, Config, Findings, Logs, ModelPolicy, Repository, Reserved, Uploads,
     draft::Places,
     file::{self, File},
     value::{RepositoryApi, Size, Text, Whole},
@@ -22,11 +22,17 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
 
     let http = file.server.http.0;
     let Text(api) = file.repository.api;
+    let uploads = Uploads {
+        allowed: file.repository.uploads.0,
+        bytes_max: bytes(file.repository.upload_bytes),
+        files_max: count(file.repository.upload_files),
+    };
     Config {
         edge: edge(&file.server, &file.limits),
         admin: Admin { address: file.server.admin.0 },
         repository_api: api == RepositoryApi::On
             || api == RepositoryApi::Auto && http.ip().is_loopback(),
+        uploads,
         engine: engine(file.engine),
         proof: lifecycle::ProofSettings {
             enabled: file.proof.enabled.0,

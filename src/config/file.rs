@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LogFormat, Logs, Repository, Reserved,
+    LogFormat, Logs, Repository, Reserved, Uploads,
     value::{
         DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, SECOND, Size, Switch,
         TIB, Text, Time, Whole,
@@ -126,6 +126,14 @@ pub(super) struct RepositorySection {
     /// Whether the protocol's repository API may load and unload on the data plane's address; its index only reads
     /// and always answers. "auto" allows it only where that address is on loopback.
     pub(super) api: Text<RepositoryApi>,
+    /// Whether a load may bring a configuration and files of its own, which then serve instead of the repository's. Off:
+    /// whoever may load could have this server run any model.
+    pub(super) uploads: Switch,
+    /// Most bytes of one upload's files together. `limits.body` bounds the request that carries them, which is a
+    /// third larger.
+    pub(super) upload_bytes: Size<1, { 2 * GIB }>,
+    /// Most files of one upload.
+    pub(super) upload_files: Whole<1, 10_000>,
     /// Largest file of a model that is read.
     pub(super) artifact_bytes: Size<1, TIB>,
     /// Most models that are listed.
@@ -303,11 +311,15 @@ impl Default for RepositorySection {
             loaded_bytes_max,
         } = Repository::default();
         let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
+        let uploads = Uploads::default();
         Self {
             root: Text(RepositoryRoot(root)),
             poll_interval: Time(poll_interval),
             model_name: model_name.map(Text),
             api: Text(RepositoryApi::Auto),
+            uploads: Switch(uploads.allowed),
+            upload_bytes: Size(count(uploads.bytes_max)),
+            upload_files: Whole(count(uploads.files_max)),
             artifact_bytes: Size(artifact_bytes_max),
             models: Whole(count(models_max)),
             versions: Whole(count(versions_max)),

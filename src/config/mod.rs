@@ -59,6 +59,8 @@ pub struct Config {
     pub source: Repository,
     /// Whether the repository API is served on the data plane.
     pub repository_api: bool,
+    /// What a load may bring.
+    pub uploads: Uploads,
     /// How models are run.
     pub engine: engine::Settings,
     /// Whether and how versions are proven before they are loaded.
@@ -99,6 +101,17 @@ pub struct Repository {
     pub versions_max: usize,
     /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
     pub loaded_bytes_max: Option<u64>,
+}
+
+/// What a request to load a model may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uploads {
+    /// Whether it may bring anything.
+    pub allowed: bool,
+    /// Bytes of all files together.
+    pub bytes_max: usize,
+    /// Files.
+    pub files_max: usize,
 }
 
 /// What is logged and how.
@@ -292,6 +305,7 @@ impl Default for Config {
         let edge = edge::Settings::default();
         Self {
             repository_api: edge.http.ip().is_loopback(),
+            uploads: Uploads::default(),
             edge,
             admin: Admin::default(),
             source: Repository::default(),
@@ -323,6 +337,12 @@ impl Default for Repository {
             versions_max: 1000,
             loaded_bytes_max: None,
         }
+    }
+}
+
+impl Default for Uploads {
+    fn default() -> Self {
+        Self { allowed: false, bytes_max: 256 << 20, files_max: 1000 }
     }
 }
 

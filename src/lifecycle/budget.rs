@@ -183,7 +183,7 @@ impl Keeper {
         let Some(version) = kept.versions.get_mut(&id).filter(asleep).filter(|_| wanted) else {
             return;
         };
-        let job = Job { model: name.clone(), id, origin };
+        let job = Job { model: name.clone(), id, origin, staged: None };
         version.begin(job.fingerprint());
         self.state.jobs.push_back(job);
         if self.refresh(&name) {
@@ -289,6 +289,37 @@ impl Keeper {
                 Admission::No
             }
         }
+    }
+
+    /// Whether a version may be loaded aside now, beside others that cost `aside`; makes room for it.
+    pub(super) fn admit_aside(&mut self, job: &Job, aside: u64) -> Result<bool, String> {
+        self.budget.retry_at = None;
+        let Some(bytes_max) = self.budget.bytes_max else { return Ok(true) };
+        let needed = self.estimate(job);
+        if needed > bytes_max {
+            return Err(too_large(needed, bytes_max));
+        }
+        let taken = self.taken(Some((&job.model, job.id))).saturating_add(aside);
+        let draining = self.budget.draining.iter().map(|(_, bytes)| bytes).sum();
+        match room(needed, bytes_max, taken, draining, self.candidates(&job.model)) {
+            Room::There => self.budget.loading = needed,
+            Room::Evict(victims) => {
+                self.evict(&victims, job);
+                self.soon();
+                return Ok(false);
+            }
+            Room::Soon => {
+                self.soon();
+                return Ok(false);
+            }
+            Room::Taken => {
+                return Err(format!(
+                    "it needs {needed} bytes, and what may not be evicted takes {taken} of the {bytes_max} of \
+                     repository.loaded_bytes; raise it, or require fewer models"
+                ));
+            }
+        }
+        Ok(true)
     }
 
     fn soon(&mut self) -> Admission {

@@ -1,7 +1,7 @@
 //! Keeps the content store from growing: what no version needs any more is collected, on a thread of its own.
 //!
 //! The files of these versions stay: what serves, or served last, by the registry; what is loaded, whatever the
-//! registry says; the version that was let go last, and any that is pinned or has an alias, as the way back. A
+//! registry says; what was uploaded; the version that was let go last, and any that is pinned or has an alias, as the way back. A
 //! rollback to an older version takes its files from the repository again. Always true:
 //! - What is being fetched is not collected: each load holds what it puts until it is written down as served.
 //! - A process that ends in the middle leaves a good store: each blob is there or not, and a manifest that is no
@@ -82,6 +82,8 @@ impl Collector {
 /// What must stay, and who is told.
 pub(super) struct Needed {
     pub(super) manifests: BTreeSet<Digest>,
+    /// What stays that is no version's.
+    pub(super) blobs: BTreeSet<Digest>,
     pub(super) monitor: Arc<Monitor>,
 }
 
@@ -105,7 +107,7 @@ impl Needed {
 
     /// The blobs of all manifests. One that is gone or damaged speaks for none; one that cannot be read now stops it.
     fn blobs(&self, store: &Store) -> Result<BTreeSet<Digest>, CollectError> {
-        let mut keep = BTreeSet::new();
+        let mut keep = self.blobs.clone();
         for manifest in &self.manifests {
             keep.insert(*manifest);
             match store.blobs(manifest) {

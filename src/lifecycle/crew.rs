@@ -19,6 +19,8 @@ pub(super) struct Job {
     pub(super) model: ModelName,
     pub(super) id: VersionId,
     pub(super) origin: Origin,
+    /// The change that it is loaded aside for, if it is.
+    pub(super) staged: Option<u64>,
 }
 
 /// Where a version is taken from.

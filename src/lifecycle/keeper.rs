@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    Loader, OnNewVersion, Operation, Policy, Reply,
+    LoadFailure, Loader, OnNewVersion, Operation, Policy, Reply,
     budget::{Admission, Budget},
     collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
@@ -32,6 +32,7 @@ use super::{
     operate::Waiting,
     plan::Plan,
     reclaim::{Reclaim, Retired},
+    stage::{Next, Staged, Upload},
 };
 
 /// What reaches the keeper.
@@ -44,6 +45,8 @@ pub(super) enum Message {
     Wish(Wish),
     /// There may be room for what waits to be loaded.
     Retry,
+    /// Somebody brings a model.
+    Upload(Box<Upload>),
     /// A load has ended.
     Loaded(Box<(Job, Loaded)>),
     /// The last request has let a version go.
@@ -82,6 +85,9 @@ pub(super) struct Keeping {
     hold: Option<Hold>,
     collector: Collector,
     pub(super) waiting: Vec<Waiting>,
+    /// Changes that are loaded aside, and how many there have been.
+    pub(super) staged: VecDeque<Staged>,
+    pub(super) staged_so_far: u64,
     /// Whether every version that was there at the start has been tried.
     pub(super) complete: bool,
     /// Problems of the folder that were logged already.
@@ -100,6 +106,7 @@ impl Keeper {
         let required = self.policies.iter().filter(|(_, policy)| policy.required);
         self.state.required = required.map(|(name, _)| name.clone()).collect();
         let mut passed = Some(passed);
+        self.reinstate();
         // What lies there at the start is taken as it is; later changes must settle.
         self.look(None, true);
         loop {
@@ -121,6 +128,7 @@ impl Keeper {
                 Some(Message::Wish(wish)) => self.wish(wish),
                 // Every message has what waits looked at.
                 Some(Message::Retry) => {}
+                Some(Message::Upload(upload)) => self.upload(*upload),
                 Some(Message::Loaded(ended)) => {
                     let (job, loaded) = *ended;
                     self.ended(&job, loaded);
@@ -225,19 +233,21 @@ impl Keeper {
         }
         // First: what is put from here on is not known to be needed below.
         let hold = store.hold();
-        let mut manifests: BTreeSet<Digest> = BTreeSet::new();
+        let (mut manifests, mut blobs) = (BTreeSet::new(), BTreeSet::new());
         for (name, decided) in self.registry.models() {
             // Without a repository nobody knows which models are gone.
             let stays = self.state.unreadable.is_some() || self.state.models.contains_key(name);
             let released = decided.manifests().filter(|_| stays);
             manifests.extend(decided.needed().chain(released).filter_map(Digest::parse));
+            let uploaded = decided.uploaded.as_ref();
+            blobs.extend(uploaded.and_then(|uploaded| Digest::parse(&uploaded.config)));
         }
         for kept in self.state.models.values() {
             let loaded = kept.versions.values().filter_map(|kept| kept.version.as_ref());
             let identities = loaded.filter_map(|version| version.parts().identity.as_deref());
             manifests.extend(identities.filter_map(Digest::parse));
         }
-        let needed = Needed { manifests, monitor: Arc::clone(&self.loader.monitor) };
+        let needed = Needed { manifests, blobs, monitor: Arc::clone(&self.loader.monitor) };
         self.state.collector.start(hold, store.clone(), needed);
     }
 
@@ -262,7 +272,7 @@ impl Keeper {
                 let version = kept.versions.entry(id);
                 version.or_insert_with(|| KeptVersion::unavailable("")).begin(None);
                 let origin = Origin::Store(digest);
-                self.state.jobs.push_back(Job { model: name.clone(), id, origin });
+                self.state.jobs.push_back(Job { model: name.clone(), id, origin, staged: None });
             }
             self.state.models.insert(name.clone(), kept);
         }
@@ -392,7 +402,7 @@ impl Keeper {
                 Due::Now => {
                     version.begin(Some(listed.fingerprint));
                     let origin = Origin::Repository(listed, Arc::clone(&description));
-                    jobs.push(Job { model: name.clone(), id, origin });
+                    jobs.push(Job { model: name.clone(), id, origin, staged: None });
                 }
             }
         }
@@ -417,6 +427,15 @@ impl Keeper {
     fn start_next(&mut self) {
         let mut refused = false;
         while self.state.running.is_none() {
+            // An operator waits for what is staged.
+            match self.next_staged() {
+                Next::Job(job) => {
+                    self.start(*job);
+                    continue;
+                }
+                Next::Later => break,
+                Next::Nothing => {}
+            }
             let Some(job) = self.next_job() else { break };
             let (model, id) = (job.model.clone(), job.id);
             let Some(kept) = self.state.models.get(&model) else { continue };
@@ -439,36 +458,46 @@ impl Keeper {
             if version.version.is_none() {
                 "being fetched, proven, loaded and warmed".clone_into(&mut version.reason);
             }
-            self.tell(&model, Some(id), EventKind::Loading, "");
             if self.refresh(&model) {
                 self.publish();
             }
-            self.state.hold = self.loader.store.as_ref().map(Store::hold);
-            let report = self.messages.clone();
-            let started = self.crew.load(job, move |job, loaded| {
-                // A keeper that is gone needs no report.
-                let _ = report.send(Message::Loaded(Box::new((job, loaded))));
-            });
-            match started {
-                Ok(()) => self.state.running = Some((model, id)),
-                Err(error) => {
-                    tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
-                    self.budget.load_ended();
-                    let now = self.now();
-                    if let Some(version) = self.version_mut(&model, id) {
-                        let tried = version.loading;
-                        version.fail(
-                            tried,
-                            format!("the system gives no thread: {error}"),
-                            Some(now),
-                        );
-                    }
-                }
-            }
+            self.start(job);
         }
         if refused {
             self.publish();
         }
+    }
+
+    /// Hands a version to the crew.
+    fn start(&mut self, job: Job) {
+        let (model, id, staged) = (job.model.clone(), job.id, job.clone());
+        self.tell(&model, Some(id), EventKind::Loading, "");
+        self.state.hold = self.loader.store.as_ref().map(Store::hold);
+        let report = self.messages.clone();
+        let started = self.crew.load(job, move |job, loaded| {
+            // A keeper that is gone needs no report.
+            let _ = report.send(Message::Loaded(Box::new((job, loaded))));
+        });
+        let Err(error) = started else {
+            self.state.running = Some((model, id));
+            return;
+        };
+        tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
+        self.budget.load_ended();
+        if let Some(number) = staged.staged {
+            self.staged_ended(number, &staged, Err(Arc::new(LoadFailure::NoThread(error))));
+            return;
+        }
+        let now = self.now();
+        if let Some(version) = self.version_mut(&model, id) {
+            let tried = version.loading;
+            version.fail(tried, format!("the system gives no thread: {error}"), Some(now));
+        }
+    }
+
+    /// Looks again as soon as nothing else is to be done.
+    pub(super) fn look_soon(&mut self) {
+        self.state.look_at = Some(self.now());
     }
 
     fn version_mut(&mut self, model: &str, id: VersionId) -> Option<&mut KeptVersion> {
@@ -482,6 +511,10 @@ impl Keeper {
         // Let go at the end: by then it is written down if it serves.
         let _hold = self.state.hold.take();
         self.budget.load_ended();
+        if let Some(number) = job.staged {
+            self.staged_ended(number, job, loaded);
+            return;
+        }
         let (name, id) = (&job.model, job.id);
         let now = self.now();
         let policy = self.policy(name);
@@ -497,9 +530,11 @@ impl Keeper {
             }
             return;
         };
-        let loaded = loaded.and_then(|version| match breaks_clients(kept, &version, policy) {
-            Some(reason) => Err(("signature", reason, false)),
-            None => Ok(version),
+        let loaded = loaded.and_then(|version| {
+            match breaks_clients(kept, kept.plan.default, &version, policy) {
+                Some(reason) => Err(("signature", reason, false)),
+                None => Ok(version),
+            }
         });
         let outcome = loaded.as_ref().map_or_else(|(code, ..)| *code, |_| "ok");
         self.loader.monitor.upkeep().loaded(name, outcome);
@@ -555,7 +590,7 @@ impl Keeper {
         }
     }
 
-    fn retire(&mut self, retired: Vec<Arc<Version>>) {
+    pub(super) fn retire(&mut self, retired: Vec<Arc<Version>>) {
         for version in retired {
             self.state.collector.count();
             let (name, id) = (version.parts().model.clone(), version.id());
@@ -619,7 +654,7 @@ impl Keeper {
     }
 }
 
-fn trouble<'a>(listing: &'a Listing, what: &str) -> Option<&'a str> {
+pub(super) fn trouble<'a>(listing: &'a Listing, what: &str) -> Option<&'a str> {
     let problem = listing.problems.iter().find(|problem| problem.what == what);
     problem.map(|problem| problem.reason.as_str())
 }
@@ -628,12 +663,23 @@ fn pinned(decisions: &Decisions) -> Option<String> {
     if decisions.unloaded {
         return Some("unloaded by an operator".to_owned());
     }
-    decisions.pinned.map(|version| format!("pinned to version {version} by an operator"))
+    let pinned =
+        decisions.pinned.map(|version| format!("pinned to version {version} by an operator"));
+    let uploaded = || {
+        let serves = "uploaded, in place of what the repository has; a load without parameters goes back to that";
+        decisions.uploaded.as_ref().map(|_| serves.to_owned())
+    };
+    pinned.or_else(uploaded)
 }
 
 /// Why clients of what serves could not use a version in its place, if that matters.
-fn breaks_clients(kept: &Kept, version: &Version, policy: Policy) -> Option<String> {
-    let takes_over = kept.plan.default == Some(version.id());
+pub(super) fn breaks_clients(
+    kept: &Kept,
+    default: Option<VersionId>,
+    version: &Version,
+    policy: Policy,
+) -> Option<String> {
+    let takes_over = default == Some(version.id());
     if policy.signature_may_change || !takes_over {
         return None;
     }
@@ -646,7 +692,7 @@ fn breaks_clients(kept: &Kept, version: &Version, policy: Policy) -> Option<Stri
     ))
 }
 
-fn log_ready(version: &Version) {
+pub(super) fn log_ready(version: &Version) {
     let parts = version.parts();
     tracing::info!(
         model = %parts.model,

@@ -143,6 +143,9 @@ pub enum LoadFailure {
     /// It should come from the content store, and there is none.
     #[error("it is not in the repository, and there is no content store; set state.path")]
     NoStore,
+    /// Nothing can load it.
+    #[error("the system gives no thread: {0}")]
+    NoThread(std::io::Error),
     /// Loading it ran into a mistake of ours.
     #[error("loading it ended in a panic, which is a bug of tidegate; the log has it")]
     Panicked,
@@ -215,7 +218,7 @@ impl LoadFailure {
             Self::NotFinite { .. } => Code::NotFinite,
             Self::WrongShape { .. } => Code::WrongShape,
             Self::Memory(_) => Code::Memory,
-            Self::Panicked | Self::Request(_) | Self::NoStore => Code::Internal,
+            Self::Panicked | Self::Request(_) | Self::NoStore | Self::NoThread(_) => Code::Internal,
             Self::Proof(failure) => failure.code,
         }
     }

@@ -25,6 +25,7 @@ mod operate;
 mod plan;
 mod proof;
 mod reclaim;
+mod stage;
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +37,8 @@ use std::{
     thread::JoinHandle,
 };
 
-use tokio::sync::oneshot;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use events::{Event, EventKind, Events};
 pub use golden::{Golden, GoldenError};
@@ -51,7 +53,7 @@ use crate::{
     model::{Alias, ModelName, VersionId},
     registry::{Cause, Registry, Unrecorded},
     serve::Serving,
-    source::{Folder, Settings, WatchError, Watcher},
+    source::{Folder, Override, Settings, Store, UploadError, WatchError, Watcher},
 };
 
 pub use crew::Origin;
@@ -60,6 +62,7 @@ use budget::Budget;
 use crew::Crew;
 use keeper::{Keeper, Keeping, Message};
 use reclaim::Reclaim;
+use stage::Upload;
 
 /// The running keeper; it stops when this is dropped.
 #[derive(Debug)]
@@ -78,7 +81,17 @@ pub struct Handle {
     /// Operations that wait for the keeper.
     waiting: Arc<AtomicUsize>,
     events: Events,
+    /// One upload at a time: each takes memory for all its files.
+    uploading: Arc<Semaphore>,
+    /// Where uploads are kept, and the most bytes of a version.
+    keep: (Option<Store>, u64),
 }
+
+/// The right to upload; there is one.
+#[derive(Debug)]
+pub struct UploadPlace(
+    #[expect(dead_code, reason = "its drop gives the place back")] OwnedSemaphorePermit,
+);
 
 /// What holds for one model, by the operator's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -171,6 +184,20 @@ pub enum OperationError {
         /// Why.
         reason: String,
     },
+    /// What was brought cannot be used.
+    #[error("failed to load '{model}': {reason}")]
+    Unfit {
+        /// The model.
+        model: ModelName,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing was done, because it could not be kept.
+    #[error("nothing was changed: what was uploaded could not be kept: {reason}")]
+    NotKept {
+        /// Why.
+        reason: String,
+    },
     /// Nothing was done, because it could not be recorded.
     #[error("nothing was changed: {0}")]
     Unrecorded(#[from] Unrecorded),
@@ -216,8 +243,13 @@ impl Lifecycle {
         let (messages, incoming) = mpsc::channel();
         let look_due = Arc::new(AtomicBool::new(false));
         let events = Events::default();
-        let handle =
-            Handle { messages: messages.clone(), waiting: Arc::default(), events: events.clone() };
+        let handle = Handle {
+            messages: messages.clone(),
+            waiting: Arc::default(),
+            events: events.clone(),
+            uploading: Arc::new(Semaphore::new(1)),
+            keep: (loader.store.clone(), loader.artifact_bytes_max),
+        };
         let (due, changed) = (Arc::clone(&look_due), messages.clone());
         let watcher = Watcher::start(&settings.root, settings.poll_interval, move || {
             // One look covers every change before it, so one waits at most.
@@ -305,6 +337,48 @@ impl Handle {
         self.messages
             .send(Message::Operate(model, operation, cause, reply))
             .map_err(|_| OperationError::Busy)?;
+        answer.await.unwrap_or(Err(OperationError::Busy))
+    }
+
+    /// The right to upload, if nobody has it.
+    pub fn upload_place(&self) -> Option<UploadPlace> {
+        Arc::clone(&self.uploading).try_acquire_owned().ok().map(UploadPlace)
+    }
+
+    /// Serves what a request brought in place of what the repository has: a configuration as JSON, and files by their path
+    /// in the model's folder. As with [`Handle::operate`], it is done when this returns.
+    ///
+    /// # Cancel safety
+    /// Dropped while it waits, it may still happen.
+    pub async fn upload(
+        &self,
+        place: UploadPlace,
+        model: ModelName,
+        (config, files): (String, Vec<(String, Bytes)>),
+        cause: Cause,
+    ) -> Result<Done, OperationError> {
+        let _waits = Place::take(&self.waiting).ok_or(OperationError::Busy)?;
+        let (store, bytes_max) = self.keep.clone();
+        let name = model.clone();
+        // Files are hashed and written to the disk: nothing for a thread that answers requests.
+        let kept = tokio::task::spawn_blocking(move || {
+            let unfit = |error: UploadError| OperationError::Unfit {
+                model: name.clone(),
+                reason: error.to_string(),
+            };
+            // What is put from here on stays until it is recorded.
+            let hold = store.as_ref().map(Store::hold);
+            let mut instead = Override::brought(&name, &config, files, bytes_max).map_err(unfit)?;
+            if let Some(store) = store {
+                let kept = instead.keep(&store);
+                kept.map_err(|error| OperationError::NotKept { reason: error.chain() })?;
+            }
+            Ok::<_, OperationError>((instead, hold))
+        });
+        let (instead, hold) = kept.await.unwrap_or(Err(OperationError::Busy))?;
+        let (reply, answer) = oneshot::channel();
+        let upload = Upload { model, instead, cause, place, hold, reply };
+        self.messages.send(Message::Upload(Box::new(upload))).map_err(|_| OperationError::Busy)?;
         answer.await.unwrap_or(Err(OperationError::Busy))
     }
 

@@ -39,6 +39,10 @@ impl Keeper {
         cause: Cause,
         reply: Reply,
     ) {
+        if *operation == Operation::Load && self.decisions(model).uploaded.is_some() {
+            self.stage(model, None, (cause, reply), (None, None));
+            return;
+        }
         match self.begin(model, operation, &cause) {
             Ok(Some(goal)) => {
                 self.state.waiting.push(Waiting { model: model.clone(), goal, cause, reply });
@@ -102,6 +106,8 @@ impl Keeper {
                 self.registry.record(&[write(Action::Unload)])?;
                 self.decided(model, None, "unload", cause);
                 self.state.jobs.retain(|job| job.model != *model);
+                self.folder.put_over(model, None);
+                self.look_soon();
                 if self.reconcile(model, false) {
                     self.publish();
                 }
@@ -139,7 +145,13 @@ impl Keeper {
         }
     }
 
-    fn decided(&self, model: &ModelName, version: Option<VersionId>, what: &str, cause: &Cause) {
+    pub(super) fn decided(
+        &self,
+        model: &ModelName,
+        version: Option<VersionId>,
+        what: &str,
+        cause: &Cause,
+    ) {
         let actor = &cause.actor;
         tracing::info!(%model, version = version.map(VersionId::number), %actor, reason = cause.reason, "{what}");
         self.tell(model, version, EventKind::Decided, &format!("{what} by {actor}"));
@@ -238,7 +250,7 @@ impl Waiting {
     }
 }
 
-fn failed(model: &ModelName, reason: &str) -> OperationError {
+pub(super) fn failed(model: &ModelName, reason: &str) -> OperationError {
     OperationError::Failed { model: model.clone(), reason: reason.to_owned() }
 }
 

@@ -40,6 +40,8 @@ pub struct Decisions {
     pub level: Option<VersionId>,
     /// Names for versions.
     pub aliases: BTreeMap<Alias, VersionId>,
+    /// What a request brought in place of what the repository has.
+    pub uploaded: Option<Uploaded>,
     /// What served last, and the identity of its files.
     pub served: BTreeMap<VersionId, String>,
     /// What was let go last, and what was let go and is pinned or has an alias: a way back.
@@ -48,11 +50,20 @@ pub struct Decisions {
     pub previous: Option<VersionId>,
 }
 
+/// What a request brought, by the digests under which the content store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uploaded {
+    /// The description.
+    pub config: String,
+    /// The versions' manifests; none where the repository's versions are served with the description.
+    pub versions: BTreeMap<VersionId, String>,
+}
+
 /// A decision, or a fact worth remembering.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
-    /// Into service, where versions are held back up to this one.
+    /// Into service from the repository, where versions are held back up to this one.
     Load {
         /// The newest version that may serve.
         level: Option<u64>,
@@ -66,6 +77,13 @@ pub enum Action {
     },
     /// The repository decides again.
     Unpin,
+    /// What a request brought is served in place of what the repository has, until a load or an unload.
+    Upload {
+        /// The digest of the description.
+        config: String,
+        /// The digests of the versions' manifests, by the version's number as JSON has keys: as text.
+        versions: BTreeMap<String, String>,
+    },
     /// A name for a version.
     SetAlias {
         /// The name.
@@ -143,6 +161,7 @@ impl Action {
             Self::Unload => "unload",
             Self::Pin { .. } => "pin",
             Self::Unpin => "unpin",
+            Self::Upload { .. } => "upload",
             Self::SetAlias { .. } => "set_alias",
             Self::RemoveAlias { .. } => "remove_alias",
             Self::Serve { .. } => "serve",
@@ -158,7 +177,7 @@ impl Action {
             | Self::Serve { version, .. }
             | Self::Retire { version } => Some(VersionId::new(*version)),
             Self::Load { level } => level.map(VersionId::new),
-            Self::Unload | Self::Unpin | Self::RemoveAlias { .. } => None,
+            Self::Unload | Self::Unpin | Self::Upload { .. } | Self::RemoveAlias { .. } => None,
         }
     }
 }
@@ -177,7 +196,8 @@ impl Decisions {
 
     /// Of these, those that must stay although the repository has no such model, or cannot be read.
     pub fn needed(&self) -> impl Iterator<Item = &str> {
-        self.served.values().map(String::as_str)
+        let uploaded = self.uploaded.iter().flat_map(|uploaded| uploaded.versions.values());
+        self.served.values().chain(uploaded).map(String::as_str)
     }
 
     fn apply(&mut self, action: &Action) {
@@ -193,9 +213,13 @@ impl Decisions {
         match action {
             Action::Load { level } => {
                 self.unloaded = false;
+                self.uploaded = None;
                 self.level = level.map(VersionId::new).or(self.level);
             }
-            Action::Unload => self.unloaded = true,
+            Action::Unload => {
+                self.unloaded = true;
+                self.uploaded = None;
+            }
             Action::Pin { version } => {
                 self.unloaded = false;
                 self.pinned = Some(VersionId::new(*version));
@@ -203,6 +227,14 @@ impl Decisions {
             Action::Unpin => {
                 self.unloaded = false;
                 self.pinned = None;
+            }
+            Action::Upload { config, versions } => {
+                let version = |(id, digest): (&String, &String)| {
+                    Some((VersionId::parse(id)?, digest.clone()))
+                };
+                let versions = versions.iter().filter_map(version).collect();
+                self.unloaded = false;
+                self.uploaded = Some(Uploaded { config: config.clone(), versions });
             }
             Action::SetAlias { alias, version } => {
                 if let Ok(alias) = Alias::parse(alias) {
@@ -367,10 +399,30 @@ mod tests {
     }
 
     #[test]
+    fn an_upload_holds_until_a_load_or_an_unload() {
+        let upload = || Action::Upload { config: "c".to_owned(), versions: BTreeMap::new() };
+        for (action, holds) in [
+            (Action::Pin { version: 1 }, true),
+            (Action::Unpin, true),
+            (Action::Load { level: None }, false),
+            (Action::Unload, false),
+        ] {
+            let registry = Registry::replay([Action::Unload, upload(), action].map(entry), None);
+            assert_eq!(registry.decisions("m").unwrap().uploaded.is_some(), holds);
+        }
+        let registry = Registry::replay([Action::Unload, upload()].map(entry), None);
+        assert!(!registry.decisions("m").unwrap().unloaded, "an upload is a load");
+    }
+
+    #[test]
     fn actions_are_written_with_their_name() {
         let written = serde_json::to_value(Action::Pin { version: 7 }).unwrap();
         assert_eq!(written, serde_json::json!({"action": "pin", "version": 7}));
-        for action in [Action::Unload, Action::Load { level: None }, Action::Unpin] {
+        let upload = Action::Upload {
+            config: "c".to_owned(),
+            versions: [("1".to_owned(), "d".to_owned())].into(),
+        };
+        for action in [Action::Unload, Action::Load { level: None }, Action::Unpin, upload] {
             let written = serde_json::to_value(&action).unwrap();
             assert_eq!(written["action"], action.name());
             assert_eq!(serde_json::from_value::<Action>(written).unwrap(), action);

@@ -17,7 +17,7 @@ const CLASS_NAMES_MAX: usize = 100_000;
 
 /// Reads whichever description there is, and the class names that it points to.
 pub(super) fn describe(files: &dyn Files, shown: &str) -> Result<ModelDescription, SourceError> {
-    const TOML: &str = "model.toml";
+    const TOML: &str = model_toml::FILENAME;
     let path = |name: &str| below(shown, name);
     let file = |name: &str| match files.own(name, DESCRIPTION_BYTES_MAX) {
         Ok(bytes) => Ok(Some(bytes)),

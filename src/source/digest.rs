@@ -26,6 +26,10 @@ impl Digest {
         }
         Some(Self(digest))
     }
+
+    pub(super) fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl From<sha2::Sha256> for Digest {

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Manifest, Store,
+    Digest, Manifest, Store, StoreError, model_toml, pbtxt,
     reading::{self, ReadFault, Refusal},
 };
 
@@ -35,10 +35,29 @@ impl Files for OwnedFd {
     }
 }
 
-/// A folder of a version that is in the content store.
+/// Where blobs are.
+#[derive(Debug, Clone)]
+pub(super) enum Shelf {
+    /// In the content store.
+    Store(Store),
+    /// In memory: they came with a request.
+    Memory(Arc<BTreeMap<Digest, Bytes>>),
+}
+
+impl Shelf {
+    /// Reads the bytes of a digest, at most `bytes_max`.
+    pub(super) fn read(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes, StoreError> {
+        match self {
+            Self::Store(store) => store.read(digest, bytes_max),
+            Self::Memory(blobs) => blobs.get(digest).cloned().ok_or(StoreError::Missing(*digest)),
+        }
+    }
+}
+
+/// A folder of a version whose files are known by their digests.
 #[derive(Debug, Clone)]
 pub(super) struct StoredFolder {
-    pub(super) store: Store,
+    pub(super) shelf: Shelf,
     pub(super) manifest: Arc<Manifest>,
     /// Relative to the model's folder; empty for that itself.
     pub(super) folder: String,
@@ -51,12 +70,32 @@ impl Files for StoredFolder {
         if file.bytes > bytes_max {
             return Err(ReadFault::TooLarge { bytes_max });
         }
-        self.store.read(&file.sha256, file.bytes).map_err(|error| ReadFault::Store(error.into()))
+        self.shelf.read(&file.sha256, file.bytes).map_err(|error| ReadFault::Store(error.into()))
     }
 
     fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
         reading::check_location(location)?;
         Ok(self.own(location, bytes_max)?)
+    }
+}
+
+/// A model's folder with another `config.pbtxt` than lies there, and no `model.toml`.
+pub(super) struct Redescribed<'a> {
+    pub(super) files: &'a dyn Files,
+    pub(super) config: &'a str,
+}
+
+impl Files for Redescribed<'_> {
+    fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault> {
+        match name {
+            pbtxt::FILENAME => Ok(Bytes::copy_from_slice(self.config.as_bytes())),
+            model_toml::FILENAME => Err(ReadFault::Missing),
+            _ => self.files.own(name, bytes_max),
+        }
+    }
+
+    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        self.files.named(location, bytes_max)
     }
 }
 

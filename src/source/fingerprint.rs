@@ -45,6 +45,13 @@ pub(super) fn take(folder: &Path, extent: Extent, salt: &[u8]) -> Result<Fingerp
     Ok(Fingerprint(walk.hash.finalize().into()))
 }
 
+impl Fingerprint {
+    /// Of content that never changes.
+    pub(super) fn of_content(digest: &super::Digest) -> Self {
+        Self(*digest.bytes())
+    }
+}
+
 struct Walk {
     hash: Sha256,
     extent: Extent,

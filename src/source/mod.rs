@@ -1,4 +1,5 @@
-//! Where models lie: lists a folder, reads its descriptions, fetches and keeps artifacts, notices changes.
+//! Where models lie: lists a folder and what was uploaded in its place, reads descriptions, fetches and keeps
+//! artifacts, notices changes.
 //!
 //! A repository is written by others and not trusted. Always true:
 //! - Every read has a limit, and no read waits: pipes and devices are refused, not opened and hoped for.
@@ -28,6 +29,7 @@ mod model_toml;
 pub mod pbtxt;
 mod reading;
 mod store;
+mod upload;
 mod watch;
 
 use std::{path::PathBuf, time::Duration};
@@ -44,6 +46,7 @@ pub use manifest::{Manifest, ManifestError, ManifestFile};
 pub use mirror::{Mirror, MirrorError, MirrorNews};
 pub use reading::Refusal;
 pub use store::{Collected, Hold, Store, StoreError};
+pub use upload::{Override, UploadError};
 pub use watch::{WatchError, Watcher};
 
 /// Where the repository is, and how much of it is taken.

@@ -22,6 +22,9 @@ use crate::model::{
 
 use super::error::line_and_column;
 
+/// The name of the file.
+pub(super) const FILENAME: &str = "model.toml";
+
 /// Why a `model.toml` cannot be used.
 #[derive(Debug)]
 pub(super) struct TomlFault {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     repository::{Golden, Repository, SAMPLES, source},
-    server::Server,
+    server::{Launch, Server},
     tensors::add_sub,
 };
 
@@ -57,6 +57,13 @@ fn assert_success(what: &str, output: &Output) {
 fn tritonclient_finds_every_method_working() {
     let server = Server::over(&Repository::of(&["add_sub", "scalar", "identity_fp32_2d"]));
     run_script("methods.py", &server);
+}
+
+#[test]
+fn tritonclient_uploads_models() {
+    let repository = Repository::of(&["identity_fp32"]);
+    let server = Launch::of(&repository).set("REPOSITORY__UPLOADS", "true").start();
+    run_script("uploads.py", &server);
 }
 
 #[test]

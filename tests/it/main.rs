@@ -42,4 +42,5 @@ mod reload;
 mod smuggling;
 mod swap;
 mod tidy;
+mod uploads;
 mod verdicts;

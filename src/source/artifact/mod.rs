@@ -30,13 +30,29 @@ use super::{
     reading::{self, ReadFault, Refusal},
 };
 
+pub(super) use stored::ShelfVersion;
 pub use stored::Stored;
 
 /// A version as it was listed: where it is and what it looked like.
 #[derive(Debug, Clone)]
 pub struct ListedVersion {
-    /// Differs after every change in the version's folder, also after half of a copy.
+    /// Differs after every change of the version's files, also after half of a copy.
     pub fingerprint: Fingerprint,
+    pub(super) lies: Lies,
+}
+
+/// Where a version's files are.
+#[derive(Debug, Clone)]
+pub(super) enum Lies {
+    Folder(FolderVersion),
+    Shelf(ShelfVersion),
+}
+
+/// A version in a folder.
+#[derive(Debug, Clone)]
+pub(super) struct FolderVersion {
+    /// As in [`ListedVersion`].
+    pub(super) fingerprint: Fingerprint,
     pub(super) place: Place,
     pub(super) described: Arc<Described>,
 }
@@ -83,7 +99,7 @@ enum Origin {
 /// A version's folder, being read.
 #[derive(Debug)]
 struct Opened {
-    listed: ListedVersion,
+    listed: FolderVersion,
     store: Option<Store>,
     folder: OwnedFd,
     /// The model's own folder, where it is another.
@@ -113,7 +129,7 @@ const GOLDEN_BYTES_MAX: u64 = 16 << 20;
 const GOLDEN: &str = "golden.json";
 
 /// The name of the model in a model folder, as Triton has it: `<version>/model.onnx/model.onnx`.
-const INNER_FILENAME: &str = "model.onnx";
+pub(super) const INNER_FILENAME: &str = "model.onnx";
 
 impl ListedVersion {
     /// Reads the version's model, hashing what was read; [`ListedVersion::fetch`] without a store.
@@ -125,6 +141,20 @@ impl ListedVersion {
     ///
     /// Blocks while it reads. Where the folder changed since it was listed, it is [`SourceError::Changed`].
     pub fn fetch(&self, store: Option<&Store>) -> Result<Artifact, SourceError> {
+        match &self.lies {
+            Lies::Folder(version) => version.fetch(store),
+            Lies::Shelf(version) => version.fetch(store),
+        }
+    }
+}
+
+impl FolderVersion {
+    /// The same for whoever does not care where it lies.
+    pub(super) fn listed(self) -> ListedVersion {
+        ListedVersion { fingerprint: self.fingerprint, lies: Lies::Folder(self) }
+    }
+
+    fn fetch(&self, store: Option<&Store>) -> Result<Artifact, SourceError> {
         let artifact = self.fetch_as_it_is(store).map_err(|error| self.blame(error))?;
         self.unchanged()?;
         Ok(artifact)

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::ListedVersion;
+use super::{Lies, ListedVersion};
 use crate::source::fingerprint::FILES_MAX;
 
 /// Folders deeper than this are passed over.
@@ -13,8 +13,16 @@ impl ListedVersion {
     ///
     /// What cannot be read counts as nothing; reading the version says why.
     pub fn folder_bytes(&self) -> u64 {
-        let mut files_left = FILES_MAX;
-        folder_bytes(&self.place.folder, DEPTH_MAX, &mut files_left)
+        match &self.lies {
+            Lies::Folder(version) => {
+                let mut files_left = FILES_MAX;
+                folder_bytes(&version.place.folder, DEPTH_MAX, &mut files_left)
+            }
+            Lies::Shelf(version) => {
+                let files = version.manifest.files().values();
+                files.map(|file| file.bytes).fold(0, u64::saturating_add)
+            }
+        }
     }
 }
 

@@ -11,11 +11,12 @@ use super::{
     super::{
         Digest, Manifest, SourceError, Store,
         describe::describe,
-        files::{Files, StoredFolder},
+        files::{Files, Shelf, StoredFolder},
+        fingerprint::Fingerprint,
         manifest::MANIFEST_BYTES_MAX,
         reading::ReadFault,
     },
-    Artifact, External, GOLDEN, GOLDEN_BYTES_MAX, Origin,
+    Artifact, External, GOLDEN, GOLDEN_BYTES_MAX, Lies, ListedVersion, Origin,
 };
 
 /// A version that was kept in the content store.
@@ -27,34 +28,77 @@ pub struct Stored {
     pub artifact: Artifact,
 }
 
-impl Store {
-    /// Takes a version that [`Artifact::keep`] kept, of at most `bytes_max` bytes; no repository is needed.
-    pub fn version(&self, manifest: &Digest, bytes_max: u64) -> Result<Stored, SourceError> {
-        let name = name(manifest);
-        let manifest = Arc::new(self.manifest(manifest)?);
-        let folder = |folder: &str| StoredFolder {
-            store: self.clone(),
-            manifest: Arc::clone(&manifest),
+/// A version whose files are known by their digests.
+#[derive(Debug, Clone)]
+pub(in crate::source) struct ShelfVersion {
+    pub(in crate::source) shelf: Shelf,
+    pub(in crate::source) manifest: Arc<Manifest>,
+    /// The most bytes of the version.
+    pub(in crate::source) bytes_max: u64,
+}
+
+impl ShelfVersion {
+    /// The same for whoever does not care where it lies.
+    pub(in crate::source) fn listed(self) -> ListedVersion {
+        let fingerprint = Fingerprint::of_content(&self.manifest.digest());
+        ListedVersion { fingerprint, lies: Lies::Shelf(self) }
+    }
+
+    /// A folder of the model, empty for its own.
+    pub(in crate::source) fn folder(&self, folder: &str) -> StoredFolder {
+        StoredFolder {
+            shelf: self.shelf.clone(),
+            manifest: Arc::clone(&self.manifest),
             folder: folder.to_owned(),
-        };
-        let whole = folder("");
-        let description = describe(&whole, "")?;
+        }
+    }
+
+    /// Takes the version's bytes; what is not in the store yet is put there.
+    pub(super) fn fetch(&self, store: Option<&Store>) -> Result<Artifact, SourceError> {
+        let name = name(&self.manifest.digest());
+        if let (Shelf::Memory(_), Some(store)) = (&self.shelf, store) {
+            for (path, file) in self.manifest.files() {
+                let kept = (self.shelf.read(&file.sha256, file.bytes))
+                    .and_then(|bytes| store.put_known(&bytes, &file.sha256));
+                kept.map_err(|source| SourceError::Store {
+                    path: path.clone(),
+                    source: Box::new(source),
+                })?;
+            }
+        }
         let fault =
             |path: &str, fault| SourceError::from_read(&format!("{path}` of `{name}"), fault);
-        let model = manifest.model();
-        let bytes = whole.own(model, bytes_max).map_err(|error| fault(model, error))?;
-        let golden = match folder(manifest.folder()).own(GOLDEN, GOLDEN_BYTES_MAX) {
+        let (model, bytes_max) = (self.manifest.model(), self.bytes_max);
+        let bytes = self.folder("").own(model, bytes_max).map_err(|error| fault(model, error))?;
+        let golden = match self.folder(self.manifest.folder()).own(GOLDEN, GOLDEN_BYTES_MAX) {
             Ok(golden) => Some(golden.into()),
             Err(ReadFault::Missing) => None,
             Err(error) => return Err(fault(GOLDEN, error)),
         };
-        let sha256 = manifest.files()[model].sha256.to_string();
-        let beside = folder(model.rsplit_once('/').map_or("", |(folder, _)| folder));
+        let sha256 = self.manifest.files()[model].sha256.to_string();
+        let beside = self.folder(model.rsplit_once('/').map_or("", |(folder, _)| folder));
         let bytes_left = bytes_max.saturating_sub(bytes.len() as u64);
         let external = Mutex::new(External { files: BTreeMap::new(), bytes_left });
-        let artifact =
-            Artifact { model: bytes, sha256, golden, origin: Origin::Store(beside), external };
-        Ok(Stored { description, artifact })
+        Ok(Artifact { model: bytes, sha256, golden, origin: Origin::Store(beside), external })
+    }
+}
+
+impl Store {
+    /// Takes a version that [`Artifact::keep`] kept, of at most `bytes_max` bytes; no repository is needed.
+    pub fn version(&self, manifest: &Digest, bytes_max: u64) -> Result<Stored, SourceError> {
+        let version = self.kept(manifest, bytes_max)?;
+        let description = describe(&version.folder(""), "")?;
+        Ok(Stored { description, artifact: version.fetch(None)? })
+    }
+
+    /// A version that was kept; only its manifest is read.
+    pub(in crate::source) fn kept(
+        &self,
+        manifest: &Digest,
+        bytes_max: u64,
+    ) -> Result<ShelfVersion, SourceError> {
+        let manifest = Arc::new(self.manifest(manifest)?);
+        Ok(ShelfVersion { shelf: Shelf::Store(self.clone()), manifest, bytes_max })
     }
 
     /// The blobs of a version that was kept, its manifest among them: what [`Store::collect`] must leave.

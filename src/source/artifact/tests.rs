@@ -15,7 +15,8 @@ fn list(folder: &Path, bytes_max: u64) -> ListedVersion {
         filename: FileName::default(),
         bytes_max,
     };
-    ListedVersion { fingerprint: place.fingerprint().unwrap(), place, described: Arc::default() }
+    let fingerprint = place.fingerprint().unwrap();
+    FolderVersion { fingerprint, place, described: Arc::default() }.listed()
 }
 
 fn version(model: &str) -> tempfile::TempDir {

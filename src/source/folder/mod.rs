@@ -23,18 +23,21 @@ use crate::model::{FileName, ModelDescription, ModelName, VersionId};
 
 use super::{
     Settings, SourceError,
-    artifact::{Described, ListedVersion, Place},
+    artifact::{Described, FolderVersion, ListedVersion, Place},
     describe::{DESCRIPTION_BYTES_MAX, describe},
     error::shown,
-    files::{Files, Recorded},
+    files::{Files, Recorded, Redescribed},
     fingerprint::{self, Extent, Fingerprint},
     mlflow, pbtxt, reading,
+    upload::Override,
 };
 
 /// A repository in a folder.
 #[derive(Debug, Clone)]
 pub struct Folder {
     settings: Settings,
+    /// What is served in place of what lies there.
+    overrides: BTreeMap<ModelName, Override>,
 }
 
 /// What is in a repository now.
@@ -65,7 +68,7 @@ pub struct ListedModel {
     /// Every version that is there, wanted by the description's policy or not.
     pub versions: BTreeMap<VersionId, ListedVersion>,
     /// The files that the description was read from.
-    described: Arc<Described>,
+    pub(super) described: Arc<Described>,
 }
 
 /// The most problems that are kept; more are counted.
@@ -78,7 +81,20 @@ const RECOVERED_FILES: &[u8] = b"lost+found";
 impl Folder {
     /// A repository; nothing is read yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
+        Self { settings, overrides: BTreeMap::new() }
+    }
+
+    /// Lists something else for a model from now on, or what lies there again.
+    pub fn put_over(&mut self, model: &ModelName, instead: Option<Override>) {
+        match instead {
+            Some(instead) => drop(self.overrides.insert(model.clone(), instead)),
+            None => drop(self.overrides.remove(model)),
+        }
+    }
+
+    /// How it is read, and how much of it.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Lists the models. Blocks while it reads.
@@ -108,6 +124,16 @@ impl Folder {
         } else {
             self.list_models(&mut listing)?;
         }
+        for (name, instead) in &self.overrides {
+            if let Override::Model(model) = instead {
+                let inside = |what: &str| {
+                    what.strip_prefix(name.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                listing.problems.retain(|problem| !inside(&problem.what));
+                listing.models.insert(name.clone(), (**model).clone());
+            }
+        }
         listing.problems.sort();
         let surplus = listing.problems.len().saturating_sub(PROBLEMS_MAX);
         if surplus > 0 {
@@ -115,6 +141,14 @@ impl Folder {
             listing.problem(".", format!("there are {surplus} more problems"));
         }
         Ok(listing)
+    }
+
+    /// The description that was uploaded for a model whose versions lie here.
+    fn config_over(&self, model: &ModelName) -> Option<&str> {
+        match self.overrides.get(model) {
+            Some(Override::Config(config)) => Some(config),
+            _ => None,
+        }
     }
 
     /// The root is the model, and its version 1.
@@ -128,7 +162,7 @@ impl Folder {
             Some(name) => name.clone(),
             None => own_name(root)?,
         };
-        let mut model = ListedModel::describe(root, "")?;
+        let mut model = ListedModel::describe(root, "", self.config_over(&name))?;
         let filename = match filename {
             Some((filename, bytes)) => {
                 let described = Arc::make_mut(&mut model.described);
@@ -236,7 +270,7 @@ impl Folder {
         name: &ModelName,
         listing: &mut Listing,
     ) -> Result<ListedModel, SourceError> {
-        let mut model = ListedModel::describe(folder, name)?;
+        let mut model = ListedModel::describe(folder, name, self.config_over(name))?;
         if let Ok(ModelDescription { name: Some(declared), .. }) = &model.description
             && **declared != **name
         {
@@ -316,7 +350,7 @@ impl Folder {
             bytes_max: self.settings.artifact_bytes_max,
         };
         let fingerprint = place.fingerprint()?;
-        Ok(ListedVersion { fingerprint, place, described: Arc::clone(described) })
+        Ok(FolderVersion { fingerprint, place, described: Arc::clone(described) }.listed())
     }
 }
 
@@ -327,14 +361,20 @@ impl Listing {
 }
 
 impl ListedModel {
-    /// A model without versions yet; `shown` is its folder for people, empty for the root.
-    fn describe(folder: &Path, shown: &str) -> Result<Self, SourceError> {
+    /// A model without versions yet; `shown` is its folder for people, empty for the root, and `config` what is to
+    /// be read instead of its description.
+    fn describe(folder: &Path, shown: &str, config: Option<&str>) -> Result<Self, SourceError> {
         let name = if shown.is_empty() { "." } else { shown };
         let description_fingerprint = description_fingerprint(folder, shown)?;
         let opened = reading::folder(folder).map_err(|fault| SourceError::from_read(name, fault));
         let mut described = Described::new();
         let description = opened.and_then(|folder| {
-            let files = Recorded { files: &folder, read: RefCell::default() };
+            let redescribed = config.map(|config| Redescribed { files: &folder, config });
+            let files: &dyn Files = match &redescribed {
+                Some(redescribed) => redescribed,
+                None => &folder,
+            };
+            let files = Recorded { files, read: RefCell::default() };
             let description = describe(&files, shown);
             described = files.read.into_inner();
             description

@@ -1,12 +1,13 @@
 //! Triton's `config.pbtxt`: protocol-buffer text of the message `inference.ModelConfig`, read tolerantly.
 //!
 //! `text` turns bytes into fields, `schema` knows which fields a message may have, `config` turns fields into
-//! a [`ModelDescription`]. What we cannot do is refused by name; what we know and do not need is passed over,
+//! a [`ModelDescription`]; `json` writes the same message in JSON as text. What we cannot do is refused by name; what we know and do not need is passed over,
 //! with a note where someone may wonder; what Triton does not know either is an error with a suggestion.
 //!
 //! Source: `protobuf/model_config.proto` of Triton.
 
 mod config;
+mod json;
 mod schema;
 mod text;
 
@@ -42,6 +43,19 @@ pub fn read(bytes: &[u8]) -> Result<ModelDescription, PbtxtError> {
     text::parse(text)
         .and_then(|fields| config::describe(&fields))
         .map_err(|fault| located(text, fault))
+}
+
+/// Reads a configuration in JSON; gives the same in the text format, which says the same when it is read.
+pub(super) fn read_json(json: &str) -> Result<(ModelDescription, String), String> {
+    let transcript = json::transcribe(json)?;
+    let read = text::parse(&transcript.text).and_then(|fields| config::describe(&fields));
+    match read {
+        Ok(description) => Ok((description, transcript.text)),
+        Err(fault) => Err(match transcript.path(fault.at) {
+            "" => fault.what,
+            path => format!("{path}: {}", fault.what),
+        }),
+    }
 }
 
 /// Reads any bytes and checks what must hold for all of them: the target of the fuzzer.

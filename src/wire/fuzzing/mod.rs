@@ -5,8 +5,8 @@
 use bytes::Bytes;
 
 use super::v2::{
-    Limits, classify, decode_infer, decode_raw_infer, encode_infer,
-    objects::{IndexRequest, LoadRequest, UnloadRequest},
+    Limits, LoadRequest, UploadLimits, classify, decode_infer, decode_raw_infer, encode_infer,
+    objects::{IndexRequest, UnloadRequest},
     reference,
 };
 use crate::{
@@ -69,8 +69,25 @@ pub fn whole_request(bytes: &[u8]) {
         answers_can_be_written(&request, true);
     }
     let _ = IndexRequest::decode(&body);
-    let _ = LoadRequest::decode(&body);
     let _ = UnloadRequest::decode(&body);
+}
+
+/// The body of a load that may bring files: what is taken is within its limits, and is refused under lower ones.
+pub fn upload(body: &[u8]) {
+    let limits = UploadLimits { bytes_max: 64, files_max: 4 };
+    let Ok(request) = LoadRequest::decode(body, Some(&limits)) else { return };
+    let bytes: usize = request.files.iter().map(|file| file.bytes.len()).sum();
+    assert!(bytes <= limits.bytes_max && request.files.len() <= limits.files_max);
+    assert!(request.files.is_empty() || request.config.is_some(), "files need a configuration");
+    assert_eq!(LoadRequest::decode(body, None).is_err(), request.is_upload());
+    if let Some(bytes_max) = bytes.checked_sub(1) {
+        let less = UploadLimits { bytes_max, ..limits };
+        assert!(LoadRequest::decode(body, Some(&less)).is_err(), "one byte too many");
+    }
+    if let Some(files_max) = request.files.len().checked_sub(1) {
+        let fewer = UploadLimits { files_max, ..limits };
+        assert!(LoadRequest::decode(body, Some(&fewer)).is_err(), "one file too many");
+    }
 }
 
 /// Decodes with both decoders; the request if both accept.

@@ -32,6 +32,24 @@ fn whole_requests_hold_over_the_corpus() {
     over_corpus("whole_request", whole_request);
 }
 
+#[test]
+fn uploads_hold_over_the_corpus() {
+    over_corpus("upload", upload);
+}
+
+proptest! {
+    #[test]
+    fn any_body_of_a_load_is_read_or_refused(body in vec(any::<u8>(), 0..200)) {
+        upload(&body);
+    }
+
+    #[test]
+    fn any_pieces_of_a_load_are_read_or_refused(body in "[{}\",:=A/ ]{0,20}(\"(config|file:1/a|file:2/b)\":\"[AB/+=\\\\]{0,9}\",?){0,6}[}]{0,3}") {
+        upload(format!("{{\"parameters\":{{{body}").as_bytes());
+        upload(body.as_bytes());
+    }
+}
+
 /// Tensors of every datatype and small shapes.
 fn tensor() -> impl Strategy<Value = Tensor> {
     let shape = vec(0i64..4, 0..4).prop_map(|dims| Shape::new(&dims).unwrap());

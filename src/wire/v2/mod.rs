@@ -13,6 +13,7 @@ mod elements;
 mod encode;
 mod error;
 mod infer;
+mod load;
 pub mod objects;
 mod parameters;
 mod raw;
@@ -23,6 +24,7 @@ pub use classify::{ClassifyError, classify};
 pub use encode::{EncodeError, Encoded, encode_infer};
 pub use error::{DecodeError, Syntax};
 pub use infer::decode_infer;
+pub use load::{LoadRequest, UploadLimits, UploadedFile};
 pub use raw::decode_raw_infer;
 
 /// What a request may hold at most. Each bounds memory or time that a client could ask for beyond its bytes.

@@ -310,15 +310,6 @@ pub struct IndexEntry<'a> {
     pub reason: Option<&'a str>,
 }
 
-/// `POST /v2/repository/models/{model}/load`; an empty body is the default.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct LoadRequest {
-    /// A model configuration as JSON text, to be used instead of the repository's.
-    pub config: Option<String>,
-    /// Files to be used instead of the repository's: path in the model's directory, content in Base64.
-    pub files: BTreeMap<String, String>,
-}
-
 /// `POST /v2/repository/models/{model}/unload`; an empty body is the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct UnloadRequest {
@@ -348,6 +339,31 @@ pub enum BodyError {
         /// What it must be.
         wanted: &'static str,
     },
+    /// A name that stands there more than once.
+    #[error("parameter {name} is given twice")]
+    Twice {
+        /// The name in backticks, shortened.
+        name: String,
+    },
+    /// Too many of something, or something too long.
+    #[error("{what} are limited to {max}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A file's content that is not Base64.
+    #[error("parameter {name} is not Base64: it {problem}")]
+    Base64 {
+        /// The parameter in backticks, shortened.
+        name: String,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// It brings something where that is not allowed.
+    #[error("models from requests are switched off")]
+    UploadsOff,
     /// Files without a configuration.
     #[error("parameters `file:...` need the parameter `config`")]
     FilesWithoutConfig,
@@ -357,30 +373,6 @@ impl IndexRequest {
     /// Reads the body.
     pub fn decode(body: &[u8]) -> Result<Self, BodyError> {
         decode(body)
-    }
-}
-
-impl LoadRequest {
-    /// Reads the body.
-    pub fn decode(body: &[u8]) -> Result<Self, BodyError> {
-        let mut request = Self::default();
-        for (name, value) in decode::<ParametersBody>(body)?.parameters.unwrap_or_default() {
-            let file = name.strip_prefix("file:").filter(|path| !path.is_empty());
-            if name != "config" && file.is_none() {
-                return Err(unknown(&name, "`config` and `file:<path>`"));
-            }
-            let Value::String(text) = value else {
-                return Err(BodyError::Kind { name: shown(&name), wanted: "a string" });
-            };
-            match file {
-                Some(path) => drop(request.files.insert(path.to_owned(), text)),
-                None => request.config = Some(text),
-            }
-        }
-        if request.config.is_none() && !request.files.is_empty() {
-            return Err(BodyError::FilesWithoutConfig);
-        }
-        Ok(request)
     }
 }
 
@@ -578,22 +570,6 @@ mod tests {
         assert_eq!(IndexRequest::decode(b"").unwrap(), IndexRequest { ready: false });
         assert!(IndexRequest::decode(br#"{"ready":true}"#).unwrap().ready);
         assert!(IndexRequest::decode(br#"{"raedy":true}"#).is_err());
-        let load = |body: &str| LoadRequest::decode(body.as_bytes()).map_err(|e| e.to_string());
-        assert_eq!(load(" ").unwrap(), LoadRequest::default());
-        let request = load(r#"{"parameters":{"config":"{}","file:1/model.onnx":"AA=="}}"#).unwrap();
-        assert_eq!(request.config.as_deref(), Some("{}"));
-        assert_eq!(request.files["1/model.onnx"], "AA==");
-        let check = |body, expected: &str| assert_eq!(load(body).unwrap_err(), expected);
-        check(
-            r#"{"parameters":{"x":1}}"#,
-            "unknown parameter `x`; there are `config` and `file:<path>`",
-        );
-        check(r#"{"parameters":{"config":{}}}"#, "parameter `config` must be a string");
-        check(
-            r#"{"parameters":{"file:a":""}}"#,
-            "parameters `file:...` need the parameter `config`",
-        );
-        assert!(load(r#"{"x":1}"#).is_err());
         let unload = |body: &str| UnloadRequest::decode(body.as_bytes());
         assert!(unload(r#"{"parameters":{"unload_dependents":true}}"#).unwrap().unload_dependents);
         assert!(unload(r#"{"parameters":{"unload_dependents":1}}"#).is_err());
