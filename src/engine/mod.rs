@@ -16,6 +16,7 @@ mod memory;
 mod onnxruntime;
 mod settings;
 mod telemetry;
+mod threads;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -27,6 +28,7 @@ pub use memory::hand_back_memory;
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;
 pub use telemetry::forbid_telemetry;
+pub use threads::run_when_idle;
 #[cfg(feature = "tract")]
 pub use tract::Tract;
 

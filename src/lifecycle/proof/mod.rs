@@ -63,6 +63,10 @@ const COMMAND: &str = "prove-version";
 /// What an answer may hold: names and notes.
 const ANSWER: Bounds = Bounds { head_bytes: 64 << 20, blobs: 0, blob_bytes: 0 };
 
+/// How long a process that uses only idle CPUs may take before one with a share of its own is asked: beside saturated
+/// workers it would get next to nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// The last words of a process that are shown to people.
 const LAST_WORDS: usize = 4096;
 
@@ -226,7 +230,7 @@ impl Prover {
         };
         let known = self.verdicts.as_ref().zip(case.identity).and_then(|(verdicts, identity)| {
             // Who asks makes no difference.
-            let asked = serde_json::to_vec(&(self.preparation(0), &request)).ok()?;
+            let asked = serde_json::to_vec(&(self.preparation(0, false), &request)).ok()?;
             Some((verdicts, verdicts.key(identity, &asked)))
         });
         if let Some((verdicts, key)) = &known
@@ -259,33 +263,31 @@ impl Prover {
 
     /// Starts the process of the next proof ahead of time, if none waits.
     ///
-    /// Loading the engine's library is most of what a proof of a small model costs; so nobody waits for it. The process
-    /// ends with the calling thread at the latest.
+    /// Loading the engine's library is most of what a proof of a small model costs; so nobody waits for it. It uses only
+    /// what nobody else wants of the CPUs, and ends with the calling thread at the latest.
     pub fn make_ready(&self) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if !spare.as_ref().is_some_and(Process::is_waiting) {
             // Without one the next proof starts its own, and says what is wrong.
-            *spare = self.start().inspect_err(|error| tracing::debug!(%error, "no spare")).ok();
+            *spare = self.start(true).inspect_err(|error| tracing::debug!(%error, "no spare")).ok();
         }
     }
 
-    /// A process that waits for its version: the one that was made ready, or a new one.
-    fn process(&self) -> std::io::Result<Process> {
+    /// The process that was made ready, if it lives.
+    fn spare(&self) -> Option<Process> {
         let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match spare.filter(Process::is_waiting) {
-            Some(process) => Ok(process),
-            None => self.start(),
-        }
+        spare.filter(Process::is_waiting)
     }
 
-    fn start(&self) -> std::io::Result<Process> {
-        let preparation = serde_json::to_vec(&self.preparation(std::process::id()))?;
+    fn start(&self, patient: bool) -> std::io::Result<Process> {
+        let preparation = serde_json::to_vec(&self.preparation(std::process::id(), patient))?;
         let preparation = message::encode(&preparation, &[]).map_err(std::io::Error::other)?;
         Process::start(&self.program, &preparation)
     }
 
-    fn preparation(&self, parent: u32) -> Preparation {
-        Preparation { parent, limits: self.limits, onnxruntime: self.onnxruntime.clone() }
+    fn preparation(&self, parent: u32, patient: bool) -> Preparation {
+        let onnxruntime = self.onnxruntime.clone();
+        Preparation { parent, patient, limits: self.limits, onnxruntime }
     }
 
     fn warn_of(&self, sandbox: &Sandbox) {
@@ -307,16 +309,34 @@ impl Prover {
         };
         let head = serde_json::to_vec(request).map_err(|error| internal(&error))?;
         let head = message::encode(&head, blobs).map_err(|error| internal(&error))?;
-        let parts = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
-        let deadline = self.clock.now() + self.limits.time_max;
-        let mut process = self.process().map_err(|error| {
+        let parts: Vec<_> = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
+        let begin = self.clock.now();
+        let deadline = begin + self.limits.time_max;
+        if let Some(mut process) = self.spare() {
+            let patience = deadline.min(begin + PATIENCE);
+            match process.converse(&parts, patience, &*self.clock) {
+                // Nothing is left for it: it is asked again with a share of its own.
+                Err(Trouble::Deadline) => {}
+                outcome => return self.outcome(outcome, process),
+            }
+        }
+        let mut process = self.start(false).map_err(|error| {
             let reason = format!(
                 "the proving process cannot be started: {error}; let this process start another one (program file, \
                  limits on processes and memory), or set proof.enabled = false and trust the repository"
             );
             ProofFailure::new(Code::Start, reason)
         })?;
-        let outcome = process.converse(parts, deadline, &*self.clock);
+        let outcome = process.converse(&parts, deadline, &*self.clock);
+        self.outcome(outcome, process)
+    }
+
+    /// Ends the process, and says what its answer or its end means.
+    fn outcome(
+        &self,
+        outcome: Result<Option<Answer>, Trouble>,
+        mut process: Process,
+    ) -> Result<Answer, ProofFailure> {
         let status = process.end();
         match outcome {
             Ok(Some(answer)) => Ok(answer),
@@ -458,10 +478,11 @@ impl Process {
     /// Writes the request and reads the answer, whichever is possible; `None`: it ended without one.
     fn converse(
         &mut self,
-        mut parts: VecDeque<&[u8]>,
+        parts: &[&[u8]],
         deadline: Instant,
         clock: &dyn Clock,
     ) -> Result<Option<Answer>, Trouble> {
+        let mut parts: VecDeque<&[u8]> = parts.iter().copied().collect();
         loop {
             let left = deadline.saturating_duration_since(clock.now());
             if left.is_zero() {
