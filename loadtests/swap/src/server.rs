@@ -78,6 +78,8 @@ impl Launch {
         if let Some(library) = &self.onnxruntime {
             command.arg("--onnxruntime").arg(std::path::absolute(library)?);
         }
+        // What an earlier run proved and decided must not make this one easier.
+        command.env("TIDEGATE__STATE__PATH", home.0.join("state"));
         let log = File::create(home.log())?;
         command.args(&self.arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.spawn().with_context(|| format!("{} does not start", program.display()))
