@@ -1,12 +1,24 @@
-//! Memory that engines allocate: ONNX Runtime takes it from the C library's allocator.
+//! Memory that engines allocate, ONNX Runtime from the C library's allocator, and that models are read into, from Rust's.
 
-/// Gives memory that is free back to the system, as far as the C library can.
+/// Gives memory that is free back to the system, as far as both allocators can.
 ///
-/// glibc keeps freed pages in its arenas, so that a retired version would count as resident until the next
-/// one happens to fit in. Takes milliseconds after a large model; not for a thread that answers requests.
+/// glibc keeps freed pages in its arenas, and mimalloc purges them only when it is next used: a retired version, or the
+/// bytes that one was loaded from, would count as resident until then. Takes milliseconds after a large model; not for
+/// a thread that answers requests.
+pub fn hand_back_memory() {
+    collect();
+    trim();
+}
+
+#[expect(unsafe_code, reason = "a C function of mimalloc")]
+fn collect() {
+    // SAFETY: it may be called at any time from any thread, and touches only what is free.
+    unsafe { libmimalloc_sys::mi_collect(true) }
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "a C function of glibc")]
-pub fn hand_back_memory() {
+fn trim() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
@@ -19,4 +31,4 @@ pub fn hand_back_memory() {
 
 /// Other C libraries give memory back by themselves, or have no way to be asked.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn hand_back_memory() {}
+fn trim() {}

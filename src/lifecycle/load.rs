@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{Engines, LoadError, ModelFile, SessionOptions, onnx::OnnxError},
+    engine::{self, Engines, LoadError, ModelFile, SessionOptions, onnx::OnnxError},
     model::{EngineChoice, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
@@ -265,8 +265,9 @@ impl Loader {
         declared.unwrap_or(self.intra_op_threads)
     }
 
-    /// Prepares for the next version, when nobody waits.
+    /// Lets go of what the last load needed and prepares for the next one, when nobody waits.
     pub(super) fn make_ready(&self) {
+        engine::hand_back_memory();
         if let Some(prover) = self.prover.as_ref().filter(|_| self.spare_prover) {
             prover.make_ready();
         }
