@@ -31,6 +31,7 @@ mod hostile;
 mod http1;
 mod http2;
 mod infer;
+mod kills;
 mod limits;
 mod metrics;
 #[cfg(feature = "s3")]
