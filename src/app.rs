@@ -217,6 +217,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         serving: Arc::clone(&serving),
         lifecycle: lifecycle.handle(),
         enabled: config.repository_api,
+        local: config.edge.http.ip().is_loopback(),
         uploads: config.uploads.allowed.then_some(UploadLimits {
             bytes_max: config.uploads.bytes_max,
             files_max: config.uploads.files_max,

@@ -4,6 +4,7 @@
 //! Always true:
 //! - On an address other than loopback, without authentication, only `/metrics`, `/livez` and `/readyz` answer.
 //! - An answered load or unload is done.
+//! - A web page of another site changes nothing, and reaches nothing that listens on loopback by a name of its own.
 //!
 //! Not here: predictions (`edge`), what load and unload do (`lifecycle`).
 
@@ -12,13 +13,15 @@ mod events;
 mod metrics;
 mod operations;
 mod repository;
+mod stranger;
 
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
-    extract::{RawQuery, State},
+    extract::{RawQuery, Request, State},
     http::{HeaderValue, StatusCode, header},
+    middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -59,7 +62,20 @@ impl Admin {
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)
         };
-        open.merge(guarded).fallback(not_found).with_state(self)
+        let guard = move |request: Request, next: Next| keep_out(trusted, request, next);
+        open.merge(guarded).fallback(not_found).layer(from_fn(guard)).with_state(self)
+    }
+}
+
+/// Refuses what a web page of another site asks.
+async fn keep_out(trusted: bool, request: Request, next: Next) -> Response {
+    let (uri, headers) = (request.uri(), request.headers());
+    let named = if trusted { stranger::check_name(uri, headers) } else { Ok(()) };
+    let asked =
+        if request.method().is_safe() { Ok(()) } else { stranger::check_page(uri, headers) };
+    match named.and(asked) {
+        Ok(()) => next.run(request).await,
+        Err(stranger) => Problem::new(StatusCode::FORBIDDEN, stranger.to_string()).into_response(),
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{
     },
 };
 
+use super::stranger::{self, Stranger};
+
 pub use crate::wire::v2::UploadLimits;
 
 /// What the repository API works on.
@@ -32,6 +34,8 @@ pub struct RepositoryApi {
     pub lifecycle: Handle,
     /// Whether load and unload are allowed.
     pub enabled: bool,
+    /// Whether only this machine can reach the data plane.
+    pub local: bool,
     /// What a load may bring; `None` where it may bring nothing.
     pub uploads: Option<UploadLimits>,
 }
@@ -56,6 +60,11 @@ impl RepositoryApi {
         let path = request.uri().path().strip_prefix("/v2/repository/").unwrap_or_default();
         let parts: Vec<&str> = path.split('/').collect();
         debug_assert_eq!(request.method(), Method::POST, "the data plane lets only POST through");
+        if let [.., "load" | "unload"] = parts[..]
+            && let Err(stranger) = self.keep_out(request)
+        {
+            return error(StatusCode::FORBIDDEN, stranger.to_string());
+        }
         match parts[..] {
             ["index"] | [_, "index"] => self.index(request.body()),
             ["models", model, "load"] => self.load(model, request.body()).await,
@@ -66,6 +75,15 @@ impl RepositoryApi {
             ),
             _ => error(StatusCode::NOT_FOUND, "Not Found"),
         }
+    }
+
+    /// Refuses what a web page of another site asks.
+    fn keep_out(&self, request: &Request<Bytes>) -> Result<(), Stranger> {
+        let (uri, headers) = (request.uri(), request.headers());
+        if self.local {
+            stranger::check_name(uri, headers)?;
+        }
+        stranger::check_page(uri, headers)
     }
 
     fn index(&self, body: &[u8]) -> Answer {

@@ -8,7 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header::HOST,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{HOST, ORIGIN},
     request::Parts,
 };
 use http_body_util::Full;
@@ -32,7 +33,7 @@ use super::{
     route::{NoRoute, Part, Route, selector},
 };
 
-/// A request for the control plane, read to its end.
+/// A request for the control plane, read to its end; of its headers only `Host` and `Origin`.
 pub type ControlRequest = Request<Bytes>;
 
 /// Answers requests that change what is served: the protocol's repository API.
@@ -275,6 +276,11 @@ impl Worker {
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();
         *request.uri_mut() = head.uri.clone();
+        for name in [HOST, ORIGIN] {
+            for value in head.headers.get_all(&name) {
+                request.headers_mut().append(name.clone(), value.clone());
+            }
+        }
         let answer = match self.plane.control.clone().oneshot(request).await {
             Ok(answer) => answer,
             Err(never) => match never {},

@@ -41,6 +41,7 @@ mod proof;
 mod protocol;
 mod reload;
 mod smuggling;
+mod strangers;
 mod swap;
 mod tidy;
 mod uploads;
