@@ -43,9 +43,10 @@ fn small_requests_allocate_little() {
     (0..200).for_each(|_| assert_eq!(client.ask(&request).0, 200));
     let in_all = (allocator::watched() - before) / 200;
 
-    // Now and then a request is the first in a bucket of a histogram, which no other pays again.
+    // Now and then a request is the first in a bucket of a histogram, which no other pays again; on a busy machine
+    // several in a row.
     let traced = || places(&allocator::traced(|| assert_eq!(client.ask(&request).0, 200)));
-    let places = std::iter::repeat_with(traced).take(5).min_by_key(|p| p.values().sum::<u64>());
+    let places = std::iter::repeat_with(traced).take(25).min_by_key(|p| p.values().sum::<u64>());
     let places = places.unwrap();
     let of = |owner| places.iter().filter(|((o, _), _)| *o == owner).map(|(_, n)| n).sum::<u64>();
     let (own, engine, http) = (of(Owner::Own), of(Owner::Engine), of(Owner::Http));
