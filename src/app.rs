@@ -195,6 +195,8 @@ fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
 }
 
 async fn run(config: Config, json: bool) -> anyhow::Result<()> {
+    // Before anything is written.
+    let mut stop = Signals::listen()?;
     let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
     let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
@@ -238,7 +240,6 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         lifecycle: lifecycle.handle(),
     };
     let (admin_address, admin) = start_admin(config.admin.address, admin).await?;
-    let mut stop = Signals::listen()?;
     let signal = tokio::select! {
         () = lifecycle.first_pass() => {
             announce(&serving, listener.address(), admin_address, json);
@@ -294,6 +295,8 @@ impl Signal {
 }
 
 struct Signals {
+    /// Heard and passed over: a limit on the size of files is a failed write, not the end of the process.
+    _file_size: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
 }
@@ -302,6 +305,7 @@ impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let signal = |kind| tokio::signal::unix::signal(kind).context("signals cannot be handled");
         Ok(Self {
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })

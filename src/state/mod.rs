@@ -238,17 +238,25 @@ fn make_folder(path: &Path) -> Result<(), StateError> {
     made.map_err(|error| StateError::io("make the folder", path, error))
 }
 
+/// A process that was killed may leave one that it was just starting, which holds the folder until it has read its own
+/// program: long enough for that, and short for whoever started tidegate twice.
+const LOCK_ATTEMPTS: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Takes the folder for this process, for as long as the file is open.
 fn lock(folder: &Path) -> Result<File, StateError> {
     let path = folder.join(LOCK);
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|error| StateError::io("open", &path, error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StateError::Locked(folder.to_owned())),
-        Err(TryLockError::Error(error)) => Err(StateError::io("lock", &path, error)),
+    for _ in 0..LOCK_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(StateError::io("lock", &path, error)),
+        }
     }
+    Err(StateError::Locked(folder.to_owned()))
 }
 
 /// Opens the log; one that is new gets its name only once its header is on the disk.

@@ -1,6 +1,6 @@
 //! What operators do to models: it beats the repository, it is done when it is acknowledged, and it says why not.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use serde_json::{Value, json};
 
@@ -212,6 +212,32 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     let listed = tidegate(&["audit", "list", "--json", "--model", "truth", "--state", &state], "");
     let text = String::from_utf8(listed.stdout).unwrap();
     assert!(text.contains("model.pin") && text.contains("ana") && text.contains("worse"), "{text}");
+    assert_eq!(tidegate(&["audit", "verify", "--state", &state], "").status.code(), Some(0));
+}
+
+#[test]
+fn a_full_disk_stops_no_prediction_and_no_rollback_and_passes_without_a_restart() {
+    let repository = truth(&[1, 2]);
+    let server = serve(&repository).remembering().start();
+    let limit = |bytes: &str| {
+        let of = format!("--pid={}", server.id());
+        // The hard limit stays, so that the soft one can be lifted again.
+        let limited =
+            Command::new("prlimit").args([of, format!("--fsize={bytes}:unlimited")]).status();
+        assert!(limited.unwrap().success());
+    };
+    limit("1");
+    let refused = operate(&server, "unload", &json!({}));
+    assert_eq!(refused.status, 507, "{refused:?}");
+    assert_eq!(version(&server).as_deref(), Some("2"), "what is not kept is not done");
+    let acted = operate(&server, "rollback", &json!({"version": 1}));
+    assert_eq!(acted.status, 507, "{acted:?}");
+    assert_eq!(version(&server).as_deref(), Some("1"), "a rollback acts first");
+    limit("unlimited");
+    operate(&server, "unpin", &json!({})).ok();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    drop(server);
+    let state = repository.beside("state").display().to_string();
     assert_eq!(tidegate(&["audit", "verify", "--state", &state], "").status.code(), Some(0));
 }
 
