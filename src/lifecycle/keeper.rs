@@ -23,14 +23,13 @@ use crate::{
 };
 
 use super::{
-    LoadFailure, Loader, OnNewVersion, Operation, Policy, Reply,
+    LoadFailure, Loader, Operation, Policy, Reply,
     budget::{Admission, Budget},
     collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
     operate::Waiting,
-    plan::Plan,
     reclaim::{Reclaim, Retired},
     stage::{Next, Staged, Upload},
 };
@@ -357,7 +356,7 @@ impl Keeper {
     /// Gives whether the table has to be published.
     pub(super) fn reconcile(&mut self, name: &ModelName, at_once: bool) -> bool {
         let now = self.now();
-        let (policy, mut decisions) = (self.policy(name), self.decisions(name));
+        let (policy, decisions) = (self.policy(name), self.decisions(name));
         // What an operator is waiting to decide about is wanted until then.
         let trials = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
         let trials: Vec<VersionId> = trials.filter_map(Waiting::trial).collect();
@@ -376,13 +375,9 @@ impl Keeper {
             return self.refresh(name);
         }
         let Some(description) = kept.description.clone() else { return false };
-        if policy.on_new_version == OnNewVersion::Hold && decisions.level.is_none() {
-            // What serves now is what was let in.
-            decisions.level = kept.answering().map(|(id, _)| id);
-        }
         let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
-        let mut plan =
-            Plan::of(&there, &description.version_policy, &decisions, policy.on_new_version);
+        let unloaded = decisions.unloaded;
+        let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
         kept.stand_in = kept.stand_in_for(&plan);
         plan.wanted.extend(kept.stand_in);
@@ -406,7 +401,7 @@ impl Keeper {
                 }
             }
         }
-        let retired = kept.follow_plan(decisions.unloaded);
+        let retired = kept.follow_plan(unloaded);
         for id in news {
             tracing::info!(model = %name, version = %id, "held back; `tidegate models load {name}` lets it in");
             self.tell(name, Some(id), EventKind::Held, "an operator must let it in");
@@ -623,7 +618,7 @@ impl Keeper {
         let model = Model {
             name: name.clone(),
             recorder: self.loader.monitor.model(name),
-            versions: kept.entries(),
+            versions: kept.entries(decisions.is_some_and(|decided| decided.unloaded)),
             default: kept.plan.default,
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),

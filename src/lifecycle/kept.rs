@@ -8,11 +8,12 @@ use std::{
 
 use crate::{
     model::{ModelDescription, Signature, VersionId, VersionState},
+    registry::Decisions,
     serve::{Entry, Version},
     source::{Fingerprint, ListedVersion},
 };
 
-use super::plan::Plan;
+use super::{OnNewVersion, Policy, plan::Plan};
 
 /// A model.
 #[derive(Debug, Default)]
@@ -64,6 +65,8 @@ pub(super) enum Due {
 
 /// Why a version is not loaded that could be.
 pub(super) const ON_DEMAND: &str = "not loaded: loads on demand";
+
+const ON_TRIAL: &str = "loaded: serves once that is recorded";
 
 /// How long a new folder must look the same before it is loaded.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -251,6 +254,18 @@ impl Kept {
         asleep.find(|(id, _)| self.listed.contains_key(id)).map(|(id, _)| *id)
     }
 
+    /// What should be, decided thus; `None` before the model is described.
+    pub(super) fn plan_for(&self, mut decisions: Decisions, policy: Policy) -> Option<Plan> {
+        let on_new = policy.on_new_version;
+        if on_new == OnNewVersion::Hold && decisions.level.is_none() {
+            // What serves now is what was let in.
+            decisions.level = self.answering().map(|(id, _)| id);
+        }
+        let there = self.listed.keys().copied().collect();
+        let versions = &self.description.as_ref()?.version_policy;
+        Some(Plan::of(&there, versions, &decisions, on_new))
+    }
+
     pub(super) fn is_ready(&self, id: VersionId) -> bool {
         self.versions.get(&id).is_some_and(|version| version.version.is_some())
     }
@@ -272,6 +287,9 @@ impl Kept {
             }
         }
         for id in self.listed.keys().copied() {
+            if self.plan.wanted.contains(&id) {
+                continue;
+            }
             let idle = |kept: &KeptVersion| {
                 kept.version.is_none() && kept.state != VersionState::Unloading
             };
@@ -313,13 +331,17 @@ impl Kept {
         }
     }
 
-    pub(super) fn entries(&self) -> Vec<Entry> {
-        let entry = |(id, kept): (&VersionId, &KeptVersion)| Entry {
-            id: *id,
-            state: kept.state,
-            reason: kept.reason.clone(),
-            version: kept.version.clone(),
-            on_demand: kept.is_asleep(),
+    /// What the table shows. Of a model that is unloaded nothing answers, not even what is loaded to be decided about.
+    pub(super) fn entries(&self, unloaded: bool) -> Vec<Entry> {
+        let entry = |(id, kept): (&VersionId, &KeptVersion)| {
+            let on_trial = unloaded && kept.version.is_some();
+            Entry {
+                id: *id,
+                state: if on_trial { VersionState::Loading } else { kept.state },
+                reason: if on_trial { ON_TRIAL.to_owned() } else { kept.reason.clone() },
+                version: kept.version.clone().filter(|_| !unloaded),
+                on_demand: kept.is_asleep() && !unloaded,
+            }
         };
         self.versions.iter().map(entry).collect()
     }

@@ -71,8 +71,7 @@ impl Keeper {
         operation: &Operation,
         cause: &Cause,
     ) -> Result<Option<Goal>, OperationError> {
-        let acts_at_once = matches!(operation, Operation::Unload);
-        if !acts_at_once {
+        if *operation != Operation::Unload {
             self.look(Some(model), true);
         }
         let known = self.state.models.contains_key(model);
@@ -81,9 +80,6 @@ impl Keeper {
         }
         let kept = self.state.models.get_mut(model);
         let kept = kept.ok_or_else(|| OperationError::Unknown(model.to_string()))?;
-        let (at, cause_of_it) = (self.loader.monitor.clock().unix(), cause.clone());
-        let write =
-            |action: Action| Entry { at, model: model.clone(), action, cause: cause_of_it.clone() };
         match operation {
             Operation::Load => {
                 // Tries again what failed.
@@ -92,19 +88,12 @@ impl Keeper {
                     .filter(|version| !version.reason.is_empty())
                     .for_each(KeptVersion::forget);
                 let level = kept.listed.keys().next_back().map(|id| id.number());
-                let decided = self.decisions(model);
                 let holds = self.policy(model).on_new_version == OnNewVersion::Hold;
-                let level = level.filter(|_| holds);
-                let raises = level.is_some() && decided.level.map(VersionId::number) != level;
-                if decided.unloaded || raises {
-                    self.registry.record(&[write(Action::Load { level })])?;
-                    self.decided(model, None, "load", cause);
-                }
-                Ok(Some(Goal::Serve))
+                self.release(model, Action::Load { level: level.filter(|_| holds) }, cause)
             }
+            Operation::Unpin => self.release(model, Action::Unpin, cause),
             Operation::Unload => {
-                self.registry.record(&[write(Action::Unload)])?;
-                self.decided(model, None, "unload", cause);
+                self.write(model, Action::Unload, cause)?;
                 self.state.jobs.retain(|job| job.model != *model);
                 self.folder.put_over(model, None);
                 self.look_soon();
@@ -112,11 +101,6 @@ impl Keeper {
                     self.publish();
                 }
                 Ok(None)
-            }
-            Operation::Unpin => {
-                self.registry.record(&[write(Action::Unpin)])?;
-                self.decided(model, None, "unpin", cause);
-                Ok(Some(Goal::Serve))
             }
             Operation::Rollback { to } => {
                 let to = target(model, kept, *to)?;
@@ -134,15 +118,63 @@ impl Keeper {
                     let (model, alias) = (model.clone(), alias.to_string());
                     return Err(OperationError::UnknownAlias { model, alias });
                 }
-                let alias = alias.as_str().to_owned();
-                self.registry.record(&[write(Action::RemoveAlias { alias })])?;
-                self.decided(model, None, "remove alias", cause);
+                self.write(model, Action::RemoveAlias { alias: alias.as_str().to_owned() }, cause)?;
                 if self.reconcile(model, true) {
                     self.publish();
                 }
                 Ok(None)
             }
         }
+    }
+
+    /// Gives a model back to the repository, once the version is loaded that is to answer from then on.
+    fn release(
+        &mut self,
+        model: &ModelName,
+        action: Action,
+        cause: &Cause,
+    ) -> Result<Option<Goal>, OperationError> {
+        if !self.changes(model, &action) {
+            return Ok(Some(Goal::Serve));
+        }
+        let after = self.decisions(model).after(&action);
+        let policy = self.policy(model);
+        let kept = self.state.models.get_mut(model);
+        let default = kept.and_then(|kept| {
+            let default = kept.plan_for(after, policy)?.default?;
+            if kept.versions.get(&default).is_some_and(KeptVersion::rests) {
+                return None;
+            }
+            retry_failed(kept, default);
+            Some(default)
+        });
+        let Some(default) = default else {
+            // Nothing will answer whatever is decided, or it is loaded when it is asked for.
+            self.write(model, action, cause)?;
+            return Ok(Some(Goal::Serve));
+        };
+        Ok(Some(Goal::Decide(default, action)))
+    }
+
+    /// Whether a decision is worth a record. To clear a pin always is: somebody wanted it so.
+    fn changes(&self, model: &ModelName, action: &Action) -> bool {
+        let decided = self.decisions(model);
+        !matches!(action, Action::Load { .. }) || decided.after(action) != decided
+    }
+
+    /// Writes down what is done at once.
+    fn write(
+        &mut self,
+        model: &ModelName,
+        action: Action,
+        cause: &Cause,
+    ) -> Result<(), OperationError> {
+        let (what, version) = (action.name(), action.version());
+        let at = self.loader.monitor.clock().unix();
+        let entry = Entry { at, model: model.clone(), action, cause: cause.clone() };
+        self.registry.record(&[entry])?;
+        self.decided(model, version, what, cause);
+        Ok(())
     }
 
     pub(super) fn decided(
@@ -162,15 +194,14 @@ impl Keeper {
         let waiting = std::mem::take(&mut self.state.waiting);
         for waiting in waiting {
             let model = waiting.model.clone();
-            let busy = self.state.running.as_ref().is_some_and(|(running, _)| *running == model)
-                || self.state.jobs.iter().any(|job| job.model == model);
-            if busy {
+            if self.is_busy(&model) {
                 self.state.waiting.push(waiting);
                 continue;
             }
             let answer = match waiting.goal {
                 Goal::Serve => self.verdict(&model, None),
                 Goal::Decide(version, action) => {
+                    let releases = matches!(action, Action::Load { .. } | Action::Unpin);
                     let ready = self.verdict(&model, Some(version));
                     let decided =
                         ready.and_then(|_| self.decide(&model, version, action, &waiting.cause));
@@ -178,12 +209,23 @@ impl Keeper {
                     if self.reconcile(&model, true) {
                         self.publish();
                     }
+                    if releases && decided.is_ok() && self.is_busy(&model) {
+                        // The model's other versions come too.
+                        self.state.waiting.push(Waiting { goal: Goal::Serve, ..waiting });
+                        continue;
+                    }
                     decided
                 }
             };
             // Whoever asked may be gone.
             let _ = waiting.reply.send(answer.map(|version| self.done(Some(version))));
         }
+    }
+
+    /// Whether a version of a model is being loaded, or will be.
+    fn is_busy(&self, model: &ModelName) -> bool {
+        self.state.running.as_ref().is_some_and(|(running, _)| running == model)
+            || self.state.jobs.iter().any(|job| job.model == *model)
     }
 
     /// Carries out a decision about a version that is loaded.
@@ -194,21 +236,22 @@ impl Keeper {
         action: Action,
         cause: &Cause,
     ) -> Result<VersionId, OperationError> {
-        let (what, acts_first) = (action.name(), matches!(action, Action::Pin { .. }));
+        if !matches!(action, Action::Pin { .. }) {
+            if self.changes(model, &action) {
+                self.write(model, action, cause)?;
+            }
+            return Ok(version);
+        }
+        // A full disk must not stop a rollback: it acts, and is recorded at once after.
+        let what = action.name();
         let at = self.loader.monitor.clock().unix();
         let entry = Entry { at, model: model.clone(), action, cause: cause.clone() };
-        if acts_first {
-            // A full disk must not stop a rollback: it acts, and is recorded at once after.
-            let recorded = self.registry.act(&entry);
-            if self.reconcile(model, true) {
-                self.publish();
-            }
-            self.decided(model, Some(version), what, cause);
-            recorded.map_err(|error| OperationError::NotDurable { reason: error.reason })?;
-        } else {
-            self.registry.record(&[entry])?;
-            self.decided(model, Some(version), what, cause);
+        let recorded = self.registry.act(&entry);
+        if self.reconcile(model, true) {
+            self.publish();
         }
+        self.decided(model, Some(version), what, cause);
+        recorded.map_err(|error| OperationError::NotDurable { reason: error.reason })?;
         Ok(version)
     }
 

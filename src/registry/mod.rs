@@ -200,6 +200,14 @@ impl Decisions {
         self.served.values().chain(uploaded).map(String::as_str)
     }
 
+    /// What they become with one more.
+    #[must_use]
+    pub fn after(&self, action: &Action) -> Self {
+        let mut after = self.clone();
+        after.apply(action);
+        after
+    }
+
     fn apply(&mut self, action: &Action) {
         self.change(action);
         let (previous, pinned, aliases) = (self.previous, self.pinned, &self.aliases);

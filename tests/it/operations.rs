@@ -51,6 +51,10 @@ fn version(server: &Server) -> Option<String> {
     answer(server, &infer("truth")).header("x-tidegate-version").map(str::to_owned)
 }
 
+fn shown(server: &Server) -> Value {
+    server.admin("/api/v1/models/truth").ok().json()
+}
+
 fn seen(server: &Server, version: &str, part: &str) -> Value {
     eventually(&format!("version {version} says `{part}`"), || {
         let entry = server.indexed("truth", version)?;
@@ -213,6 +217,36 @@ fn what_was_acknowledged_is_there_after_a_kill() {
     let text = String::from_utf8(listed.stdout).unwrap();
     assert!(text.contains("model.pin") && text.contains("ana") && text.contains("worse"), "{text}");
     assert_eq!(tidegate(&["audit", "verify", "--state", &state], "").status.code(), Some(0));
+}
+
+#[test]
+fn a_pin_that_cannot_be_replaced_stays() {
+    let repository = truth(&[1, 2]);
+    let server = serve(&repository).remembering().start();
+    operate(&server, "rollback", &json!({})).ok();
+    repository.add_bytes("truth", "3", b"no model");
+    let refused = operate(&server, "unpin", &json!({}));
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.text().contains("not an ONNX model"), "{refused:?}");
+    assert_eq!(shown(&server)["pinned"], "pinned to version 1 by an operator");
+    assert_eq!(version(&server).as_deref(), Some("1"));
+    fs::remove_dir_all(repository.path().join("truth/3")).unwrap();
+    operate(&server, "unpin", &json!({})).ok();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+}
+
+#[test]
+fn a_load_that_fails_leaves_a_model_unloaded() {
+    let repository = truth(&[1]);
+    let server = serve(&repository).remembering().start();
+    operate(&server, "unload", &json!({})).ok();
+    repository.add_bytes("truth", "2", b"no model");
+    assert_eq!(operate(&server, "load", &json!({})).status, 400);
+    assert_eq!(shown(&server)["pinned"], "unloaded by an operator");
+    assert_eq!(version(&server), None);
+    fs::remove_dir_all(repository.path().join("truth/2")).unwrap();
+    operate(&server, "load", &json!({})).ok();
+    assert_eq!(version(&server).as_deref(), Some("1"));
 }
 
 #[test]
