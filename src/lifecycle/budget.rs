@@ -71,9 +71,9 @@ pub(super) enum Admission {
 struct Candidate {
     key: Key,
     bytes: u64,
-    /// When it was used last, since 1970.
+    /// When it was used last, since 1970; one that runs goes after all that do not.
     used: Duration,
-    /// Whether it must stay for the moment: it runs, or somebody waits for it.
+    /// Whether it must stay for the moment: somebody waits for it.
     busy: bool,
 }
 
@@ -378,11 +378,15 @@ impl Keeper {
                     continue;
                 }
                 let key = (name.clone(), id);
-                let busy = version.is_running()
-                    || self.budget.is_leased(&key)
-                    || self.budget.wishes_for(name, id);
+                let busy = self.budget.is_leased(&key) || self.budget.wishes_for(name, id);
                 let loaded = own.map(|own| own.loaded_at).unwrap_or_default();
-                let used = version.parts().recorder.last_answered().max(loaded);
+                // What runs may go, its requests keep it to their end: to wait for a moment without a run would, for a
+                // model in steady use, be to wait for ever, and all other loads with it.
+                let used = if version.is_running() {
+                    Duration::MAX
+                } else {
+                    version.parts().recorder.last_answered().max(loaded)
+                };
                 candidates.push(Candidate { key, bytes: version.cost_bytes(), used, busy });
             }
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Connection, Request, Response},
-    models::endless_loop,
+    models::{counted_loop, endless_loop},
     repository::{Repository, source},
     server::{Launch, Server, eventually},
     tensors::{identity, infer},
@@ -19,6 +19,9 @@ use crate::{
 
 /// Room for two of the models here, which cost a little above 256 KiB each.
 const TWO: &str = "600KiB";
+
+/// Runs that one connection asks for at once.
+const RUNS: usize = 30;
 
 /// Models that give back their input, those with an odd number twice of it.
 fn repository(models: &[&str]) -> Repository {
@@ -241,6 +244,35 @@ fn waiting_is_bounded_and_holds_up_nobody_else() {
     let failed = first.answer();
     assert_eq!(failed.status, 503, "{failed:?}");
     assert!(failed.error().contains("3s"), "its own reason: {failed:?}");
+}
+
+#[test]
+fn a_model_in_steady_use_gives_way() {
+    let repository = repository(&["c2"]);
+    repository.add_bytes("a_count", "1", &counted_loop());
+    let server = launch(&repository).set("REPOSITORY__LOADED_BYTES", "300KiB").start();
+    let tensor = json!({"name": "rounds", "shape": [1], "datatype": "INT64", "data": [80_000]});
+    let rounds = json!({"inputs": [tensor]});
+    server.post(&infer("a_count"), &rounds).ok();
+    let mut hot = server.connect();
+    let request = Request::post_json(&infer("a_count"), &rounds).bytes();
+    hot.send(request.repeat(RUNS));
+    let answered = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            for _ in 0..RUNS {
+                assert_eq!(hot.answer().status, 200, "also by what was evicted");
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        // Asked for where no worker is in a long run.
+        let load = Request::post_json("/api/v1/models/c2/load", &json!({}));
+        let loaded = Connection::open(server.admin).ask(&load);
+        assert_eq!(loaded.status, 200, "{loaded:?}");
+        let meanwhile = answered.load(Ordering::Relaxed);
+        assert!(meanwhile < RUNS / 2, "waited for {meanwhile} runs");
+        reader.join().expect("each is answered");
+    });
 }
 
 #[test]

@@ -122,6 +122,26 @@ pub(crate) fn with_opset(graph: Message, version: i64) -> Vec<u8> {
 
 /// A loop of 2^62 rounds that adds one each time.
 pub(crate) fn endless_loop() -> Vec<u8> {
+    model(graph(
+        vec![adding_loop("x")],
+        vec![integers("rounds", INT64, &[], &[1 << 62]), integers("yes", BOOL, &[], &[1])],
+        vec![declared("x", FLOAT, &[1])],
+        vec![declared("y", FLOAT, &[1])],
+    ))
+}
+
+/// A loop of as many rounds as its input `rounds` says.
+pub(crate) fn counted_loop() -> Vec<u8> {
+    model(graph(
+        vec![adding_loop("zero")],
+        vec![floats("zero", &[1], &[0.0]), integers("yes", BOOL, &[], &[1])],
+        vec![declared("rounds", INT64, &[1])],
+        vec![declared("y", FLOAT, &[1])],
+    ))
+}
+
+/// Adds one to this in each of `rounds`, to give `y`.
+fn adding_loop(first: &str) -> Message {
     let body = graph(
         vec![node("Identity", &["go"], &["on"]), node("Add", &["sum", "one"], &["next"])],
         vec![floats("one", &[1], &[1.0])],
@@ -132,11 +152,5 @@ pub(crate) fn endless_loop() -> Vec<u8> {
         ],
         vec![declared("on", BOOL, &[]), declared("next", FLOAT, &[1])],
     );
-    let looped = node("Loop", &["rounds", "yes", "x"], &["y"]);
-    model(graph(
-        vec![looped.message(5, graph_attribute("body", body))],
-        vec![integers("rounds", INT64, &[], &[1 << 62]), integers("yes", BOOL, &[], &[1])],
-        vec![declared("x", FLOAT, &[1])],
-        vec![declared("y", FLOAT, &[1])],
-    ))
+    node("Loop", &["rounds", "yes", first], &["y"]).message(5, graph_attribute("body", body))
 }

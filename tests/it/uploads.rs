@@ -259,7 +259,7 @@ fn without_a_place_for_state_an_upload_is_in_memory() {
     let server = serve(&repository).set("STATE__PATH", "/proc/nowhere").start();
     server.post(LOAD, &doubled()).ok();
     assert!(near(factor(&server), 2.0));
-    assert!(server.said().contains("in memory only"), "{}", server.said());
+    eventually("it says so", || server.said().contains("in memory only").then_some(()));
     server.post(LOAD, &json!({})).ok();
     assert!(near(factor(&server), 1.0));
 }
