@@ -5,12 +5,14 @@
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
 
+mod registered;
 mod requests;
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use registered::Registered;
 use requests::Served;
 use tidegate::{
     engine::{self, Engines, ModelFile, SessionOptions},
@@ -77,10 +79,42 @@ fn predict(criterion: &mut Criterion) {
     }
 }
 
+/// From a model's name to the version that answers. A walk takes another name each time, so that with many names what
+/// it costs is mostly the processor's cache.
+fn lookup(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("lookup");
+    for models in [10, 1_000, 10_000] {
+        for publishes in [0, 1_000] {
+            let registered = Registered::new(models);
+            (0..publishes).for_each(|_| registered.publish());
+            let when = format!("{models} models, {publishes} publishes");
+            group.bench_function(format!("one name, {when}"), |bencher| {
+                bencher.iter(|| registered.find(black_box(0)));
+            });
+            let mut at = 0;
+            group.bench_function(format!("walk, {when}"), |bencher| {
+                bencher.iter(|| {
+                    // A step that shares no factor with the number of names visits all of them.
+                    at = (at + 7_919) % models;
+                    registered.find(black_box(at));
+                });
+            });
+        }
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("publish");
+    for models in [10, 1_000, 10_000] {
+        let registered = Registered::new(models);
+        group.bench_function(format!("{models} models"), |bencher| {
+            bencher.iter(|| registered.publish());
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     // Enough to see a change of some percent, little enough to be run often.
     config = Criterion::default().sample_size(30).without_plots();
-    targets = decode, encode, predict
+    targets = decode, encode, predict, lookup
 }
 criterion_main!(benches);

@@ -65,7 +65,7 @@ pub(crate) fn answer() -> Vec<Tensor> {
 /// A version that is served, and everything around it but sockets.
 pub(crate) struct Served {
     serving: Serving,
-    version: Version,
+    pub(crate) version: Version,
     limits: v2::Limits,
 }
 
@@ -166,7 +166,7 @@ impl Session for Ready {
 
 /// The time of day.
 #[derive(Debug)]
-struct SystemClock;
+pub(crate) struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Instant {
