@@ -47,8 +47,8 @@ pub(super) struct Budget {
     wishes: Vec<Wish>,
     /// One for each version that was loaded for requests, until they have been answered.
     leases: BTreeMap<Key, Lease>,
-    /// Versions that left the table and are not freed yet, with what they cost.
-    draining: Vec<(Key, u64)>,
+    /// What versions cost that left the table and are not freed yet.
+    draining: u64,
     /// What the load that runs is going to cost.
     loading: u64,
     /// When to look again whether there is room, unasked.
@@ -135,16 +135,13 @@ impl Budget {
 
     /// A version left the table and is freed some time.
     pub(super) fn drains(&mut self, version: &Version) {
-        let key = (version.parts().model.clone(), version.id());
-        self.draining.push((key, version.cost_bytes()));
+        self.draining = self.draining.saturating_add(version.cost_bytes());
     }
 
     /// A version that left the table is freed.
-    pub(super) fn freed(&mut self, model: &ModelName, id: VersionId) {
-        let freed = |((name, version), _): &(Key, u64)| name == model && *version == id;
-        if let Some(index) = self.draining.iter().position(freed) {
-            self.draining.swap_remove(index);
-        }
+    pub(super) fn freed(&mut self, cost_bytes: u64) {
+        // Without a budget nothing was counted.
+        self.draining = self.draining.saturating_sub(cost_bytes);
     }
 
     /// The load that ran has ended.
@@ -264,7 +261,7 @@ impl Keeper {
         }
         let pressing = self.is_pressing(&job.model, job.id);
         let taken = self.taken(Some((&job.model, job.id)));
-        let draining = self.budget.draining.iter().map(|(_, bytes)| bytes).sum();
+        let draining = self.budget.draining;
         let candidates = if pressing { self.candidates(&job.model) } else { Vec::new() };
         match room(needed, bytes_max, taken, draining, candidates) {
             Room::There => {
@@ -278,10 +275,7 @@ impl Keeper {
             Room::Soon => self.soon(),
             Room::Taken => {
                 let reason = if pressing {
-                    format!(
-                        "not loaded: it needs {needed} bytes, and what may not be evicted takes {taken} of the {bytes_max} \
-                         of repository.loaded_bytes; raise it, or require fewer models"
-                    )
+                    format!("not loaded: {}", no_room(needed, taken, bytes_max))
                 } else {
                     ON_DEMAND.to_owned()
                 };
@@ -300,7 +294,7 @@ impl Keeper {
             return Err(too_large(needed, bytes_max));
         }
         let taken = self.taken(Some((&job.model, job.id))).saturating_add(aside);
-        let draining = self.budget.draining.iter().map(|(_, bytes)| bytes).sum();
+        let draining = self.budget.draining;
         match room(needed, bytes_max, taken, draining, self.candidates(&job.model)) {
             Room::There => self.budget.loading = needed,
             Room::Evict(victims) => {
@@ -313,10 +307,7 @@ impl Keeper {
                 return Ok(false);
             }
             Room::Taken => {
-                return Err(format!(
-                    "it needs {needed} bytes, and what may not be evicted takes {taken} of the {bytes_max} of \
-                     repository.loaded_bytes; raise it, or require fewer models"
-                ));
+                return Err(no_room(needed, taken, bytes_max));
             }
         }
         Ok(true)
@@ -452,21 +443,37 @@ impl Keeper {
         self.refresh(name);
     }
 
-    /// Holds a version that was loaded against the budget, now that its size is known.
-    pub(super) fn check_loaded(&mut self, job: &Job, version: Version) -> Result<Version, Refused> {
+    /// Holds a version that was loaded against the budget, now that its size is known; `aside` is what others cost that
+    /// were loaded with it and are not in the table yet.
+    ///
+    /// It is larger than it looked where its folder has grown meanwhile. Then what may go for it goes, without being waited for.
+    pub(super) fn check_loaded(
+        &mut self,
+        job: &Job,
+        version: Version,
+        aside: u64,
+    ) -> Result<Version, Refused> {
         let Some(bytes_max) = self.budget.bytes_max else { return Ok(version) };
         let needed = version.cost_bytes();
         if needed > bytes_max {
             self.let_go(Arc::new(version));
             return Err(("budget", too_large(needed, bytes_max), false));
         }
-        // It may be larger than it looked; what has to go for it is not waited for.
-        let taken = self.taken(Some((&job.model, job.id)));
-        let candidates = self.candidates(&job.model);
-        if let Room::Evict(victims) = room(needed, bytes_max, taken, 0, candidates) {
-            self.evict(&victims, job);
+        let pressing = job.staged.is_some() || self.is_pressing(&job.model, job.id);
+        let taken = self.taken(Some((&job.model, job.id))).saturating_add(aside);
+        let candidates = if pressing { self.candidates(&job.model) } else { Vec::new() };
+        match room(needed, bytes_max, taken, 0, candidates) {
+            Room::There | Room::Soon => Ok(version),
+            Room::Evict(victims) => {
+                self.evict(&victims, job);
+                Ok(version)
+            }
+            Room::Taken => {
+                self.let_go(Arc::new(version));
+                // At the next look its folder tells its size.
+                Err(("budget", no_room(needed, taken, bytes_max), true))
+            }
         }
-        Ok(version)
     }
 
     /// A version of a model was loaded: what stood in for it goes.
@@ -517,6 +524,13 @@ fn too_large(needed: u64, bytes_max: u64) -> String {
     format!(
         "it needs {needed} bytes, more than the {bytes_max} of repository.loaded_bytes alone; raise it, or make the model \
          smaller"
+    )
+}
+
+fn no_room(needed: u64, taken: u64, bytes_max: u64) -> String {
+    format!(
+        "it needs {needed} bytes, and what may not be evicted takes {taken} of the {bytes_max} of repository.loaded_bytes; \
+         raise it, or require fewer models"
     )
 }
 

@@ -30,7 +30,7 @@ use super::{
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
     operate::Waiting,
-    reclaim::{Reclaim, Retired},
+    reclaim::{Freed, Reclaim, Retired},
     stage::{Next, Staged, Upload},
 };
 
@@ -49,7 +49,7 @@ pub(super) enum Message {
     /// A load has ended.
     Loaded(Box<(Job, Loaded)>),
     /// The last request has let a version go.
-    Freed(ModelName, VersionId),
+    Freed(Freed),
     /// The process ends.
     Stop,
 }
@@ -132,7 +132,7 @@ impl Keeper {
                     let (job, loaded) = *ended;
                     self.ended(&job, loaded);
                 }
-                Some(Message::Freed(model, id)) => self.freed(&model, id),
+                Some(Message::Freed(freed)) => self.freed(&freed),
                 Some(Message::Stop) | None => break,
             }
             self.start_next();
@@ -515,7 +515,7 @@ impl Keeper {
         let policy = self.policy(name);
         let loaded = loaded
             .map_err(|failure| (failure.code().as_str(), failure.to_string(), failure.may_pass()));
-        let loaded = loaded.and_then(|version| self.check_loaded(job, version));
+        let loaded = loaded.and_then(|version| self.check_loaded(job, version, 0));
         let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
         let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
             // Decided otherwise meanwhile.
@@ -599,8 +599,9 @@ impl Keeper {
         }
     }
 
-    fn freed(&mut self, model: &ModelName, id: VersionId) {
-        self.budget.freed(model, id);
+    fn freed(&mut self, freed: &Freed) {
+        let (model, id) = (&freed.model, freed.id);
+        self.budget.freed(freed.cost_bytes);
         self.tell(model, Some(id), EventKind::Freed, "");
         let unloaded = self.registry.decisions(model).is_some_and(|decided| decided.unloaded);
         if let Some(kept) = self.state.models.get_mut(model) {

@@ -16,6 +16,7 @@
 mod budget;
 mod collect;
 mod crew;
+mod drain;
 mod events;
 mod golden;
 mod keeper;
@@ -263,9 +264,9 @@ impl Lifecycle {
             let _ = wished.send(Message::Wish(wish));
         });
         let freed = messages.clone();
-        let reclaim = Reclaim::start(Arc::clone(&loader.monitor), move |model, id| {
+        let reclaim = Reclaim::start(Arc::clone(&loader.monitor), move |version| {
             // A keeper that is gone has nobody to tell.
-            let _ = freed.send(Message::Freed(model, id));
+            let _ = freed.send(Message::Freed(version));
         });
         let (passed, first_pass) = oneshot::channel();
         let loader = Arc::new(loader);

@@ -16,6 +16,8 @@ use crate::{
     serve::{Table, Version},
 };
 
+use super::drain::{Handle, Next, drain};
+
 /// The thread that frees.
 #[derive(Debug)]
 pub(super) struct Reclaim {
@@ -30,6 +32,15 @@ pub(super) enum Retired {
     Version(Arc<Version>),
 }
 
+/// A version that is gone.
+#[derive(Debug)]
+pub(super) struct Freed {
+    pub(super) model: ModelName,
+    pub(super) id: VersionId,
+    /// What it was taken to occupy, in bytes.
+    pub(super) cost_bytes: u64,
+}
+
 /// Below what answers requests.
 const NICE: i32 = 5;
 
@@ -40,7 +51,7 @@ impl Reclaim {
     /// Starts the thread; `freed` is called after a version is gone.
     pub(super) fn start(
         monitor: Arc<Monitor>,
-        freed: impl Fn(ModelName, VersionId) + Send + 'static,
+        freed: impl Fn(Freed) + Send + 'static,
     ) -> std::io::Result<Self> {
         let (retired, incoming) = mpsc::channel();
         let counted = Arc::clone(&monitor);
@@ -73,50 +84,59 @@ impl Drop for Reclaim {
     }
 }
 
-fn run(
-    incoming: &mpsc::Receiver<Retired>,
-    monitor: &Monitor,
-    freed: &dyn Fn(ModelName, VersionId),
-) {
-    let mut waiting: Vec<Retired> = Vec::new();
-    loop {
-        let next = if waiting.is_empty() {
-            incoming.recv().map_err(mpsc::RecvTimeoutError::from)
-        } else {
+fn run(incoming: &mpsc::Receiver<Retired>, monitor: &Monitor, freed: &dyn Fn(Freed)) {
+    let next = |waits: bool| {
+        let next = if waits {
             incoming.recv_timeout(LOOK)
+        } else {
+            incoming.recv().map_err(mpsc::RecvTimeoutError::from)
         };
         match next {
-            Ok(retired) => waiting.push(retired),
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            // The process ends: what requests still hold, they free.
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Ok(retired) => Next::Retired(retired),
+            Err(mpsc::RecvTimeoutError::Timeout) => Next::Nothing,
+            // The process ends.
+            Err(mpsc::RecvTimeoutError::Disconnected) => Next::End,
         }
-        let (unused, used): (Vec<_>, Vec<_>) = waiting.into_iter().partition(Retired::is_unused);
-        waiting = used;
-        let mut gone = Vec::new();
-        for retired in unused {
-            if let Retired::Version(version) = &retired {
-                let parts = version.parts();
-                gone.push((parts.model.clone(), version.id(), parts.size_bytes));
-            }
-            drop(retired);
-        }
+    };
+    drain(next, |unused| {
+        let versions = unused.iter().filter_map(Retired::version);
+        let gone: Vec<_> =
+            versions.map(|version| (Freed::of(version), version.parts().size_bytes)).collect();
+        drop(unused);
         if !gone.is_empty() {
             engine::hand_back_memory();
         }
-        for (model, id, bytes) in gone {
+        for (version, bytes) in gone {
             monitor.upkeep().freed(bytes);
-            freed(model, id);
+            freed(version);
+        }
+    });
+}
+
+impl Freed {
+    fn of(version: &Version) -> Self {
+        Self {
+            model: version.parts().model.clone(),
+            id: version.id(),
+            cost_bytes: version.cost_bytes(),
         }
     }
 }
 
 impl Retired {
-    /// Whether this is the last handle: nobody can make another one from nothing.
+    fn version(&self) -> Option<&Version> {
+        match self {
+            Self::Table(_) => None,
+            Self::Version(version) => Some(version),
+        }
+    }
+}
+
+impl Handle for Retired {
     fn is_unused(&self) -> bool {
         match self {
-            Self::Table(table) => Arc::strong_count(table) == 1,
-            Self::Version(version) => Arc::strong_count(version) == 1,
+            Self::Table(table) => table.is_unused(),
+            Self::Version(version) => version.is_unused(),
         }
     }
 }

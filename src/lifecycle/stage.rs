@@ -67,6 +67,13 @@ pub(super) enum Next {
     Nothing,
 }
 
+impl Staged {
+    /// What the versions cost that were loaded already.
+    fn cost_bytes(&self) -> u64 {
+        self.loaded.values().map(Version::cost_bytes).fold(0, u64::saturating_add)
+    }
+}
+
 impl Keeper {
     /// Serves again what was uploaded before the process began.
     pub(super) fn reinstate(&mut self) {
@@ -194,8 +201,7 @@ impl Keeper {
     /// The next load of a change, once there is room for it.
     pub(super) fn next_staged(&mut self) -> Next {
         while let Some(staged) = self.state.staged.front_mut() {
-            let aside =
-                staged.loaded.values().map(Version::cost_bytes).fold(0, u64::saturating_add);
+            let aside = staged.cost_bytes();
             // A change whose loads have all ended is gone from here.
             let Some(job) = staged.todo.pop_front() else { return Next::Nothing };
             match self.admit_aside(&job, aside) {
@@ -227,8 +233,10 @@ impl Keeper {
             return;
         };
         let loaded = loaded.map_err(|failure| failure.to_string());
-        let loaded = loaded
-            .and_then(|version| self.check_loaded(job, version).map_err(|(_, reason, _)| reason));
+        let aside = self.state.staged[at].cost_bytes();
+        let loaded = loaded.and_then(|version| {
+            self.check_loaded(job, version, aside).map_err(|(_, reason, _)| reason)
+        });
         let staged = &mut self.state.staged[at];
         let problem = match loaded {
             Ok(version) => {
