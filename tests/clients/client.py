@@ -11,6 +11,8 @@ def arguments():
     parser = argparse.ArgumentParser()
     parser.add_argument("--http", required=True, help="host:port of the data plane")
     parser.add_argument("--models", required=True, help="folder of the sample models, with golden.json files")
+    parser.add_argument("--fixtures", required=True, help="folder of the models that tests are made with")
+    parser.add_argument("--repository", required=True, help="the folder that the server watches")
     return parser.parse_args()
 
 

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    repository::{Golden, Repository, SAMPLES, source},
+    repository::{FIXTURES, Golden, Repository, SAMPLES, source},
     server::{Launch, Server},
     tensors::add_sub,
 };
@@ -36,11 +36,13 @@ pub(crate) fn python() -> PathBuf {
 }
 
 /// Runs a script of `tests/clients` against a server.
-fn run_script(script: &str, server: &Server) {
+fn run_script(script: &str, server: &Server, repository: &Repository) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
     let output = Command::new(python())
         .arg(path)
-        .args(["--http", &server.http.to_string(), "--models", SAMPLES])
+        .args(["--http", &server.http.to_string(), "--models", SAMPLES, "--fixtures", FIXTURES])
+        .arg("--repository")
+        .arg(repository.path())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .unwrap();
@@ -55,15 +57,23 @@ fn assert_success(what: &str, output: &Output) {
 
 #[test]
 fn tritonclient_finds_every_method_working() {
-    let server = Server::over(&Repository::of(&["add_sub", "scalar", "identity_fp32_2d"]));
-    run_script("methods.py", &server);
+    let repository = Repository::of(&["add_sub", "scalar", "identity_fp32_2d"]);
+    run_script("methods.py", &Server::over(&repository), &repository);
 }
 
 #[test]
 fn tritonclient_uploads_models() {
     let repository = Repository::of(&["identity_fp32"]);
     let server = Launch::of(&repository).set("REPOSITORY__UPLOADS", "true").start();
-    run_script("uploads.py", &server);
+    run_script("uploads.py", &server, &repository);
+}
+
+#[test]
+fn tritonclient_loads_and_unloads_as_in_explicit_mode() {
+    let repository = Repository::empty();
+    repository.add_as("truth", "1", &source("identity_fp32", "1"));
+    repository.add_as("steady", "1", &source("identity_fp32", "1"));
+    run_script("explicit.py", &Server::over(&repository), &repository);
 }
 
 #[test]
@@ -73,15 +83,15 @@ fn tritonclient_sends_and_reads_every_datatype() {
         "bf16", "fp32", "fp64", "bytes",
     ];
     let models = datatypes.map(|datatype| format!("identity_{datatype}"));
-    let server = Server::over(&Repository::of(&models.each_ref().map(String::as_str)));
-    run_script("datatypes.py", &server);
+    let repository = Repository::of(&models.each_ref().map(String::as_str));
+    run_script("datatypes.py", &Server::over(&repository), &repository);
 }
 
 #[test]
 fn tritonclient_gets_the_outputs_recorded_at_training() {
     let repository = Repository::of(&["sentiment", "digits", "breast_cancer/1"]);
     repository.add_as("breast_cancer_2", "1", &source("breast_cancer", "2"));
-    run_script("golden.py", &Server::over(&repository));
+    run_script("golden.py", &Server::over(&repository), &repository);
 }
 
 /// Runs curl; its standard output.

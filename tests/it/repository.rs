@@ -12,7 +12,8 @@ use tempfile::TempDir;
 /// Where the trained sample models lie, each with golden outputs.
 pub(crate) const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 /// Where the fixture models lie.
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+/// The models that tests are made with.
+pub(crate) const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
 
 /// A repository of its own, gone with the last server over it.
 #[derive(Debug, Clone)]
