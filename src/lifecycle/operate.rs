@@ -277,7 +277,7 @@ impl Keeper {
             Some(meant) if meant.version.is_some() && meant.reason.is_empty() => Ok(id),
             // Who asks for a version has it loaded; what is to serve by default may sleep until it is asked for.
             Some(meant) if version.is_none() && meant.rests() => Ok(id),
-            Some(meant) => Err(failed(model, &meant.reason)),
+            Some(meant) => Err(failed(model, &format!("version {id}: {}", meant.reason))),
             None => Err(failed(model, "it is gone from the repository")),
         }
     }

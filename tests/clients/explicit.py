@@ -61,7 +61,7 @@ def a_new_version_answers_from_the_acknowledgement_on(client):
 
 def a_broken_version_changes_nothing(client):
     put(3, b"no model")
-    with refused(400, "not an ONNX model"):
+    with refused(400, "version 3: not an ONNX model"):
         client.load_model(MODEL)
     same(answer(client), ("2", TWICE))
     assert client.is_model_ready(MODEL)
