@@ -16,7 +16,6 @@ mod memory;
 mod onnxruntime;
 mod settings;
 mod telemetry;
-mod threads;
 #[cfg(feature = "tract")]
 mod tract;
 
@@ -28,7 +27,6 @@ pub use memory::hand_back_memory;
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;
 pub use telemetry::forbid_telemetry;
-pub use threads::run_when_idle;
 #[cfg(feature = "tract")]
 pub use tract::Tract;
 

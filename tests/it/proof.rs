@@ -134,7 +134,7 @@ fn a_model_that_hangs_is_ended_at_the_deadline_and_leaves_nothing() {
         assert!(failure.to_string().contains("proof failed (timeout)"), "{failure}");
         assert_eq!(children(), Vec::<PathBuf>::new(), "round {round}: a process is left");
     }
-    // On a busy machine a process of the idle class may take a while to go.
+    // On a busy machine a process of low priority may take a while to go.
     late.sort();
     assert!(late[late.len() / 2] <= Duration::from_millis(500), "{late:?}");
     assert_eq!((count("fd"), count("task")), (files, threads), "files or threads are left");

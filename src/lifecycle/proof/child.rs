@@ -45,8 +45,6 @@ const PREPARATION: Bounds = Bounds { head_bytes: 1 << 20, blobs: 0, blob_bytes: 
 pub(super) struct Preparation {
     /// The process that asks.
     pub(super) parent: u32,
-    /// Whether it may use only what nobody else wants of the CPUs.
-    pub(super) patient: bool,
     pub(super) limits: ProofLimits,
     /// ONNX Runtime's library, where it was named.
     pub(super) onnxruntime: Option<PathBuf>,
@@ -151,10 +149,6 @@ pub fn prove_version(
         onnxruntime: preparation.onnxruntime.clone(),
         ..engine::Settings::default()
     };
-    if preparation.patient {
-        // Where it does not work, the low priority must do.
-        engine::run_when_idle();
-    }
     let status = File::open("/proc/self/status").ok();
     let begun = sandbox::begin(preparation.parent, preparation.onnxruntime.as_deref())?;
     let engines = Engines::open(&settings);

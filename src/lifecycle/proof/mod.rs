@@ -63,10 +63,6 @@ const COMMAND: &str = "prove-version";
 /// What an answer may hold: names and notes.
 const ANSWER: Bounds = Bounds { head_bytes: 64 << 20, blobs: 0, blob_bytes: 0 };
 
-/// When a process that uses only idle CPUs must have had a fifth of one; else one with a share of its own is asked:
-/// beside saturated workers it would get next to nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// The last words of a process that are shown to people.
 const LAST_WORDS: usize = 4096;
 
@@ -230,7 +226,7 @@ impl Prover {
         };
         let known = self.verdicts.as_ref().zip(case.identity).and_then(|(verdicts, identity)| {
             // Who asks makes no difference.
-            let asked = serde_json::to_vec(&(self.preparation(0, false), &request)).ok()?;
+            let asked = serde_json::to_vec(&(self.preparation(0), &request)).ok()?;
             Some((verdicts, verdicts.key(identity, &asked)))
         });
         if let Some((verdicts, key)) = &known
@@ -263,13 +259,13 @@ impl Prover {
 
     /// Starts the process of the next proof ahead of time, if none waits.
     ///
-    /// Loading the engine's library is most of what a proof of a small model costs; so nobody waits for it. It uses only
-    /// what nobody else wants of the CPUs, and ends with the calling thread at the latest.
+    /// Loading the engine's library is most of what a proof of a small model costs; so nobody waits for it. It has the
+    /// calling thread's priority, and ends with that thread at the latest.
     pub fn make_ready(&self) {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         if !spare.as_ref().is_some_and(Process::is_waiting) {
             // Without one the next proof starts its own, and says what is wrong.
-            *spare = self.start(true).inspect_err(|error| tracing::debug!(%error, "no spare")).ok();
+            *spare = self.start().inspect_err(|error| tracing::debug!(%error, "no spare")).ok();
         }
     }
 
@@ -279,15 +275,15 @@ impl Prover {
         spare.filter(Process::is_waiting)
     }
 
-    fn start(&self, patient: bool) -> std::io::Result<Process> {
-        let preparation = serde_json::to_vec(&self.preparation(std::process::id(), patient))?;
+    fn start(&self) -> std::io::Result<Process> {
+        let preparation = serde_json::to_vec(&self.preparation(std::process::id()))?;
         let preparation = message::encode(&preparation, &[]).map_err(std::io::Error::other)?;
         Process::start(&self.program, &preparation)
     }
 
-    fn preparation(&self, parent: u32, patient: bool) -> Preparation {
+    fn preparation(&self, parent: u32) -> Preparation {
         let onnxruntime = self.onnxruntime.clone();
-        Preparation { parent, patient, limits: self.limits, onnxruntime }
+        Preparation { parent, limits: self.limits, onnxruntime }
     }
 
     fn warn_of(&self, sandbox: &Sandbox) {
@@ -310,26 +306,8 @@ impl Prover {
         let head = serde_json::to_vec(request).map_err(|error| internal(&error))?;
         let head = message::encode(&head, blobs).map_err(|error| internal(&error))?;
         let parts: VecDeque<_> = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
-        let begin = self.clock.now();
-        let deadline = begin + self.limits.time_max;
-        if let Some(mut process) = self.spare() {
-            let mut parts = parts.clone();
-            let used_before = process.cpu_time();
-            let patience = deadline.min(begin + PATIENCE);
-            let mut outcome = process.converse(&mut parts, patience, &*self.clock);
-            if matches!(outcome, Err(Trouble::Deadline))
-                && process.cpu_time().saturating_sub(used_before) >= PATIENCE / 5
-            {
-                // It gets on.
-                outcome = process.converse(&mut parts, deadline, &*self.clock);
-                return self.outcome(outcome, process);
-            }
-            // Nothing is idle: it is asked again with a share of its own.
-            if !matches!(outcome, Err(Trouble::Deadline)) {
-                return self.outcome(outcome, process);
-            }
-        }
-        let mut process = self.start(false).map_err(|error| {
+        let deadline = self.clock.now() + self.limits.time_max;
+        let mut process = self.spare().map_or_else(|| self.start(), Ok).map_err(|error| {
             let reason = format!(
                 "the proving process cannot be started: {error}; let this process start another one (program file, \
                  limits on processes and memory), or set proof.enabled = false and trust the repository"
@@ -482,18 +460,6 @@ impl Process {
         let Some(output) = &self.output else { return false };
         // The end of a process closes its pipes; one that lives and has said nothing has nothing to be read.
         matches!(poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&Timespec::default())), Ok(0))
-    }
-
-    /// How long it ran on CPUs, to a hundredth of a second; zero where the system does not tell.
-    fn cpu_time(&self) -> Duration {
-        // proc_pid_stat(5): the name in brackets may hold anything, and 11 fields follow before these two.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
-        let ticks = stat.ok().and_then(|stat| {
-            let (_, fields) = stat.rsplit_once(')')?;
-            fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().ok()).sum()
-        });
-        let hertz = rustix::param::clock_ticks_per_second().max(1);
-        Duration::from_millis(ticks.unwrap_or(0).saturating_mul(1000) / hertz)
     }
 
     /// Writes the request and reads the answer, whichever is possible; `None`: it ended without one.
