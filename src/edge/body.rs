@@ -54,7 +54,7 @@ impl Budget {
 
 impl Held<'_> {
     /// Holds at least this many bytes, of what has come and not of what was announced; in doubling steps.
-    fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         if bytes > self.bytes {
             let more = self.budget.hold(bytes.max(2 * self.bytes) - self.bytes)?;
             self.bytes += more.bytes;
@@ -97,13 +97,13 @@ pub(super) struct Reading<'a> {
     pub(super) timeout: Duration,
 }
 
-impl Reading<'_> {
+impl<'a> Reading<'a> {
     /// Reads the whole body. Dropped half-way it gives back what it holds.
     pub(super) async fn read(
         &self,
         headers: &HeaderMap,
         mut body: Incoming,
-    ) -> Result<(Bytes, Option<Held<'_>>), Unread> {
+    ) -> Result<(Bytes, Held<'a>), Unread> {
         let declared = declared_length(headers.get(CONTENT_LENGTH))?;
         let bytes_max = self.limits.body_bytes_max;
         if declared.is_some_and(|length| length > bytes_max) {
@@ -111,12 +111,13 @@ impl Reading<'_> {
         }
         // Most bodies are there already, whole.
         let first = match poll_fn(|cx| Poll::Ready(Pin::new(&mut body).poll_frame(cx))).await {
-            Poll::Ready(None) => return Ok((Bytes::new(), None)),
+            Poll::Ready(None) => return Ok((Bytes::new(), self.budget.hold(0)?)),
             Poll::Ready(Some(frame)) => data(frame)?,
             Poll::Pending => Bytes::new(),
         };
         if body.is_end_stream() && first.len() <= bytes_max {
-            return Ok((first, None));
+            let held = self.budget.hold(first.len())?;
+            return Ok((first, held));
         }
         self.collect(declared, first, body).await
     }
@@ -127,7 +128,7 @@ impl Reading<'_> {
         declared: Option<usize>,
         first: Bytes,
         mut body: Incoming,
-    ) -> Result<(Bytes, Option<Held<'_>>), Unread> {
+    ) -> Result<(Bytes, Held<'a>), Unread> {
         let bytes_max = self.limits.body_bytes_max;
         let mut held = self.budget.hold(first.len().max(HELD_STEP))?;
         let mut buffer = Buffer::new(declared, self.align_at, bytes_max);
@@ -146,7 +147,7 @@ impl Reading<'_> {
                     held.grow(buffer.len() + data.len())?;
                     buffer.extend(&data);
                 }
-                Some(None) => return Ok((buffer.finish(), Some(held))),
+                Some(None) => return Ok((buffer.finish(), held)),
                 None => {
                     pace.check(buffer.len())?;
                     alarm.as_mut().reset(pace.end(buffer.len()));

@@ -15,14 +15,13 @@ mod body;
 mod compression;
 mod connection;
 mod demand;
-mod identity;
-mod infer;
 mod listener;
 mod objects;
 mod refusal;
 mod route;
 mod service;
 mod settings;
+mod v2;
 
 pub use listener::{Listener, ListenerError};
 pub use service::{ControlRequest, ControlService, Plane};

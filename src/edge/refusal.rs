@@ -10,6 +10,7 @@ use http::{
 use http_body_util::Full;
 
 use crate::{
+    monitor::Outcome,
     serve::{DemandError, PredictError, RouteError},
     wire::v2::{ClassifyError, DecodeError, EncodeError},
 };
@@ -66,6 +67,16 @@ impl Refusal {
 
     pub(super) fn deadline() -> Self {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "the request's deadline has passed")
+    }
+
+    /// How a call ended that is answered with this.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => Outcome::Capacity,
+            StatusCode::GATEWAY_TIMEOUT => Outcome::Deadline,
+            status if status.is_client_error() => Outcome::Caller,
+            _ => Outcome::Engine,
+        }
     }
 
     /// Ends the connection after the answer.

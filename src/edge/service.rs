@@ -18,7 +18,7 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     monitor::{Clock, Code, Monitor, WorkerId},
-    serve::Serving,
+    serve::{Names, Serving},
     wire,
 };
 
@@ -26,11 +26,10 @@ use super::{
     Limits, Settings,
     body::{Budget, Held, Reading, Unread},
     compression::Encoding,
-    demand,
-    identity::Names,
-    infer, objects,
+    demand, objects,
     refusal::Refusal,
     route::{NoRoute, Part, Route, selector},
+    v2,
 };
 
 /// A request for the control plane, read to its end; of its headers only `Host` and `Origin`.
@@ -95,8 +94,6 @@ pub(super) struct Worker {
     begin: Instant,
     /// Milliseconds since `begin`, as of the last look at the clock.
     now_ms: Cell<u32>,
-    /// Time since 1970 at `begin`.
-    unix_begin: Duration,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -105,7 +102,7 @@ impl Worker {
     pub(super) fn new(plane: Arc<Plane>, id: WorkerId, workers: usize) -> Self {
         let limits = &plane.settings.limits;
         let share = (limits.in_flight_bytes_max / workers.max(1)).max(limits.body_bytes_max);
-        let (begin, unix_begin) = (plane.monitor.clock().now(), plane.monitor.clock().unix());
+        let begin = plane.monitor.clock().now();
         Self {
             id,
             names: Names::new(plane.start, id),
@@ -114,7 +111,6 @@ impl Worker {
             begin,
             // 0 means "no write waits"; the count begins behind it.
             now_ms: Cell::new(1),
-            unix_begin,
             plane,
         }
     }
@@ -141,11 +137,6 @@ impl Worker {
 
     pub(super) fn clock(&self) -> &dyn Clock {
         &**self.plane.monitor.clock()
-    }
-
-    /// The time since 1970 of an instant, without asking the clock again.
-    pub(super) fn unix_at(&self, now: Instant) -> Duration {
-        self.unix_begin + now.saturating_duration_since(self.begin)
     }
 
     pub(super) fn now_ms(&self) -> u32 {
@@ -216,7 +207,7 @@ impl Worker {
         }
         match route {
             Route::Model { model, version, part: Part::Infer } => {
-                Ok(infer::infer(self, head, body, &model, selector(version.as_deref())).await)
+                Ok(v2::infer(self, head, body, &model, selector(version.as_deref())).await)
             }
             Route::Repository => self.control(head, body).await,
             route => {
@@ -247,29 +238,26 @@ impl Worker {
         if head.version == Version::HTTP_11 { check_host(&head.headers) } else { Ok(()) }
     }
 
-    /// Holds bytes of the budget for bodies.
-    pub(super) fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
-        self.budget.hold(bytes)
-    }
-
-    /// Reads a body and undoes its compression.
+    /// Reads a body and undoes its compression; the bytes count against the budget as long as they are held.
     pub(super) async fn read_body(
         &self,
         headers: &HeaderMap,
         body: Incoming,
         align_at: usize,
         timeout: Duration,
-    ) -> Result<Bytes, Unread> {
+    ) -> Result<(Bytes, Held<'_>), Unread> {
         let encoding = Encoding::of_body(headers)?;
         let reading = Reading { limits: self.limits(), budget: &self.budget, align_at, timeout };
-        let (bytes, _held) = reading.read(headers, body).await?;
-        Ok(encoding.inflate(bytes, self.limits())?)
+        let (bytes, mut held) = reading.read(headers, body).await?;
+        let bytes = encoding.inflate(bytes, self.limits())?;
+        held.grow(bytes.len())?;
+        Ok((bytes, held))
     }
 
     async fn control(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
         let timeout = self.serving().settings().request_timeout;
-        let body = match self.read_body(&head.headers, body, 0, timeout).await {
-            Ok(body) => body,
+        let (body, _held) = match self.read_body(&head.headers, body, 0, timeout).await {
+            Ok(read) => read,
             Err(Unread::Refused(refusal)) => return Err(refusal),
             Err(Unread::Gone) => return Err(Refusal::bad_request("the body ended early").closing()),
         };

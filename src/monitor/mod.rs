@@ -14,12 +14,14 @@
 mod clock;
 mod exposition;
 mod histogram;
+mod outcome;
 mod recorder;
 mod upkeep;
 
 pub use clock::Clock;
 pub use exposition::{Exposition, ExpositionError};
 pub use histogram::Latencies;
+pub use outcome::Outcome;
 pub use recorder::{
     Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
     VersionTotals, WorkerId,

@@ -6,10 +6,13 @@
 //! - No request that was sent after a publish returned meets an older table.
 //! - A request's inputs fit the version's signature before an engine sees them.
 //! - A version that left the table is freed when its last request lets go.
+//! - A call that was given a version is counted exactly once.
 //!
 //! Not here: HTTP (`edge`), bytes (`wire`), what should be served (`lifecycle`).
 
+mod call;
 mod demand;
+mod names;
 mod settings;
 mod table;
 mod version;
@@ -19,13 +22,15 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 
+pub use call::{ArmName, Asked, Call, Receipt};
 pub use demand::{Demand, DemandError, Lease, Wish};
+pub use names::{Names, PredictionId};
 pub use settings::Settings;
 pub use table::{Entry, Model, RouteError, Table};
 pub use version::{Version, VersionParts, cost_bytes};
@@ -44,6 +49,9 @@ pub struct Serving {
     demand: Demand,
     draining: AtomicBool,
     clock: Arc<dyn Clock>,
+    begin: Instant,
+    /// Time since 1970 at `begin`.
+    unix_begin: Duration,
     settings: Settings,
 }
 
@@ -101,6 +109,8 @@ impl Serving {
             table: ArcSwap::from_pointee(Table::default()),
             demand: Demand::new(settings.demand_waiting_max),
             draining: AtomicBool::new(false),
+            begin: clock.now(),
+            unix_begin: clock.unix(),
             clock,
             settings,
         }
@@ -139,6 +149,11 @@ impl Serving {
     /// The settings.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The time since 1970 of an instant, without asking the clock again.
+    fn unix_at(&self, now: Instant) -> Duration {
+        self.unix_begin + now.saturating_duration_since(self.begin)
     }
 
     /// Runs a request on a version, on the calling thread.

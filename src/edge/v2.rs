@@ -1,4 +1,6 @@
-//! The path of a prediction, from the head of its request to its response.
+//! The Open Inference Protocol's predictions over HTTP: the body in, decode, call, encode, the response out.
+//!
+//! Not here: choosing, running and counting (`serve`), bytes (`wire`).
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +16,15 @@ use smallvec::SmallVec;
 
 use crate::{
     model::{InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector},
-    monitor::{Code, Sample},
-    serve::{Prediction, RouteError, Version},
+    monitor::{Code, Outcome},
+    serve::{Asked, Call, Prediction, PredictionId, RouteError},
     wire::v2,
 };
 
 use super::{
-    body::{Deadline, Unread},
+    body::{Deadline, Held, Unread},
     compression::Encoding,
     demand::Patience,
-    identity::Name,
     refusal::Refusal,
     service::Worker,
 };
@@ -46,14 +47,12 @@ pub(super) async fn infer(
     model: &str,
     selector: VersionSelector<'_>,
 ) -> Response<Full<Bytes>> {
-    let name = worker.names().next();
+    let asked = Wanted { model, selector, id: worker.names().next() };
     let mut response = match arrive(worker, head, body).await {
-        Ok(arrived) => match predict(worker, head, arrived, model, selector, &name) {
+        Ok(arrived) => match predict(worker, head, arrived, &asked) {
             Ok(response) => response,
             // Boxed, so that requests that need not wait carry no room for it.
-            Err(asleep) => {
-                Box::pin(predict_later(worker, head, *asleep, model, selector, &name)).await
-            }
+            Err(asleep) => Box::pin(predict_later(worker, head, *asleep, &asked)).await,
         },
         Err(unread) => {
             let (code, refusal) = match unread {
@@ -67,8 +66,9 @@ pub(super) async fn infer(
     };
     let headers = response.headers_mut();
     // Two values of their own: a clone would have to share one between them, with a count.
-    let id =
-        || HeaderValue::from_str(name.as_str()).expect("hexadecimal digits are a header's value");
+    let id = || {
+        HeaderValue::from_str(asked.id.as_str()).expect("hexadecimal digits are a header's value")
+    };
     let given = head.headers.get(REQUEST_ID);
     let given = given.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && !id.is_empty());
     headers.insert(REQUEST_ID, given.cloned().unwrap_or_else(id));
@@ -76,9 +76,18 @@ pub(super) async fn infer(
     response
 }
 
+/// What the path of a request names.
+struct Wanted<'a> {
+    model: &'a str,
+    selector: VersionSelector<'a>,
+    id: PredictionId,
+}
+
 /// A request whose last byte is here.
-struct Arrived {
+struct Arrived<'w> {
     body: Bytes,
+    /// Counts the body against the budget until the call has ended.
+    _held: Held<'w>,
     /// The length of the JSON before binary tensors, if the client gave it.
     json_bytes: Option<usize>,
     at: Instant,
@@ -89,16 +98,21 @@ struct Arrived {
     deadline: Deadline,
 }
 
-async fn arrive(worker: &Worker, head: &Parts, body: Incoming) -> Result<Arrived, Unread> {
+async fn arrive<'w>(
+    worker: &'w Worker,
+    head: &Parts,
+    body: Incoming,
+) -> Result<Arrived<'w>, Unread> {
     let json_bytes = number(&head.headers, &JSON_LENGTH, "a number of bytes")?;
     let asked = number(&head.headers, &TIMEOUT, "a number of milliseconds")?;
     let timeout_max = worker.serving().settings().request_timeout;
     let asked = asked.map(|milliseconds| Duration::from_millis(milliseconds as u64));
     let timeout = asked.filter(|asked| !asked.is_zero()).unwrap_or(timeout_max).min(timeout_max);
-    let body = worker.read_body(&head.headers, body, json_bytes.unwrap_or(0), timeout).await?;
+    let (body, budget) =
+        worker.read_body(&head.headers, body, json_bytes.unwrap_or(0), timeout).await?;
     let at = worker.clock().now();
     let deadline = Deadline(asked.filter(|asked| !asked.is_zero()).map(|asked| at + asked));
-    Ok(Arrived { body, json_bytes, at, waited: Duration::ZERO, timeout, deadline })
+    Ok(Arrived { body, _held: budget, json_bytes, at, waited: Duration::ZERO, timeout, deadline })
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<usize>, Refusal> {
@@ -111,8 +125,8 @@ fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<u
 }
 
 /// A request whose version loads on demand.
-struct Asleep {
-    arrived: Arrived,
+struct Asleep<'w> {
+    arrived: Arrived<'w>,
     error: RouteError,
 }
 
@@ -120,20 +134,13 @@ struct Asleep {
 async fn predict_later(
     worker: &Worker,
     head: &Parts,
-    asleep: Asleep,
-    model: &str,
-    selector: VersionSelector<'_>,
-    name: &Name,
+    asleep: Asleep<'_>,
+    wanted: &Wanted<'_>,
 ) -> Response<Full<Bytes>> {
     let Asleep { mut arrived, mut error } = asleep;
     let refused = |refusal: Refusal| {
-        count_unanswered(worker, model, refusal.status.as_u16());
+        count_unanswered(worker, wanted.model, refusal.status.as_u16());
         refusal.into_response()
-    };
-    // Bodies that wait count as much as bodies that arrive.
-    let _bytes = match worker.hold(arrived.body.len()) {
-        Ok(bytes) => bytes,
-        Err(refusal) => return refused(refusal),
     };
     let asked = arrived.deadline.0.map(|at| at.saturating_duration_since(arrived.at));
     let mut patience = Patience::new(worker, asked.unwrap_or(arrived.timeout));
@@ -144,7 +151,7 @@ async fn predict_later(
             Err(refusal) => return refused(refusal),
         };
         arrived.waited = worker.clock().now().saturating_duration_since(arrived.at);
-        match predict(worker, head, arrived, model, selector, name) {
+        match predict(worker, head, arrived, wanted) {
             Ok(response) => return response,
             Err(asleep) => Asleep { arrived, error } = *asleep,
         }
@@ -152,81 +159,77 @@ async fn predict_later(
 }
 
 /// Everything from the last byte in to the response: no await, so no other request comes between.
-fn predict(
-    worker: &Worker,
+fn predict<'w>(
+    worker: &'w Worker,
     head: &Parts,
-    arrived: Arrived,
-    model: &str,
-    selector: VersionSelector<'_>,
-    name: &Name,
-) -> Result<Response<Full<Bytes>>, Box<Asleep>> {
-    let table = worker.serving().table();
-    let version = match table.route(model, selector) {
-        Ok(version) => version,
-        Err(error @ RouteError::Asleep { .. }) => return Err(Box::new(Asleep { arrived, error })),
-        Err(error) => {
-            let refusal = Refusal::from(error);
-            count_unanswered(worker, model, refusal.status.as_u16());
-            return Ok(refusal.into_response());
-        }
+    arrived: Arrived<'w>,
+    wanted: &Wanted<'_>,
+) -> Result<Response<Full<Bytes>>, Box<Asleep<'w>>> {
+    let serving = worker.serving();
+    let asked = Asked {
+        worker: worker.id(),
+        model: wanted.model,
+        selector: wanted.selector,
+        id: wanted.id,
+        arrived: arrived.at,
+        waited: arrived.waited,
     };
-    let arrived_at = arrived.at;
-    let mut sample = Sample { queue: arrived.waited, ..Sample::default() };
-    let mut id = None;
-    let response = answer(worker, version, arrived, &mut sample, &mut id, name)
-        .and_then(|encoded| compress(head, encoded))
-        .map_err(|mut refusal| {
-            if let Some(id) = &id {
-                refusal.text = format!("[request id: {id}] {}", refusal.text);
-            }
-            refusal
-        });
-    let mut response = response.unwrap_or_else(Refusal::into_response);
+    let table = serving.table();
+    let mut call = match serving.call(&table, &asked) {
+        Ok(call) => call,
+        Err(error @ RouteError::Asleep { .. }) => return Err(Box::new(Asleep { arrived, error })),
+        Err(error) => return Ok(Refusal::from(error).into_response()),
+    };
+    let answer = answer(worker, &mut call, arrived).and_then(|encoded| compress(head, encoded));
+    let outcome = answer.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Ok);
+    let mut response = answer.unwrap_or_else(Refusal::into_response);
     let headers = response.headers_mut();
-    headers.insert(VERSION, decimal(version.id().number()));
-    headers.insert(ARM, HeaderValue::from_static("baseline"));
-    let now = worker.clock().now();
-    sample.total = now.saturating_duration_since(arrived_at);
-    sample.encode = sample.total.saturating_sub(sample.queue + sample.decode + sample.run);
-    let code = Code::from_status(response.status().as_u16());
-    version.parts().recorder.record(worker.id(), code, &sample, worker.unix_at(now));
+    let receipt = call.finish(outcome);
+    headers.insert(VERSION, decimal(receipt.version.number()));
+    headers.insert(ARM, HeaderValue::from_static(receipt.arm.as_str()));
     Ok(response)
 }
 
+/// Decodes for the version that was found, runs it, and writes what it gave.
 fn answer(
     worker: &Worker,
-    version: &Version,
-    arrived: Arrived,
-    sample: &mut Sample,
-    id: &mut Option<String>,
-    name: &Name,
+    call: &mut Call<'_>,
+    arrived: Arrived<'_>,
 ) -> Result<v2::Encoded, Refusal> {
-    let (at, waited) = (arrived.at, arrived.waited);
+    let version = call.version();
     let mut request = match arrived.json_bytes {
         Some(0) => v2::decode_raw_infer(&arrived.body, version.signature(), version.is_batched()),
         json_bytes => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
     }?;
     drop(arrived.body);
-    id.clone_from(&request.id);
-    let asked = request.timeout.map(|timeout| at + timeout.min(arrived.timeout));
+    let asked = request.timeout.map(|timeout| arrived.at + timeout.min(arrived.timeout));
     let deadline = Deadline([arrived.deadline.0, asked].into_iter().flatten().min());
+    run(worker, call, &mut request, deadline).map_err(|mut refusal| {
+        if let Some(id) = &request.id {
+            refusal.text = format!("[request id: {id}] {}", refusal.text);
+        }
+        refusal
+    })
+}
+
+fn run(
+    worker: &Worker,
+    call: &mut Call<'_>,
+    request: &mut InferRequest,
+    deadline: Deadline,
+) -> Result<v2::Encoded, Refusal> {
     deadline.check(|| worker.clock().now())?;
-    let prediction = worker.serving().predict(version, worker.id(), &mut request)?;
-    // The answer may need their room.
-    request.inputs = Vec::new();
-    sample.rows = prediction.rows;
-    sample.decode = prediction.started.saturating_duration_since(at).saturating_sub(waited);
-    sample.run = prediction.finished.saturating_duration_since(prediction.started);
+    let prediction = call.run(request)?;
     deadline.check(|| prediction.finished)?;
-    encode(version, &request, prediction, name)
+    encode(call, request, prediction)
 }
 
 fn encode(
-    version: &Version,
+    call: &Call<'_>,
     request: &InferRequest,
     mut prediction: Prediction,
-    name: &Name,
 ) -> Result<v2::Encoded, Refusal> {
+    let (version, id) = (call.version(), call.id());
     let signature = version.signature();
     let asked = |index: usize| -> Option<&RequestedOutput> {
         request.outputs.iter().find(|output| output.name == signature.outputs[index].name)
@@ -256,7 +259,7 @@ fn encode(
         model: &version.parts().model,
         version: version.id(),
         id: request.id.as_deref(),
-        parameters: SmallVec::from_slice(&[(PREDICTION_ID.as_str(), name.as_str())]),
+        parameters: SmallVec::from_slice(&[(PREDICTION_ID.as_str(), id.as_str())]),
         outputs: ordered.into_iter().map(output).collect(),
     };
     Ok(v2::encode_infer(&response)?)
@@ -295,9 +298,7 @@ fn decimal(number: impl itoa::Integer) -> HeaderValue {
     HeaderValue::from_str(digits.format(number)).expect("digits are a header's value")
 }
 
-/// Counts a request that reached no version, if its model is a registered one.
 fn count_unanswered(worker: &Worker, model: &str, code: u16) {
-    if let Some(model) = worker.serving().table().model(model) {
-        model.recorder.unanswered(worker.id(), Code::from_status(code));
-    }
+    let serving = worker.serving();
+    serving.unanswered(&serving.table(), worker.id(), model, Code::from_status(code));
 }

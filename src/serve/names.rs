@@ -7,34 +7,37 @@ use crate::monitor::WorkerId;
 /// Makes the names of one worker: 8 digits of the process's start, 4 of the worker, 12 of its count, all
 /// hexadecimal.
 #[derive(Debug)]
-pub(super) struct Names {
+pub struct Names {
     prefix: u64,
     count: Cell<u64>,
 }
 
-/// The name of a prediction.
+/// The name of a prediction: 24 hexadecimal digits.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Name([u8; 24]);
+pub struct PredictionId([u8; 24]);
 
 impl Names {
     /// `start` tells processes apart: 32 random bits.
-    pub(super) fn new(start: u32, worker: WorkerId) -> Self {
+    #[must_use]
+    pub fn new(start: u32, worker: WorkerId) -> Self {
         let worker = u64::try_from(worker.0 & 0xffff).expect("16 bits fit");
         Self { prefix: u64::from(start) << 16 | worker, count: Cell::new(0) }
     }
 
-    pub(super) fn next(&self) -> Name {
+    /// The name of the worker's next prediction.
+    pub fn next(&self) -> PredictionId {
         let count = self.count.get();
         self.count.set(count.wrapping_add(1));
         let mut name = [0; 24];
         write_hex(&mut name[..12], self.prefix);
         write_hex(&mut name[12..], count);
-        Name(name)
+        PredictionId(name)
     }
 }
 
-impl Name {
-    pub(super) fn as_str(&self) -> &str {
+impl PredictionId {
+    /// Its digits.
+    pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hexadecimal digits are text")
     }
 }
