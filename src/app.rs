@@ -25,7 +25,7 @@ use crate::{
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
-    serve::{Serving, Version},
+    serve::{Serving, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
     tensor::{DataType, Shape},
@@ -200,6 +200,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
     let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
+    let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
     let mut loader = loader(&config, sessions, Arc::clone(&monitor))?;
     let registry = remember(&config, &mut loader)?;

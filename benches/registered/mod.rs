@@ -26,7 +26,7 @@ impl Registered {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let monitor = Monitor::new(1, Arc::clone(&clock));
         let names: Vec<_> = (0..count).map(|number| format!("model_{number}")).collect();
-        let version = Arc::new(Served::without_engine().version);
+        let version = Served::without_engine().version;
         let model = |name: &String| {
             let name = ModelName::parse(name).unwrap();
             let entry = Entry {

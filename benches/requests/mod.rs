@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
 
 use std::{
+    collections::{BTreeMap, HashMap},
     fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -15,10 +16,10 @@ use tidegate::{
     engine::{RunError, Session},
     model::{
         InferResponse, Input, ModelDescription, ModelName, ResponseOutput, Signature, TensorSpec,
-        VersionId,
+        VersionId, VersionSelector, VersionState,
     },
-    monitor::{Clock, Monitor, WorkerId},
-    serve::{Serving, Settings, Version, VersionParts},
+    monitor::{Clock, Monitor, Outcome, WorkerId},
+    serve::{Asked, Entry, Model, Names, Serving, Settings, Table, Version, VersionParts, Watch},
     tensor::{Data, DataType, Shape, Tensor},
     wire::v2,
 };
@@ -65,7 +66,10 @@ pub(crate) fn answer() -> Vec<Tensor> {
 /// A version that is served, and everything around it but sockets.
 pub(crate) struct Served {
     serving: Serving,
-    pub(crate) version: Version,
+    watch: Arc<Watch>,
+    pub(crate) version: Arc<Version>,
+    names: Names,
+    clock: Arc<dyn Clock>,
     limits: v2::Limits,
 }
 
@@ -92,8 +96,30 @@ impl Served {
             run: None,
             notes: Vec::new(),
         };
-        let serving = Serving::new(Settings::default(), clock);
-        Self { serving, version: Version::new(parts, vec![session]), limits: v2::Limits::default() }
+        let name = parts.model.clone();
+        let version = Arc::new(Version::new(parts, vec![session]));
+        let entry = Entry {
+            id,
+            state: VersionState::Ready,
+            reason: String::new(),
+            version: Some(Arc::clone(&version)),
+            on_demand: false,
+        };
+        let model = Model {
+            recorder: monitor.model(&name),
+            name: name.clone(),
+            versions: vec![entry],
+            default: Some(id),
+            aliases: BTreeMap::new(),
+            pinned: None,
+            problem: None,
+        };
+        let serving = Serving::new(Settings::default(), Arc::clone(&clock));
+        let models = HashMap::from([(name, Arc::new(model))]);
+        drop(serving.publish(Table::new(models, true, Arc::default())));
+        let watch = serving.watchdog().watch(WorkerId(0));
+        let (names, limits) = (Names::new(0, WorkerId(0)), v2::Limits::default());
+        Self { serving, watch, version, names, clock, limits }
     }
 
     /// One with a classifier that has its answer ready: what is left is our own work.
@@ -115,9 +141,23 @@ impl Served {
 
     /// The answer to a request.
     pub(crate) fn predict(&self, body: &Bytes) -> Vec<u8> {
+        let (table, now) = (self.serving.table(), self.clock.now());
+        let asked = Asked {
+            watch: &self.watch,
+            client: None,
+            model: "breast_cancer",
+            selector: VersionSelector::Default,
+            id: self.names.next(),
+            arrived: now,
+            waited: Duration::ZERO,
+            deadline: now + Duration::from_secs(30),
+        };
+        let mut call = self.serving.call(&table, &asked).unwrap();
         let mut request = v2::decode_infer(body, None, &self.limits).unwrap();
-        let prediction = self.serving.predict(&self.version, WorkerId(0), &mut request).unwrap();
-        self.encode(&prediction.outputs)
+        let prediction = call.run(&mut request).unwrap();
+        let answer = self.encode(&prediction.outputs);
+        call.finish(Outcome::Ok);
+        answer
     }
 
     /// The response with these outputs.

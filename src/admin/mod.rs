@@ -79,8 +79,12 @@ async fn keep_out(trusted: bool, request: Request, next: Next) -> Response {
     }
 }
 
-async fn live() -> &'static str {
-    "ok\n"
+/// Fails where only a new start helps; a model that is stuck in a run is no reason as long as others are served.
+async fn live(State(admin): State<Admin>) -> Response {
+    match admin.serving.watchdog().ailment() {
+        None => "ok\n".into_response(),
+        Some(ailment) => (StatusCode::SERVICE_UNAVAILABLE, ailment + "\n").into_response(),
+    }
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {

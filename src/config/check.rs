@@ -47,6 +47,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         serve: serve::Settings {
             batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
             request_timeout: file.serve.request_timeout.0,
+            stuck_after: file.serve.stuck_after.0,
             demand_timeout: file.repository.demand_timeout.0,
             demand_waiting_max: count(file.repository.demand_waiting),
         },

@@ -200,8 +200,12 @@ pub(super) struct Proof {
 pub(super) struct Serve {
     /// Most rows of one request: larger ones hold a worker for too long.
     pub(super) batch_rows_max: Whole<1, 16_777_216>,
-    /// How long a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more.
+    /// How long a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more. A run that is not
+    /// done by then is ended, where its engine can end it.
     pub(super) request_timeout: Time<1, DAY>,
+    /// How long after it was told to end a run may go on. Then its worker is given up, the worker's connections are
+    /// closed, and a fresh worker takes its place.
+    pub(super) stuck_after: Time<100, HOUR>,
 }
 
 /// What is logged, on standard output.
@@ -361,10 +365,12 @@ impl Default for Proof {
 
 impl Default for Serve {
     fn default() -> Self {
-        let serve::Settings { batch_rows_max, request_timeout, .. } = serve::Settings::default();
+        let serve::Settings { batch_rows_max, request_timeout, stuck_after, .. } =
+            serve::Settings::default();
         Self {
             batch_rows_max: Whole(count(batch_rows_max.get())),
             request_timeout: Time(request_timeout),
+            stuck_after: Time(stuck_after),
         }
     }
 }

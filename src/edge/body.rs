@@ -9,7 +9,7 @@ use std::{
     future::poll_fn,
     pin::{Pin, pin},
     task::Poll,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -253,20 +253,6 @@ impl<'a> Pace<'a> {
     fn due(&self, bytes: usize) -> tokio::time::Instant {
         let earned = bytes as u64 * 1000 / u64::from(self.limits.body_bytes_per_second_min.get());
         self.begin + self.limits.body_grace + Duration::from_millis(earned)
-    }
-}
-
-/// A deadline, if the request has one, and whether it has passed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(pub(super) Option<Instant>);
-
-impl Deadline {
-    /// Asks for the time only where there is a deadline.
-    pub(super) fn check(self, now: impl FnOnce() -> Instant) -> Result<(), Refusal> {
-        match self.0 {
-            Some(deadline) if now() > deadline => Err(Refusal::deadline()),
-            _ => Ok(()),
-        }
     }
 }
 

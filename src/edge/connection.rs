@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
+    os::fd::AsRawFd as _,
     pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll, Waker},
@@ -19,6 +20,8 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
+
+use crate::serve::Listed;
 
 use super::{Limits, service::Worker};
 
@@ -130,33 +133,40 @@ impl Drop for Answering<'_> {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, watched: Rc<Watched>) {
-    let mut serving = pin!(speak(&worker, stream, &watched));
+pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, watched: Rc<Watched>) {
+    let mut serving = pin!(speak(&worker, socket, &watched));
     poll_fn(|cx| {
         watched.remember(cx);
         // Who has sent nothing yet has no request to finish.
         let silent = worker.is_draining() && !watched.speaks.get();
-        if watched.must_end.get() || silent { Poll::Ready(()) } else { serving.as_mut().poll(cx) }
+        if watched.must_end.get() || silent || worker.is_given_up() {
+            Poll::Ready(())
+        } else {
+            serving.as_mut().poll(cx)
+        }
     })
     .await;
 }
 
-async fn speak(worker: &Rc<Worker>, stream: TcpStream, watched: &Rc<Watched>) {
-    let Ok(http2) = speaks_http2(&stream).await else { return };
+/// A client's socket.
+pub(super) struct Socket {
+    /// First, so that it is off the list when the socket closes.
+    pub(super) _listed: Listed,
+    pub(super) stream: TokioIo<TcpStream>,
+}
+
+async fn speak(worker: &Rc<Worker>, socket: Socket, watched: &Rc<Watched>) {
+    let Ok(http2) = speaks_http2(socket.stream.inner()).await else { return };
     watched.speaks.set(true);
-    let io = Io {
-        stream: TokioIo::new(stream),
-        watched: Rc::clone(watched),
-        worker: Rc::clone(worker),
-        http2,
-    };
+    let client = socket.stream.inner().as_raw_fd();
+    let io = Io { socket, watched: Rc::clone(watched), worker: Rc::clone(worker), http2 };
     let service = {
         let (worker, watched) = (Rc::clone(worker), Rc::clone(watched));
         service_fn(move |request| {
             let (worker, watched) = (Rc::clone(&worker), Rc::clone(&watched));
             async move {
                 let _answering = Answering::begin(&watched, &worker);
-                Ok::<_, std::convert::Infallible>(worker.answer(request).await)
+                Ok::<_, std::convert::Infallible>(worker.answer(request, client).await)
             }
         })
     };
@@ -261,7 +271,7 @@ const JOINED_BYTES_MAX: usize = 1024;
 
 /// A socket that notes what it does.
 struct Io {
-    stream: TokioIo<TcpStream>,
+    socket: Socket,
     watched: Rc<Watched>,
     worker: Rc<Worker>,
     http2: bool,
@@ -290,7 +300,7 @@ impl Read for Io {
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        let result = Pin::new(&mut self.socket.stream).poll_read(cx, buf);
         if result.is_ready() && self.watched.phase.get() == Phase::Idle {
             // On HTTP/2 any frame may come at any time; there it only shows that somebody is there.
             let phase = if self.http2 { Phase::Idle } else { Phase::Head };
@@ -306,20 +316,20 @@ impl Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        let result = Pin::new(&mut self.socket.stream).poll_write(cx, buf);
         self.wrote(result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.socket.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.socket.stream).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket.stream.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -336,9 +346,9 @@ impl Write for Io {
                 joined[at..at + buf.len()].copy_from_slice(buf);
                 at += buf.len();
             }
-            Pin::new(&mut self.stream).poll_write(cx, &joined[..total])
+            Pin::new(&mut self.socket.stream).poll_write(cx, &joined[..total])
         } else {
-            Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+            Pin::new(&mut self.socket.stream).poll_write_vectored(cx, bufs)
         };
         self.wrote(result)
     }

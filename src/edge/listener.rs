@@ -4,6 +4,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd as _,
     rc::Rc,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,12 +14,16 @@ use std::{
     time::Duration,
 };
 
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, watch},
 };
 
-use crate::monitor::WorkerId;
+use crate::{
+    monitor::WorkerId,
+    serve::{Listed, Serving, Watch},
+};
 
 use super::{
     connection::{self, Watched},
@@ -29,9 +34,13 @@ use super::{
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
-    workers: Vec<JoinHandle<()>>,
+    workers: Threads,
     stage: watch::Sender<Stage>,
+    serving: Arc<Serving>,
 }
+
+/// The threads of the workers, by their number.
+type Threads = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// The data plane could not listen.
 #[derive(Debug, thiserror::Error)]
@@ -57,10 +66,13 @@ enum Stage {
 struct Seat {
     sockets: mpsc::Sender<Socket>,
     open: Arc<AtomicUsize>,
+    watch: Arc<Watch>,
 }
 
 /// An accepted socket on its way to a worker.
 struct Socket {
+    /// First, so that it is off the list when the socket closes.
+    listed: Listed,
     stream: std::net::TcpStream,
     seat: Place,
 }
@@ -84,27 +96,36 @@ impl Listener {
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let (stage, stages) = watch::channel(Stage::Serving);
+        let serving = Arc::clone(plane.serving());
+        // As many as may be lost before anybody reads of them; more would be lost twice.
+        let (losses, lost) = mpsc::channel(workers.max(1));
+        let told = losses.clone();
+        serving.watchdog().on_loss(move |worker| {
+            if told.try_send(worker).is_err() {
+                tracing::error!(worker = worker.0, "nobody takes the place of a worker");
+            }
+        });
+        let start = Start { plane: Arc::clone(&plane), workers, stages: stages.clone() };
         let (mut seats, mut threads) = (Vec::new(), Vec::new());
         for id in 0..workers {
-            let (sockets, incoming) = mpsc::channel(HANDOFF_MAX);
-            let (plane, stages) = (Arc::clone(&plane), stages.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{id}"))
-                .spawn(move || work(plane, WorkerId(id), workers, incoming, stages))
-                .map_err(failed)?;
+            let (seat, thread) = start.worker(WorkerId(id), 0).map_err(failed)?;
             threads.push(thread);
-            seats.push(Seat { sockets, open: Arc::default() });
+            seats.push(seat);
         }
+        let threads = Arc::new(Mutex::new(threads));
         let limits = &plane.settings().limits;
         let acceptor = Acceptor {
             seats,
+            start,
+            threads: Arc::clone(&threads),
+            losses,
             connections_max: limits
                 .connections_max
                 .map_or_else(connections_by_descriptors, Into::into),
             per_address: limits.connections_per_ip_max.map(|max| (max.get(), Arc::default())),
         };
-        tokio::spawn(acceptor.run(listener, stages));
-        Ok(Self { address, workers: threads, stage })
+        tokio::spawn(acceptor.run(listener, stages, lost));
+        Ok(Self { address, workers: threads, stage, serving })
     }
 
     /// Where it listens.
@@ -120,6 +141,8 @@ impl Listener {
         self.stage.send_replace(Stage::Draining);
         let workers = self.workers;
         let mut joined = tokio::task::spawn_blocking(move || {
+            let workers =
+                std::mem::take(&mut *workers.lock().unwrap_or_else(PoisonError::into_inner));
             for worker in workers {
                 // A worker that panicked has been reported by the panic itself.
                 let _ = worker.join();
@@ -129,7 +152,8 @@ impl Listener {
             return true;
         }
         self.stage.send_replace(Stage::Ending);
-        // A worker in the midst of a long run cannot hear of it; the end of the process ends that.
+        // A worker in the midst of a run hears of it when that has ended.
+        self.serving.watchdog().end_all();
         let _ = tokio::time::timeout(Duration::from_millis(500), joined).await;
         false
     }
@@ -141,17 +165,51 @@ fn connections_by_descriptors() -> usize {
     limit.and_then(|limit| usize::try_from(limit / 2).ok()).unwrap_or(16 * 1024)
 }
 
+/// What a worker starts with.
+struct Start {
+    plane: Arc<Plane>,
+    workers: usize,
+    stages: watch::Receiver<Stage>,
+}
+
+impl Start {
+    /// Starts a worker; `lost` connections of the one before it are counted as closed.
+    fn worker(&self, id: WorkerId, lost: usize) -> std::io::Result<(Seat, JoinHandle<()>)> {
+        let (sockets, incoming) = mpsc::channel(HANDOFF_MAX);
+        let watch = self.plane.serving().watchdog().watch(id);
+        let (plane, stages, workers) = (Arc::clone(&self.plane), self.stages.clone(), self.workers);
+        let seat = Seat { sockets, open: Arc::default(), watch: Arc::clone(&watch) };
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{}", id.0))
+            .spawn(move || work(Worker::new(plane, watch, workers), lost, incoming, stages))?;
+        Ok((seat, thread))
+    }
+}
+
 struct Acceptor {
     seats: Vec<Seat>,
+    start: Start,
+    threads: Threads,
+    /// Tells itself once more of a worker whose place could not be taken.
+    losses: mpsc::Sender<WorkerId>,
     connections_max: usize,
     per_address: Option<(usize, Arc<PerAddress>)>,
 }
 
 impl Acceptor {
-    async fn run(self, listener: TcpListener, mut stages: watch::Receiver<Stage>) {
+    async fn run(
+        mut self,
+        listener: TcpListener,
+        mut stages: watch::Receiver<Stage>,
+        mut lost: mpsc::Receiver<WorkerId>,
+    ) {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
+                Some(worker) = lost.recv() => {
+                    self.replace(worker);
+                    continue;
+                }
                 _ = stages.wait_for(|stage| *stage > Stage::Serving) => return,
             };
             match accepted {
@@ -165,7 +223,39 @@ impl Acceptor {
         }
     }
 
-    /// Hands a socket to the worker with the fewest.
+    /// Lets a fresh worker take the place of one that does not come back.
+    fn replace(&mut self, id: WorkerId) {
+        let Some(seat) = self.seats.get_mut(id.0) else { return };
+        let lost = seat.watch.sockets();
+        let (fresh, thread) = match self.start.worker(id, lost) {
+            Ok(started) => started,
+            Err(error) => {
+                tracing::error!(worker = id.0, %error, "the place of a worker cannot be taken yet");
+                let again = self.losses.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    // Nobody hears it once the server stops.
+                    let _ = again.send(id).await;
+                });
+                return;
+            }
+        };
+        self.start.plane.serving().replaced(&seat.watch);
+        self.start.plane.monitor().server().worker_lost();
+        tracing::error!(
+            worker = id.0,
+            connections = lost,
+            "a worker did not come back from a run and was given up with its connections; another takes its place"
+        );
+        *seat = fresh;
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = threads.get_mut(id.0) {
+            // The thread that was there ends when its run does, if ever.
+            drop(std::mem::replace(place, thread));
+        }
+    }
+
+    /// Hands a socket to the worker with the fewest, of those that are not stuck in a run.
     fn seat(&self, stream: TcpStream, address: IpAddr) {
         let Ok(stream) = stream.into_std() else { return };
         let total: usize = self.seats.iter().map(|seat| seat.open.load(Relaxed)).sum();
@@ -173,12 +263,14 @@ impl Acceptor {
             return turn_away(&stream);
         }
         let Some(address) = self.address(address) else { return turn_away(&stream) };
-        let Some(seat) = self.seats.iter().min_by_key(|seat| seat.open.load(Relaxed)) else {
+        let load = |seat: &&Seat| (seat.watch.is_overdue(), seat.open.load(Relaxed));
+        let Some(seat) = self.seats.iter().min_by_key(load) else {
             return;
         };
         seat.open.fetch_add(1, Relaxed);
         let place = Place { open: Arc::clone(&seat.open), address };
-        if let Err(refused) = seat.sockets.try_send(Socket { stream, seat: place }) {
+        let listed = seat.watch.list(stream.as_raw_fd());
+        if let Err(refused) = seat.sockets.try_send(Socket { listed, stream, seat: place }) {
             turn_away(&refused.into_inner().stream);
         }
     }
@@ -226,9 +318,8 @@ fn turn_away(mut stream: &std::net::TcpStream) {
 
 /// The life of a worker.
 fn work(
-    plane: Arc<Plane>,
-    id: WorkerId,
-    workers: usize,
+    worker: Worker,
+    lost: usize,
     sockets: mpsc::Receiver<Socket>,
     stages: watch::Receiver<Stage>,
 ) {
@@ -236,7 +327,9 @@ fn work(
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker cannot start"),
     };
-    let worker = Rc::new(Worker::new(plane, id, workers));
+    let worker = Rc::new(worker);
+    // Nobody else counts in this shard any more.
+    (0..lost).for_each(|_| worker.connection_closed());
     tokio::task::LocalSet::new().block_on(&runtime, turn(worker, sockets, stages));
 }
 
@@ -280,6 +373,8 @@ async fn turn(
                 }
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
+            // Whatever it still holds is dropped with the runtime.
+            () = worker.ended() => return,
             changed = stages.changed(), if !ending => {
                 let stage = if changed.is_err() { Stage::Ending } else { *stages.borrow_and_update() };
                 ending = stage == Stage::Ending;
@@ -324,7 +419,7 @@ impl Drop for Ending {
 }
 
 fn open(worker: &Rc<Worker>, connections: &Connections, key: u64, socket: Socket) {
-    let Socket { stream, seat } = socket;
+    let Socket { listed, stream, seat } = socket;
     let stream = match stream.set_nodelay(true).and_then(|()| TcpStream::from_std(stream)) {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
@@ -333,9 +428,10 @@ fn open(worker: &Rc<Worker>, connections: &Connections, key: u64, socket: Socket
     connections.watched.borrow_mut().insert(key, Rc::clone(&watched));
     let (worker, connections) = (Rc::clone(worker), Rc::clone(connections));
     worker.connection_opened();
+    let socket = connection::Socket { _listed: listed, stream: TokioIo::new(stream) };
     let ending = Ending { worker: Rc::clone(&worker), connections, key, _seat: seat };
     tokio::task::spawn_local(async move {
         let _ending = ending;
-        connection::serve(worker, stream, watched).await;
+        connection::serve(worker, socket, watched).await;
     });
 }

@@ -46,7 +46,10 @@ pub(super) fn answer(
             version: env!("CARGO_PKG_VERSION"),
             extensions: &EXTENSIONS,
         }),
-        Route::Live => json(&Health { live: true, ready: serving.obstacles().is_empty() }),
+        Route::Live => match serving.watchdog().ailment() {
+            None => json(&Health { live: true, ready: serving.obstacles().is_empty() }),
+            Some(ailment) => Err(Refusal::unavailable(ailment)),
+        },
         Route::Ready => ready(serving),
         Route::Models => models(table),
         Route::AllStatistics => json(&all_statistics(table)),

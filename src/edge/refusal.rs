@@ -74,6 +74,7 @@ impl Refusal {
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => Outcome::Capacity,
             StatusCode::GATEWAY_TIMEOUT => Outcome::Deadline,
+            status if status == client_gone() => Outcome::Abandoned,
             status if status.is_client_error() => Outcome::Caller,
             _ => Outcome::Engine,
         }
@@ -104,6 +105,11 @@ impl Refusal {
         }
         response
     }
+}
+
+/// nginx's code for a client that has gone before its answer.
+fn client_gone() -> StatusCode {
+    StatusCode::from_u16(499).expect("three digits are a status")
 }
 
 #[derive(serde::Serialize)]
@@ -141,6 +147,12 @@ impl From<PredictError> for Refusal {
         match &error {
             PredictError::Signature(_) | PredictError::Rows { .. } | PredictError::Inputs(_) => {
                 Self::bad_request(error.to_string())
+            }
+            PredictError::Deadline => Self::deadline(),
+            PredictError::Leaving(_) => Self::unavailable(error.to_string()),
+            // Nobody reads this answer; it only has a code to be counted by.
+            PredictError::Gone | PredictError::Lost => {
+                Self::new(client_gone(), error.to_string()).closing()
             }
             PredictError::Engine(cause) => {
                 tracing::error!(%cause, "a run failed");

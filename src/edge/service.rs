@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -14,11 +15,12 @@ use http::{
 };
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     monitor::{Clock, Code, Monitor, WorkerId},
-    serve::{Names, Serving},
+    serve::{Names, Serving, Watch},
     wire,
 };
 
@@ -76,6 +78,14 @@ impl Plane {
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
+
+    pub(super) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
+    pub(super) fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
 }
 
 impl std::fmt::Debug for Plane {
@@ -88,6 +98,11 @@ impl std::fmt::Debug for Plane {
 pub(super) struct Worker {
     plane: Arc<Plane>,
     id: WorkerId,
+    watch: Arc<Watch>,
+    /// Whether another worker stands in its place: then it does nothing any more.
+    given_up: Cell<bool>,
+    /// Told when it was given up.
+    ended: Notify,
     names: Names,
     budget: Budget,
     draining: Cell<bool>,
@@ -99,12 +114,16 @@ pub(super) struct Worker {
 type Answer = Response<Full<Bytes>>;
 
 impl Worker {
-    pub(super) fn new(plane: Arc<Plane>, id: WorkerId, workers: usize) -> Self {
+    pub(super) fn new(plane: Arc<Plane>, watch: Arc<Watch>, workers: usize) -> Self {
+        let id = watch.worker();
         let limits = &plane.settings.limits;
         let share = (limits.in_flight_bytes_max / workers.max(1)).max(limits.body_bytes_max);
         let begin = plane.monitor.clock().now();
         Self {
             id,
+            watch,
+            given_up: Cell::new(false),
+            ended: Notify::new(),
             names: Names::new(plane.start, id),
             budget: Budget::new(share),
             draining: Cell::new(false),
@@ -117,6 +136,26 @@ impl Worker {
 
     pub(super) fn id(&self) -> WorkerId {
         self.id
+    }
+
+    /// What it runs, as the watchdog sees it.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Ends the worker: another stands in its place, which counts in its shard.
+    pub(super) fn give_up(&self) {
+        self.given_up.set(true);
+        self.ended.notify_one();
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.get()
+    }
+
+    /// Waits until the worker is given up.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
     }
 
     pub(super) fn names(&self) -> &Names {
@@ -166,6 +205,10 @@ impl Worker {
     }
 
     pub(super) fn connection_closed(&self) {
+        if self.is_given_up() {
+            // Counted by the worker that took its place.
+            return;
+        }
         self.plane.monitor.server().connection_closed(self.id);
     }
 
@@ -174,9 +217,12 @@ impl Worker {
     }
 
     /// Answers a request, and counts the answer before it can be seen.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
+    ///
+    /// `client` is the socket that the answer goes to.
+    pub(super) async fn answer(&self, request: Request<Incoming>, client: RawFd) -> Answer {
         let (head, body) = request.into_parts();
-        let mut answer = self.dispatch(&head, body).await.unwrap_or_else(Refusal::into_response);
+        let mut answer =
+            self.dispatch(&head, body, client).await.unwrap_or_else(Refusal::into_response);
         if head.method == Method::HEAD {
             *answer.body_mut() = Full::default();
         }
@@ -193,7 +239,12 @@ impl Worker {
         answer
     }
 
-    async fn dispatch(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+    async fn dispatch(
+        &self,
+        head: &Parts,
+        body: Incoming,
+        client: RawFd,
+    ) -> Result<Answer, Refusal> {
         self.check_head(head)?;
         let route = Route::parse(head.uri.path()).map_err(|error| match error {
             NoRoute::Unknown => Refusal::new(StatusCode::NOT_FOUND, "Not Found"),
@@ -207,7 +258,8 @@ impl Worker {
         }
         match route {
             Route::Model { model, version, part: Part::Infer } => {
-                Ok(v2::infer(self, head, body, &model, selector(version.as_deref())).await)
+                let wanted = (&*model, selector(version.as_deref()));
+                Ok(v2::infer(self, head, body, client, wanted).await)
             }
             Route::Repository => self.control(head, body).await,
             route => {

@@ -2,7 +2,11 @@
 //!
 //! Not here: choosing, running and counting (`serve`), bytes (`wire`).
 
-use std::time::{Duration, Instant};
+use std::{
+    os::fd::RawFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{
@@ -17,12 +21,12 @@ use smallvec::SmallVec;
 use crate::{
     model::{InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector},
     monitor::{Code, Outcome},
-    serve::{Asked, Call, Prediction, PredictionId, RouteError},
+    serve::{Asked, Call, NotRouted, Prediction, PredictionId, RouteError, Version},
     wire::v2,
 };
 
 use super::{
-    body::{Deadline, Held, Unread},
+    body::{Held, Unread},
     compression::Encoding,
     demand::Patience,
     refusal::Refusal,
@@ -33,7 +37,7 @@ const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-conten
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static PREDICTION_ID: HeaderName = HeaderName::from_static("x-tidegate-prediction-id");
-const VERSION: HeaderName = HeaderName::from_static("x-tidegate-version");
+const VERSION_NUMBER: HeaderName = HeaderName::from_static("x-tidegate-version");
 const ARM: HeaderName = HeaderName::from_static("x-tidegate-arm");
 
 /// The longest request id of a client that is echoed.
@@ -44,15 +48,15 @@ pub(super) async fn infer(
     worker: &Worker,
     head: &Parts,
     body: Incoming,
-    model: &str,
-    selector: VersionSelector<'_>,
+    client: RawFd,
+    (model, selector): (&str, VersionSelector<'_>),
 ) -> Response<Full<Bytes>> {
-    let asked = Wanted { model, selector, id: worker.names().next() };
+    let asked = Wanted { model, selector, client, id: worker.names().next() };
     let mut response = match arrive(worker, head, body).await {
         Ok(arrived) => match predict(worker, head, arrived, &asked) {
             Ok(response) => response,
             // Boxed, so that requests that need not wait carry no room for it.
-            Err(asleep) => Box::pin(predict_later(worker, head, *asleep, &asked)).await,
+            Err(later) => Box::pin(predict_later(worker, head, *later, &asked)).await,
         },
         Err(unread) => {
             let (code, refusal) = match unread {
@@ -80,6 +84,8 @@ pub(super) async fn infer(
 struct Wanted<'a> {
     model: &'a str,
     selector: VersionSelector<'a>,
+    /// The socket of the client that asks.
+    client: RawFd,
     id: PredictionId,
 }
 
@@ -93,9 +99,8 @@ struct Arrived<'w> {
     at: Instant,
     /// How long it waited for its version to be loaded.
     waited: Duration,
-    timeout: Duration,
-    /// Whether a client asked for the timeout: then a late answer is no answer.
-    deadline: Deadline,
+    /// When the answer is worth nothing any more.
+    deadline: Instant,
 }
 
 async fn arrive<'w>(
@@ -111,8 +116,8 @@ async fn arrive<'w>(
     let (body, budget) =
         worker.read_body(&head.headers, body, json_bytes.unwrap_or(0), timeout).await?;
     let at = worker.clock().now();
-    let deadline = Deadline(asked.filter(|asked| !asked.is_zero()).map(|asked| at + asked));
-    Ok(Arrived { body, _held: budget, json_bytes, at, waited: Duration::ZERO, timeout, deadline })
+    let (waited, deadline) = (Duration::ZERO, at + timeout);
+    Ok(Arrived { body, _held: budget, json_bytes, at, waited, deadline })
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<usize>, Refusal> {
@@ -124,36 +129,57 @@ fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<u
         .ok_or_else(|| Refusal::bad_request(format!("header `{name}` must be {what}")).closing())
 }
 
-/// A request whose version loads on demand.
-struct Asleep<'w> {
-    arrived: Arrived<'w>,
-    error: RouteError,
+/// Why a request is not answered at once.
+enum Later<'w> {
+    /// Its version loads on demand.
+    Asleep(Arrived<'w>, RouteError),
+    /// All sessions of its version are in a run.
+    Busy(Arrived<'w>, Arc<Version>),
+    /// This worker was given up: its connections are shut down, and nobody waits for it.
+    Lost,
 }
 
-/// Waits until the version is loaded, then predicts; the table is looked at again after every wait.
+/// Waits until the version is loaded or a session free, then predicts; the table is looked at again after every wait.
 async fn predict_later(
     worker: &Worker,
     head: &Parts,
-    asleep: Asleep<'_>,
+    mut later: Later<'_>,
     wanted: &Wanted<'_>,
 ) -> Response<Full<Bytes>> {
-    let Asleep { mut arrived, mut error } = asleep;
     let refused = |refusal: Refusal| {
         count_unanswered(worker, wanted.model, refusal.status.as_u16());
         refusal.into_response()
     };
-    let asked = arrived.deadline.0.map(|at| at.saturating_duration_since(arrived.at));
-    let mut patience = Patience::new(worker, asked.unwrap_or(arrived.timeout));
+    let mut patience = None;
+    // Held until the request is answered: so long the version stays.
+    let mut _lease = None;
     loop {
-        // Held until the request is answered: so long the version stays.
-        let _lease = match patience.wait(worker, error).await {
-            Ok(lease) => lease,
-            Err(refusal) => return refused(refusal),
+        let mut arrived = match later {
+            Later::Asleep(arrived, error) => {
+                let left = || arrived.deadline.saturating_duration_since(worker.clock().now());
+                let patience = patience.get_or_insert_with(|| Patience::new(worker, left()));
+                match patience.wait(worker, error).await {
+                    Ok(lease) => _lease = Some(lease),
+                    Err(refusal) => return refused(refusal),
+                }
+                arrived
+            }
+            Later::Busy(arrived, version) => {
+                let left = arrived.deadline.saturating_duration_since(worker.clock().now());
+                if tokio::time::timeout(left, version.session_freed()).await.is_err() {
+                    return refused(Refusal::deadline());
+                }
+                arrived
+            }
+            Later::Lost => {
+                worker.give_up();
+                return std::future::pending().await;
+            }
         };
         arrived.waited = worker.clock().now().saturating_duration_since(arrived.at);
-        match predict(worker, head, arrived, wanted) {
+        later = match predict(worker, head, arrived, wanted) {
             Ok(response) => return response,
-            Err(asleep) => Asleep { arrived, error } = *asleep,
+            Err(later) => *later,
         }
     }
 }
@@ -164,28 +190,36 @@ fn predict<'w>(
     head: &Parts,
     arrived: Arrived<'w>,
     wanted: &Wanted<'_>,
-) -> Result<Response<Full<Bytes>>, Box<Asleep<'w>>> {
+) -> Result<Response<Full<Bytes>>, Box<Later<'w>>> {
     let serving = worker.serving();
     let asked = Asked {
-        worker: worker.id(),
+        watch: worker.watch(),
+        client: Some(wanted.client),
         model: wanted.model,
         selector: wanted.selector,
         id: wanted.id,
         arrived: arrived.at,
         waited: arrived.waited,
+        deadline: arrived.deadline,
     };
     let table = serving.table();
     let mut call = match serving.call(&table, &asked) {
         Ok(call) => call,
-        Err(error @ RouteError::Asleep { .. }) => return Err(Box::new(Asleep { arrived, error })),
-        Err(error) => return Ok(Refusal::from(error).into_response()),
+        Err(NotRouted::Route(error @ RouteError::Asleep { .. })) => {
+            return Err(Box::new(Later::Asleep(arrived, error)));
+        }
+        Err(NotRouted::Route(error)) => return Ok(Refusal::from(error).into_response()),
+        Err(NotRouted::Busy(version)) => return Err(Box::new(Later::Busy(arrived, version))),
     };
     let answer = answer(worker, &mut call, arrived).and_then(|encoded| compress(head, encoded));
+    if worker.watch().is_lost() {
+        return Err(Box::new(Later::Lost));
+    }
     let outcome = answer.as_ref().map_or_else(Refusal::outcome, |_| Outcome::Ok);
     let mut response = answer.unwrap_or_else(Refusal::into_response);
     let headers = response.headers_mut();
     let receipt = call.finish(outcome);
-    headers.insert(VERSION, decimal(receipt.version.number()));
+    headers.insert(VERSION_NUMBER, decimal(receipt.version.number()));
     headers.insert(ARM, HeaderValue::from_static(receipt.arm.as_str()));
     Ok(response)
 }
@@ -202,9 +236,10 @@ fn answer(
         json_bytes => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
     }?;
     drop(arrived.body);
-    let asked = request.timeout.map(|timeout| arrived.at + timeout.min(arrived.timeout));
-    let deadline = Deadline([arrived.deadline.0, asked].into_iter().flatten().min());
-    run(worker, call, &mut request, deadline).map_err(|mut refusal| {
+    if let Some(deadline) = request.timeout.and_then(|timeout| arrived.at.checked_add(timeout)) {
+        call.due(deadline);
+    }
+    run(call, &mut request).map_err(|mut refusal| {
         if let Some(id) = &request.id {
             refusal.text = format!("[request id: {id}] {}", refusal.text);
         }
@@ -212,15 +247,8 @@ fn answer(
     })
 }
 
-fn run(
-    worker: &Worker,
-    call: &mut Call<'_>,
-    request: &mut InferRequest,
-    deadline: Deadline,
-) -> Result<v2::Encoded, Refusal> {
-    deadline.check(|| worker.clock().now())?;
+fn run(call: &mut Call<'_>, request: &mut InferRequest) -> Result<v2::Encoded, Refusal> {
     let prediction = call.run(request)?;
-    deadline.check(|| prediction.finished)?;
     encode(call, request, prediction)
 }
 

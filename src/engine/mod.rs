@@ -12,6 +12,8 @@
 
 pub mod onnx;
 
+mod descriptor;
+mod leash;
 mod memory;
 mod onnxruntime;
 mod settings;
@@ -23,6 +25,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+pub use descriptor::{peer_is_gone, shut_down};
+pub use leash::{Bell, Generation, Leash};
 pub use memory::hand_back_memory;
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;
@@ -61,6 +65,17 @@ pub trait Session: Send {
     /// `inputs` are in the signature's order and fit it; they are let go before outputs are copied. `wanted` are indexes of outputs, ascending and
     /// without repetition; the answer has one tensor for each, in that order.
     fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
+
+    /// Runs the model as [`Session::run`] does; whoever pulls the leash meanwhile ends the run early, where the engine can.
+    fn run_leashed(
+        &mut self,
+        inputs: Vec<Input>,
+        wanted: &[usize],
+        leash: &Leash,
+    ) -> Result<Vec<Tensor>, RunError> {
+        let _running = leash.begin(std::ptr::null_mut());
+        self.run(inputs, wanted)
+    }
 }
 
 /// A model as bytes.
@@ -125,6 +140,9 @@ pub enum RunError {
     /// The engine failed: our fault, or the model's.
     #[error("the engine failed: {0}")]
     Failed(String),
+    /// It was told to end before it was done.
+    #[error("the run was ended before it was done")]
+    Ended,
     /// An output has a type that its signature did not say.
     #[error("output `{name}` came as {actual}")]
     Output {

@@ -30,7 +30,7 @@ use crate::{
 };
 
 use super::{
-    Engine, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions, shortened,
+    Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions, shortened,
 };
 
 const NAME: &str = "onnxruntime";
@@ -155,7 +155,8 @@ impl Engine for OnnxRuntime {
         let (outputs, readers): (Vec<_>, Vec<_>) =
             outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let signature = Signature { inputs, outputs };
-        Ok(Box::new(Loaded { session, signature, readers, selection: None }))
+        let options = RunOptions::new().map_err(|error| refused(&error))?;
+        Ok(Box::new(Loaded { session, signature, readers, options, selection: None }))
     }
 }
 
@@ -265,6 +266,8 @@ struct Loaded {
     session: OrtSession,
     signature: Signature,
     readers: Vec<Reader>,
+    /// The options of runs that want all outputs.
+    options: RunOptions,
     /// The options of the last run that wanted only some outputs: clients tend to ask for the same ones.
     selection: Option<(SmallVec<[usize; 8]>, RunOptions<HasSelectedOutputs>)>,
 }
@@ -275,6 +278,15 @@ impl Session for Loaded {
     }
 
     fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        self.run_leashed(inputs, wanted, &Leash::default())
+    }
+
+    fn run_leashed(
+        &mut self,
+        inputs: Vec<Input>,
+        wanted: &[usize],
+        leash: &Leash,
+    ) -> Result<Vec<Tensor>, RunError> {
         let views: SmallVec<[View<'_>; 4]> =
             inputs.iter().map(|input| View::of(&input.tensor)).collect::<Result<_, _>>()?;
         let values: SmallVec<[SessionInputValue<'_>; 4]> =
@@ -284,11 +296,17 @@ impl Session for Loaded {
             self.selection =
                 Some((wanted.into(), select(&self.signature, wanted).map_err(|e| failed(&e))?));
         }
-        let outputs = match &self.selection {
-            Some((_, options)) if !all => self.session.run_with_options(&values[..], options),
-            _ => self.session.run(&values[..]),
+        let selection = self.selection.as_ref().filter(|_| !all).map(|(_, options)| options);
+        let options = selection.map_or(self.options.ptr(), ort::AsPointer::ptr);
+        let running = leash.begin(options.cast_mut());
+        let outputs = match selection {
+            Some(options) => self.session.run_with_options(&values[..], options),
+            None => self.session.run_with_options(&values[..], &self.options),
         };
-        let outputs = outputs.map_err(|error| failed(&error))?;
+        let was_ended = running.was_ended();
+        drop(running);
+        let ended = |error| if was_ended { RunError::Ended } else { failed(&error) };
+        let outputs = outputs.map_err(ended)?;
         let large = inputs.iter().map(|input| input.tensor.raw_len()).sum::<usize>() > LARGE_BYTES;
         if large && !shares_memory(&views, &outputs) {
             // Before outputs are copied, inputs go: a large request should not be held twice.

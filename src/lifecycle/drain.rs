@@ -78,9 +78,10 @@ mod tests {
             InferRequest, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
             VersionSelector, VersionState,
         },
-        monitor::{Clock, Monitor, WorkerId},
+        monitor::{Clock, Monitor, Outcome, WorkerId},
         serve::{
-            Entry, Lease, Model, RouteError, Serving, Settings, Table, Version, VersionParts, Wish,
+            Asked, Entry, Lease, Model, Names, NotRouted, RouteError, Serving, Settings, Table,
+            Version, VersionParts, Watch, Wish,
         },
         tensor::{Data, DataType, Shape, Tensor},
     };
@@ -140,6 +141,7 @@ mod tests {
 
     struct House {
         serving: Serving,
+        watches: Vec<Arc<Watch>>,
         monitor: Arc<Monitor>,
         freed: Arc<Freed>,
     }
@@ -147,8 +149,11 @@ mod tests {
     impl House {
         fn new() -> Arc<Self> {
             let clock: Arc<dyn Clock> = Arc::new(StoppedClock);
+            let serving = Serving::new(Settings::default(), Arc::clone(&clock));
+            let watch = |client| serving.watchdog().watch(WorkerId(client));
             Arc::new(Self {
-                serving: Serving::new(Settings::default(), Arc::clone(&clock)),
+                watches: (0..CLIENTS).map(watch).collect(),
+                serving,
                 monitor: Arc::new(Monitor::new(CLIENTS, clock)),
                 freed: Arc::default(),
             })
@@ -211,18 +216,31 @@ mod tests {
 
         /// Looks up and runs as a worker does: the version that answered.
         fn answer(&self, client: usize) -> Result<u64, RouteError> {
-            let version = {
-                let table = self.serving.table();
-                thread::yield_now();
-                Arc::clone(table.route("m", VersionSelector::Default)?)
+            let table = self.serving.table();
+            thread::yield_now();
+            let now = StoppedClock.now();
+            let asked = Asked {
+                watch: &self.watches[client],
+                client: None,
+                model: "m",
+                selector: VersionSelector::Default,
+                id: Names::new(0, WorkerId(client)).next(),
+                arrived: now,
+                waited: Duration::ZERO,
+                deadline: now + Duration::from_mins(1),
+            };
+            let mut call = match self.serving.call(&table, &asked) {
+                Ok(call) => call,
+                Err(NotRouted::Route(error)) => return Err(error),
+                Err(NotRouted::Busy(_)) => panic!("each client has a session"),
             };
             thread::yield_now();
-            let mut request = InferRequest::default();
-            let done = self.serving.predict(&version, WorkerId(client), &mut request).unwrap();
+            let done = call.run(&mut InferRequest::default()).unwrap();
             let Data::Int64(answer) = done.outputs[0].data() else { panic!("an INT64") };
-            assert_eq!(answer[0].cast_unsigned(), version.id().number(), "never a mixed answer");
             thread::yield_now();
-            Ok(version.id().number())
+            let version = call.finish(Outcome::Ok).version.number();
+            assert_eq!(answer[0].cast_unsigned(), version, "never a mixed answer");
+            Ok(version)
         }
     }
 

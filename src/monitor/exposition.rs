@@ -81,6 +81,9 @@ impl Exposition {
         let refused = [counter(&[], server.heads_refused())];
         let help = "Requests whose head the HTTP parser refused; their answer has no body.";
         self.counters("tidegate_http_heads_refused_total", help, refused);
+        let lost = [counter(&[], server.workers_lost())];
+        let help = "Workers that did not come back from a run in time and were replaced.";
+        self.counters("tidegate_workers_lost_total", help, lost);
         let (open, opened) = server.connections();
         let help = "Connections taken on the data plane.";
         self.counters("tidegate_http_connections_total", help, [counter(&[], opened)]);

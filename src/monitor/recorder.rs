@@ -75,6 +75,7 @@ pub struct Monitor {
 #[derive(Debug)]
 pub struct ServerRecorder {
     shards: Box<[Padded<ServerShard>]>,
+    workers_lost: AtomicU64,
 }
 
 /// Counts of one model: requests that reached no version, and its versions.
@@ -182,7 +183,8 @@ impl Monitor {
     /// Recorders for this many workers.
     #[must_use]
     pub fn new(workers: usize, clock: Arc<dyn Clock>) -> Self {
-        let server = Arc::new(ServerRecorder { shards: shards(workers) });
+        let server =
+            Arc::new(ServerRecorder { shards: shards(workers), workers_lost: AtomicU64::new(0) });
         Self { workers, clock, server, upkeep: Upkeep::default(), models: Mutex::default() }
     }
 
@@ -287,6 +289,16 @@ impl ServerRecorder {
     /// Counts a connection that ended.
     pub fn connection_closed(&self, worker: WorkerId) {
         self.shards[worker.0].0.closed.add(1);
+    }
+
+    /// Counts a worker that did not come back from a run.
+    pub fn worker_lost(&self) {
+        self.workers_lost.fetch_add(1, Relaxed);
+    }
+
+    /// Workers so far that did not come back from a run.
+    pub fn workers_lost(&self) -> u64 {
+        self.workers_lost.load(Relaxed)
     }
 
     /// Answers so far, by status.

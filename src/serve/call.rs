@@ -8,6 +8,7 @@
 //! Not here: bytes and protocols (`wire`, `edge`), the choice of the version (`table`).
 
 use std::{
+    os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,13 +18,18 @@ use crate::{
     monitor::{Code, Outcome, Sample, WorkerId},
 };
 
-use super::{PredictError, Prediction, PredictionId, RouteError, Serving, Table, Version};
+use super::{
+    PredictError, Prediction, PredictionId, RouteError, Run, Serving, Table, Version, Watch,
+    version::Taken,
+};
 
 /// What a request asks for, as soon as its last byte is here.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// The worker that runs it.
-    pub worker: WorkerId,
+    pub watch: &'a Watch,
+    /// The socket of the client that waits, where it may be asked whether that is still there.
+    pub client: Option<RawFd>,
     /// The model's name, as the client spelled it.
     pub model: &'a str,
     /// Which of its versions.
@@ -32,16 +38,27 @@ pub struct Asked<'a> {
     pub id: PredictionId,
     /// When its last byte had come.
     pub arrived: Instant,
-    /// How long it waited since for its version to be loaded.
+    /// How long it waited since for its version to be loaded, or for a session.
     pub waited: Duration,
+    /// When its answer is worth nothing any more.
+    pub deadline: Instant,
+}
+
+/// Why a request has no call.
+#[derive(Debug)]
+pub enum NotRouted {
+    /// No version answers it.
+    Route(RouteError),
+    /// All sessions of its version are in a run; wait for one, then look at the table again.
+    Busy(Arc<Version>),
 }
 
 /// A request on its way through a version.
-#[derive(Debug)]
 pub struct Call<'t> {
     serving: &'t Serving,
     version: &'t Arc<Version>,
-    worker: WorkerId,
+    session: Taken<'t>,
+    run: Run<'t>,
     id: PredictionId,
     arrived: Instant,
     sample: Sample,
@@ -77,19 +94,25 @@ impl Serving {
     /// Finds the version for a request; `table` must have been loaded after the request's last byte.
     ///
     /// Counts a request that reaches no version of a known model, unless its version may be waited for.
-    pub fn call<'t>(&'t self, table: &'t Table, asked: &Asked<'_>) -> Result<Call<'t>, RouteError> {
-        let version = table.route(asked.model, asked.selector).inspect_err(|error| {
+    pub fn call<'t>(&'t self, table: &'t Table, asked: &Asked<'t>) -> Result<Call<'t>, NotRouted> {
+        let version = table.route(asked.model, asked.selector).map_err(|error| {
             let status = match error {
-                RouteError::UnknownModel(_) | RouteError::Asleep { .. } => return,
-                RouteError::UnknownVersion { .. } => 404,
-                RouteError::NotReady { .. } => 503,
+                RouteError::UnknownModel(_) | RouteError::Asleep { .. } => None,
+                RouteError::UnknownVersion { .. } => Some(404),
+                RouteError::NotReady { .. } => Some(503),
             };
-            self.unanswered(table, asked.worker, asked.model, Code::from_status(status));
+            if let Some(status) = status {
+                let (worker, code) = (asked.watch.worker(), Code::from_status(status));
+                self.unanswered(table, worker, asked.model, code);
+            }
+            NotRouted::Route(error)
         })?;
+        let session = version.session(asked.watch.worker());
         Ok(Call {
             serving: self,
             version,
-            worker: asked.worker,
+            session: session.ok_or_else(|| NotRouted::Busy(Arc::clone(version)))?,
+            run: Run { watch: asked.watch, deadline: asked.deadline, client: asked.client },
             id: asked.id,
             arrived: asked.arrived,
             sample: Sample { queue: asked.waited, ..Sample::default() },
@@ -116,11 +139,21 @@ impl Call<'_> {
         self.id
     }
 
+    /// Brings the deadline forward.
+    pub fn due(&mut self, deadline: Instant) {
+        self.run.deadline = self.run.deadline.min(deadline);
+    }
+
     /// Runs the request on the calling thread, the worker's own.
     ///
     /// Takes `request.inputs`.
     pub fn run(&mut self, request: &mut InferRequest) -> Result<Prediction, PredictError> {
-        let prediction = self.serving.predict(self.version, self.worker, request)?;
+        let ran = self.serving.run(self.version, &mut *self.session, self.run, request);
+        if matches!(ran, Err(PredictError::Lost)) {
+            // It was counted when the worker was given up, and this worker's shard is another's now.
+            self.is_finished = true;
+        }
+        let prediction = ran?;
         // The answer may need their room.
         request.inputs = Vec::new();
         let decoded = prediction.started.saturating_duration_since(self.arrived);
@@ -143,7 +176,16 @@ impl Call<'_> {
         sample.total = now.saturating_duration_since(self.arrived);
         sample.encode = sample.total.saturating_sub(sample.queue + sample.decode + sample.run);
         let unix = self.serving.unix_at(now);
-        self.version.parts().recorder.record(self.worker, outcome.code(), sample, unix);
+        self.version.parts().recorder.record(self.run.watch.worker(), outcome.code(), sample, unix);
+    }
+}
+
+impl std::fmt::Debug for Call<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Call")
+            .field("version", &self.version)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -203,6 +245,7 @@ mod tests {
     struct House {
         serving: Serving,
         monitor: Monitor,
+        watch: Arc<Watch>,
         begin: Instant,
     }
 
@@ -255,17 +298,20 @@ mod tests {
             };
             let models = HashMap::from([(name, Arc::new(model))]);
             serving.publish(Table::new(models, true, Arc::default()));
-            Self { serving, monitor, begin }
+            let watch = serving.watchdog().watch(WorkerId(0));
+            Self { serving, monitor, watch, begin }
         }
 
-        fn asked<'a>(&self, model: &'a str, selector: VersionSelector<'a>) -> Asked<'a> {
+        fn asked<'a>(&'a self, model: &'a str, selector: VersionSelector<'a>) -> Asked<'a> {
             Asked {
-                worker: WorkerId(0),
+                watch: &self.watch,
+                client: None,
                 model,
                 selector,
                 id: Names::new(0, WorkerId(0)).next(),
                 arrived: self.begin,
                 waited: Duration::ZERO,
+                deadline: self.begin,
             }
         }
 

@@ -16,8 +16,10 @@ mod names;
 mod settings;
 mod table;
 mod version;
+mod watchdog;
 
 use std::{
+    os::fd::RawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -28,19 +30,21 @@ use std::{
 use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 
-pub use call::{ArmName, Asked, Call, Receipt};
+pub use call::{ArmName, Asked, Call, NotRouted, Receipt};
 pub use demand::{Demand, DemandError, Lease, Wish};
 pub use names::{Names, PredictionId};
 pub use settings::Settings;
 pub use table::{Entry, Model, RouteError, Table};
 pub use version::{Version, VersionParts, cost_bytes};
+pub use watchdog::{Listed, Watch, Watchdog, Watching};
 
 use crate::{
-    engine::RunError,
-    model::{InferRequest, SignatureError},
-    monitor::{Clock, WorkerId},
+    engine::{RunError, Session},
+    model::{InferRequest, SignatureError, VersionId},
+    monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
+use watchdog::Reason;
 
 /// What is served now, and how predictions are run.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub struct Serving {
     table: ArcSwap<Table>,
     demand: Demand,
     draining: AtomicBool,
+    watchdog: Watchdog,
     clock: Arc<dyn Clock>,
     begin: Instant,
     /// Time since 1970 at `begin`.
@@ -90,13 +95,25 @@ pub enum PredictError {
     /// The engine failed; our fault or the model's, details stay in the log.
     #[error("the engine failed on this request")]
     Engine(#[source] RunError),
+    /// It was not done by its deadline.
+    #[error("the request's deadline has passed")]
+    Deadline,
+    /// Its client is gone, so it was ended; nobody reads the answer.
+    #[error("the client has gone")]
+    Gone,
+    /// The version had to go before it was done; worth retrying.
+    #[error("version {0} was unloaded while this request ran; try again")]
+    Leaving(VersionId),
+    /// The worker was given up: another stands in its place, and this one must do nothing any more.
+    #[error("the worker was given up")]
+    Lost,
 }
 
 impl From<RunError> for PredictError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Inputs(reason) => Self::Inputs(reason),
-            RunError::Failed(_) | RunError::Output { .. } => Self::Engine(error),
+            RunError::Failed(_) | RunError::Output { .. } | RunError::Ended => Self::Engine(error),
         }
     }
 }
@@ -105,11 +122,13 @@ impl Serving {
     /// An empty table.
     #[must_use]
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Self {
+        let begin = clock.now();
         Self {
             table: ArcSwap::from_pointee(Table::default()),
             demand: Demand::new(settings.demand_waiting_max),
             draining: AtomicBool::new(false),
-            begin: clock.now(),
+            watchdog: Watchdog::new(Arc::clone(&clock), begin, settings.stuck_after),
+            begin,
             unix_begin: clock.unix(),
             clock,
             settings,
@@ -156,22 +175,85 @@ impl Serving {
         self.unix_begin + now.saturating_duration_since(self.begin)
     }
 
-    /// Runs a request on a version, on the calling thread.
+    /// Ends runs at their deadlines, and tells of workers that do not come back.
+    pub fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
+
+    /// Ends the runs of a version that must go, those that go on and those that begin.
+    pub fn end_runs(&self, version: &Version) {
+        self.watchdog.end_runs(version.tag());
+    }
+
+    /// Forgets a version that is about to be freed.
+    pub fn forget(&self, version: &Version) {
+        self.watchdog.forget(version.tag());
+    }
+
+    /// Counts the request of a worker that was given up, once another is about to take its place.
+    pub fn replaced(&self, lost: &Watch) {
+        self.watchdog.replaced();
+        let table = self.table();
+        let versions = table.models().into_iter().flat_map(Model::ready);
+        // One that has left the table meanwhile is not counted any more.
+        for version in versions.filter(|version| version.tag() == lost.tag()) {
+            let (parts, unix) = (version.parts(), self.unix_at(self.clock.now()));
+            let (code, sample) = (Outcome::Deadline.code(), Sample::default());
+            parts.recorder.record(lost.worker(), code, &sample, unix);
+            tracing::error!(
+                model = %parts.model,
+                version = %parts.id,
+                "a run does not end although its deadline has passed; unload this version, or mend its model"
+            );
+        }
+    }
+
+    /// Why a session's run has no outputs.
+    fn failed(&self, version: &Version, watch: &Watch, error: RunError) -> PredictError {
+        if watch.is_lost() {
+            self.watchdog.came_back();
+            return PredictError::Lost;
+        }
+        if !matches!(error, RunError::Ended) {
+            return error.into();
+        }
+        match watch.reason() {
+            Some(Reason::Gone) => PredictError::Gone,
+            Some(Reason::Leaving) => PredictError::Leaving(version.id()),
+            Some(Reason::Deadline) | None => PredictError::Deadline,
+        }
+    }
+
+    /// Runs a request on a session of a version, on the calling thread.
     ///
     /// Takes `request.inputs`.
-    pub fn predict(
+    fn run(
         &self,
         version: &Version,
-        worker: WorkerId,
+        session: &mut dyn Session,
+        on: Run<'_>,
         request: &mut InferRequest,
     ) -> Result<Prediction, PredictError> {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
         let rows = self.check_rows(version, request)?;
-        let mut session = version.session(worker);
         let started = self.clock.now();
-        let outputs = session.run(std::mem::take(&mut request.inputs), &wanted)?;
+        if started > on.deadline {
+            return Err(PredictError::Deadline);
+        }
+        let watch = on.watch;
+        watch.note(self.watchdog.nanoseconds(on.deadline), version.tag(), on.client);
+        let inputs = std::mem::take(&mut request.inputs);
+        let outputs = session.run_leashed(inputs, &wanted, &watch.leash);
+        let outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
+        if watch.is_lost() {
+            self.watchdog.came_back();
+            return Err(PredictError::Lost);
+        }
         let finished = self.clock.now();
+        if finished > on.deadline {
+            return Err(PredictError::Deadline);
+        }
         Ok(Prediction { outputs, wanted, rows, started, finished })
     }
 
@@ -184,6 +266,15 @@ impl Serving {
         let rows_max = version.rows_max(&self.settings);
         if rows > rows_max { Err(PredictError::Rows { rows, rows_max }) } else { Ok(rows) }
     }
+}
+
+/// Under what a run stands.
+#[derive(Debug, Clone, Copy)]
+struct Run<'a> {
+    watch: &'a Watch,
+    deadline: Instant,
+    /// The socket of the client that waits for it, where that may be asked for the client's end.
+    client: Option<RawFd>,
 }
 
 /// Indexes of the outputs that a request wants, ascending; all if it names none.

@@ -9,6 +9,8 @@ pub struct Settings {
     pub batch_rows_max: NonZeroUsize,
     /// How long a prediction may take, from its head to its answer; a client may ask for less, never for more.
     pub request_timeout: Duration,
+    /// How long after it was told to end a run may go on before its worker is given up and another takes its place.
+    pub stuck_after: Duration,
     /// How long a request may wait for a version that loads on demand; never longer than its own deadline.
     pub demand_timeout: Duration,
     /// Most requests that wait for versions that load on demand.
@@ -20,6 +22,7 @@ impl Default for Settings {
         Self {
             batch_rows_max: NonZeroUsize::new(65_536).expect("65536 is not zero"),
             request_timeout: Duration::from_secs(30),
+            stuck_after: Duration::from_secs(5),
             demand_timeout: Duration::from_secs(30),
             demand_waiting_max: 1024,
         }

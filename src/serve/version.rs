@@ -2,9 +2,19 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, TryLockError,
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
+    },
     time::Duration,
 };
+
+use tokio::sync::Notify;
 
 use crate::{
     engine::Session,
@@ -19,6 +29,11 @@ pub struct Version {
     parts: VersionParts,
     slots: Box<[Slot]>,
     batched: bool,
+    /// Tells it from every other version of this process.
+    tag: u64,
+    /// Requests that wait for a session.
+    waiting: AtomicUsize,
+    freed: Notify,
 }
 
 /// What a version is made of.
@@ -59,7 +74,16 @@ pub struct VersionParts {
 struct Slot(Mutex<Box<dyn Session>>);
 
 /// A session taken from its slot.
-pub(super) struct Taken<'a>(MutexGuard<'a, Box<dyn Session>>);
+pub(super) struct Taken<'a> {
+    session: MutexGuard<'a, Box<dyn Session>>,
+    _told: Told<'a>,
+}
+
+/// Tells whoever waits that a session is free; dropped after the session's guard.
+struct Told<'a>(&'a Version);
+
+/// Counts versions, for their tags.
+static TAGS: AtomicU64 = AtomicU64::new(1);
 
 impl Version {
     /// A version with these sessions, at least one.
@@ -71,7 +95,8 @@ impl Version {
         assert!(!sessions.is_empty(), "a version needs a session to answer");
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
         let batched = parts.signature.is_batchable() && parts.description.max_batch_size != Some(0);
-        Self { parts, slots, batched }
+        let (tag, waiting) = (TAGS.fetch_add(1, Relaxed), AtomicUsize::new(0));
+        Self { parts, slots, batched, tag, waiting, freed: Notify::new() }
     }
 
     /// The version's number.
@@ -118,21 +143,57 @@ impl Version {
         declared.unwrap_or(settings.batch_rows_max.get() as u64)
     }
 
-    /// The worker's own session, or any that is free where there are fewer sessions than workers.
+    /// What tells it from every other version of this process.
+    pub(super) fn tag(&self) -> u64 {
+        self.tag
+    }
+
+    /// The worker's own session, or any that is free where there are fewer sessions than workers; `None` if all are in a
+    /// run.
     ///
     /// A session whose last run panicked is used on: engines keep no half-made state in it.
-    pub(super) fn session(&self, worker: WorkerId) -> Taken<'_> {
+    pub(super) fn session(&self, worker: WorkerId) -> Option<Taken<'_>> {
         let count = self.slots.len();
-        (0..count)
-            .find_map(|offset| match self.slots[(worker.0 + offset) % count].0.try_lock() {
-                Ok(guard) => Some(Taken(guard)),
-                Err(TryLockError::Poisoned(poisoned)) => Some(Taken(poisoned.into_inner())),
+        let session = (0..count).find_map(|offset| {
+            match self.slots[(worker.0 + offset) % count].0.try_lock() {
+                Ok(guard) => Some(guard),
+                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
                 Err(TryLockError::WouldBlock) => None,
-            })
-            // All are in a run: the worker's turn comes when the first of its own slot has ended.
-            .unwrap_or_else(|| {
-                Taken(self.slots[worker.0 % count].0.lock().unwrap_or_else(PoisonError::into_inner))
-            })
+            }
+        })?;
+        Some(Taken { session, _told: Told(self) })
+    }
+
+    /// Waits until a session may be free.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn session_freed(&self) {
+        struct Waiting<'a>(&'a AtomicUsize);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, SeqCst);
+            }
+        }
+        let mut freed = pin!(self.freed.notified());
+        freed.as_mut().enable();
+        self.waiting.fetch_add(1, SeqCst);
+        let _waiting = Waiting(&self.waiting);
+        let is_free = |slot: &Slot| !matches!(slot.0.try_lock(), Err(TryLockError::WouldBlock));
+        // One that was freed before anybody was seen to wait tells nobody.
+        if !self.slots.iter().any(is_free) {
+            freed.await;
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        // After the session's lock was let go, and before whoever waits counts itself: then it sees the free session.
+        fence(SeqCst);
+        if self.0.waiting.load(Relaxed) > 0 {
+            self.0.freed.notify_one();
+        }
     }
 }
 
@@ -156,12 +217,12 @@ impl Deref for Taken<'_> {
     type Target = dyn Session;
 
     fn deref(&self) -> &Self::Target {
-        &**self.0
+        &**self.session
     }
 }
 
 impl DerefMut for Taken<'_> {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut **self.0
+        &mut **self.session
     }
 }

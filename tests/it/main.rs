@@ -23,6 +23,7 @@ mod cli;
 mod clients;
 mod collection;
 mod corpus;
+mod deadlines;
 mod division;
 mod drain;
 mod engines;

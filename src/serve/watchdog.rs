@@ -1,0 +1,392 @@
+//! Watches every run: ends it at its deadline, when nobody waits for it any more, or when its version must go, and tells
+//! which worker does not come back.
+//!
+//! Each worker notes what it runs in a [`Watch`] of its own, in plain stores; one thread looks at all of them every few
+//! milliseconds while anything runs, and sleeps while nothing does. Always true:
+//! - A run that has ended is never taken for the next one (`engine::Leash`).
+//! - A worker is given up once; from then on it records nothing, and whoever takes its place has a watch of its own.
+//! - The clients of a worker that was given up see their connections end.
+//!
+//! Not here: starting the worker that takes the place (`edge`).
+
+use std::{
+    collections::HashSet,
+    os::fd::RawFd,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{
+            AtomicBool, AtomicI32, AtomicU8, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::Serving;
+use crate::{
+    engine::{self, Bell, Generation, Leash},
+    monitor::{Clock, WorkerId},
+};
+
+/// How often the watchdog looks while anything runs.
+const TICK: Duration = Duration::from_millis(10);
+
+/// From when on a run is long enough to ask whether its client still waits.
+const LONG: Duration = Duration::from_millis(50);
+
+/// How long the place of a worker may stand empty before the process counts as ill.
+const VACANT_MAX: Duration = Duration::from_secs(10);
+
+/// What a worker runs, as the watchdog sees it.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Watch {
+    worker: WorkerId,
+    pub(super) leash: Leash,
+    /// When the run must end, in nanoseconds since the watchdog's begin.
+    deadline: AtomicU64,
+    /// Which version runs.
+    tag: AtomicU64,
+    /// The socket of the client that waits for it; -1 if it is not known.
+    client: AtomicI32,
+    /// Why the run was told to end; see [`Reason`].
+    reason: AtomicU8,
+    /// Whether a run goes on although it was told to end.
+    overdue: AtomicBool,
+    lost: AtomicBool,
+    /// The sockets of the worker's clients.
+    sockets: Mutex<HashSet<RawFd>>,
+}
+
+/// Keeps a socket on its worker's list; to be dropped before the socket is closed.
+#[derive(Debug)]
+pub struct Listed {
+    watch: Arc<Watch>,
+    socket: RawFd,
+}
+
+/// Why a run was told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Reason {
+    /// Its deadline has passed.
+    Deadline = 1,
+    /// Its client has gone.
+    Gone = 2,
+    /// Its version must go.
+    Leaving = 3,
+}
+
+/// Ends runs that must not go on, and tells of workers that do not come back.
+#[derive(Debug)]
+pub struct Watchdog {
+    bell: Arc<Bell>,
+    /// Watches that it has not met yet.
+    new: Mutex<Vec<Weak<Watch>>>,
+    clock: Arc<dyn Clock>,
+    begin: Instant,
+    /// How long a run that was told to end may go on.
+    stuck_after: Duration,
+    /// Versions whose runs must end.
+    leaving: Mutex<HashSet<u64>>,
+    /// Whether all runs must end.
+    ending: AtomicBool,
+    /// Workers that were given up and have not come back since.
+    stuck: AtomicUsize,
+    workers: AtomicUsize,
+    /// Since when the place of a worker is empty, in nanoseconds since `begin`; 0 if none is.
+    vacant_since: AtomicU64,
+    /// Told of a worker that is given up.
+    on_loss: OnceLock<OnLoss>,
+}
+
+struct OnLoss(Box<dyn Fn(WorkerId) + Send + Sync>);
+
+impl std::fmt::Debug for OnLoss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnLoss")
+    }
+}
+
+/// The watchdog's thread; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Watching {
+    serving: Arc<Serving>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        self.serving.watchdog().bell.ring();
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the watchdog remembers of a worker's run between two looks.
+struct Seen {
+    run: Generation,
+    since: Instant,
+    /// When it was told to end.
+    told: Option<Instant>,
+}
+
+impl Watchdog {
+    pub(super) fn new(clock: Arc<dyn Clock>, begin: Instant, stuck_after: Duration) -> Self {
+        Self {
+            bell: Arc::default(),
+            new: Mutex::default(),
+            clock,
+            begin,
+            stuck_after,
+            leaving: Mutex::default(),
+            ending: AtomicBool::new(false),
+            stuck: AtomicUsize::new(0),
+            workers: AtomicUsize::new(0),
+            vacant_since: AtomicU64::new(0),
+            on_loss: OnceLock::new(),
+        }
+    }
+
+    /// A watch for a worker, also for one that takes the place of another.
+    pub fn watch(&self, worker: WorkerId) -> Arc<Watch> {
+        let watch = Arc::new(Watch {
+            worker,
+            leash: Leash::new(Arc::clone(&self.bell)),
+            deadline: AtomicU64::new(0),
+            tag: AtomicU64::new(0),
+            client: AtomicI32::new(-1),
+            reason: AtomicU8::new(0),
+            overdue: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            sockets: Mutex::default(),
+        });
+        lock(&self.new).push(Arc::downgrade(&watch));
+        self.workers.fetch_max(worker.0 + 1, Relaxed);
+        watch
+    }
+
+    /// Says who is told of workers that are given up; the first to say so is.
+    pub fn on_loss(&self, told: impl Fn(WorkerId) + Send + Sync + 'static) {
+        // There is one listener.
+        let _ = self.on_loss.set(OnLoss(Box::new(told)));
+    }
+
+    /// Ends the runs of a version, those that go on and those that begin.
+    pub(super) fn end_runs(&self, tag: u64) {
+        lock(&self.leaving).insert(tag);
+        self.bell.ring();
+    }
+
+    /// Ends every run, those that go on and those that begin: the process is about to end.
+    pub fn end_all(&self) {
+        self.ending.store(true, SeqCst);
+        self.bell.ring();
+    }
+
+    /// Forgets a version that is gone.
+    pub(super) fn forget(&self, tag: u64) {
+        lock(&self.leaving).remove(&tag);
+    }
+
+    /// Why the process should be started anew, if so: one stuck run is no reason, most of the workers are.
+    pub fn ailment(&self) -> Option<String> {
+        let (stuck, workers) = (self.stuck.load(Relaxed), self.workers.load(Relaxed));
+        if 2 * stuck > workers {
+            return Some(format!(
+                "{stuck} threads do not come back from a model's run, where {workers} workers serve; start the server anew, \
+                 and unload the model that the log names"
+            ));
+        }
+        let vacant = self.vacant_since.load(Relaxed);
+        let waited =
+            Duration::from_nanos(self.nanoseconds(self.clock.now()).saturating_sub(vacant));
+        (vacant != 0 && waited > VACANT_MAX)
+            .then(|| "no worker could take the place of one that is stuck".to_owned())
+    }
+
+    /// A worker took the place of one that was given up.
+    pub(super) fn replaced(&self) {
+        self.vacant_since.store(0, Relaxed);
+    }
+
+    /// A worker that was given up came back.
+    pub(super) fn came_back(&self) {
+        self.stuck.fetch_sub(1, Relaxed);
+    }
+
+    pub(super) fn nanoseconds(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.begin).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
+    /// Watches on a thread of its own as long as the value returned lives.
+    pub fn start(serving: &Arc<Serving>) -> std::io::Result<Watching> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (watched, stopped) = (Arc::clone(serving), Arc::clone(&stop));
+        let thread = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || watched.watchdog().run(&stopped))?;
+        Ok(Watching { serving: Arc::clone(serving), stop, thread: Some(thread) })
+    }
+
+    /// Watches until `stop` is true; the calling thread does nothing else. Ring after `stop` was set.
+    fn run(&self, stop: &AtomicBool) {
+        let mut flock = Vec::new();
+        while !stop.load(SeqCst) {
+            if self.look(&mut flock) {
+                std::thread::sleep(TICK);
+            } else {
+                self.bell.sleep_unless(|| self.look(&mut flock) || stop.load(SeqCst));
+            }
+        }
+    }
+
+    /// Looks at every watch once; true if anything runs.
+    fn look(&self, flock: &mut Vec<(Weak<Watch>, Option<Seen>)>) -> bool {
+        flock.extend(lock(&self.new).drain(..).map(|watch| (watch, None)));
+        let now = self.clock.now();
+        let mut any = false;
+        flock.retain_mut(|(watch, seen)| {
+            let Some(watch) = watch.upgrade() else { return false };
+            any |= self.look_at(&watch, seen, now);
+            true
+        });
+        any
+    }
+
+    /// True if a run goes on that may have to be ended.
+    fn look_at(&self, watch: &Watch, seen: &mut Option<Seen>, now: Instant) -> bool {
+        let run = watch.leash.running();
+        if let Some(before) = seen
+            && run != Some(before.run)
+        {
+            if before.told.is_some() {
+                watch.overdue.store(false, Relaxed);
+            }
+            *seen = None;
+        }
+        let Some(run) = run else { return false };
+        let seen = seen.get_or_insert(Seen { run, since: now, told: None });
+        if watch.is_lost() {
+            return false;
+        }
+        self.judge(watch, seen, now);
+        true
+    }
+
+    fn judge(&self, watch: &Watch, seen: &mut Seen, now: Instant) {
+        match seen.told {
+            None => {
+                let Some(reason) = self.reason(watch, seen, now) else { return };
+                // Only read by a worker whose run was ended, so a run that has just begun is not taken for it.
+                watch.reason.store(reason as u8, Relaxed);
+                if watch.leash.pull(seen.run) {
+                    seen.told = Some(now);
+                }
+            }
+            Some(told) => {
+                // Listeners pass it over from now on.
+                watch.overdue.store(true, Relaxed);
+                let waited = now.saturating_duration_since(told);
+                if waited >= self.stuck_after {
+                    self.give_up(watch);
+                }
+            }
+        }
+    }
+
+    fn reason(&self, watch: &Watch, seen: &Seen, now: Instant) -> Option<Reason> {
+        if self.nanoseconds(now) >= watch.deadline.load(Relaxed) {
+            return Some(Reason::Deadline);
+        }
+        if self.ending.load(Relaxed) {
+            return Some(Reason::Leaving);
+        }
+        let leaving = lock(&self.leaving);
+        if leaving.contains(&watch.tag.load(Relaxed)) {
+            return Some(Reason::Leaving);
+        }
+        let is_long = now.saturating_duration_since(seen.since) >= LONG;
+        // Only this worker closes the socket, and it is in a run.
+        (is_long && engine::peer_is_gone(watch.client.load(Relaxed))).then_some(Reason::Gone)
+    }
+
+    fn give_up(&self, watch: &Watch) {
+        watch.lost.store(true, SeqCst);
+        self.stuck.fetch_add(1, Relaxed);
+        self.vacant_since.store(self.nanoseconds(self.clock.now()).max(1), Relaxed);
+        for socket in &*lock(&watch.sockets) {
+            engine::shut_down(*socket);
+        }
+        if let Some(OnLoss(told)) = self.on_loss.get() {
+            told(watch.worker);
+        }
+    }
+}
+
+impl Watch {
+    /// The worker that runs under it.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
+    /// Whether its worker was given up: whatever it does is done by another from now on.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Relaxed)
+    }
+
+    /// Whether its worker should be given nothing new.
+    pub fn is_overdue(&self) -> bool {
+        self.overdue.load(Relaxed)
+    }
+
+    /// Puts a socket on the list of those that end with the worker.
+    pub fn list(self: &Arc<Self>, socket: RawFd) -> Listed {
+        lock(&self.sockets).insert(socket);
+        Listed { watch: Arc::clone(self), socket }
+    }
+
+    /// How many sockets are on the list.
+    pub fn sockets(&self) -> usize {
+        lock(&self.sockets).len()
+    }
+
+    /// Which version it runs, or ran last.
+    pub(super) fn tag(&self) -> u64 {
+        self.tag.load(Relaxed)
+    }
+
+    /// Notes what the next run is.
+    pub(super) fn note(&self, deadline: u64, tag: u64, client: Option<RawFd>) {
+        self.deadline.store(deadline, Relaxed);
+        self.tag.store(tag, Relaxed);
+        self.client.store(client.unwrap_or(-1), Relaxed);
+        self.reason.store(0, Relaxed);
+    }
+
+    /// Why the last run was told to end, if it was.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self.reason.load(Relaxed) {
+            1 => Some(Reason::Deadline),
+            2 => Some(Reason::Gone),
+            3 => Some(Reason::Leaving),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        lock(&self.watch.sockets).remove(&self.socket);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
