@@ -249,6 +249,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     };
     tracing::info!(signal = signal.name(), "shutting down");
     serving.drain();
+    listener.leave();
     if signal == Signal::Terminate {
         // Load balancers must see readiness fail before connections are refused.
         tokio::select! {

@@ -82,6 +82,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             uri_bytes_max: bytes(limits.uri_bytes),
             idle_timeout: limits.idle_timeout.0,
             write_timeout: limits.write_timeout.0,
+            linger: limits.linger.0,
             connections_max: nonzero(limits.connections),
             connections_per_ip_max: nonzero(limits.connections_per_ip),
             in_flight_bytes_max: bytes(limits.in_flight_bytes),

@@ -85,6 +85,10 @@ pub(super) struct Limits {
     pub(super) idle_timeout: Time<1, DAY>,
     /// How long a client may stall while an answer is written to it.
     pub(super) write_timeout: Time<1, HOUR>,
+    /// How long a connection is still read from after its last answer, so that a client which is sending meanwhile gets
+    /// to read it. Also how long a connection must have been quiet to be closed while the server stops: a client that
+    /// asks more often than this loses nothing.
+    pub(super) linger: Time<1, HOUR>,
     /// Most connections at once. 0: half of the file-descriptor limit, so that models and logs can still be opened.
     pub(super) connections: Whole<0, 1_000_000>,
     /// Most connections at once from one address. 0: no cap, as many clients may share a proxy's address.
@@ -285,6 +289,7 @@ impl Default for Limits {
             uri_bytes: Size(count(limits.uri_bytes_max)),
             idle_timeout: Time(limits.idle_timeout),
             write_timeout: Time(limits.write_timeout),
+            linger: Time(limits.linger),
             connections: Whole(count(limits.connections_max.map_or(0, Into::into))),
             connections_per_ip: Whole(count(limits.connections_per_ip_max.map_or(0, Into::into))),
             in_flight_bytes: Size(count(limits.in_flight_bytes_max)),

@@ -91,6 +91,7 @@ pub(super) struct Worker {
     id: WorkerId,
     names: Names,
     budget: Budget,
+    leaving: Cell<bool>,
     draining: Cell<bool>,
     begin: Instant,
     /// Milliseconds since `begin`, as of the last look at the clock.
@@ -110,6 +111,7 @@ impl Worker {
             id,
             names: Names::new(plane.start, id),
             budget: Budget::new(share),
+            leaving: Cell::new(false),
             draining: Cell::new(false),
             begin,
             // 0 means "no write waits"; the count begins behind it.
@@ -143,9 +145,11 @@ impl Worker {
         &**self.plane.monitor.clock()
     }
 
-    /// The time since 1970 of an instant, without asking the clock again.
+    /// The time since 1970 of an instant that the clock has just shown, without asking the clock again.
     pub(super) fn unix_at(&self, now: Instant) -> Duration {
-        self.unix_begin + now.saturating_duration_since(self.begin)
+        let elapsed = now.saturating_duration_since(self.begin);
+        self.note(elapsed);
+        self.unix_begin + elapsed
     }
 
     pub(super) fn now_ms(&self) -> u32 {
@@ -154,19 +158,33 @@ impl Worker {
 
     /// Looks at the clock for the sweeper's coarse time.
     pub(super) fn tick(&self) {
-        let elapsed = self.clock().now().saturating_duration_since(self.begin).as_millis();
+        self.note(self.clock().now().saturating_duration_since(self.begin));
+    }
+
+    fn note(&self, elapsed: Duration) {
         #[expect(
             clippy::cast_possible_truncation,
             reason = "wraps after 49 days, and differences wrap with it"
         )]
-        self.now_ms.set((elapsed as u32).max(1));
+        self.now_ms.set((elapsed.as_millis() as u32).max(1));
     }
 
+    /// True from the signal to stop on, also while connections are still accepted.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// True once no more connections are accepted.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
+    }
+
     pub(super) fn drain(&self) {
+        self.leave();
         self.draining.set(true);
     }
 

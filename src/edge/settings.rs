@@ -44,6 +44,9 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a client may take to accept any byte of an answer.
     pub write_timeout: Duration,
+    /// How long a connection is still read from after its last answer, and how long one must have been quiet to be
+    /// closed while the process stops.
+    pub linger: Duration,
     /// Most connections at once. `None`: half of the file-descriptor limit.
     pub connections_max: Option<NonZeroUsize>,
     /// Most connections at once from one address. `None`: no cap of its own.
@@ -94,6 +97,7 @@ impl Default for Limits {
             uri_bytes_max: 8 * KIB,
             idle_timeout: Duration::from_mins(1),
             write_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
             connections_max: None,
             connections_per_ip_max: None,
             in_flight_bytes_max: 1024 * MIB,

@@ -12,10 +12,12 @@ use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
 };
+use serde_json::json;
 
 use crate::{
     http::{Connection, Request},
     http1::chunked,
+    models::counted_loop,
     repository::Repository,
     server::{Launch, Server},
     tensors::{add_sub, infer},
@@ -93,6 +95,51 @@ fn assert_cut_off(server: &Server, case: &Slow) {
     for answer in answers {
         assert!(case.codes.contains(&answer.status), "a client that {}: {answer:?}", case.name);
     }
+}
+
+/// A request that keeps its worker for some tenths of a second, more or less.
+fn long_run(rounds: u32) -> Request {
+    let input = json!({"name": "rounds", "shape": [1], "datatype": "INT64", "data": [rounds]});
+    Request::post_json(&infer("x_loop"), &json!({"inputs": [input]}))
+}
+
+#[test]
+fn a_worker_that_is_always_busy_keeps_its_timeouts_and_is_fair() {
+    const ROUNDS: u32 = 300_000;
+    let repository = Repository::of(&["add_sub"]);
+    repository.add_bytes("x_loop", "1", &counted_loop());
+    let server = Launch::of(&repository)
+        .set("SERVER__WORKERS", "1")
+        .set("LIMITS__HEADER_TIMEOUT", "100ms")
+        .set("LIMITS__IDLE_TIMEOUT", "100ms")
+        .start();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    server.ask(&long_run(ROUNDS)).ok();
+                }
+            });
+        }
+        let started = Instant::now();
+        let mut stalled = server.connect();
+        stalled.send("POST /v2/models/add_sub/infer HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+        assert!(stalled.answers_until_close().iter().all(|answer| answer.status == 408));
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        // Not the client's fault: its request lies there whole, while the worker has long been doing something else.
+        let bytes = Request::post_json(&infer("add_sub"), &add_sub()).bytes();
+        for _ in 0..3 {
+            let mut connection = server.connect();
+            let (first, second) = bytes.split_at(40);
+            connection.send(first);
+            thread::park_timeout(Duration::from_millis(10));
+            connection.send(second);
+            connection.answer().ok();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

@@ -112,8 +112,13 @@ impl Launch {
 
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(self) -> Server {
+        self.start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Starts it with this address of the data plane and waits until it says that it is ready.
+    pub(crate) fn start_at(self, http: SocketAddr) -> Server {
         let (bare, repository) = (self.bare, self.repository.clone());
-        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0", bare);
+        let (mut child, said) = self.spawn(&http.to_string(), "127.0.0.1:0", bare);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((http, admin)) = said.ready() {
@@ -322,14 +327,14 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
     }
 }
 
-/// A loopback address that was free a moment ago.
 /// A number that no other launch of this process has.
 fn serial() -> usize {
     static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
     LAUNCHES.fetch_add(1, Ordering::Relaxed)
 }
 
-fn free_address() -> SocketAddr {
+/// A loopback address that was free a moment ago.
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
