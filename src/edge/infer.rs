@@ -102,7 +102,12 @@ async fn arrive(worker: &Worker, head: &Parts, body: Incoming) -> Result<Arrived
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<usize>, Refusal> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.any(|other| other != value) {
+        let text = format!("header `{name}` is there twice, with different values; send it once");
+        return Err(Refusal::bad_request(text).closing());
+    }
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let number = text.and_then(|text| text.parse().ok());
     number

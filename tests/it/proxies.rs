@@ -58,7 +58,7 @@ impl Proxy {
             .unwrap_or_else(|error| {
                 panic!("{program} does not run ({error}): run scripts/prepare-tests.sh")
             });
-        let mut proxy = Self { child, address, folder: folder };
+        let mut proxy = Self { child, address, folder };
         eventually("the proxy answers", || {
             if let Some(status) = proxy.child.try_wait().unwrap() {
                 let said = fs::read_to_string(proxy.folder.path().join("said")).unwrap();
