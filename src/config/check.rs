@@ -93,6 +93,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             parameters_max: count(limits.parameters),
             name_bytes_max: count(limits.name_bytes),
             inflate_ratio_max: nonzero_u32(limits.inflate_ratio.0),
+            gzip_members_max: count(limits.gzip_members),
         },
     }
 }

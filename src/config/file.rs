@@ -111,6 +111,8 @@ pub(super) struct Limits {
     /// How many times its compressed size a body may grow to. Numbers as text shrink a few times, a bomb a thousand
     /// times.
     pub(super) inflate_ratio: Whole<1, 10_000>,
+    /// Most members of a gzip body. Tools that compress in parallel make one for some 64 KiB, a bomb one for nothing.
+    pub(super) gzip_members: Whole<1, 1_000_000>,
 }
 
 /// Where models are found: `<root>/<model>/<version>/model.onnx`.
@@ -300,6 +302,7 @@ impl Default for Limits {
             parameters: Whole(count(limits.parameters_max)),
             name_bytes: Whole(count(limits.name_bytes_max)),
             inflate_ratio: Whole(u64::from(limits.inflate_ratio_max.get())),
+            gzip_members: Whole(count(limits.gzip_members_max)),
         }
     }
 }

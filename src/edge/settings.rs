@@ -67,6 +67,8 @@ pub struct Limits {
     pub name_bytes_max: usize,
     /// How many times its compressed size a body may grow to.
     pub inflate_ratio_max: NonZeroU32,
+    /// Most members of a gzip body.
+    pub gzip_members_max: usize,
 }
 
 impl Default for Settings {
@@ -108,6 +110,7 @@ impl Default for Limits {
             parameters_max: 128,
             name_bytes_max: 256,
             inflate_ratio_max: nonzero(100),
+            gzip_members_max: 1024,
         }
     }
 }
