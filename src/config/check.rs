@@ -29,7 +29,10 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
     };
     Config {
         edge: edge(&file.server, &file.limits),
-        admin: Admin { address: file.server.admin.0 },
+        admin: Admin {
+            address: file.server.admin.0,
+            connections_max: count(file.server.admin_connections),
+        },
         repository_api: api == RepositoryApi::On
             || api == RepositoryApi::Auto && http.ip().is_loopback(),
         uploads,
@@ -70,6 +73,11 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
     edge::Settings {
         http: server.http.0,
         workers: nonzero(server.workers),
+        web_pages: match server.web_pages.0 {
+            RepositoryApi::On => true,
+            RepositoryApi::Off => false,
+            RepositoryApi::Auto => !server.http.0.ip().is_loopback(),
+        },
         drain_delay: server.drain_delay.0,
         grace: server.grace.0,
         limits: edge::Limits {

@@ -52,6 +52,10 @@ pub(super) struct Server {
     /// The admin plane's address: metrics, health, admin API. On any address but loopback it answers only
     /// `/metrics`, `/livez` and `/readyz`.
     pub(super) admin: Text<SocketAddr>,
+    /// Most connections to the admin plane at once, never more than a quarter of the file-descriptor limit. When all are
+    /// taken, one that asks nothing makes room for the next. `limits.header_timeout`, `idle_timeout` and
+    /// `write_timeout` hold there, too.
+    pub(super) admin_connections: Whole<1, 100_000>,
     /// Threads that serve connections. 0: as many as the process may use CPUs, by cgroup quota and affinity,
     /// which on a shared host is less than it has.
     pub(super) workers: Whole<0, 1024>,
@@ -59,6 +63,10 @@ pub(super) struct Server {
     /// to see that before they stop sending; one second covers those that watch closely and keeps restarts
     /// short. Must be shorter than `grace`.
     pub(super) drain_delay: Time<0, HOUR>,
+    /// Whether web pages of other sites may ask for predictions. "auto" lets them where `http` is not on loopback: any page
+    /// that a browser on this machine shows can reach loopback. "on" is for a proxy on this machine that serves
+    /// browsers. Programs may always ask.
+    pub(super) web_pages: Text<RepositoryApi>,
     /// After SIGTERM: when whatever still runs is cut off. Below the 30 s after which Kubernetes kills.
     pub(super) grace: Time<1, DAY>,
 }
@@ -265,13 +273,16 @@ impl File {
 
 impl Default for Server {
     fn default() -> Self {
-        let edge::Settings { http, workers, drain_delay, grace, limits: _ } =
+        let edge::Settings { http, workers, drain_delay, grace, web_pages: _, limits: _ } =
             edge::Settings::default();
+        let admin = super::Admin::default();
         Self {
             http: Text(http),
             grpc: Text(Reserved::default().grpc),
-            admin: Text(super::Admin::default().address),
+            admin: Text(admin.address),
+            admin_connections: Whole(count(admin.connections_max)),
             workers: Whole(count(workers.map_or(0, Into::into))),
+            web_pages: Text(RepositoryApi::Auto),
             drain_delay: Time(drain_delay),
             grace: Time(grace),
         }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{HOST, ORIGIN},
+    header::{HOST, ORIGIN, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body_util::Full;
@@ -19,7 +19,7 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 use crate::{
     monitor::{Clock, Code, Monitor, WorkerId},
     serve::Serving,
-    wire,
+    wire::{self, stranger},
 };
 
 use super::{
@@ -262,7 +262,17 @@ impl Worker {
             let text = format!("more than {} header lines", limits.headers_max);
             return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).closing());
         }
-        if head.version == Version::HTTP_11 { check_host(&head.headers) } else { Ok(()) }
+        if head.version == Version::HTTP_11 {
+            check_host(&head.headers)?;
+            check_coding(&head.headers)?;
+        }
+        if head.method == Method::POST && !self.plane.settings.web_pages {
+            let asked = stranger::check_asker(&head.uri, &head.headers);
+            asked.map_err(|stranger| {
+                Refusal::new(StatusCode::FORBIDDEN, stranger.to_string()).closing()
+            })?;
+        }
+        Ok(())
     }
 
     /// Holds bytes of the budget for bodies.
@@ -304,6 +314,22 @@ impl Worker {
             Err(never) => match never {},
         };
         Ok(answer.map(Full::new))
+    }
+}
+
+/// A body is chunked or has a length. hyper looks at the last coding alone, and a proxy before us perhaps at the first
+/// (RFC 9112, 6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked =
+        |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if chunked(coding) => Ok(()),
+        _ => Err(Refusal::bad_request(
+            "Transfer-Encoding must be `chunked`, once; compress with Content-Encoding",
+        )
+        .closing()),
     }
 }
 

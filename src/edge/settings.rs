@@ -19,6 +19,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After SIGTERM: when whatever still runs is cut off, counted from the signal.
     pub grace: Duration,
+    /// Whether web pages of other sites may ask what changes something or costs time.
+    pub web_pages: bool,
     /// What one client, one connection and one request may use.
     pub limits: Limits,
 }
@@ -80,6 +82,8 @@ impl Default for Settings {
             drain_delay: Duration::from_secs(1),
             // Orchestrators kill after 30 s; 5 s remain to write down how it ended.
             grace: Duration::from_secs(25),
+            // Any page that a browser on this machine shows can reach loopback.
+            web_pages: false,
             limits: Limits::default(),
         }
     }

@@ -143,6 +143,65 @@ fn a_worker_that_is_always_busy_keeps_its_timeouts_and_is_fair() {
 }
 
 #[test]
+fn whoever_says_nothing_on_the_admin_plane_stops_nobody() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .descriptors(256)
+        .set("LIMITS__HEADER_TIMEOUT", "30s")
+        .set("SERVER__ADMIN_CONNECTIONS", "1000")
+        .start();
+    let half_head = "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ";
+    let stalled: Vec<_> = (0..300)
+        .map(|_| {
+            let mut stalled = Connection::open(server.admin);
+            let _ = stalled.try_send(half_head);
+            stalled
+        })
+        .collect();
+    // The data plane has its descriptors, and probes find a place.
+    for _ in 0..50 {
+        server.post(&infer("add_sub"), &add_sub()).ok();
+    }
+    assert_eq!(server.admin("/livez").status, 200);
+    drop(stalled);
+}
+
+#[test]
+fn slow_clients_of_the_admin_plane_are_cut_off() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .set("LIMITS__HEADER_TIMEOUT", "300ms")
+        .set("LIMITS__IDLE_TIMEOUT", "300ms")
+        .start();
+    let load = "POST /api/v1/models/add_sub/load HTTP/1.1\r\nHost: localhost\r\n\
+                Content-Type: application/json\r\nContent-Length: 90\r\n\r\n{";
+    for (name, start, codes) in [
+        ("says nothing", "", &[][..]),
+        ("says half a head", "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ", &[]),
+        ("says half a body", load, &[400, 408]),
+        ("says no next request", "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", &[200]),
+    ] {
+        let mut connection = Connection::open(server.admin);
+        connection.send(start);
+        let started = Instant::now();
+        let answers = connection.answers_until_close();
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(5), "a client that {name} was cut after {took:?}");
+        for answer in answers {
+            assert!(codes.contains(&answer.status), "a client that {name}: {answer:?}");
+        }
+    }
+    // Whoever follows events is busy, although nothing is said for long.
+    let mut following = Connection::open(server.admin);
+    let head = following.listen(&Request::get("/api/v1/events"), |text| text.contains("\r\n\r\n"));
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    thread::park_timeout(Duration::from_millis(900));
+    let load = Request::post_json("/api/v1/models/add_sub/load", &json!({}));
+    assert_eq!(Connection::open(server.admin).ask(&load).status, 200);
+    assert!(!following.is_closed());
+}
+
+#[test]
 fn bodies_may_be_as_long_as_the_limit_and_no_longer() {
     let repository = Repository::of(&["add_sub"]);
     let limit = 4096;

@@ -38,6 +38,7 @@ pub(crate) struct Launch {
     root: Option<PathBuf>,
     bare: bool,
     remembers: bool,
+    descriptors: Option<u64>,
 }
 
 /// A server that is running.
@@ -68,7 +69,14 @@ impl Launch {
             root: None,
             bare: false,
             remembers: false,
+            descriptors: None,
         }
+    }
+
+    /// Lets it have so many file descriptors at most.
+    pub(crate) fn descriptors(mut self, most: u64) -> Self {
+        self.descriptors = Some(most);
+        self
     }
 
     /// Keeps its state where the next server over this repository finds it.
@@ -175,6 +183,9 @@ impl Launch {
             command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
         } else {
             assert_library_is_there();
+        }
+        if let Some(most) = self.descriptors {
+            command = limited(&command, most);
         }
         let mut child = command
             .spawn()
@@ -325,6 +336,21 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
         thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// The same command, started by a shell that lowers its limit of file descriptors first.
+fn limited(command: &Command, descriptors: u64) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {descriptors} && exec \"$@\""), "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
 }
 
 /// A number that no other launch of this process has.
