@@ -11,14 +11,21 @@ say() {
 }
 
 # Debian's packages that tests call, as `command:package`.
-debian='curl:curl python3:python3-venv'
+debian='curl:curl python3:python3-venv nginx:nginx-light haproxy:haproxy'
 
 missing=
 for need in $debian; do
-    command -v "${need%%:*}" >/dev/null || missing="$missing ${need##*:}"
+    # Programs for the administrator are in no user's path.
+    PATH=$PATH:/usr/sbin command -v "${need%%:*}" >/dev/null || missing="$missing ${need##*:}"
 done
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # Debian starts a server when it installs one, unless this file says that it must not; the tests start their own.
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e $policy ]; then
+            trap 'rm -f $policy' EXIT
+            printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
+        fi
         # shellcheck disable=SC2086 # a list of words
         { apt-get update -qq && apt-get install -qq -y --no-install-recommends $missing; } >/dev/null ||
             say "apt-get could not install$missing"

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 
 use crate::{
-    admin::{Admin, RepositoryApi, UploadLimits, repository_service},
+    admin::{self, Admin, RepositoryApi, UploadLimits, repository_service},
     config::{self, Config, LogFormat, Logs},
     edge::{Listener, Plane},
     engine::Engines,
@@ -227,6 +227,12 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         }),
     };
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
+    let admin_limits = admin::Limits {
+        connections_max: config.admin.connections_max,
+        header_timeout: config.edge.limits.header_timeout,
+        idle_timeout: config.edge.limits.idle_timeout,
+        write_timeout: config.edge.limits.write_timeout,
+    };
     let plane = Plane::new(
         config.edge,
         Arc::clone(&serving),
@@ -240,7 +246,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
         monitor: Arc::clone(&monitor),
         lifecycle: lifecycle.handle(),
     };
-    let (admin_address, admin) = start_admin(config.admin.address, admin).await?;
+    let (admin_address, admin) = start_admin(config.admin.address, admin, admin_limits).await?;
     let signal = tokio::select! {
         () = lifecycle.first_pass() => {
             announce(&serving, listener.address(), admin_address, json);
@@ -250,6 +256,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     };
     tracing::info!(signal = signal.name(), "shutting down");
     serving.drain();
+    listener.leave();
     if signal == Signal::Terminate {
         // Load balancers must see readiness fail before connections are refused.
         tokio::select! {
@@ -323,22 +330,21 @@ impl Signals {
 /// The running admin listener.
 struct AdminServer {
     stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<std::io::Result<()>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl AdminServer {
     async fn stop(self) {
         self.stop.send_replace(true);
         // Its last answers are health checks; nobody waits for a slow reader of them.
-        if let Ok(Ok(Err(error))) = tokio::time::timeout(Duration::from_secs(1), self.task).await {
-            tracing::warn!(%error, "the admin plane ended");
-        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.task).await;
     }
 }
 
 async fn start_admin(
     address: SocketAddr,
     admin: Admin,
+    limits: admin::Limits,
 ) -> anyhow::Result<(SocketAddr, AdminServer)> {
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}; choose another address with --admin")
@@ -346,11 +352,10 @@ async fn start_admin(
     let address = listener.local_addr().context("the admin listener has no address")?;
     let router = admin.router(address.ip().is_loopback());
     let (stop, mut stopped) = watch::channel(false);
-    let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let task = tokio::spawn(admin::serve(listener, router, limits, async move {
         // A sender that is gone asks to stop, too.
         let _ = stopped.wait_for(|stop| *stop).await;
-    });
-    let task = tokio::spawn(async move { serve.await });
+    }));
     Ok((address, AdminServer { stop, task }))
 }
 

@@ -13,7 +13,7 @@ mod events;
 mod metrics;
 mod operations;
 mod repository;
-mod stranger;
+mod server;
 
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
@@ -30,8 +30,9 @@ use serde::Serialize;
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
+pub use server::{Limits, serve};
 
-use crate::{lifecycle::Handle, monitor::Monitor, serve::Serving};
+use crate::{lifecycle::Handle, monitor::Monitor, serve::Serving, wire::stranger};
 
 /// The admin listener's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,13 +15,14 @@ use crate::{
     model::ModelName,
     registry::Cause,
     serve::Serving,
-    wire::v2::{
-        LoadRequest,
-        objects::{BodyError, ErrorBody, IndexEntry, IndexRequest, UnloadRequest},
+    wire::{
+        stranger::{self, Stranger},
+        v2::{
+            LoadRequest,
+            objects::{BodyError, ErrorBody, IndexEntry, IndexRequest, UnloadRequest},
+        },
     },
 };
-
-use super::stranger::{self, Stranger};
 
 pub use crate::wire::v2::UploadLimits;
 

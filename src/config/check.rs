@@ -29,7 +29,10 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
     };
     Config {
         edge: edge(&file.server, &file.limits),
-        admin: Admin { address: file.server.admin.0 },
+        admin: Admin {
+            address: file.server.admin.0,
+            connections_max: count(file.server.admin_connections),
+        },
         repository_api: api == RepositoryApi::On
             || api == RepositoryApi::Auto && http.ip().is_loopback(),
         uploads,
@@ -71,6 +74,11 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
     edge::Settings {
         http: server.http.0,
         workers: nonzero(server.workers),
+        web_pages: match server.web_pages.0 {
+            RepositoryApi::On => true,
+            RepositoryApi::Off => false,
+            RepositoryApi::Auto => !server.http.0.ip().is_loopback(),
+        },
         drain_delay: server.drain_delay.0,
         grace: server.grace.0,
         limits: edge::Limits {
@@ -83,6 +91,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             uri_bytes_max: bytes(limits.uri_bytes),
             idle_timeout: limits.idle_timeout.0,
             write_timeout: limits.write_timeout.0,
+            linger: limits.linger.0,
             connections_max: nonzero(limits.connections),
             connections_per_ip_max: nonzero(limits.connections_per_ip),
             in_flight_bytes_max: bytes(limits.in_flight_bytes),
@@ -93,6 +102,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             parameters_max: count(limits.parameters),
             name_bytes_max: count(limits.name_bytes),
             inflate_ratio_max: nonzero_u32(limits.inflate_ratio.0),
+            gzip_members_max: count(limits.gzip_members),
         },
     }
 }

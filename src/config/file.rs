@@ -52,6 +52,10 @@ pub(super) struct Server {
     /// The admin plane's address: metrics, health, admin API. On any address but loopback it answers only
     /// `/metrics`, `/livez` and `/readyz`.
     pub(super) admin: Text<SocketAddr>,
+    /// Most connections to the admin plane at once, never more than a quarter of the file-descriptor limit. When all are
+    /// taken, one that asks nothing makes room for the next. `limits.header_timeout`, `idle_timeout` and
+    /// `write_timeout` hold there, too.
+    pub(super) admin_connections: Whole<1, 100_000>,
     /// Threads that serve connections. 0: as many as the process may use CPUs, by cgroup quota and affinity,
     /// which on a shared host is less than it has.
     pub(super) workers: Whole<0, 1024>,
@@ -59,6 +63,10 @@ pub(super) struct Server {
     /// to see that before they stop sending; one second covers those that watch closely and keeps restarts
     /// short. Must be shorter than `grace`.
     pub(super) drain_delay: Time<0, HOUR>,
+    /// Whether web pages of other sites may ask for predictions. "auto" lets them where `http` is not on loopback: any page
+    /// that a browser on this machine shows can reach loopback. "on" is for a proxy on this machine that serves
+    /// browsers. Programs may always ask.
+    pub(super) web_pages: Text<RepositoryApi>,
     /// After SIGTERM: when whatever still runs is cut off. Below the 30 s after which Kubernetes kills.
     pub(super) grace: Time<1, DAY>,
 }
@@ -85,6 +93,10 @@ pub(super) struct Limits {
     pub(super) idle_timeout: Time<1, DAY>,
     /// How long a client may stall while an answer is written to it.
     pub(super) write_timeout: Time<1, HOUR>,
+    /// How long a connection is still read from after its last answer, so that a client which is sending meanwhile gets
+    /// to read it. Also how long a connection must have been quiet to be closed while the server stops: a client that
+    /// asks more often than this loses nothing.
+    pub(super) linger: Time<1, HOUR>,
     /// Most connections at once. 0: half of the file-descriptor limit, so that models and logs can still be opened.
     pub(super) connections: Whole<0, 1_000_000>,
     /// Most connections at once from one address. 0: no cap, as many clients may share a proxy's address.
@@ -107,6 +119,8 @@ pub(super) struct Limits {
     /// How many times its compressed size a body may grow to. Numbers as text shrink a few times, a bomb a thousand
     /// times.
     pub(super) inflate_ratio: Whole<1, 10_000>,
+    /// Most members of a gzip body. Tools that compress in parallel make one for some 64 KiB, a bomb one for nothing.
+    pub(super) gzip_members: Whole<1, 1_000_000>,
 }
 
 /// Where models are found: `<root>/<model>/<version>/model.onnx`.
@@ -263,13 +277,16 @@ impl File {
 
 impl Default for Server {
     fn default() -> Self {
-        let edge::Settings { http, workers, drain_delay, grace, limits: _ } =
+        let edge::Settings { http, workers, drain_delay, grace, web_pages: _, limits: _ } =
             edge::Settings::default();
+        let admin = super::Admin::default();
         Self {
             http: Text(http),
             grpc: Text(Reserved::default().grpc),
-            admin: Text(super::Admin::default().address),
+            admin: Text(admin.address),
+            admin_connections: Whole(count(admin.connections_max)),
             workers: Whole(count(workers.map_or(0, Into::into))),
+            web_pages: Text(RepositoryApi::Auto),
             drain_delay: Time(drain_delay),
             grace: Time(grace),
         }
@@ -289,6 +306,7 @@ impl Default for Limits {
             uri_bytes: Size(count(limits.uri_bytes_max)),
             idle_timeout: Time(limits.idle_timeout),
             write_timeout: Time(limits.write_timeout),
+            linger: Time(limits.linger),
             connections: Whole(count(limits.connections_max.map_or(0, Into::into))),
             connections_per_ip: Whole(count(limits.connections_per_ip_max.map_or(0, Into::into))),
             in_flight_bytes: Size(count(limits.in_flight_bytes_max)),
@@ -299,6 +317,7 @@ impl Default for Limits {
             parameters: Whole(count(limits.parameters_max)),
             name_bytes: Whole(count(limits.name_bytes_max)),
             inflate_ratio: Whole(u64::from(limits.inflate_ratio_max.get())),
+            gzip_members: Whole(count(limits.gzip_members_max)),
         }
     }
 }

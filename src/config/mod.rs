@@ -82,6 +82,8 @@ pub struct Config {
 pub struct Admin {
     /// Where it listens; port 0 takes any free one.
     pub address: SocketAddr,
+    /// Most connections at once.
+    pub connections_max: usize,
 }
 
 /// Where models are found, and how many.
@@ -322,7 +324,11 @@ impl Default for Config {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8002)) }
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8002)),
+            // Probes, metrics and a few who follow events.
+            connections_max: 64,
+        }
     }
 }
 

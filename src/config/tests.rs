@@ -121,8 +121,8 @@ tidegate.toml: 9 problems
   sever                           unknown section, did you mean [server]? (line 4)
   server.htpp = "127.0.0.1:1"     unknown key, did you mean `http`? (line 6)
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
-  server.colour = "red"           unknown key; [server] has admin, drain_delay, grace, grpc, http, workers (line 8)
-  server."server.http" = 1        unknown key; [server] has admin, drain_delay, grace, grpc, http, workers (line 9)
+  server.colour = "red"           unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 8)
+  server."server.http" = 1        unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 9)
   models.a.canary = 1             unknown key; [models] has engine, on_new_version, required, signature_may_change (line 11)
   models."a b"                    must be a model name: 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..` (line 12)
 "#,

@@ -1,11 +1,18 @@
 //! gzip and deflate, both ways; costs only who asks for it.
+//!
+//! Always true of a body that is inflated: it ends at the limit of bodies, it does not grow more often than
+//! `inflate_ratio`, and the work follows what comes out: a gzip body has few members, and what is read without anything
+//! coming of it is little more than what came out before.
 
-use std::io::Write as _;
+use std::{
+    cell::Cell,
+    io::{self, BufRead, Read, Write as _},
+};
 
 use bytes::Bytes;
 use flate2::{
     Compression,
-    read::{MultiGzDecoder, ZlibDecoder},
+    bufread::{GzDecoder, ZlibDecoder},
     write::{GzEncoder, ZlibEncoder},
 };
 use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING, header::CONTENT_ENCODING};
@@ -74,13 +81,19 @@ impl Encoding {
     pub(super) fn inflate(self, body: Bytes, limits: &Limits) -> Result<Bytes, Refusal> {
         match self {
             Self::Identity => Ok(body),
-            Self::Gzip => inflate(MultiGzDecoder::new(&body[..]), body.len(), limits),
-            Self::Deflate => inflate(ZlibDecoder::new(&body[..]), body.len(), limits),
+            Self::Gzip => {
+                let made = Cell::new(0);
+                inflate(Members::new(Paced::new(&body, &made), limits), &made, body.len(), limits)
+            }
+            Self::Deflate => {
+                let made = Cell::new(0);
+                inflate(ZlibDecoder::new(Paced::new(&body, &made)), &made, body.len(), limits)
+            }
         }
     }
 
     /// The body compressed.
-    pub(super) fn deflate(self, body: Vec<u8>) -> std::io::Result<Vec<u8>> {
+    pub(super) fn deflate(self, body: Vec<u8>) -> io::Result<Vec<u8>> {
         let room = || Vec::with_capacity(body.len() / 2 + 64);
         match self {
             Self::Identity => Ok(body),
@@ -110,8 +123,95 @@ fn quality(part: &[u8]) -> Option<u32> {
     Some((value.clamp(0.0, 1.0) * 1000.0) as u32)
 }
 
+/// A compressed body, which is read on only while something comes of it.
+struct Paced<'a> {
+    rest: &'a [u8],
+    read: usize,
+    /// The bytes that have come of it.
+    made: &'a Cell<usize>,
+}
+
+impl<'a> Paced<'a> {
+    /// What is looked at between two looks at what came of it.
+    const STEP: usize = 16 * 1024;
+    /// What may always be read: heads, tables, and what the decoder holds back.
+    const FREE: usize = 64 * 1024;
+
+    fn new(body: &'a [u8], made: &'a Cell<usize>) -> Self {
+        Self { rest: body, read: 0, made }
+    }
+}
+
+impl BufRead for Paced<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let made = self.made.get();
+        // Compression makes nothing longer by more than a thousandth.
+        if self.read > Self::FREE + made + made / 8 {
+            let text = format!(
+                "only {made} bytes come of its first {} compressed ones; compress it anew, or send it as it is",
+                self.read
+            );
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, text));
+        }
+        Ok(&self.rest[..self.rest.len().min(Self::STEP)])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.rest = &self.rest[bytes..];
+        self.read += bytes;
+    }
+}
+
+impl Read for Paced<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+/// The members of a gzip body, one after the other (RFC 1952, 2.2).
+struct Members<'a> {
+    member: Option<GzDecoder<Paced<'a>>>,
+    /// How many more may follow.
+    left: usize,
+    most: usize,
+}
+
+impl<'a> Members<'a> {
+    fn new(body: Paced<'a>, limits: &Limits) -> Self {
+        let most = limits.gzip_members_max.max(1);
+        Self { member: Some(GzDecoder::new(body)), left: most - 1, most }
+    }
+}
+
+impl Read for Members<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(member) = &mut self.member else { return Ok(0) };
+            let read = member.read(buf)?;
+            if read > 0 || buf.is_empty() {
+                return Ok(read);
+            }
+            let body = self.member.take().expect("the member was read from just now").into_inner();
+            if body.rest.is_empty() {
+                return Ok(0);
+            }
+            self.left = self.left.checked_sub(1).ok_or_else(|| {
+                let text = format!(
+                    "it has more than {} gzip members; send fewer, or raise limits.gzip_members",
+                    self.most
+                );
+                io::Error::new(io::ErrorKind::QuotaExceeded, text)
+            })?;
+            self.member = Some(GzDecoder::new(body));
+        }
+    }
+}
+
 fn inflate(
-    decoder: impl std::io::Read,
+    decoder: impl Read,
+    made: &Cell<usize>,
     compressed: usize,
     limits: &Limits,
 ) -> Result<Bytes, Refusal> {
@@ -119,7 +219,7 @@ fn inflate(
     // Small bodies may well compress better than the ratio; a bomb needs size.
     let bytes_max = limits.body_bytes_max.min(compressed.saturating_mul(ratio).max(64 * 1024));
     let mut body = Vec::with_capacity(compressed.saturating_mul(3).clamp(256, bytes_max + 1));
-    let read = fill(decoder, &mut body, bytes_max + 1);
+    let read = fill(decoder, made, &mut body, bytes_max + 1);
     if body.len() > bytes_max {
         return Err(if bytes_max == limits.body_bytes_max {
             Refusal::too_large(bytes_max)
@@ -130,16 +230,22 @@ fn inflate(
             Refusal::new(http::StatusCode::PAYLOAD_TOO_LARGE, text)
         });
     }
-    read.map_err(|error| Refusal::bad_request(format!("the compressed body is damaged: {error}")))?;
+    read.map_err(|error| match error.kind() {
+        io::ErrorKind::QuotaExceeded => {
+            Refusal::bad_request(format!("the compressed body is refused: {error}"))
+        }
+        _ => Refusal::bad_request(format!("the compressed body is damaged: {error}")),
+    })?;
     Ok(body.into())
 }
 
 /// Reads to the end, or until there are `bytes_max`, into a buffer that never has room for more.
 fn fill(
-    mut decoder: impl std::io::Read,
+    mut decoder: impl Read,
+    made: &Cell<usize>,
     body: &mut Vec<u8>,
     bytes_max: usize,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let mut filled = 0;
     loop {
         if filled == body.len() {
@@ -158,8 +264,11 @@ fn fill(
                 body.truncate(filled);
                 return Ok(());
             }
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Ok(read) => {
+                filled += read;
+                made.set(filled);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 body.truncate(filled);
                 return Err(error);
@@ -193,6 +302,58 @@ mod tests {
         let bomb = Encoding::Gzip.deflate(vec![0; 64 << 20]).unwrap();
         let refusal = Encoding::Gzip.inflate(bomb.into(), &limits).unwrap_err();
         assert_eq!(refusal.status, http::StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[test]
+    fn bytes_of_which_nothing_comes_are_soon_refused() {
+        let limits = Limits::default();
+        let gzip = |bytes: &[u8]| Encoding::Gzip.deflate(bytes.to_vec()).unwrap();
+        // A last block of the stored kind, before it any number of empty ones (RFC 1951, 3.2.4).
+        let mut stored = [&[0x78, 0x01][..], &[0, 0, 0, 0xff, 0xff].repeat(300_000)].concat();
+        stored.extend([1, 0, 0, 0xff, 0xff, 0, 0, 0, 1]);
+        for (encoding, bomb, says) in [
+            (Encoding::Gzip, gzip(b"").repeat(100_000), "gzip members"),
+            (Encoding::Gzip, gzip(b"1").repeat(100_000), "gzip members"),
+            (Encoding::Gzip, gzip(&[7; 64]).repeat(100_000), "gzip members"),
+            (Encoding::Deflate, stored, "only 0 bytes come of"),
+        ] {
+            let refusal = encoding.inflate(bomb.into(), &limits).unwrap_err();
+            assert_eq!(refusal.status, http::StatusCode::BAD_REQUEST);
+            assert!(refusal.text.contains(says), "{}", refusal.text);
+        }
+    }
+
+    #[test]
+    fn members_follow_each_other() {
+        let limits = Limits { gzip_members_max: 3, ..Limits::default() };
+        let gzip = |bytes: &[u8]| Encoding::Gzip.deflate(bytes.to_vec()).unwrap();
+        let [one, two] = [vec![1; 100_000], (0..50_000u16).flat_map(u16::to_le_bytes).collect()];
+        let members = [gzip(&one), gzip(b""), gzip(&two)].concat();
+        let whole = Encoding::Gzip.inflate(members.clone().into(), &limits).unwrap();
+        assert_eq!(whole, [one, two].concat());
+        let more = [members.clone(), gzip(b"")].concat();
+        assert!(Encoding::Gzip.inflate(more.into(), &limits).is_err());
+        let rubbish = [&members[..], b"rubbish"].concat();
+        assert!(Encoding::Gzip.inflate(rubbish.into(), &limits).is_err());
+        let cut = members[..members.len() - 9].to_vec();
+        assert!(Encoding::Gzip.inflate(cut.into(), &limits).is_err());
+    }
+
+    #[test]
+    fn what_does_not_compress_is_taken() {
+        // A generator as small as one can be; its bytes compress to more than they are.
+        let mut state = 1u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        })
+        .take(1 << 20)
+        .collect();
+        for encoding in [Encoding::Gzip, Encoding::Deflate] {
+            let compressed = encoding.deflate(noise.clone()).unwrap();
+            assert!(compressed.len() > noise.len());
+            assert_eq!(encoding.inflate(compressed.into(), &Limits::default()).unwrap(), noise);
+        }
     }
 
     #[test]

@@ -1,24 +1,42 @@
 //! One connection: which HTTP it speaks, what it is doing, and when it must end.
 //!
 //! Timeouts cost the path nothing: a connection notes what it does in plain cells, and the worker's sweeper
-//! looks at all of them now and then and ends those that took too long.
+//! looks at all of them now and then. One that seems to have taken too long first gets a turn, in which it reads what
+//! has come meanwhile, and then judges itself: a worker that was busy blames nobody for it, and spares nobody.
+//!
+//! Always true:
+//! - Once the process has been told to stop, every answer on HTTP/1 ends its connection, and every connection on
+//!   HTTP/2 that answers announces its end (GOAWAY); a connection that is merely idle stays until it has been quiet for
+//!   a while, since its client may be sending just now.
+//! - The last answer is followed by the end of what is written, then by reading until the client ends as well: closing
+//!   over unread bytes would make the kernel reset the connection, and the client lose the answer.
+//! - What an answer waits for is the client taking its bytes. On HTTP/2 only DATA that it makes room for counts; PING,
+//!   SETTINGS and the like are no activity.
 
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
+    mem::MaybeUninit,
+    net::Shutdown,
     os::fd::AsRawFd as _,
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
+use bytes::Bytes;
+use http::{HeaderValue, header::CONNECTION};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
 use hyper::{
-    rt::{Executor, Read, ReadBufCursor, Write},
+    rt::{Executor, Read, ReadBuf, ReadBufCursor, Write},
     server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::serve::Listed;
@@ -34,6 +52,8 @@ enum Phase {
     Head,
     /// At least one request is being answered.
     Busy,
+    /// The last answer is written; the client has not ended its side.
+    Closing,
 }
 
 /// What the sweeper knows about a connection.
@@ -44,10 +64,18 @@ pub(super) struct Watched {
     since: Cell<u32>,
     /// When a write began to wait for the client; 0 if none does.
     write_since: Cell<u32>,
+    /// Requests that are being answered, to the last byte that HTTP takes of the answer.
     requests: Cell<u32>,
+    /// HTTP/2: when the client last took something of an answer, one for each; 0 is a free place.
+    taken: RefCell<Vec<u32>>,
+    /// It seems to have taken too long, and gets a turn before that is judged.
+    suspect: Cell<bool>,
     must_end: Cell<bool>,
-    /// Whether it is known which HTTP the client speaks.
-    speaks: Cell<bool>,
+    http2: Cell<bool>,
+    /// HTTP/2: it has had a request.
+    asked: Cell<bool>,
+    /// HTTP/2: its end is to be announced, although the process goes on.
+    parting: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -58,28 +86,42 @@ impl Watched {
             since: Cell::new(now),
             write_since: Cell::new(0),
             requests: Cell::new(0),
+            taken: RefCell::default(),
+            suspect: Cell::new(false),
             must_end: Cell::new(false),
-            speaks: Cell::new(false),
+            http2: Cell::new(false),
+            asked: Cell::new(false),
+            parting: Cell::new(false),
             waker: RefCell::new(None),
         }
     }
 
-    /// Ends the connection if what it does has taken too long.
-    pub(super) fn sweep(&self, now: u32, limits: &Limits) {
-        let over = |since: u32, limit: std::time::Duration| {
-            u128::from(now.wrapping_sub(since)) > limit.as_millis()
+    /// Has the connection judge itself if what it does has taken too long.
+    pub(super) fn sweep(&self, worker: &Worker) {
+        if self.is_overdue(worker) {
+            self.suspect.set(true);
+            self.wake();
+        }
+    }
+
+    fn is_overdue(&self, worker: &Worker) -> bool {
+        let limits = worker.limits();
+        let over = |since: u32, limit: Duration| {
+            u128::from(worker.now_ms().wrapping_sub(since)) > limit.as_millis()
         };
+        let stalls = |since: u32| since != 0 && over(since, limits.write_timeout);
+        let parts = worker.is_draining() || self.parting.get();
         let waited = match self.phase.get() {
+            // The rest of an answer may still lie in the socket's way; then its own limit counts.
+            Phase::Idle if parts => {
+                self.write_since.get() == 0 && over(self.since.get(), limits.linger)
+            }
             Phase::Idle => over(self.since.get(), limits.idle_timeout),
             Phase::Head => over(self.since.get(), limits.header_timeout),
             Phase::Busy => false,
+            Phase::Closing => over(self.since.get(), limits.linger),
         };
-        let stalled =
-            self.write_since.get() != 0 && over(self.write_since.get(), limits.write_timeout);
-        if waited || stalled {
-            self.must_end.set(true);
-            self.wake();
-        }
+        waited || stalls(self.write_since.get()) || self.taken.borrow().iter().copied().any(stalls)
     }
 
     /// Makes the connection look at the worker's state again.
@@ -93,6 +135,16 @@ impl Watched {
     pub(super) fn end(&self) {
         self.must_end.set(true);
         self.wake();
+    }
+
+    /// HTTP/2 has a way to announce the end of an idle connection: true the first time that it is to be used.
+    fn part(&self, worker: &Worker) -> bool {
+        let first = self.http2.get() && self.phase.get() == Phase::Idle && !worker.is_draining();
+        let first = first && !self.parting.replace(true);
+        if first {
+            self.enter(Phase::Idle, worker.now_ms());
+        }
+        first
     }
 
     fn enter(&self, phase: Phase, now: u32) {
@@ -109,26 +161,99 @@ impl Watched {
 }
 
 /// A request being answered; the connection is idle again when the last is dropped.
-struct Answering<'a> {
-    watched: &'a Watched,
-    worker: &'a Worker,
+struct Answering {
+    watched: Rc<Watched>,
+    worker: Rc<Worker>,
+    /// Its place in `taken`.
+    place: Option<usize>,
 }
 
-impl<'a> Answering<'a> {
-    fn begin(watched: &'a Watched, worker: &'a Worker) -> Self {
+impl Answering {
+    fn begin(watched: &Rc<Watched>, worker: &Rc<Worker>) -> Self {
         watched.requests.set(watched.requests.get() + 1);
         watched.enter(Phase::Busy, worker.now_ms());
-        Self { watched, worker }
+        watched.asked.set(true);
+        Self { watched: Rc::clone(watched), worker: Rc::clone(worker), place: None }
+    }
+
+    /// Notes that the client has made room for some of the answer, or that the answer begins.
+    fn taken(&mut self) {
+        if !self.watched.http2.get() {
+            return;
+        }
+        let (now, mut taken) = (self.worker.now_ms(), self.watched.taken.borrow_mut());
+        let place = *self.place.get_or_insert_with(|| {
+            taken.iter().position(|since| *since == 0).unwrap_or_else(|| {
+                taken.push(0);
+                taken.len() - 1
+            })
+        });
+        taken[place] = now;
     }
 }
 
-impl Drop for Answering<'_> {
+impl Drop for Answering {
     fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.watched.taken.borrow_mut()[place] = 0;
+        }
         let left = self.watched.requests.get() - 1;
         self.watched.requests.set(left);
-        if left == 0 {
+        if left == 0 && self.watched.phase.get() == Phase::Busy {
             self.watched.enter(Phase::Idle, self.worker.now_ms());
         }
+    }
+}
+
+/// An answer's body on its way out. On HTTP/2 it goes piece by piece, each when the client has made room for the one
+/// before, so that an answer which nobody takes can be told from one that flows.
+struct Sending {
+    body: Full<Bytes>,
+    /// What of it has been taken up and not been sent.
+    left: Bytes,
+    piece_bytes_max: usize,
+    answering: Answering,
+}
+
+impl Sending {
+    /// What HTTP/2 may hold of an answer beyond the room that the client gave.
+    const PIECE_BYTES: usize = 64 * 1024;
+
+    fn new(body: Full<Bytes>, answering: Answering) -> Self {
+        let http2 = answering.watched.http2.get();
+        let piece_bytes_max = if http2 { Self::PIECE_BYTES } else { usize::MAX };
+        Self { body, left: Bytes::new(), piece_bytes_max, answering }
+    }
+}
+
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if this.left.is_empty() {
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => this.left = frame.into_data().unwrap_or_default(),
+                Some(Err(never)) => match never {},
+                None => return Poll::Ready(None),
+            }
+        }
+        this.answering.taken();
+        let piece = this.left.split_to(this.left.len().min(this.piece_bytes_max));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.body.size_hint().exact().unwrap_or_default();
+        SizeHint::with_exact(self.left.len() as u64 + rest)
     }
 }
 
@@ -137,13 +262,13 @@ pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, watched: Rc<Watche
     let mut serving = pin!(speak(&worker, socket, &watched));
     poll_fn(|cx| {
         watched.remember(cx);
-        // Who has sent nothing yet has no request to finish.
-        let silent = worker.is_draining() && !watched.speaks.get();
-        if watched.must_end.get() || silent || worker.is_given_up() {
-            Poll::Ready(())
-        } else {
-            serving.as_mut().poll(cx)
+        if watched.must_end.get() || worker.is_given_up() || serving.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
         }
+        if watched.suspect.take() && watched.is_overdue(&worker) {
+            return if watched.part(&worker) { serving.as_mut().poll(cx) } else { Poll::Ready(()) };
+        }
+        Poll::Pending
     })
     .await;
 }
@@ -157,7 +282,7 @@ pub(super) struct Socket {
 
 async fn speak(worker: &Rc<Worker>, socket: Socket, watched: &Rc<Watched>) {
     let Ok(http2) = speaks_http2(socket.stream.inner()).await else { return };
-    watched.speaks.set(true);
+    watched.http2.set(http2);
     let client = socket.stream.inner().as_raw_fd();
     let io = Io { socket, watched: Rc::clone(watched), worker: Rc::clone(worker), http2 };
     let service = {
@@ -165,44 +290,30 @@ async fn speak(worker: &Rc<Worker>, socket: Socket, watched: &Rc<Watched>) {
         service_fn(move |request| {
             let (worker, watched) = (Rc::clone(&worker), Rc::clone(&watched));
             async move {
-                let _answering = Answering::begin(&watched, &worker);
-                Ok::<_, std::convert::Infallible>(worker.answer(request, client).await)
+                let answering = Answering::begin(&watched, &worker);
+                let mut answer = worker.answer(request, client).await;
+                if worker.is_leaving() && !http2 {
+                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, std::convert::Infallible>(answer.map(|body| Sending::new(body, answering)))
             }
         })
     };
-    if http2 {
+    let result = if http2 {
         let mut connection = pin!(http2_builder(worker.limits()).serve_connection(io, service));
-        drive(worker, |draining, cx| {
-            if draining {
+        let mut told = false;
+        poll_fn(|cx| {
+            let parts = worker.is_leaving() && watched.asked.get() || watched.parting.get();
+            if parts && !told {
                 connection.as_mut().graceful_shutdown();
             }
+            told |= parts;
             connection.as_mut().poll(cx)
         })
-        .await;
+        .await
     } else {
-        let mut connection = pin!(http1_builder(worker.limits()).serve_connection(io, service));
-        drive(worker, |draining, cx| {
-            if draining {
-                connection.as_mut().graceful_shutdown();
-            }
-            connection.as_mut().poll(cx)
-        })
-        .await;
-    }
-}
-
-/// Polls a connection, tells it once when the worker drains, and counts a head that was refused.
-async fn drive(
-    worker: &Worker,
-    mut poll: impl FnMut(bool, &mut Context<'_>) -> Poll<hyper::Result<()>>,
-) {
-    let mut told = false;
-    let result = poll_fn(|cx| {
-        let draining = worker.is_draining() && !told;
-        told |= draining;
-        poll(draining, cx)
-    })
-    .await;
+        http1_builder(worker.limits()).serve_connection(io, service).await
+    };
     if let Err(error) = result {
         if error.is_parse() {
             worker.head_refused();
@@ -286,11 +397,42 @@ impl Io {
             Poll::Pending => {}
             Poll::Ready(_) => {
                 self.watched.write_since.set(0);
-                // A long answer that flows is no idleness.
-                self.watched.since.set(self.worker.now_ms());
+                // A long answer that flows is no idleness. On HTTP/2 it may be the answer to a PING, which counts
+                // only where the end is near anyway.
+                if !self.http2 || self.worker.is_draining() {
+                    self.watched.since.set(self.worker.now_ms());
+                }
             }
         }
         result
+    }
+
+    /// Ends what is written on an idle connection that has been quiet for too long, unless a request is there which
+    /// has not been told of yet: the moment between looking and ending is as short as it can be.
+    fn end_if_quiet(&self) {
+        let socket = SockRef::from(self.socket.stream.inner());
+        if socket.peek(&mut [MaybeUninit::uninit()]).is_ok_and(|bytes| bytes > 0) {
+            self.watched.enter(Phase::Idle, self.worker.now_ms());
+        } else {
+            // Whoever is gone has ended already.
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+    }
+
+    /// Reads and forgets, until the client ends its side as well; the sweeper bounds how long.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        /// Then others have their turn.
+        const READS_MAX: usize = 16;
+        let mut unheard = [0; 16 * 1024];
+        for _ in 0..READS_MAX {
+            let mut unheard = ReadBuf::new(&mut unheard);
+            let read = ready!(Pin::new(&mut self.socket.stream).poll_read(cx, unheard.unfilled()));
+            if read.is_err() || unheard.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -301,10 +443,12 @@ impl Read for Io {
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.socket.stream).poll_read(cx, buf);
-        if result.is_ready() && self.watched.phase.get() == Phase::Idle {
-            // On HTTP/2 any frame may come at any time; there it only shows that somebody is there.
-            let phase = if self.http2 { Phase::Idle } else { Phase::Head };
-            self.watched.enter(phase, self.worker.now_ms());
+        if self.http2 || self.watched.phase.get() != Phase::Idle {
+            // On HTTP/2 any frame may come at any time; requests tell for themselves.
+        } else if result.is_ready() {
+            self.watched.enter(Phase::Head, self.worker.now_ms());
+        } else if self.watched.suspect.get() && self.watched.is_overdue(&self.worker) {
+            self.end_if_quiet();
         }
         result
     }
@@ -325,7 +469,11 @@ impl Write for Io {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket.stream).poll_shutdown(cx)
+        if self.watched.phase.get() != Phase::Closing {
+            ready!(Pin::new(&mut self.socket.stream).poll_shutdown(cx))?;
+            self.watched.enter(Phase::Closing, self.worker.now_ms());
+        }
+        self.poll_linger(cx)
     }
 
     fn is_write_vectored(&self) -> bool {

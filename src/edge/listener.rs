@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, watch},
+    time::MissedTickBehavior,
 };
 
 use crate::{
@@ -56,7 +57,9 @@ pub struct ListenerError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Serving,
-    /// No new connections; requests in flight finish, idle connections close.
+    /// Connections are still accepted; answers end theirs.
+    Leaving,
+    /// No new connections; requests in flight finish, connections that have been quiet for a while close.
     Draining,
     /// Whatever is left is cut off.
     Ending,
@@ -134,6 +137,11 @@ impl Listener {
         self.address
     }
 
+    /// Makes every answer from now on the last of its connection, while new ones are still accepted.
+    pub fn leave(&self) {
+        self.stage.send_replace(Stage::Leaving);
+    }
+
     /// Stops accepting, lets requests in flight finish until `grace` has passed, and ends the workers.
     ///
     /// Gives whether everything finished in time.
@@ -186,6 +194,33 @@ impl Start {
     }
 }
 
+/// Lets no connection begin on a listener from now on. The client's kernel tries again after a second, and is refused
+/// then; it never takes a connection for made that nobody accepts.
+#[cfg(target_os = "linux")]
+fn refuse_to_begin(listener: &TcpListener) {
+    use socket2::SockFilter;
+    /// Where TCP's flags stand in its header (RFC 9293, 3.1); the first segment has SYN and not ACK.
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    // Classic BPF (linux/filter.h): load the flags, keep these two, drop what has SYN alone, take the rest.
+    let filter = [
+        SockFilter::new(0x30, 0, 0, FLAGS),
+        SockFilter::new(0x54, 0, 0, SYN | ACK),
+        SockFilter::new(0x15, 0, 1, SYN),
+        SockFilter::new(0x06, 0, 0, 0),
+        SockFilter::new(0x06, 0, 0, u32::MAX),
+    ];
+    if let Err(error) = socket2::SockRef::from(listener).attach_filter(&filter) {
+        // Then a few clients may be reset that connect in this very moment.
+        tracing::debug!(%error, "the listener takes no filter");
+    }
+}
+
+/// Elsewhere there is no such filter; a few clients may be reset that connect in the last moment.
+#[cfg(not(target_os = "linux"))]
+fn refuse_to_begin(_: &TcpListener) {}
+
 struct Acceptor {
     seats: Vec<Seat>,
     start: Start,
@@ -210,7 +245,7 @@ impl Acceptor {
                     self.replace(worker);
                     continue;
                 }
-                _ = stages.wait_for(|stage| *stage > Stage::Serving) => return,
+                _ = stages.wait_for(|stage| *stage >= Stage::Draining) => break,
             };
             match accepted {
                 Ok((stream, peer)) => self.seat(stream, peer.ip()),
@@ -219,6 +254,26 @@ impl Acceptor {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
+            }
+        }
+        self.accept_the_last(&listener).await;
+    }
+
+    /// Accepts whoever is connected already: closing the listener would reset them, perhaps with a request on its way.
+    async fn accept_the_last(&self, listener: &TcpListener) {
+        /// A handshake that has begun ends within a round trip.
+        const HANDSHAKE: Duration = Duration::from_millis(20);
+        refuse_to_begin(listener);
+        let deadline = tokio::time::sleep(HANDSHAKE);
+        tokio::pin!(deadline);
+        loop {
+            tokio::select! {
+                biased;
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.seat(stream, peer.ip()),
+                    Err(_) => return,
+                },
+                () = &mut deadline => return,
             }
         }
     }
@@ -350,6 +405,8 @@ async fn turn(
 ) {
     let connections: Connections = Rc::default();
     let mut sweep = tokio::time::interval(sweep_interval(&worker));
+    // After a long run one look is enough.
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut count, mut ending, mut handed_over) = (0u64, false, false);
     loop {
         tokio::select! {
@@ -362,14 +419,9 @@ async fn turn(
                 open(&worker, &connections, count, socket);
             }
             _ = sweep.tick() => {
-                let before = worker.now_ms();
                 worker.tick();
-                // After a long run nobody has been read from for a while; they get their turn before they are judged.
-                let late = u128::from(worker.now_ms().wrapping_sub(before)) > 2 * sweep.period().as_millis();
-                if !late {
-                    for watched in connections.watched.borrow().values() {
-                        watched.sweep(worker.now_ms(), worker.limits());
-                    }
+                for watched in connections.watched.borrow().values() {
+                    watched.sweep(&worker);
                 }
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
@@ -378,11 +430,12 @@ async fn turn(
             changed = stages.changed(), if !ending => {
                 let stage = if changed.is_err() { Stage::Ending } else { *stages.borrow_and_update() };
                 ending = stage == Stage::Ending;
-                worker.drain();
-                // What was accepted before is still served.
-                sockets.close();
+                if stage == Stage::Leaving { worker.leave() } else { worker.drain() }
+                if ending {
+                    sockets.close();
+                }
                 for watched in connections.watched.borrow().values() {
-                    if stage == Stage::Ending { watched.end() } else { watched.wake() }
+                    if ending { watched.end() } else { watched.wake() }
                 }
             }
         }
@@ -398,7 +451,8 @@ async fn turn(
 /// How often the sweeper looks: often enough that no timeout is late by more than a quarter.
 fn sweep_interval(worker: &Worker) -> Duration {
     let limits = worker.limits();
-    let shortest = limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
+    let shortest = limits.header_timeout.min(limits.idle_timeout);
+    let shortest = shortest.min(limits.write_timeout).min(limits.linger);
     (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
 }
 
@@ -424,6 +478,8 @@ fn open(worker: &Rc<Worker>, connections: &Connections, key: u64, socket: Socket
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
     };
+    // It may have waited for the end of a long run, and is not to be blamed for that.
+    worker.tick();
     let watched = Rc::new(Watched::new(worker.now_ms()));
     connections.watched.borrow_mut().insert(key, Rc::clone(&watched));
     let (worker, connections) = (Rc::clone(worker), Rc::clone(connections));

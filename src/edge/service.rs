@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{HOST, ORIGIN},
+    header::{HOST, ORIGIN, TRANSFER_ENCODING},
     request::Parts,
 };
 use http_body_util::Full;
@@ -21,7 +21,7 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 use crate::{
     monitor::{Clock, Code, Monitor, WorkerId},
     serve::{Names, Serving, Watch},
-    wire,
+    wire::{self, stranger},
 };
 
 use super::{
@@ -105,6 +105,7 @@ pub(super) struct Worker {
     ended: Notify,
     names: Names,
     budget: Budget,
+    leaving: Cell<bool>,
     draining: Cell<bool>,
     begin: Instant,
     /// Milliseconds since `begin`, as of the last look at the clock.
@@ -126,6 +127,7 @@ impl Worker {
             ended: Notify::new(),
             names: Names::new(plane.start, id),
             budget: Budget::new(share),
+            leaving: Cell::new(false),
             draining: Cell::new(false),
             begin,
             // 0 means "no write waits"; the count begins behind it.
@@ -184,19 +186,35 @@ impl Worker {
 
     /// Looks at the clock for the sweeper's coarse time.
     pub(super) fn tick(&self) {
-        let elapsed = self.clock().now().saturating_duration_since(self.begin).as_millis();
+        self.note(self.clock().now());
+    }
+
+    /// Takes an instant that the clock has just shown for the coarse time.
+    pub(super) fn note(&self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.begin);
         #[expect(
             clippy::cast_possible_truncation,
             reason = "wraps after 49 days, and differences wrap with it"
         )]
-        self.now_ms.set((elapsed as u32).max(1));
+        self.now_ms.set((elapsed.as_millis() as u32).max(1));
     }
 
+    /// True from the signal to stop on, also while connections are still accepted.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// True once no more connections are accepted.
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
     }
 
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
+    }
+
     pub(super) fn drain(&self) {
+        self.leave();
         self.draining.set(true);
     }
 
@@ -287,7 +305,17 @@ impl Worker {
             let text = format!("more than {} header lines", limits.headers_max);
             return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).closing());
         }
-        if head.version == Version::HTTP_11 { check_host(&head.headers) } else { Ok(()) }
+        if head.version == Version::HTTP_11 {
+            check_host(&head.headers)?;
+            check_coding(&head.headers)?;
+        }
+        if head.method == Method::POST && !self.plane.settings.web_pages {
+            let asked = stranger::check_asker(&head.uri, &head.headers);
+            asked.map_err(|stranger| {
+                Refusal::new(StatusCode::FORBIDDEN, stranger.to_string()).closing()
+            })?;
+        }
+        Ok(())
     }
 
     /// Reads a body and undoes its compression; the bytes count against the budget as long as they are held.
@@ -326,6 +354,22 @@ impl Worker {
             Err(never) => match never {},
         };
         Ok(answer.map(Full::new))
+    }
+}
+
+/// A body is chunked or has a length. hyper looks at the last coding alone, and a proxy before us perhaps at the first
+/// (RFC 9112, 6.1).
+fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked =
+        |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if chunked(coding) => Ok(()),
+        _ => Err(Refusal::bad_request(
+            "Transfer-Encoding must be `chunked`, once; compress with Content-Encoding",
+        )
+        .closing()),
     }
 }
 

@@ -19,6 +19,8 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After SIGTERM: when whatever still runs is cut off, counted from the signal.
     pub grace: Duration,
+    /// Whether web pages of other sites may ask what changes something or costs time.
+    pub web_pages: bool,
     /// What one client, one connection and one request may use.
     pub limits: Limits,
 }
@@ -44,6 +46,9 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a client may take to accept any byte of an answer.
     pub write_timeout: Duration,
+    /// How long a connection is still read from after its last answer, and how long one must have been quiet to be
+    /// closed while the process stops.
+    pub linger: Duration,
     /// Most connections at once. `None`: half of the file-descriptor limit.
     pub connections_max: Option<NonZeroUsize>,
     /// Most connections at once from one address. `None`: no cap of its own.
@@ -64,6 +69,8 @@ pub struct Limits {
     pub name_bytes_max: usize,
     /// How many times its compressed size a body may grow to.
     pub inflate_ratio_max: NonZeroU32,
+    /// Most members of a gzip body.
+    pub gzip_members_max: usize,
 }
 
 impl Default for Settings {
@@ -75,6 +82,8 @@ impl Default for Settings {
             drain_delay: Duration::from_secs(1),
             // Orchestrators kill after 30 s; 5 s remain to write down how it ended.
             grace: Duration::from_secs(25),
+            // Any page that a browser on this machine shows can reach loopback.
+            web_pages: false,
             limits: Limits::default(),
         }
     }
@@ -94,6 +103,7 @@ impl Default for Limits {
             uri_bytes_max: 8 * KIB,
             idle_timeout: Duration::from_mins(1),
             write_timeout: Duration::from_secs(30),
+            linger: Duration::from_secs(1),
             connections_max: None,
             connections_per_ip_max: None,
             in_flight_bytes_max: 1024 * MIB,
@@ -104,6 +114,7 @@ impl Default for Limits {
             parameters_max: 128,
             name_bytes_max: 256,
             inflate_ratio_max: nonzero(100),
+            gzip_members_max: 1024,
         }
     }
 }

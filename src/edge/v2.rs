@@ -121,7 +121,12 @@ async fn arrive<'w>(
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<usize>, Refusal> {
-    let Some(value) = headers.get(name) else { return Ok(None) };
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.any(|other| other != value) {
+        let text = format!("header `{name}` is there twice, with different values; send it once");
+        return Err(Refusal::bad_request(text).closing());
+    }
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let number = text.and_then(|text| text.parse().ok());
     number
@@ -219,6 +224,7 @@ fn predict<'w>(
     let mut response = answer.unwrap_or_else(Refusal::into_response);
     let headers = response.headers_mut();
     let receipt = call.finish(outcome);
+    worker.note(receipt.at);
     headers.insert(VERSION_NUMBER, decimal(receipt.version.number()));
     headers.insert(ARM, HeaderValue::from_static(receipt.arm.as_str()));
     Ok(response)

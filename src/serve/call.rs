@@ -78,6 +78,8 @@ pub struct Receipt {
     pub version: VersionId,
     /// The arm that it was assigned to.
     pub arm: ArmName,
+    /// When it was counted.
+    pub at: Instant,
 }
 
 impl ArmName {
@@ -165,11 +167,11 @@ impl Call<'_> {
 
     /// Counts the call, whose answer may be seen from now on.
     pub fn finish(mut self, outcome: Outcome) -> Receipt {
-        self.record(outcome);
-        Receipt { id: self.id, version: self.version.id(), arm: ArmName::BASELINE }
+        let at = self.record(outcome);
+        Receipt { id: self.id, version: self.version.id(), arm: ArmName::BASELINE, at }
     }
 
-    fn record(&mut self, outcome: Outcome) {
+    fn record(&mut self, outcome: Outcome) -> Instant {
         self.is_finished = true;
         let now = self.serving.clock.now();
         let sample = &mut self.sample;
@@ -177,6 +179,7 @@ impl Call<'_> {
         sample.encode = sample.total.saturating_sub(sample.queue + sample.decode + sample.run);
         let unix = self.serving.unix_at(now);
         self.version.parts().recorder.record(self.run.watch.worker(), outcome.code(), sample, unix);
+        now
     }
 }
 

@@ -7,10 +7,13 @@
 //! - A number is rounded once, to the nearest value of its datatype; one that does not fit is refused, never cut.
 //! - What a client wrote stands in a message shortened and escaped.
 //!
-//! Not here: sockets, headers and status codes (`edge`); whether inputs fit the model (`model`, `serve`).
+//! Which requests come from a web page of another site is read here, too, as both planes ask it (`stranger`).
+//!
+//! Not here: sockets, other headers and status codes (`edge`); whether inputs fit the model (`model`, `serve`).
 
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod json;
+pub mod stranger;
 pub mod v2;

@@ -1,6 +1,9 @@
 //! Stopping: readiness fails first, nothing accepted is lost, the exit code is 0.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::{
     http::{Connection, Request},
@@ -42,9 +45,11 @@ fn after_sigterm_readiness_fails_at_once_while_requests_are_still_accepted() {
     assert!(told.elapsed() < Duration::from_millis(900), "{:?}", told.elapsed());
     assert_eq!(server.get("/v2/health/ready").status, 503);
     server.post(&infer("add_sub"), &add_sub()).ok();
-    kept_alive.ask(&Request::get("/v2")).ok();
+    // Each answer is the last of its connection and says so: whoever goes on asks elsewhere.
+    assert!(kept_alive.ask(&Request::get("/v2")).ok().closes());
+    assert!(kept_alive.is_closed());
     under_way.send(&second);
-    under_way.answer().ok();
+    assert!(under_way.answer().ok().closes());
 
     assert_eq!(server.exit_code(Duration::from_secs(10)), 0);
     assert!(told.elapsed() < Duration::from_secs(5), "{:?}", told.elapsed());
@@ -66,6 +71,80 @@ fn a_request_that_outlives_the_drain_delay_is_still_answered() {
     under_way.answer().ok();
     assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
     assert!(idle.is_closed());
+}
+
+#[test]
+fn an_idle_connection_is_answered_until_it_has_been_quiet_for_a_while() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository)
+        .set("SERVER__DRAIN_DELAY", "0s")
+        .set("LIMITS__LINGER", "2s")
+        .start();
+    let (mut asking, mut quiet) = (server.connect(), server.connect());
+    asking.ask(&Request::get("/v2")).ok();
+    quiet.ask(&Request::get("/v2")).ok();
+    server.terminate();
+    wait_until_refused(&server);
+    // The client sent this before it could know that the server stops.
+    assert!(asking.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok().closes());
+    assert!(asking.is_closed());
+    assert_eq!(server.exit_code(Duration::from_secs(10)), 0);
+    assert!(quiet.is_closed());
+}
+
+/// Asks on a kept connection until nobody accepts a new one; the number of good answers.
+fn ask_until_refused(server: &Server) -> usize {
+    let mut answers = 0;
+    while let Some(mut connection) = Connection::try_open(server.http) {
+        loop {
+            let answer = connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
+            answers += 1;
+            if answer.closes() {
+                assert!(connection.is_closed());
+                break;
+            }
+        }
+    }
+    answers
+}
+
+#[test]
+fn clients_that_keep_their_connections_lose_nothing() {
+    let repository = Repository::of(&["add_sub"]);
+    for delay in ["0s", "300ms"] {
+        let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", delay).start();
+        let answers = thread::scope(|scope| {
+            let clients: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| ask_until_refused(&server))).collect();
+            let counted = || {
+                let page = server.admin("/metrics").text();
+                let of_success = |line: &&str| {
+                    line.starts_with("tidegate_requests_total") && line.contains("200")
+                };
+                page.lines().find(of_success)?.rsplit(' ').next()?.parse::<f64>().ok()
+            };
+            eventually("all are busy", || counted().filter(|count| *count > 100.0));
+            server.terminate();
+            clients.into_iter().map(|client| client.join().unwrap()).sum::<usize>()
+        });
+        assert!(answers > 8, "{answers}");
+        assert_eq!(server.exit_code(Duration::from_secs(10)), 0);
+    }
+}
+
+#[test]
+fn a_client_that_still_sends_reads_the_last_answer() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("LIMITS__BODY", "4KiB").start();
+    for _ in 0..20 {
+        let mut connection = server.connect();
+        let head = Request::post(&infer("add_sub"), "").header("content-length", "4000000").head();
+        connection.send(head);
+        // What is refused from its head is sent all the same, and unread bytes must not reset the connection.
+        connection.send(vec![b' '; 4_000_000]);
+        assert_eq!(connection.answer().status, 413);
+        assert!(connection.is_closed());
+    }
 }
 
 #[test]

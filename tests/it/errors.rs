@@ -30,12 +30,14 @@ fn mistake(
 }
 
 /// Mistakes in a head, whose body may be left unread; then the connection must end.
-const LEAVE_A_BODY: [&str; 5] = [
+const LEAVE_A_BODY: [&str; 7] = [
     "unknown coding",
     "a negative JSON length",
     "a JSON length of text",
     "a JSON length beyond 64 bits",
     "a JSON length beyond the body",
+    "two JSON lengths",
+    "two timeouts",
 ];
 
 const BAD: &[u16] = &[400];
@@ -376,6 +378,22 @@ fn binary() -> Vec<Mistake> {
         mistake("a negative JSON length", lengthy("-1"), BAD, ""),
         mistake("a JSON length of text", lengthy("all"), BAD, ""),
         mistake("a JSON length beyond 64 bits", lengthy("99999999999999999999"), BAD, ""),
+        mistake("two JSON lengths", lengthy("1").header(JSON_LENGTH, "2"), BAD, "different values"),
+        mistake(
+            "two timeouts",
+            lengthy("1").header("x-request-timeout-ms", "1").header("x-request-timeout-ms", "2"),
+            BAD,
+            "different values",
+        ),
+        mistake(
+            "rows and elements side by side",
+            Request::post(
+                &infer("identity_fp32"),
+                r#"{"inputs":[{"name":"INPUT","shape":[2],"datatype":"FP32","data":[1,[2]]}]}"#,
+            ),
+            BAD,
+            "not nested as the shape [2] says",
+        ),
         mistake(
             "fewer bytes than told",
             sized("FP32", 2, json!(8), &[0; 4]),

@@ -1,6 +1,11 @@
 //! HTTP/2 with prior knowledge, as load balancers and gRPC-minded clients speak it.
 
-use std::net::SocketAddr;
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -117,13 +122,116 @@ fn binary_tensors_travel_over_http_2() {
     });
 }
 
+#[test]
+fn after_sigterm_a_connection_that_is_used_says_that_it_ends_and_loses_nothing() {
+    let repository = Repository::of(&["identity_int32"]);
+    let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "1s").start();
+    runtime().block_on(async {
+        let (sender, ended) = connect_and_watch(server.http).await;
+        let asked = |number: i32| {
+            let body = identity("INT32", &json!([number])).to_string();
+            ask(sender.clone(), Method::POST, infer("identity_int32"), body.into())
+        };
+        assert_eq!(asked(0).await.0.status, 200);
+        server.terminate();
+        // One of these meets the end, which is announced: it is answered, and no later one is begun.
+        let mut number = 0;
+        while sender.is_ready() {
+            number += 1;
+            assert_eq!(asked(number).await.0.status, 200, "{number}");
+        }
+        assert!(number > 0);
+        ended.await.unwrap().unwrap();
+        let (late, ended) = connect_and_watch(server.http).await;
+        assert_eq!(ask(late, Method::GET, "/v2".into(), Bytes::new()).await.0.status, 200);
+        ended.await.unwrap().unwrap();
+    });
+    assert_eq!(server.exit_code(Duration::from_secs(10)), 0);
+}
+
+/// A frame (RFC 9113, 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[test]
+fn an_answer_that_nobody_takes_ends_its_connection_whatever_else_is_said_on_it() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .set("LIMITS__WRITE_TIMEOUT", "600ms")
+        .set("LIMITS__IDLE_TIMEOUT", "600ms")
+        .start();
+    // A window that takes nothing (SETTINGS_INITIAL_WINDOW_SIZE is 4), or a request that is never sent.
+    let window = |bytes: u32| frame(4, 0, 0, &[&[0, 4][..], &bytes.to_be_bytes()].concat());
+    // `:method GET`, `:scheme http`, `:path /v2`, `:authority x` in HPACK, and the end of the stream.
+    let get = frame(1, 5, 1, b"\x82\x86\x04\x03/v2\x01\x01x");
+    for (name, start) in [("takes nothing", [window(0), get].concat()), ("asks nothing", window(1))]
+    {
+        let mut stream = TcpStream::connect(server.http).unwrap();
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        stream.write_all(&start).unwrap();
+        let started = Instant::now();
+        let mut reader = stream.try_clone().unwrap();
+        let heard = thread::spawn(move || reader.read_to_end(&mut Vec::new()));
+        // It is alive as far as PING and SETTINGS show.
+        let said = [frame(6, 0, 0, &[7; 8]), window(0)].concat();
+        while !heard.is_finished() {
+            let _ = stream.write_all(&said);
+            assert!(started.elapsed() < Duration::from_secs(10), "a client that {name} is heard");
+            thread::park_timeout(Duration::from_millis(50));
+        }
+        let took = started.elapsed();
+        assert!(took > Duration::from_millis(500), "a client that {name} was cut after {took:?}");
+    }
+}
+
+#[test]
+fn a_long_answer_may_be_taken_slowly() {
+    let server = Launch::of(&Repository::of(&["identity_int32"]))
+        .set("LIMITS__WRITE_TIMEOUT", "500ms")
+        .start();
+    runtime().block_on(async {
+        let stream = tokio::net::TcpStream::connect(server.http).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(1 << 16)
+                .initial_connection_window_size(1 << 16)
+                .handshake(TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        let body = identity("INT32", &json!(vec![1_000_000_000; 60_000])).to_string();
+        let request = hyper::Request::post(infer("identity_int32"))
+            .header("host", "localhost")
+            .body(Full::new(Bytes::from(body)))
+            .unwrap();
+        let mut answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let (mut bytes, started) = (0, Instant::now());
+        while let Some(piece) = answer.frame().await {
+            bytes += piece.unwrap().data_ref().map_or(0, Bytes::len);
+            // Slowly as a whole, and never as slow as the limit.
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        assert!(bytes > 660_000, "{bytes}");
+        assert!(started.elapsed() > Duration::from_secs(1), "{:?}", started.elapsed());
+    });
+}
+
 async fn connect(address: SocketAddr) -> Sender {
+    connect_and_watch(address).await.0
+}
+
+/// A connection, and how it ends.
+async fn connect_and_watch(
+    address: SocketAddr,
+) -> (Sender, tokio::task::JoinHandle<hyper::Result<()>>) {
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let io = TokioIo::new(stream);
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-    tokio::spawn(connection);
-    sender
+    (sender, tokio::spawn(connection))
 }
 
 async fn ask(

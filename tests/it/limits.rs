@@ -12,10 +12,12 @@ use flate2::{
     Compression,
     write::{GzEncoder, ZlibEncoder},
 };
+use serde_json::json;
 
 use crate::{
     http::{Connection, Request},
     http1::chunked,
+    models::counted_loop,
     repository::Repository,
     server::{Launch, Server},
     tensors::{add_sub, infer},
@@ -95,6 +97,110 @@ fn assert_cut_off(server: &Server, case: &Slow) {
     }
 }
 
+/// A request that keeps its worker for some tenths of a second, more or less.
+fn long_run(rounds: u32) -> Request {
+    let input = json!({"name": "rounds", "shape": [1], "datatype": "INT64", "data": [rounds]});
+    Request::post_json(&infer("x_loop"), &json!({"inputs": [input]}))
+}
+
+#[test]
+fn a_worker_that_is_always_busy_keeps_its_timeouts_and_is_fair() {
+    const ROUNDS: u32 = 300_000;
+    let repository = Repository::of(&["add_sub"]);
+    repository.add_bytes("x_loop", "1", &counted_loop());
+    let server = Launch::of(&repository)
+        .set("SERVER__WORKERS", "1")
+        .set("LIMITS__HEADER_TIMEOUT", "100ms")
+        .set("LIMITS__IDLE_TIMEOUT", "100ms")
+        .start();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    server.ask(&long_run(ROUNDS)).ok();
+                }
+            });
+        }
+        let started = Instant::now();
+        let mut stalled = server.connect();
+        stalled.send("POST /v2/models/add_sub/infer HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+        assert!(stalled.answers_until_close().iter().all(|answer| answer.status == 408));
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        // Not the client's fault: its request lies there whole, while the worker has long been doing something else.
+        let bytes = Request::post_json(&infer("add_sub"), &add_sub()).bytes();
+        for _ in 0..3 {
+            let mut connection = server.connect();
+            let (first, second) = bytes.split_at(40);
+            connection.send(first);
+            thread::park_timeout(Duration::from_millis(10));
+            connection.send(second);
+            connection.answer().ok();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn whoever_says_nothing_on_the_admin_plane_stops_nobody() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .descriptors(256)
+        .set("LIMITS__HEADER_TIMEOUT", "30s")
+        .set("SERVER__ADMIN_CONNECTIONS", "1000")
+        .start();
+    let half_head = "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ";
+    let stalled: Vec<_> = (0..300)
+        .map(|_| {
+            let mut stalled = Connection::open(server.admin);
+            let _ = stalled.try_send(half_head);
+            stalled
+        })
+        .collect();
+    // The data plane has its descriptors, and probes find a place.
+    for _ in 0..50 {
+        server.post(&infer("add_sub"), &add_sub()).ok();
+    }
+    assert_eq!(server.admin("/livez").status, 200);
+    drop(stalled);
+}
+
+#[test]
+fn slow_clients_of_the_admin_plane_are_cut_off() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .set("LIMITS__HEADER_TIMEOUT", "300ms")
+        .set("LIMITS__IDLE_TIMEOUT", "300ms")
+        .start();
+    let load = "POST /api/v1/models/add_sub/load HTTP/1.1\r\nHost: localhost\r\n\
+                Content-Type: application/json\r\nContent-Length: 90\r\n\r\n{";
+    for (name, start, codes) in [
+        ("says nothing", "", &[][..]),
+        ("says half a head", "GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ", &[]),
+        ("says half a body", load, &[400, 408]),
+        ("says no next request", "GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n", &[200]),
+    ] {
+        let mut connection = Connection::open(server.admin);
+        connection.send(start);
+        let started = Instant::now();
+        let answers = connection.answers_until_close();
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(5), "a client that {name} was cut after {took:?}");
+        for answer in answers {
+            assert!(codes.contains(&answer.status), "a client that {name}: {answer:?}");
+        }
+    }
+    // Whoever follows events is busy, although nothing is said for long.
+    let mut following = Connection::open(server.admin);
+    let head = following.listen(&Request::get("/api/v1/events"), |text| text.contains("\r\n\r\n"));
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    thread::park_timeout(Duration::from_millis(900));
+    let load = Request::post_json("/api/v1/models/add_sub/load", &json!({}));
+    assert_eq!(Connection::open(server.admin).ask(&load).status, 200);
+    assert!(!following.is_closed());
+}
+
 #[test]
 fn bodies_may_be_as_long_as_the_limit_and_no_longer() {
     let repository = Repository::of(&["add_sub"]);
@@ -143,6 +249,17 @@ fn compression_bombs_are_refused_quickly_and_in_little_memory() {
     // The kernel sums its counts up late, so that a peak may seem to fall by some pages.
     let grown = peak_memory(&server).saturating_sub(before);
     assert!(grown < 64 * MIB, "a bomb took {} MiB", grown / MIB);
+
+    for (coding, bomb) in
+        [("gzip", gzip(b"").repeat(750_000)), ("gzip", gzip(b"1").repeat(700_000))]
+    {
+        let request = Request::post(&infer("add_sub"), bomb).header("content-encoding", coding);
+        let started = Instant::now();
+        let response = server.ask(&request);
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.error().contains("gzip members"), "{response:?}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
 
     let packed = gzip(add_sub().to_string().as_bytes());
     let broken = [

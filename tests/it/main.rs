@@ -40,6 +40,7 @@ mod object_store;
 mod operations;
 mod proof;
 mod protocol;
+mod proxies;
 mod reload;
 mod smuggling;
 mod strangers;

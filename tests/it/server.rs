@@ -38,6 +38,7 @@ pub(crate) struct Launch {
     root: Option<PathBuf>,
     bare: bool,
     remembers: bool,
+    descriptors: Option<u64>,
 }
 
 /// A server that is running.
@@ -68,7 +69,14 @@ impl Launch {
             root: None,
             bare: false,
             remembers: false,
+            descriptors: None,
         }
+    }
+
+    /// Lets it have so many file descriptors at most.
+    pub(crate) fn descriptors(mut self, most: u64) -> Self {
+        self.descriptors = Some(most);
+        self
     }
 
     /// Keeps its state where the next server over this repository finds it.
@@ -112,8 +120,13 @@ impl Launch {
 
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(self) -> Server {
+        self.start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Starts it with this address of the data plane and waits until it says that it is ready.
+    pub(crate) fn start_at(self, http: SocketAddr) -> Server {
         let (bare, repository) = (self.bare, self.repository.clone());
-        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0", bare);
+        let (mut child, said) = self.spawn(&http.to_string(), "127.0.0.1:0", bare);
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((http, admin)) = said.ready() {
@@ -170,6 +183,9 @@ impl Launch {
             command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
         } else {
             assert_library_is_there();
+        }
+        if let Some(most) = self.descriptors {
+            command = limited(&command, most);
         }
         let mut child = command
             .spawn()
@@ -322,14 +338,29 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
     }
 }
 
-/// A loopback address that was free a moment ago.
+/// The same command, started by a shell that lowers its limit of file descriptors first.
+fn limited(command: &Command, descriptors: u64) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {descriptors} && exec \"$@\""), "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
+}
+
 /// A number that no other launch of this process has.
 fn serial() -> usize {
     static LAUNCHES: AtomicUsize = AtomicUsize::new(0);
     LAUNCHES.fetch_add(1, Ordering::Relaxed)
 }
 
-fn free_address() -> SocketAddr {
+/// A loopback address that was free a moment ago.
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 

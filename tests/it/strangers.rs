@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use crate::{
     http::{Connection, Request, Response},
     repository::Repository,
-    server::Server,
+    server::{Launch, Server},
+    tensors::{add_sub, infer},
 };
 
 const UNLOAD: &str = "/api/v1/models/add_sub/unload";
@@ -79,4 +80,42 @@ fn a_name_that_was_turned_to_this_machine_reaches_nothing() {
         assert_eq!(send(server.admin, head.as_bytes()).status, 200, "{host}");
     }
     assert_eq!(Connection::open(server.admin).ask(&Request::get("/metrics")).status, 200);
+}
+
+#[test]
+fn a_page_of_another_site_gets_no_prediction_from_loopback() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Server::over(&repository);
+    let host = server.http.to_string();
+    let ask = |server: &Server, name: &str, value: &str| {
+        let request = Request::post_json(&infer("add_sub"), &add_sub()).header(name, value);
+        server.ask(&request)
+    };
+    for (name, value) in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("origin", "http://localhost:3000"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
+    ] {
+        let answer = ask(&server, name, value);
+        refused(&answer, "error", "another site");
+        assert!(answer.closes(), "the body was not read: {answer:?}");
+    }
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    let own = format!("http://{host}");
+    let request = Request::post_json(&infer("add_sub"), &add_sub()).header("origin", &own);
+    let bytes = String::from_utf8(request.bytes()).unwrap();
+    let bytes = bytes.replace("host: localhost", &format!("host: {host}"));
+    assert_eq!(send(server.http, bytes.as_bytes()).status, 200);
+    // What only reads shows a page nothing that it could see.
+    let request = Request::get("/v2").header("sec-fetch-site", "cross-site");
+    assert_eq!(server.ask(&request).status, 200);
+
+    // An operator whose proxy serves browsers says so.
+    let server = Launch::of(&repository).set("SERVER__WEB_PAGES", "on").start();
+    assert_eq!(ask(&server, "origin", "http://evil.example").status, 200);
+    // Loading stays out of their reach.
+    let load = from_page(LOAD, &server.http.to_string(), "http://evil.example");
+    refused(&send(server.http, &load), "error", "another site");
 }

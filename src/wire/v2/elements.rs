@@ -1,12 +1,15 @@
 //! The elements of a tensor in JSON: straight into the buffer of their datatype.
 //!
-//! `data` may be flat or nested to any shape, and a tensor of one element may be a bare value: only the order
-//! of the elements counts. Whole numbers are strict (no fraction, no exponent, in range), floats take every
+//! `data` is flat, or nested as the shape says, and a tensor of one element may be a bare value. Whole numbers are strict (no fraction, no exponent, in range), floats take every
 //! number, and NaN, Infinity, -Infinity as Python writes them. Always true:
 //! - Room is made for no more elements than the bytes left can hold.
 //! - Reading ends at the first element more than the shape has.
+//! - Nesting costs something at brackets only, and nothing where `data` is flat.
 //!
-//! Source: Open Inference Protocol, REST, "Tensor Data"; Triton counts elements and ignores the nesting.
+//! Source: Open Inference Protocol, REST, "Tensor Data". Triton counts elements and ignores the nesting, and so takes
+//! rows of different lengths for another tensor than the client meant.
+
+use smallvec::SmallVec;
 
 use crate::{
     tensor::{Data, DataType, Strings},
@@ -32,25 +35,29 @@ impl From<JsonError> for Fault {
     }
 }
 
-/// Reads the value at the cursor as the elements of a tensor of `count` elements.
+/// Reads the value at the cursor as the elements of a tensor of this shape, which has `count` elements.
+///
+/// Without a shape any nesting will do.
 pub(super) fn read(
     cursor: &mut Cursor<'_>,
     datatype: DataType,
+    shape: Option<&[i64]>,
     count: usize,
 ) -> Result<Data, Fault> {
+    let kind = Kind { shape: shape.filter(|_| count > 0), count };
     Ok(match datatype {
-        DataType::Bool => Data::Bool(fill(cursor, count)?),
-        DataType::Uint8 => Data::Uint8(fill(cursor, count)?),
-        DataType::Uint16 => Data::Uint16(fill(cursor, count)?),
-        DataType::Uint32 => Data::Uint32(fill(cursor, count)?),
-        DataType::Uint64 => Data::Uint64(fill(cursor, count)?),
-        DataType::Int8 => Data::Int8(fill(cursor, count)?),
-        DataType::Int16 => Data::Int16(fill(cursor, count)?),
-        DataType::Int32 => Data::Int32(fill(cursor, count)?),
-        DataType::Int64 => Data::Int64(fill(cursor, count)?),
-        DataType::Fp32 => Data::Fp32(fill(cursor, count)?),
-        DataType::Fp64 => Data::Fp64(fill(cursor, count)?),
-        DataType::Bytes => Data::Bytes(strings(cursor, count)?),
+        DataType::Bool => Data::Bool(fill(cursor, kind)?),
+        DataType::Uint8 => Data::Uint8(fill(cursor, kind)?),
+        DataType::Uint16 => Data::Uint16(fill(cursor, kind)?),
+        DataType::Uint32 => Data::Uint32(fill(cursor, kind)?),
+        DataType::Uint64 => Data::Uint64(fill(cursor, kind)?),
+        DataType::Int8 => Data::Int8(fill(cursor, kind)?),
+        DataType::Int16 => Data::Int16(fill(cursor, kind)?),
+        DataType::Int32 => Data::Int32(fill(cursor, kind)?),
+        DataType::Int64 => Data::Int64(fill(cursor, kind)?),
+        DataType::Fp32 => Data::Fp32(fill(cursor, kind)?),
+        DataType::Fp64 => Data::Fp64(fill(cursor, kind)?),
+        DataType::Bytes => Data::Bytes(strings(cursor, kind)?),
         DataType::Fp16 | DataType::Bf16 => {
             return Err(Fault::Data(format!(
                 "{datatype} has no JSON form; send it in binary form, with `binary_data_size`"
@@ -126,15 +133,80 @@ impl Elements for Strings {
     }
 }
 
-fn fill<T: JsonElement>(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<T>, Fault> {
-    let mut values = Vec::with_capacity(count.min(room(cursor)));
-    collect(cursor, count, &mut values)?;
+/// What is to be read.
+#[derive(Debug, Clone, Copy)]
+struct Kind<'a> {
+    /// Nothing can be out of place where there are no elements: then `None`, too.
+    shape: Option<&'a [i64]>,
+    count: usize,
+}
+
+/// How arrays nest, compared with a shape.
+struct Nesting {
+    /// How many elements an array holds, on each level: all of them on the outermost.
+    sizes: SmallVec<[usize; 8]>,
+    open: SmallVec<[Level; 8]>,
+    fits: bool,
+}
+
+/// An open array.
+struct Level {
+    /// How many elements came before it.
+    start: usize,
+    /// How many arrays have been opened directly in it.
+    arrays: usize,
+}
+
+impl Nesting {
+    fn of(kind: Kind<'_>) -> Self {
+        let dims = kind.shape.unwrap_or_default();
+        let mut sizes = SmallVec::from_elem(1, dims.len());
+        let mut size = 1usize;
+        for (at, dim) in sizes.iter_mut().zip(dims).rev() {
+            // The product of all of them has been found to fit.
+            size = size.saturating_mul(usize::try_from(*dim).unwrap_or(usize::MAX));
+            *at = size;
+        }
+        Self { sizes, open: SmallVec::new(), fits: kind.shape.is_some() }
+    }
+
+    /// An array begins behind so many elements.
+    fn open(&mut self, count: usize) {
+        if !self.fits {
+            return;
+        }
+        let size = self.sizes.get(self.open.len()).copied();
+        if let Some(outer) = self.open.last_mut() {
+            // Elements and arrays do not stand side by side, so that every array begins where the ones before it end.
+            self.fits = size.is_some_and(|size| count == outer.start + outer.arrays * size);
+            outer.arrays += 1;
+        }
+        self.open.push(Level { start: count, arrays: 0 });
+    }
+
+    /// The innermost array ends behind so many elements.
+    fn close(&mut self, count: usize) {
+        let Some(level) = self.open.pop().filter(|_| self.fits) else { return };
+        let (at, held) = (self.open.len(), count - level.start);
+        self.fits = match level.arrays {
+            // Flat: how many there are is looked at in the end.
+            0 if at == 0 => true,
+            // Only the innermost level holds elements.
+            0 => at + 1 == self.sizes.len() && held == self.sizes[at],
+            arrays => held == self.sizes[at] && held == arrays * self.sizes[at + 1],
+        };
+    }
+}
+
+fn fill<T: JsonElement>(cursor: &mut Cursor<'_>, kind: Kind<'_>) -> Result<Vec<T>, Fault> {
+    let mut values = Vec::with_capacity(kind.count.min(room(cursor)));
+    collect(cursor, kind, &mut values)?;
     Ok(values)
 }
 
-fn strings(cursor: &mut Cursor<'_>, count: usize) -> Result<Strings, Fault> {
-    let mut strings = Strings::with_capacity(count.min(room(cursor)), 0);
-    collect(cursor, count, &mut strings)?;
+fn strings(cursor: &mut Cursor<'_>, kind: Kind<'_>) -> Result<Strings, Fault> {
+    let mut strings = Strings::with_capacity(kind.count.min(room(cursor)), 0);
+    collect(cursor, kind, &mut strings)?;
     Ok(strings)
 }
 
@@ -145,13 +217,14 @@ fn room(cursor: &Cursor<'_>) -> usize {
 
 /// Reads a value, an array, or arrays of arrays.
 ///
-/// Alternates between what begins a value and what follows one; `depth` is all that is kept of the nesting.
+/// Alternates between what begins a value and what follows one.
 fn collect(
     cursor: &mut Cursor<'_>,
-    count: usize,
+    kind: Kind<'_>,
     elements: &mut impl Elements,
 ) -> Result<(), Fault> {
-    let bytes = cursor.bytes();
+    let (bytes, count) = (cursor.bytes(), kind.count);
+    let mut nesting = Nesting::of(kind);
     let floor = cursor.depth();
     let mut depth = floor;
     let mut at = cursor.offset();
@@ -162,6 +235,7 @@ fn collect(
                 return Err(JsonError::Depth { offset: at, max: depth }.into());
             }
             depth += 1;
+            nesting.open(elements.count());
             at = skip_space(bytes, at + 1);
             if byte(bytes, at) != b']' {
                 continue 'value;
@@ -184,6 +258,7 @@ fn collect(
                 b']' => {
                     at += 1;
                     depth -= 1;
+                    nesting.close(elements.count());
                 }
                 _ => return Err(syntax(bytes, at, "expected `,` or `]`").into()),
             }
@@ -195,8 +270,19 @@ fn collect(
                 "`data` has {actual} elements, the shape needs {count}"
             )));
         }
+        if let Some(shape) = kind.shape.filter(|_| !nesting.fits) {
+            return Err(misnested(shape));
+        }
         return Ok(());
     }
+}
+
+#[cold]
+fn misnested(shape: &[i64]) -> Fault {
+    let shape = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    Fault::Data(format!(
+        "`data` is not nested as the shape [{shape}] says; nest it so, or write all elements into one array"
+    ))
 }
 
 #[cold]

@@ -350,7 +350,7 @@ impl<'a> Reader<'a> {
     fn broken_data(&self, draft: &Draft<'_>) -> Option<DecodeError> {
         let Given::Later(start, _) = draft.data else { return None };
         let mut cursor = self.cursor.back_inside(start);
-        match elements::read(&mut cursor, DataType::Fp64, usize::MAX) {
+        match elements::read(&mut cursor, DataType::Fp64, None, usize::MAX) {
             Err(Fault::Json(error)) => Some(error.into()),
             _ => None,
         }
@@ -487,8 +487,8 @@ impl<'a> Reader<'a> {
 
 /// The elements at the cursor.
 fn elements(cursor: &mut Cursor<'_>, draft: &Draft<'_>) -> Result<Data, DecodeError> {
-    let (datatype, _, count) = draft.kind()?;
-    elements::read(cursor, datatype, count).map_err(|fault| match fault {
+    let (datatype, shape, count) = draft.kind()?;
+    elements::read(cursor, datatype, Some(shape), count).map_err(|fault| match fault {
         Fault::Json(error) => error.into(),
         Fault::Data(problem) => draft.wrong(problem),
         Fault::Element { index, problem } => {

@@ -189,6 +189,23 @@ impl Tree {
         }
     }
 
+    /// Whether this is one element, or an array of elements.
+    fn is_flat(&self) -> bool {
+        self.items().is_none_or(|items| items.iter().all(|item| item.items().is_none()))
+    }
+
+    /// Whether arrays nest as these dimensions say.
+    fn nests_as(&self, dims: &[i64]) -> bool {
+        match (self.items(), dims) {
+            (None, []) => true,
+            (Some(items), [dim, inner @ ..]) => {
+                i64::try_from(items.len()) == Ok(*dim)
+                    && items.iter().all(|item| item.nests_as(inner))
+            }
+            _ => false,
+        }
+    }
+
     /// The elements of nested arrays in order.
     fn leaves<'a>(&'a self, leaves: &mut Vec<&'a Self>) {
         match self {
@@ -334,7 +351,7 @@ fn input(entries: &[(String, Tree)], binary: &mut Binary<'_>, limits: &Limits) -
         (Some(data), None) => {
             let mut leaves = Vec::new();
             data.leaves(&mut leaves);
-            if leaves.len() != count {
+            if leaves.len() != count || count > 0 && !data.is_flat() && !data.nests_as(&dims) {
                 return None;
             }
             Tensor::new(shape, elements(datatype, &leaves)?).ok()?

@@ -119,11 +119,43 @@ fn every_datatype_takes_its_extremes() {
 }
 
 #[test]
-fn nesting_is_free_and_order_counts() {
+fn data_is_flat_or_nested_as_the_shape_says() {
     let expected = Data::Int32(vec![1, 2, 3, 4]);
-    for data in ["[1,2,3,4]", "[[1,2],[3,4]]", "[[[1],2],[],3,[[4]]]", " [ [ 1 , 2 ] , [3,4 ] ] "] {
-        assert_eq!(elements("INT32", "[2,2]", data).unwrap(), expected, "{data}");
+    for (shape, data) in [
+        ("[2,2]", "[1,2,3,4]"),
+        ("[2,2]", "[[1,2],[3,4]]"),
+        ("[2,2]", " [ [ 1 , 2 ] , [3,4 ] ] "),
+        ("[4,1]", "[[1],[2],[3],[4]]"),
+        ("[1,4]", "[[1,2,3,4]]"),
+        ("[2,1,2]", "[[[1,2]],[[3,4]]]"),
+        ("[1,1,4,1]", "[[[[1],[2],[3],[4]]]]"),
+        ("[1,1,4,1]", "[1,2,3,4]"),
+    ] {
+        assert_eq!(elements("INT32", shape, data).unwrap(), expected, "{shape} {data}");
     }
+    for (shape, data) in [
+        ("[2,1]", "[1,[2]]"),
+        ("[2,1]", "[[1],2]"),
+        ("[2]", "[1,[2]]"),
+        ("[2]", "[[1,2]]"),
+        ("[2,2]", "[[1],[2,3,4]]"),
+        ("[2,2]", "[[1,2,3,4]]"),
+        ("[2,2]", "[[1,2],[],[3,4]]"),
+        ("[2,2]", "[[[1],2],[],3,[[4]]]"),
+        ("[2,2]", "[[1,2],3,4]"),
+        ("[2,2]", "[1,2,[3,4]]"),
+        ("[2,2]", "[[1,2],[3,4],[]]"),
+        ("[2,2]", "[[],[1,2],[3,4]]"),
+        ("[2,2]", "[[[1,2],[3,4]]]"),
+        ("[2,1,2]", "[[1,2],[3,4]]"),
+        ("[2,1,2]", "[[[1],[2]],[[3],[4]]]"),
+        ("[1,2,2]", "[[1,2],[3,4]]"),
+    ] {
+        let refused = elements("INT32", shape, data).unwrap_err();
+        assert!(refused.contains(&format!("not nested as the shape {shape} says")), "{refused}");
+    }
+    // Too many or too few is what is told first.
+    assert!(elements("INT32", "[2,2]", "[[1,2],[3]]").unwrap_err().contains("3 elements"));
     assert_eq!(elements("INT32", "[]", "7").unwrap(), Data::Int32(vec![7]));
     assert_eq!(elements("BYTES", "[1]", "\"a\"").unwrap(), Data::Bytes(Strings::from_iter(["a"])));
     assert_eq!(elements("FP64", "[0,5]", "[]").unwrap(), Data::Fp64(vec![]));

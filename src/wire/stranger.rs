@@ -5,25 +5,33 @@
 //! - What changes something is refused if it names an `Origin` that is not the server as the client names it. A
 //!   page cannot leave that header out; programs do not send it.
 //! - What listens on loopback answers only to names of loopback, so that a name which its owner turns to this
-//!   machine later (DNS rebinding) is nobody here.
+//!   machine later (DNS rebinding) is nobody here. Predictions are held to this where a browser asks: behind a proxy on
+//!   the same machine programs may call the server by its public name.
 //!
 //! Not here: who the caller is.
 
 use std::net::IpAddr;
 
 use http::{
-    HeaderMap, HeaderValue, Uri,
+    HeaderMap, HeaderName, HeaderValue, Uri,
     header::{HOST, ORIGIN},
     uri::Authority,
 };
 
 /// Why a request is taken for one of another site.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Stranger {
+pub enum Stranger {
+    /// A page would change what is served.
     #[error(
         "the request comes from a page of another site, `{0}`, and would change what is served; ask without an Origin header, or from the server's own address"
     )]
     Page(String),
+    /// A page asks for work.
+    #[error(
+        "the request comes from a web page of another site ({0}), and the server listens on loopback, which any page can reach; ask without the headers of a browser, or set server.web_pages = \"on\" where a proxy on this machine serves browsers"
+    )]
+    Asker(String),
+    /// A name that anybody could have turned to this machine.
     #[error(
         "the server listens on loopback and is not `{0}`; name it localhost, 127.0.0.1 or [::1] in the URL or the Host header"
     )]
@@ -31,18 +39,41 @@ pub(super) enum Stranger {
 }
 
 /// Refuses what names this machine by a name that need not be its own; for what listens on loopback.
-pub(super) fn check_name(uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
+pub fn check_name(uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
     let foreign = names(uri, headers).find(|name| !is_loopback(name));
     foreign.map_or(Ok(()), |name| Err(Stranger::Name(shown(name))))
 }
 
 /// Refuses what a page of another site asks; for what changes something.
-pub(super) fn check_page(uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
+pub fn check_page(uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
     let mut origins = headers.get_all(ORIGIN).iter().map(HeaderValue::as_bytes);
     let own = |origin: &[u8]| names(uri, headers).any(|name| is_origin_of(origin, name));
     let foreign = origins.find(|origin| !own(origin));
     foreign.map_or(Ok(()), |origin| Err(Stranger::Page(shown(origin))))
 }
+
+/// Refuses what a page of another site asks of what listens on loopback; for what takes time and changes nothing.
+///
+/// Costs what does not come from a browser two looks for headers.
+pub fn check_asker(uri: &Uri, headers: &HeaderMap) -> Result<(), Stranger> {
+    let site = headers.get(SEC_FETCH_SITE);
+    if site.is_none() && !headers.contains_key(ORIGIN) {
+        return Ok(());
+    }
+    // `none` is what a person asked for, not a page.
+    let own = |site: &HeaderValue| [&b"same-origin"[..], b"none"].contains(&site.as_bytes());
+    if let Some(site) = site.filter(|site| !own(site)) {
+        return Err(Stranger::Asker(shown(site.as_bytes())));
+    }
+    check_name(uri, headers)?;
+    check_page(uri, headers).map_err(|stranger| match stranger {
+        Stranger::Page(origin) => Stranger::Asker(origin),
+        other => other,
+    })
+}
+
+/// How near the page is that asks, as browsers say (W3C, Fetch Metadata Request Headers).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// What the request calls the server: HTTP/1.1 in `Host`, HTTP/2 in the URI.
 fn names<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> impl Iterator<Item = &'a [u8]> {
@@ -99,6 +130,38 @@ mod tests {
         let uri = Uri::from_static("http://evil.example/");
         assert!(check_name(&uri, &HeaderMap::new()).is_err(), "HTTP/2");
         assert!(check_name(&uri, &headers("localhost", None)).is_err(), "both must be right");
+    }
+
+    #[test]
+    fn programs_and_own_pages_may_ask() {
+        let uri = Uri::from_static("/");
+        let with = |host: &str, origin: Option<&str>, site: Option<&'static str>| {
+            let mut headers = headers(host, origin);
+            if let Some(site) = site {
+                headers.insert(SEC_FETCH_SITE, HeaderValue::from_static(site));
+            }
+            check_asker(&uri, &headers)
+        };
+        let own = Some("http://localhost:8000");
+        for (host, origin, site) in [
+            ("localhost:8000", None, None),
+            ("models.example", None, None),
+            ("localhost:8000", own, None),
+            ("localhost:8000", own, Some("same-origin")),
+            ("localhost:8000", None, Some("none")),
+        ] {
+            assert_eq!(with(host, origin, site), Ok(()), "{host} {origin:?} {site:?}");
+        }
+        for (host, origin, site) in [
+            ("localhost:8000", None, Some("cross-site")),
+            ("localhost:8000", own, Some("cross-site")),
+            ("localhost:8000", None, Some("same-site")),
+            ("localhost:8000", Some("http://localhost:3000"), None),
+            ("localhost:8000", Some("null"), None),
+            ("evil.example:8000", Some("http://evil.example:8000"), Some("same-origin")),
+        ] {
+            assert!(with(host, origin, site).is_err(), "{host} {origin:?} {site:?}");
+        }
     }
 
     #[test]
