@@ -138,6 +138,8 @@ fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<u
 enum Later<'w> {
     /// Its version loads on demand.
     Asleep(Arrived<'w>, RouteError),
+    /// Its model may still come with the first pass over the repository.
+    Settling(Arrived<'w>),
     /// All sessions of its version are in a run.
     Busy(Arrived<'w>, Arc<Version>),
     /// This worker was given up: its connections are shut down, and nobody waits for it.
@@ -166,6 +168,15 @@ async fn predict_later(
                 match patience.wait(worker, error).await {
                     Ok(lease) => _lease = Some(lease),
                     Err(refusal) => return refused(refusal),
+                }
+                arrived
+            }
+            Later::Settling(arrived) => {
+                let left = arrived.deadline.saturating_duration_since(worker.clock().now());
+                let left = left.min(worker.serving().settings().demand_timeout);
+                let settled = worker.serving().settled(wanted.model);
+                if tokio::time::timeout(left, settled).await.is_err() {
+                    return refused(Refusal::unavailable("models are being loaded; try again"));
                 }
                 arrived
             }
@@ -214,6 +225,7 @@ fn predict<'w>(
             return Err(Box::new(Later::Asleep(arrived, error)));
         }
         Err(NotRouted::Route(error)) => return Ok(Refusal::from(error).into_response()),
+        Err(NotRouted::Settling) => return Err(Box::new(Later::Settling(arrived))),
         Err(NotRouted::Busy(version)) => return Err(Box::new(Later::Busy(arrived, version))),
     };
     let answer = answer(worker, &mut call, arrived).and_then(|encoded| compress(head, encoded));

@@ -49,6 +49,8 @@ pub struct Asked<'a> {
 pub enum NotRouted {
     /// No version answers it.
     Route(RouteError),
+    /// The first pass over the repository is not done, and may still bring what it asks for; wait until it has.
+    Settling,
     /// All sessions of its version are in a run; wait for one, then look at the table again.
     Busy(Arc<Version>),
 }
@@ -95,9 +97,12 @@ impl ArmName {
 impl Serving {
     /// Finds the version for a request; `table` must have been loaded after the request's last byte.
     ///
-    /// Counts a request that reaches no version of a known model, unless its version may be waited for.
+    /// Counts a request that reaches no version of a known model, unless that may be waited for.
     pub fn call<'t>(&'t self, table: &'t Table, asked: &Asked<'t>) -> Result<Call<'t>, NotRouted> {
         let version = table.route(asked.model, asked.selector).map_err(|error| {
+            if table.is_settling(asked.model) {
+                return NotRouted::Settling;
+            }
             let status = match error {
                 RouteError::UnknownModel(_) | RouteError::Asleep { .. } => None,
                 RouteError::UnknownVersion { .. } => Some(404),

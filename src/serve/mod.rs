@@ -20,6 +20,7 @@ mod watchdog;
 
 use std::{
     os::fd::RawFd,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -29,6 +30,7 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 
 pub use call::{ArmName, Asked, Call, NotRouted, Receipt};
 pub use demand::{Demand, DemandError, Lease, Wish};
@@ -52,6 +54,8 @@ pub struct Serving {
     table: ArcSwap<Table>,
     demand: Demand,
     draining: AtomicBool,
+    /// Told of every new table.
+    published: Notify,
     watchdog: Watchdog,
     clock: Arc<dyn Clock>,
     begin: Instant,
@@ -127,6 +131,7 @@ impl Serving {
             table: ArcSwap::from_pointee(Table::default()),
             demand: Demand::new(settings.demand_waiting_max),
             draining: AtomicBool::new(false),
+            published: Notify::new(),
             watchdog: Watchdog::new(Arc::clone(&clock), begin, settings.stuck_after),
             begin,
             unix_begin: clock.unix(),
@@ -149,7 +154,25 @@ impl Serving {
     ///
     /// Gives the table before it: to be let go where nobody waits, for requests may still hold it.
     pub fn publish(&self, table: Table) -> Arc<Table> {
-        self.table.swap(Arc::new(table))
+        let before = self.table.swap(Arc::new(table));
+        self.published.notify_waiters();
+        before
+    }
+
+    /// Waits until a request for a model that came during the first pass over the repository can be answered, or cannot
+    /// be; look at the table again.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn settled(&self, model: &str) {
+        loop {
+            let mut published = pin!(self.published.notified());
+            published.as_mut().enable();
+            if !self.table.load().is_settling(model) {
+                return;
+            }
+            published.await;
+        }
     }
 
     /// Why the server should get no new requests; empty if it is ready.

@@ -157,6 +157,14 @@ impl Table {
         obstacles
     }
 
+    /// Whether a request for a model must wait for the first pass over the repository: until that is done, a model that
+    /// is not there may only be not there yet.
+    pub(super) fn is_settling(&self, name: &str) -> bool {
+        let loads =
+            |model: &Model| model.versions.iter().any(|entry| entry.state == VersionState::Loading);
+        !self.complete && self.model(name).is_none_or(loads)
+    }
+
     /// A model by name.
     pub fn model(&self, name: &str) -> Option<&Model> {
         self.models.get(name).map(|model| &**model)

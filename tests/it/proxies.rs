@@ -133,7 +133,6 @@ fn ask_until(proxy: SocketAddr, answers: &AtomicUsize, done: &AtomicBool) -> Res
         let answer = connection.try_ask(&request).map_err(|error| lost(error.to_string()))?;
         match answer.status {
             200 => _ = answers.fetch_add(1, Relaxed),
-            503 if answer.error().contains("is not at ready state") => {}
             _ => return Err(lost(format!("{answer:?}"))),
         }
         kept = (!answer.closes()).then_some(connection);
