@@ -95,6 +95,7 @@ pub fn source_settings(config: &Config) -> source::Settings {
         artifact_bytes_max: settings.artifact_bytes_max,
         models_max: settings.models_max,
         versions_max: settings.versions_max,
+        vanished_grace: settings.vanished_grace,
     }
 }
 
@@ -419,7 +420,7 @@ fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) 
     for model in &models {
         text += &model_line(model);
     }
-    if models.is_empty() {
+    if models.is_empty() && obstacles.is_empty() {
         text += "  no models yet: put one at <repository>/<model>/1/model.onnx, it is noticed at once\n";
     }
     text += &format!("\n  try: {example}\n\n");

@@ -104,6 +104,7 @@ fn repository(section: file::RepositorySection) -> Repository {
         artifact_bytes_max: section.artifact_bytes.0,
         models_max: count(section.models),
         versions_max: count(section.versions),
+        vanished_grace: section.vanished_grace.0,
         loaded_bytes_max: Some(section.loaded_bytes.0).filter(|bytes| *bytes > 0),
     }
 }

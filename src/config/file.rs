@@ -140,6 +140,10 @@ pub(super) struct RepositorySection {
     pub(super) models: Whole<1, 1_000_000>,
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
+    /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
+    /// volume: what serves goes on, and nothing that was kept is removed. Long enough for somebody to mount it again.
+    /// A root that cannot be read, or is another folder and empty, is never taken for a wish.
+    pub(super) vanished_grace: Time<0, { 30 * DAY }>,
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
     /// With a budget, what does not fit loads on demand: the first request for it waits, and the models that were
     /// used longest ago make room. Required models and versions that an operator pinned stay. A version counts with
@@ -308,6 +312,7 @@ impl Default for RepositorySection {
             artifact_bytes_max,
             models_max,
             versions_max,
+            vanished_grace,
             loaded_bytes_max,
         } = Repository::default();
         let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
@@ -323,6 +328,7 @@ impl Default for RepositorySection {
             artifact_bytes: Size(artifact_bytes_max),
             models: Whole(count(models_max)),
             versions: Whole(count(versions_max)),
+            vanished_grace: Time(vanished_grace),
             loaded_bytes: Size(loaded_bytes_max.unwrap_or(0)),
             demand_timeout: Time(demand_timeout),
             demand_waiting: Whole(count(demand_waiting_max)),

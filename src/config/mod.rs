@@ -99,6 +99,8 @@ pub struct Repository {
     pub models_max: usize,
     /// Most versions of one model that are listed.
     pub versions_max: usize,
+    /// How long a repository without any of its models is taken for a lost volume.
+    pub vanished_grace: Duration,
     /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
     pub loaded_bytes_max: Option<u64>,
 }
@@ -335,6 +337,7 @@ impl Default for Repository {
             artifact_bytes_max: 4 * value::GIB,
             models_max: 10_000,
             versions_max: 1000,
+            vanished_grace: Duration::from_mins(10),
             loaded_bytes_max: None,
         }
     }

@@ -191,11 +191,18 @@ impl Keeper {
     /// Where a version is loaded from: the repository, or the content store where the repository cannot be read.
     fn origin(&self, model: &ModelName, id: VersionId) -> Option<Origin> {
         let kept = self.state.models.get(model)?;
+        let stored = || {
+            let served = &self.registry.decisions(model)?.served;
+            Some(Origin::Store(Digest::parse(served.get(&id)?)?))
+        };
+        let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
+        if let Some(stored) = stored().filter(|_| lost) {
+            return Some(stored);
+        }
         if let (Some(listed), Some(description)) = (kept.listed.get(&id), &kept.description) {
             return Some(Origin::Repository(listed.clone(), Arc::clone(description)));
         }
-        let served = &self.registry.decisions(model)?.served;
-        Some(Origin::Store(Digest::parse(served.get(&id)?)?))
+        stored()
     }
 
     fn is_pending(&self, model: &ModelName, id: VersionId) -> bool {

@@ -32,6 +32,7 @@ use super::{
     operate::Waiting,
     reclaim::{Freed, Reclaim, Retired},
     stage::{Next, Staged, Upload},
+    vanished::{Sight, is_uploaded},
 };
 
 /// What reaches the keeper.
@@ -91,8 +92,9 @@ pub(super) struct Keeping {
     pub(super) complete: bool,
     /// Problems of the folder that were logged already.
     reported: BTreeSet<String>,
-    /// Why the last look saw nothing.
+    /// Why the last look saw nothing that may be acted on.
     pub(super) unreadable: Option<String>,
+    pub(super) sight: Sight,
     /// When to look again, unasked.
     look_at: Option<Instant>,
 }
@@ -192,21 +194,23 @@ impl Keeper {
         if only.is_none() {
             self.state.look_at = None;
         }
-        let listing = match self.folder.list() {
+        let listing = self.folder.list();
+        let listing = listing
+            .map_err(|error| format!("the repository cannot be read: {}", error.chain()))
+            .and_then(|listing| self.believe(listing));
+        let listing = match listing {
             Ok(listing) => listing,
-            Err(error) => {
+            Err(problem) => {
                 // What serves goes on serving: a folder that cannot be read is not an empty folder.
-                let problem = format!("the repository cannot be read: {}", error.chain());
-                self.report(&problem);
                 if !self.state.complete && self.state.models.is_empty() {
                     self.restore(&problem);
                 }
                 self.looked(Err(&problem));
-                self.state.unreadable = Some(problem);
+                self.note_unreadable(Some(problem));
                 return;
             }
         };
-        self.state.unreadable = None;
+        self.note_unreadable(None);
         self.looked(Ok(listing.problems.len()));
         for problem in &listing.problems {
             self.report(&format!("{}: {}", problem.what, problem.reason));
@@ -222,6 +226,24 @@ impl Keeper {
             self.publish();
         }
         self.start_next();
+    }
+
+    /// Tells what the last look came to, once for each time that it changes.
+    fn note_unreadable(&mut self, problem: Option<String>) {
+        if self.state.unreadable == problem {
+            return;
+        }
+        if let Some(problem) = &problem {
+            let root = &self.folder.settings().root;
+            tracing::error!(root = %root.display(), "{problem}");
+        } else {
+            tracing::info!("the repository is readable again");
+        }
+        self.state.unreadable = problem;
+        for name in self.state.models.keys().cloned().collect::<Vec<_>>() {
+            self.refresh(&name);
+        }
+        self.publish();
     }
 
     /// Starts to remove from the content store what no version needs, if it is time.
@@ -317,6 +339,12 @@ impl Keeper {
                 tracing::info!(model = %name, "removed: it is gone from the repository");
                 self.tell(&name, None, EventKind::Removed, "gone from the repository");
                 self.retire(retired);
+                // Nor is it brought back by a start without the repository.
+                let decided = self.registry.decisions(&name);
+                let served = decided.map(|decided| decided.served.clone()).unwrap_or_default();
+                for id in served.into_keys() {
+                    self.remember(&name, Action::Retire { version: id.number() });
+                }
             }
             changed = true;
         }
@@ -325,14 +353,25 @@ impl Keeper {
 
     /// Takes over what the repository says and has; a changed description makes versions be loaded again.
     fn describe(&mut self, name: &ModelName, listed: &ListedModel, listing: &Listing) {
+        let (now, grace) = (self.now(), self.folder.settings().vanished_grace);
         let kept = self.state.models.entry(name.clone()).or_default();
-        let before = std::mem::replace(&mut kept.listed, listed.versions.clone());
-        for (id, version) in before {
+        let mut there = listed.versions.clone();
+        for (id, version) in &kept.listed {
             // What cannot be read is not gone.
             if trouble(listing, &format!("{name}/{id}")).is_some() {
-                kept.listed.entry(id).or_insert(version);
+                there.entry(*id).or_insert_with(|| version.clone());
             }
         }
+        if kept.is_emptied(&there, now, grace) {
+            let problem = "its folder has no version any more, taken for a lost volume: what serves goes on; put a version \
+                           there, or remove the folder if the model is to go";
+            if kept.problem.as_deref() != Some(problem) {
+                tracing::error!(model = %name, "{problem}");
+                kept.problem = Some(problem.to_owned());
+            }
+            return;
+        }
+        kept.listed = there;
         match &listed.description {
             Ok(description) => {
                 kept.problem = None;
@@ -616,6 +655,8 @@ impl Keeper {
     pub(super) fn refresh(&mut self, name: &ModelName) -> bool {
         let Some(kept) = self.state.models.get(name) else { return false };
         let decisions = self.registry.decisions(name);
+        let unreadable = self.state.unreadable.as_ref();
+        let unreadable = unreadable.filter(|_| !decisions.is_some_and(is_uploaded));
         let model = Model {
             name: name.clone(),
             recorder: self.loader.monitor.model(name),
@@ -623,7 +664,7 @@ impl Keeper {
             default: kept.plan.default,
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),
-            problem: kept.problem.clone(),
+            problem: kept.problem.clone().or_else(|| unreadable.cloned()),
         };
         let before = self.state.published.get(name);
         if before.is_some_and(|before| **before == model) {
@@ -644,6 +685,7 @@ impl Keeper {
         let state = &self.state;
         let table =
             Table::new(state.published.clone(), state.complete, Arc::clone(&state.required));
+        let table = table.without_repository(state.unreadable.clone());
         let before = self.serving.publish(table);
         self.loader.monitor.upkeep().published();
         self.reclaim.take(Retired::Table(before));

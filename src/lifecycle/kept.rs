@@ -26,6 +26,8 @@ pub(super) struct Kept {
     pub(super) versions: BTreeMap<VersionId, KeptVersion>,
     /// What answers on demand until the plan's default is proven.
     pub(super) stand_in: Option<VersionId>,
+    /// Since when its folder is there without any version.
+    pub(super) emptied: Option<Instant>,
 }
 
 /// A version.
@@ -219,6 +221,21 @@ impl KeptVersion {
 }
 
 impl Kept {
+    /// Whether all its versions are gone at once, and that is not to be believed yet.
+    pub(super) fn is_emptied(
+        &mut self,
+        there: &BTreeMap<VersionId, ListedVersion>,
+        now: Instant,
+        grace: Duration,
+    ) -> bool {
+        if !there.is_empty() || self.listed.is_empty() {
+            self.emptied = None;
+            return false;
+        }
+        let since = *self.emptied.get_or_insert(now);
+        now.saturating_duration_since(since) < grace
+    }
+
     /// The version that answers by default now.
     pub(super) fn answering(&self) -> Option<(VersionId, &Arc<Version>)> {
         let ready = || {

@@ -27,6 +27,7 @@ mod plan;
 mod proof;
 mod reclaim;
 mod stage;
+mod vanished;
 
 use std::{
     collections::BTreeMap,

@@ -194,7 +194,7 @@ impl Exposition {
         let yes = |yes: bool| f64::from(u8::from(yes));
         let mut gauge = |name, help, value| self.gauges(name, help, &[(vec![], value)]);
         let repository = &ledger.repository;
-        let help = "Whether the last look at the repository could read it.";
+        let help = "Whether the last look at the repository could be acted on: it was read, and was not gone all at once.";
         gauge("tidegate_repository_readable", help, yes(repository.problem.is_none()));
         let help = "What the last look at the repository had to leave out.";
         gauge("tidegate_repository_problems", help, ledger.left_out as f64);

@@ -45,4 +45,5 @@ mod strangers;
 mod swap;
 mod tidy;
 mod uploads;
+mod vanished;
 mod verdicts;
