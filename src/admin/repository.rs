@@ -176,7 +176,7 @@ impl RepositoryApi {
         model: ModelName,
         operation: Operation,
     ) -> Result<Done, OperationError> {
-        self.lifecycle.operate(model, operation, Cause::by("repository API")).await
+        self.lifecycle.operate(model, operation, false, Cause::by("repository API")).await
     }
 
     #[expect(clippy::result_large_err, reason = "an answer is what the caller needs")]

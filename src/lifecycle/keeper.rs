@@ -25,11 +25,12 @@ use crate::{
 use super::{
     LoadFailure, Loader, Operation, Policy, Reply,
     budget::{Admission, Budget},
+    clients::breaks_clients,
     collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
-    operate::Waiting,
+    operate::{Asked, Waiting},
     reclaim::{Freed, Reclaim, Retired},
     stage::{Next, Staged, Upload},
     vanished::{Sight, is_uploaded},
@@ -40,7 +41,7 @@ pub(super) enum Message {
     /// The folder may have changed.
     Look,
     /// Somebody wants something.
-    Operate(ModelName, Operation, Cause, Reply),
+    Operate(ModelName, Operation, Asked, Reply),
     /// A request waits for a version that loads on demand.
     Wish(Wish),
     /// There may be room for what waits to be loaded.
@@ -123,8 +124,8 @@ impl Keeper {
                     self.look_due.store(false, Ordering::Release);
                     self.look(None, false);
                 }
-                Some(Message::Operate(model, operation, cause, reply)) => {
-                    self.operate(&model, &operation, cause, reply);
+                Some(Message::Operate(model, operation, asked, reply)) => {
+                    self.operate(&model, &operation, asked, reply);
                 }
                 Some(Message::Wish(wish)) => self.wish(wish),
                 // Every message has what waits looked at.
@@ -415,8 +416,19 @@ impl Keeper {
         }
         let Some(description) = kept.description.clone() else { return false };
         let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
-        let unloaded = decisions.unloaded;
+        let (unloaded, pinned) = (decisions.unloaded, decisions.pinned);
         let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
+        let withheld = if policy.signature_may_change || !self.state.complete {
+            None
+        } else {
+            kept.withhold(name, &mut plan, pinned)
+        };
+        if withheld != kept.withheld {
+            if let Some(reason) = &withheld {
+                tracing::error!(model = %name, "{reason}");
+            }
+            kept.withheld = withheld;
+        }
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
         kept.stand_in = kept.stand_in_for(&plan);
         plan.wanted.extend(kept.stand_in);
@@ -425,7 +437,8 @@ impl Keeper {
         kept.plan = plan;
         let mut jobs = Vec::new();
         for id in kept.plan.wanted.clone() {
-            let listed = kept.listed[&id].clone();
+            // What goes on although its folder is gone.
+            let Some(listed) = kept.listed.get(&id).cloned() else { continue };
             let version = kept.versions.entry(id).or_insert_with(KeptVersion::discovered);
             match version.due(listed.fingerprint, now, at_once) {
                 Due::No => {}
@@ -555,6 +568,7 @@ impl Keeper {
         let loaded = loaded
             .map_err(|failure| (failure.code().as_str(), failure.to_string(), failure.may_pass()));
         let loaded = loaded.and_then(|version| self.check_loaded(job, version, 0));
+        let accepted = self.state.waiting.iter().any(|waiting| waiting.accepts(name));
         let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
         let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
             // Decided otherwise meanwhile.
@@ -563,6 +577,11 @@ impl Keeper {
                 self.let_go(Arc::new(version));
             }
             return;
+        };
+        let policy = Policy {
+            // An operator who waits for it may have said so; what lies there at the start is taken as it is.
+            signature_may_change: policy.signature_may_change || accepted || !self.state.complete,
+            ..policy
         };
         let loaded = loaded.and_then(|version| {
             match breaks_clients(kept, kept.plan.default, &version, policy) {
@@ -664,7 +683,7 @@ impl Keeper {
             default: kept.plan.default,
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),
-            problem: kept.problem.clone().or_else(|| unreadable.cloned()),
+            problem: kept.problem.as_ref().or(unreadable).or(kept.withheld.as_ref()).cloned(),
         };
         let before = self.state.published.get(name);
         if before.is_some_and(|before| **before == model) {
@@ -708,26 +727,6 @@ fn pinned(decisions: &Decisions) -> Option<String> {
         decisions.uploaded.as_ref().map(|_| serves.to_owned())
     };
     pinned.or_else(uploaded)
-}
-
-/// Why clients of what serves could not use a version in its place, if that matters.
-pub(super) fn breaks_clients(
-    kept: &Kept,
-    default: Option<VersionId>,
-    version: &Version,
-    policy: Policy,
-) -> Option<String> {
-    let takes_over = default == Some(version.id());
-    if policy.signature_may_change || !takes_over {
-        return None;
-    }
-    let (id, serving) = kept.relied_on()?;
-    let broken = version.signature().breaks_clients_of(serving)?;
-    let model = &version.parts().model;
-    Some(format!(
-        "its signature does not fit the clients of version {id}, which serves: {broken}; export it with the same \
-         inputs and outputs, or set signature_may_change = true in [models.{model}]"
-    ))
 }
 
 pub(super) fn log_ready(version: &Version) {

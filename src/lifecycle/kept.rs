@@ -26,6 +26,10 @@ pub(super) struct Kept {
     pub(super) versions: BTreeMap<VersionId, KeptVersion>,
     /// What answers on demand until the plan's default is proven.
     pub(super) stand_in: Option<VersionId>,
+    /// The version that was decided for, whatever its signature.
+    pub(super) accepted: Option<VersionId>,
+    /// Why the version that should answer does not.
+    pub(super) withheld: Option<String>,
     /// Since when its folder is there without any version.
     pub(super) emptied: Option<Instant>,
 }
@@ -259,6 +263,12 @@ impl Kept {
             Some((id, self.versions.get(&id)?.signature.as_ref()?))
         };
         self.answering().map(|(id, version)| (id, version.signature())).or_else(stand_in)
+    }
+
+    /// What a version takes and gives, where it is loaded or was evicted.
+    pub(super) fn signature(&self, id: VersionId) -> Option<&Signature> {
+        let kept = self.versions.get(&id)?;
+        kept.version.as_ref().map(|version| version.signature()).or(kept.signature.as_ref())
     }
 
     /// The version that goes on answering on demand until the default of a new plan is proven, if one is needed.

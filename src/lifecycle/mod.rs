@@ -14,6 +14,7 @@
 //! (`registry`).
 
 mod budget;
+mod clients;
 mod collect;
 mod crew;
 mod drain;
@@ -63,6 +64,7 @@ pub use crew::Origin;
 use budget::Budget;
 use crew::Crew;
 use keeper::{Keeper, Keeping, Message};
+use operate::Asked;
 use reclaim::Reclaim;
 use stage::Upload;
 
@@ -113,7 +115,7 @@ pub enum Operation {
     Load,
     /// Out of service until it is loaded again; requests in flight finish.
     Unload,
-    /// Back to a version, which is pinned; without one, to the next older than what answers.
+    /// Back to a version, which is pinned; without one, to the newest older one that served, else the next older.
     Rollback {
         /// The version.
         to: Option<VersionId>,
@@ -324,7 +326,8 @@ impl Drop for Lifecycle {
 }
 
 impl Handle {
-    /// Does something to a model; done when this returns: later requests meet it.
+    /// Does something to a model; done when this returns: later requests meet it. A version that the clients of the
+    /// one before cannot use is refused, unless `signature_may_change`.
     ///
     /// # Cancel safety
     /// Dropped while it waits, it still happens.
@@ -332,12 +335,13 @@ impl Handle {
         &self,
         model: ModelName,
         operation: Operation,
+        signature_may_change: bool,
         cause: Cause,
     ) -> Result<Done, OperationError> {
         let _place = Place::take(&self.waiting).ok_or(OperationError::Busy)?;
         let (reply, answer) = oneshot::channel();
         self.messages
-            .send(Message::Operate(model, operation, cause, reply))
+            .send(Message::Operate(model, operation, Asked { cause, signature_may_change }, reply))
             .map_err(|_| OperationError::Busy)?;
         answer.await.unwrap_or(Err(OperationError::Busy))
     }
