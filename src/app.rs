@@ -75,6 +75,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         engines,
         prover: prover.transpose()?,
         spare_prover: config.proof.spare,
+        loads_at_once: config.proof.at_once,
         monitor,
         sessions,
         intra_op_threads: config.engine.intra_op_threads.get(),

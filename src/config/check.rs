@@ -38,6 +38,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             enabled: file.proof.enabled.0,
             remember: file.proof.remember.0,
             spare: file.proof.spare.0,
+            at_once: nonzero(file.proof.at_once).unwrap_or(NonZeroUsize::MIN),
             limits: lifecycle::ProofLimits {
                 memory_max: file.proof.memory_max.0,
                 time_max: file.proof.time_max.0,

@@ -188,6 +188,10 @@ pub(super) struct Proof {
     /// Whether the process of the next proof waits, its engine loaded: a new version is then served several times
     /// sooner, for some 20 MB of memory.
     pub(super) spare: Switch,
+    /// How many versions are proven at a time, so that a slow one does not hold up the next; each may take `memory_max`.
+    /// Versions of models that serve and what an operator asked for go first. One at a time with a budget for loaded
+    /// models.
+    pub(super) at_once: Whole<1, 64>,
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
@@ -352,12 +356,13 @@ impl Default for Engine {
 
 impl Default for Proof {
     fn default() -> Self {
-        let lifecycle::ProofSettings { enabled, remember, spare, limits } =
+        let lifecycle::ProofSettings { enabled, remember, spare, at_once, limits } =
             lifecycle::ProofSettings::default();
         Self {
             enabled: Switch(enabled),
             remember: Switch(remember),
             spare: Switch(spare),
+            at_once: Whole(count(at_once.get())),
             memory_max: Size(limits.memory_max),
             time_max: Time(limits.time_max),
             cpu_time_max: Time(limits.cpu_time_max),

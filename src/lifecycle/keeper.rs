@@ -19,7 +19,7 @@ use crate::{
     model::{ModelName, VersionId},
     registry::{Action, Cause, Decisions, Entry, Registry},
     serve::{Model, Serving, Table, Version, Wish},
-    source::{Digest, Folder, Hold, ListedModel, Listing, Store},
+    source::{Digest, Folder, ListedModel, Listing, Store},
 };
 
 use super::{
@@ -31,6 +31,7 @@ use super::{
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
     operate::{Asked, Waiting},
+    queue::{Jobs, Running},
     reclaim::{Freed, Reclaim, Retired},
     stage::{Next, Staged, Upload},
     vanished::{Sight, is_uploaded},
@@ -79,11 +80,9 @@ pub(super) struct Keeping {
     /// The models as they were last published.
     published: HashMap<ModelName, Arc<Model>>,
     required: Arc<[ModelName]>,
-    /// Loads to come, and the one that runs.
-    pub(super) jobs: VecDeque<Job>,
-    pub(super) running: Option<(ModelName, VersionId)>,
-    /// Keeps what it puts into the content store, until it is known what serves.
-    hold: Option<Hold>,
+    /// Loads to come, and those that run.
+    pub(super) jobs: Jobs,
+    pub(super) running: Vec<Running>,
     collector: Collector,
     pub(super) waiting: Vec<Waiting>,
     /// Changes that are loaded aside, and how many there have been.
@@ -113,7 +112,8 @@ impl Keeper {
         self.look(None, true);
         loop {
             self.gauge();
-            if !self.state.complete && self.state.running.is_none() && self.state.jobs.is_empty() {
+            let idle = self.state.running.is_empty() && self.state.jobs.is_empty();
+            if !self.state.complete && idle {
                 self.state.complete = true;
                 self.publish();
                 // Nobody may be waiting for it.
@@ -294,7 +294,7 @@ impl Keeper {
                 let version = kept.versions.entry(id);
                 version.or_insert_with(|| KeptVersion::unavailable("")).begin(None);
                 let origin = Origin::Store(digest);
-                self.state.jobs.push_back(Job { model: name.clone(), id, origin, staged: None });
+                self.state.jobs.push(Job { model: name.clone(), id, origin, staged: None });
             }
             self.state.models.insert(name.clone(), kept);
         }
@@ -470,18 +470,20 @@ impl Keeper {
         changed
     }
 
-    /// Loads the next version, if none is being loaded and there is room for it.
+    /// Loads what comes next, as long as more may be loaded at a time and there is room for it.
     fn start_next(&mut self) {
         let mut refused = false;
-        while self.state.running.is_none() {
-            // An operator waits for what is staged.
-            match self.next_staged() {
-                Next::Job(job) => {
-                    self.start(*job);
-                    continue;
+        while self.state.running.len() < self.at_once() {
+            // An operator waits for what is staged; its versions are loaded one by one.
+            if self.state.running.iter().all(|running| running.staged.is_none()) {
+                match self.next_staged() {
+                    Next::Job(job) => {
+                        self.start(*job);
+                        continue;
+                    }
+                    Next::Later => break,
+                    Next::Nothing => {}
                 }
-                Next::Later => break,
-                Next::Nothing => {}
             }
             let Some(job) = self.next_job() else { break };
             let (model, id) = (job.model.clone(), job.id);
@@ -493,7 +495,7 @@ impl Keeper {
             match self.admit(&job) {
                 Admission::Now => {}
                 Admission::Later => {
-                    self.state.jobs.push_front(job);
+                    self.state.jobs.put_back(job);
                     break;
                 }
                 Admission::No => {
@@ -519,14 +521,16 @@ impl Keeper {
     fn start(&mut self, job: Job) {
         let (model, id, staged) = (job.model.clone(), job.id, job.clone());
         self.tell(&model, Some(id), EventKind::Loading, "");
-        self.state.hold = self.loader.store.as_ref().map(Store::hold);
+        let hold = self.loader.store.as_ref().map(Store::hold);
+        let rank = self.rank(&job);
         let report = self.messages.clone();
         let started = self.crew.load(job, move |job, loaded| {
             // A keeper that is gone needs no report.
             let _ = report.send(Message::Loaded(Box::new((job, loaded))));
         });
         let Err(error) = started else {
-            self.state.running = Some((model, id));
+            let staged = staged.staged;
+            self.state.running.push(Running { model, id, staged, rank, hold });
             return;
         };
         tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
@@ -553,10 +557,12 @@ impl Keeper {
 
     /// A load has ended: the version takes over, or says why not.
     fn ended(&mut self, job: &Job, loaded: Loaded) {
-        self.state.running = None;
+        let at = self.state.running.iter().position(|running| running.is_of(job));
+        let running = at.map(|at| self.state.running.swap_remove(at));
+        debug_assert!(running.is_some(), "what ends was started");
         self.state.collector.count();
         // Let go at the end: by then it is written down if it serves.
-        let _hold = self.state.hold.take();
+        let _hold = running.and_then(|running| running.hold);
         self.budget.load_ended();
         if let Some(number) = job.staged {
             self.staged_ended(number, job, loaded);
@@ -569,7 +575,11 @@ impl Keeper {
             .map_err(|failure| (failure.code().as_str(), failure.to_string(), failure.may_pass()));
         let loaded = loaded.and_then(|version| self.check_loaded(job, version, 0));
         let accepted = self.state.waiting.iter().any(|waiting| waiting.accepts(name));
-        let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
+        let unwanted = |kept: &Kept| {
+            // An upload may have taken its place while it was loaded.
+            let replaced = kept.versions.get(&id).is_none_or(|kept| kept.loading.is_none());
+            !kept.plan.wanted.contains(&id) || job.fingerprint().is_some() && replaced
+        };
         let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
             // Decided otherwise meanwhile.
             self.loader.monitor.upkeep().loaded(name, "superseded");

@@ -26,6 +26,7 @@ mod load;
 mod operate;
 mod plan;
 mod proof;
+mod queue;
 mod reclaim;
 mod stage;
 mod vanished;

@@ -54,6 +54,7 @@ impl Keeper {
         match self.begin(model, operation, &mut asked) {
             Ok(Some(goal)) => {
                 self.state.waiting.push(Waiting { model: model.clone(), goal, asked, reply });
+                self.state.jobs.rank_again();
                 if self.reconcile(model, true) {
                     self.publish();
                 }
@@ -210,7 +211,12 @@ impl Keeper {
         let waiting = std::mem::take(&mut self.state.waiting);
         for waiting in waiting {
             let model = waiting.model.clone();
-            if self.is_busy(&model) {
+            // What is decided about one version waits for no other.
+            let pending = match &waiting.goal {
+                Goal::Serve => self.is_busy(&model),
+                Goal::Decide(version, _) => self.is_pending(&model, *version),
+            };
+            if pending {
                 self.state.waiting.push(waiting);
                 continue;
             }
@@ -236,12 +242,6 @@ impl Keeper {
             // Whoever asked may be gone.
             let _ = waiting.reply.send(answer.map(|version| self.done(Some(version))));
         }
-    }
-
-    /// Whether a version of a model is being loaded, or will be.
-    fn is_busy(&self, model: &ModelName) -> bool {
-        self.state.running.as_ref().is_some_and(|(running, _)| running == model)
-            || self.state.jobs.iter().any(|job| job.model == *model)
     }
 
     /// Carries out a decision about a version that is loaded.
