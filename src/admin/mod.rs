@@ -79,8 +79,12 @@ async fn keep_out(trusted: bool, request: Request, next: Next) -> Response {
     }
 }
 
-async fn live() -> &'static str {
-    "ok\n"
+async fn live(State(admin): State<Admin>) -> Response {
+    let broken = admin.monitor.upkeep().broken();
+    if broken.is_empty() {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, broken.join("\n") + "\n").into_response()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {

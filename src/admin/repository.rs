@@ -210,7 +210,7 @@ pub(super) fn status_of(problem: &OperationError) -> StatusCode {
         OperationError::Unrecorded(_)
         | OperationError::NotKept { .. }
         | OperationError::NotDurable { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        OperationError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        OperationError::Busy | OperationError::Broken => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

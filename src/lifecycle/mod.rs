@@ -33,6 +33,7 @@ mod vanished;
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -85,6 +86,8 @@ pub struct Handle {
     messages: mpsc::Sender<Message>,
     /// Operations that wait for the keeper.
     waiting: Arc<AtomicUsize>,
+    /// Whether the keeper ended in a panic.
+    broken: Arc<AtomicBool>,
     events: Events,
     /// One upload at a time: each takes memory for all its files.
     uploading: Arc<Semaphore>,
@@ -215,6 +218,11 @@ pub enum OperationError {
     /// The keeper has too much to do, or has stopped; worth retrying.
     #[error("the server is busy with other changes or shutting down; try again")]
     Busy,
+    /// The keeper ended in a panic; only another process helps.
+    #[error(
+        "nothing can be changed any more because of a bug of tidegate, which the log has; restart it"
+    )]
+    Broken,
 }
 
 /// Why the keeper could not start.
@@ -251,6 +259,7 @@ impl Lifecycle {
         let handle = Handle {
             messages: messages.clone(),
             waiting: Arc::default(),
+            broken: Arc::default(),
             events: events.clone(),
             uploading: Arc::new(Semaphore::new(1)),
             keep: (loader.store.clone(), loader.artifact_bytes_max),
@@ -288,9 +297,16 @@ impl Lifecycle {
             reclaim: reclaim.map_err(StartError::Thread)?,
             state: Keeping::default(),
         };
+        let (broken, monitor) = (Arc::clone(&handle.broken), Arc::clone(&keeper.loader.monitor));
         let keeper = std::thread::Builder::new()
             .name("lifecycle".to_owned())
-            .spawn(move || keeper.run(&incoming, passed))
+            .spawn(move || {
+                let kept = catch_unwind(AssertUnwindSafe(|| keeper.run(&incoming, passed)));
+                if kept.is_err() {
+                    broken.store(true, Ordering::Release);
+                    monitor.upkeep().broke("the thread that loads and swaps models");
+                }
+            })
             .map_err(StartError::Thread)?;
         Ok(Self {
             handle,
@@ -343,8 +359,8 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.messages
             .send(Message::Operate(model, operation, Asked { cause, signature_may_change }, reply))
-            .map_err(|_| OperationError::Busy)?;
-        answer.await.unwrap_or(Err(OperationError::Busy))
+            .map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// The right to upload, if nobody has it.
@@ -385,8 +401,17 @@ impl Handle {
         let (instead, hold) = kept.await.unwrap_or(Err(OperationError::Busy))?;
         let (reply, answer) = oneshot::channel();
         let upload = Upload { model, instead, cause, place, hold, reply };
-        self.messages.send(Message::Upload(Box::new(upload))).map_err(|_| OperationError::Busy)?;
-        answer.await.unwrap_or(Err(OperationError::Busy))
+        self.messages.send(Message::Upload(Box::new(upload))).map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Why nobody answers.
+    fn gone(&self) -> OperationError {
+        if self.broken.load(Ordering::Acquire) {
+            OperationError::Broken
+        } else {
+            OperationError::Busy
+        }
     }
 
     /// What happens to models.

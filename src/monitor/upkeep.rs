@@ -58,6 +58,8 @@ pub struct Ledger {
     /// Collections of the content store that went well, and that did not.
     pub(super) collections: (u64, u64),
     pub(super) collected_bytes: u64,
+    /// Threads of the control plane that ended, and must not.
+    broken: Vec<String>,
 }
 
 /// What happened to one model.
@@ -189,10 +191,27 @@ impl Upkeep {
         }
     }
 
+    /// Something ended in a panic that the server cannot do without; says so in the log, too. The process is not alive
+    /// any more for whoever asks, though predictions go on.
+    pub fn broke(&self, what: &str) {
+        let text =
+            format!("{what} ended in a panic, a bug of tidegate; predictions go on, restart it");
+        tracing::error!("{text}");
+        let mut ledger = self.ledger();
+        if !ledger.broken.contains(&text) {
+            ledger.broken.push(text);
+        }
+    }
+
+    /// Why the process should be started anew; empty if it is alive.
+    pub fn broken(&self) -> Vec<String> {
+        self.ledger().broken.clone()
+    }
+
     /// What is wrong now and stops nothing, for people.
     pub fn notes(&self) -> Vec<String> {
         let ledger = self.ledger();
-        let mut notes = Vec::new();
+        let mut notes = ledger.broken.clone();
         notes.extend(ledger.repository.problem.clone());
         if let Some(problem) = ledger.mirror.as_ref().and_then(|mirror| mirror.problem.as_ref()) {
             notes.push(format!("the repository's mirror is behind its object store: {problem}"));

@@ -37,6 +37,7 @@ mod metrics;
 #[cfg(feature = "s3")]
 mod object_store;
 mod operations;
+mod panics;
 mod proof;
 mod protocol;
 mod reload;
