@@ -57,7 +57,11 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             ..state::Settings::default()
         },
         source: repository(file.repository),
-        logs: Logs { filter: file.logs.level.0.0, format: file.logs.format.0 },
+        logs: Logs {
+            filter: file.logs.level.0.0,
+            format: file.logs.format.0,
+            buffer_bytes_max: bytes(file.logs.buffer),
+        },
         models: file
             .models
             .into_iter()

@@ -220,6 +220,9 @@ pub(super) struct LogsSection {
     pub(super) level: Text<LogFilter>,
     /// "text" for people, "json" for machines, "auto" for text on a terminal and JSON elsewhere.
     pub(super) format: Text<LogFormat>,
+    /// Most bytes of lines that wait for whoever reads standard output. A reader that stalls stops nothing: what does
+    /// not fit is dropped and counted (`tidegate_log_lines_dropped_total`).
+    pub(super) buffer: Size<{ 64 * KIB }, GIB>,
 }
 
 /// What outlives a restart.
@@ -382,8 +385,9 @@ impl Default for Serve {
 
 impl Default for LogsSection {
     fn default() -> Self {
-        let Logs { filter, format } = Logs::default();
-        Self { level: Text(LogFilter(filter)), format: Text(format) }
+        let Logs { filter, format, buffer_bytes_max } = Logs::default();
+        let buffer = Size(count(buffer_bytes_max));
+        Self { level: Text(LogFilter(filter)), format: Text(format), buffer }
     }
 }
 

@@ -123,6 +123,8 @@ pub struct Logs {
     pub filter: String,
     /// How a line looks.
     pub format: LogFormat,
+    /// Bytes of lines that wait to be read.
+    pub buffer_bytes_max: usize,
 }
 
 /// How a log line looks.
@@ -351,7 +353,8 @@ impl Default for Uploads {
 
 impl Default for Logs {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::default() }
+        let (filter, format) = ("info".to_owned(), LogFormat::default());
+        Self { filter, format, buffer_bytes_max: 1 << 20 }
     }
 }
 

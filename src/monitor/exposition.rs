@@ -42,6 +42,9 @@ impl Exposition {
         page.loads(&ledger);
         page.versions(&ledger);
         page.standing(&ledger);
+        let help = "Log lines that were dropped because nobody read them.";
+        let dropped = counter(&[], monitor.upkeep().dropped_lines());
+        page.counters("tidegate_log_lines_dropped_total", help, [dropped]);
         page
     }
 

@@ -9,7 +9,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,8 @@ use crate::model::ModelName;
 #[derive(Debug, Default)]
 pub struct Upkeep {
     ledger: Mutex<Ledger>,
+    /// Counts log lines that were dropped.
+    dropped_lines: OnceLock<Arc<AtomicU64>>,
 }
 
 /// A part of loading a version.
@@ -206,6 +211,17 @@ impl Upkeep {
     /// Why the process should be started anew; empty if it is alive.
     pub fn broken(&self) -> Vec<String> {
         self.ledger().broken.clone()
+    }
+
+    /// Says what counts the log lines that are dropped; the first to say so does.
+    pub fn drops_lines(&self, counter: Arc<AtomicU64>) {
+        // A second log would be a second process.
+        let _ = self.dropped_lines.set(counter);
+    }
+
+    /// Log lines that were dropped so far.
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped_lines.get().map_or(0, |counter| counter.load(Relaxed))
     }
 
     /// What is wrong now and stops nothing, for people.

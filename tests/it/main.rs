@@ -33,6 +33,7 @@ mod http2;
 mod infer;
 mod kills;
 mod limits;
+mod logs;
 mod metrics;
 #[cfg(feature = "s3")]
 mod object_store;

@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, PipeReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -112,8 +112,8 @@ impl Launch {
 
     /// Starts it and waits until it says that it is ready.
     pub(crate) fn start(self) -> Server {
-        let (bare, repository) = (self.bare, self.repository.clone());
-        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0", bare);
+        let repository = self.repository.clone();
+        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0");
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((http, admin)) = said.ready() {
@@ -134,8 +134,8 @@ impl Launch {
     /// Starts it on ports chosen here and waits only until it is alive: for servers that do not get ready.
     pub(crate) fn start_until_alive(self) -> Server {
         let (http, admin) = (free_address(), free_address());
-        let (bare, repository) = (self.bare, self.repository.clone());
-        let (child, said) = self.spawn(&http.to_string(), &admin.to_string(), bare);
+        let repository = self.repository.clone();
+        let (child, said) = self.spawn(&http.to_string(), &admin.to_string());
         let server = Server { http, admin, child, said, _repository: repository };
         eventually("the server is alive", || {
             let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
@@ -144,17 +144,33 @@ impl Launch {
         server
     }
 
+    /// Starts it with its output, errors included, in a pipe that nobody reads but the caller; waits until it is alive.
+    pub(crate) fn start_unread(self) -> (Server, PipeReader) {
+        let (http, admin) = (free_address(), free_address());
+        let repository = self.repository.clone();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = self.command(&http.to_string(), &admin.to_string());
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        let child = command.spawn().unwrap();
+        let said = Said::default();
+        let server = Server { http, admin, child, said, _repository: repository };
+        eventually("the server is alive", || {
+            let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
+            (answered.status == 200).then_some(())
+        });
+        (server, reader)
+    }
+
     /// Starts it where it must refuse to start: its exit status and all it said.
     pub(crate) fn fail(self) -> (ExitStatus, String) {
-        let bare = self.bare;
-        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0", bare);
+        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0");
         let status = exit_of(&mut child, PATIENCE)
             .unwrap_or_else(|| panic!("the server should not run:\n{}", said.text()));
         eventually("its last words", || (!said.text().is_empty()).then_some(()));
         (status, said.text())
     }
 
-    fn spawn(self, http: &str, admin: &str, bare: bool) -> (Child, Said) {
+    fn command(&self, http: &str, admin: &str) -> Command {
         let mut command = Command::new(&self.program);
         let place = if self.remembers { "state".to_owned() } else { format!("state-{}", serial()) };
         command.env("TIDEGATE__STATE__PATH", self.repository.beside(&place));
@@ -162,16 +178,21 @@ impl Launch {
             .args(["serve", "--http", http, "--admin", admin, "--repository"])
             .arg(self.root.as_deref().unwrap_or(self.repository.path()))
             .args(&self.arguments)
-            .envs(self.environment)
+            .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if bare {
+        if self.bare {
             command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
         } else {
             assert_library_is_there();
         }
-        let mut child = command
+        command
+    }
+
+    fn spawn(self, http: &str, admin: &str) -> (Child, Said) {
+        let mut child = self
+            .command(http, admin)
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start: {error}", self.program.display()));
         let said = Said::default();
