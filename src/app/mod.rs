@@ -8,6 +8,7 @@ mod logs;
 
 use std::{
     collections::BTreeMap,
+    io::IsTerminal as _,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::Arc,
@@ -289,6 +290,7 @@ fn random() -> u32 {
 enum Signal {
     Terminate,
     Interrupt,
+    Hangup,
 }
 
 impl Signal {
@@ -296,6 +298,7 @@ impl Signal {
         match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Hangup => "SIGHUP",
         }
     }
 }
@@ -305,6 +308,11 @@ struct Signals {
     _file_size: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
+    user2: tokio::signal::unix::Signal,
+    /// Whether a hangup means that the terminal is gone, and with it whoever started the server by hand.
+    terminal: bool,
 }
 
 impl Signals {
@@ -314,13 +322,31 @@ impl Signals {
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            terminal: std::io::stdin().is_terminal() || std::io::stdout().is_terminal(),
         })
     }
 
+    /// The next signal that asks to stop. Those by which daemons are asked to read something again are told and passed
+    /// over: by default they would end the process with its requests.
     async fn wait(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::Terminate,
-            _ = self.interrupt.recv() => Signal::Interrupt,
+        loop {
+            let passed_over = tokio::select! {
+                _ = self.terminate.recv() => return Signal::Terminate,
+                _ = self.interrupt.recv() => return Signal::Interrupt,
+                _ = self.hangup.recv() => "SIGHUP",
+                _ = self.user1.recv() => "SIGUSR1",
+                _ = self.user2.recv() => "SIGUSR2",
+            };
+            if passed_over == "SIGHUP" && self.terminal {
+                return Signal::Hangup;
+            }
+            tracing::warn!(
+                signal = passed_over,
+                "passed over: the configuration is read at the start only; to change it, restart the server"
+            );
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::{
     http::{Connection, Request},
     repository::Repository,
@@ -109,4 +111,20 @@ fn a_connection_that_never_spoke_does_not_hold_the_end() {
     server.terminate();
     assert_eq!(server.exit_code(std::time::Duration::from_secs(10)), 0);
     drop(silent);
+}
+
+#[test]
+fn signals_that_ask_to_read_something_again_end_nothing() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "0s").start();
+    for (signal, name) in
+        [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")]
+    {
+        server.signal(signal);
+        eventually("it is said", || server.said().contains(name).then_some(()));
+    }
+    assert!(server.said().contains("restart the server"), "{}", server.said());
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    server.terminate();
+    assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
 }
