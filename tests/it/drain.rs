@@ -128,3 +128,18 @@ fn signals_that_ask_to_read_something_again_end_nothing() {
     server.terminate();
     assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
 }
+
+#[test]
+fn without_a_connection_nothing_is_waited_for_but_the_drain_delay() {
+    // The sweep, which would notice at last, comes each second: six ends would take three.
+    let ends = (0..6).map(|_| {
+        let repository = Repository::of(&["add_sub"]);
+        let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "0s").start();
+        let told = Instant::now();
+        server.terminate();
+        assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
+        told.elapsed()
+    });
+    let ends: Vec<_> = ends.collect();
+    assert!(ends.iter().sum::<Duration>() < Duration::from_millis(1500), "{ends:?}");
+}
