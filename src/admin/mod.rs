@@ -82,10 +82,12 @@ async fn keep_out(trusted: bool, request: Request, next: Next) -> Response {
 
 /// Fails where only a new start helps; a model that is stuck in a run is no reason as long as others are served.
 async fn live(State(admin): State<Admin>) -> Response {
-    match admin.serving.watchdog().ailment() {
-        None => "ok\n".into_response(),
-        Some(ailment) => (StatusCode::SERVICE_UNAVAILABLE, ailment + "\n").into_response(),
+    let mut broken = admin.monitor.upkeep().broken();
+    broken.extend(admin.serving.watchdog().ailment());
+    if broken.is_empty() {
+        return "ok\n".into_response();
     }
+    (StatusCode::SERVICE_UNAVAILABLE, broken.join("\n") + "\n").into_response()
 }
 
 async fn ready(State(admin): State<Admin>) -> Response {

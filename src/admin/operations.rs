@@ -30,6 +30,9 @@ pub struct OperationRequest {
     /// Why, for the audit trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Whether a version may answer from then on that the clients of the one before cannot use.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub signature_may_change: bool,
 }
 
 /// An operation that was carried out.
@@ -130,7 +133,8 @@ async fn operate(
         actor: said.actor.unwrap_or_else(|| "admin API".to_owned()),
         reason: said.reason.unwrap_or_default(),
     };
-    match admin.lifecycle.operate(model.clone(), operation, cause).await {
+    match admin.lifecycle.operate(model.clone(), operation, said.signature_may_change, cause).await
+    {
         Ok(done) => Json(OperationReport {
             model: model.to_string(),
             version: done.version.map(VersionId::number),

@@ -177,7 +177,7 @@ impl RepositoryApi {
         model: ModelName,
         operation: Operation,
     ) -> Result<Done, OperationError> {
-        self.lifecycle.operate(model, operation, Cause::by("repository API")).await
+        self.lifecycle.operate(model, operation, false, Cause::by("repository API")).await
     }
 
     #[expect(clippy::result_large_err, reason = "an answer is what the caller needs")]
@@ -211,7 +211,7 @@ pub(super) fn status_of(problem: &OperationError) -> StatusCode {
         OperationError::Unrecorded(_)
         | OperationError::NotKept { .. }
         | OperationError::NotDurable { .. } => StatusCode::INSUFFICIENT_STORAGE,
-        OperationError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        OperationError::Busy | OperationError::Broken => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -52,9 +52,11 @@ pub(super) enum Command {
     Rollback {
         /// The model
         model: String,
-        /// The version to go back to [default: the next older than the one that answers]
+        /// The version to go back to [default: the newest older one that served, else the next older]
         #[arg(long, value_name = "VERSION")]
         to: Option<u64>,
+        #[command(flatten)]
+        consent: Consent,
         #[command(flatten)]
         why: Why,
         #[command(flatten)]
@@ -81,7 +83,7 @@ pub(super) enum Command {
 }
 
 const ROLLBACK: &str = "Examples:
-  tidegate rollback fraud                          to the next older version
+  tidegate rollback fraud                          to the version that served before
   tidegate rollback fraud --to 3 --reason 'too many false alarms'
 
 The model stays there, whatever appears in the repository, until `tidegate models unpin fraud`.";
@@ -186,7 +188,14 @@ pub(super) enum ModelsCommand {
     /// Takes a model into service, with versions that were held back; tries again what failed
     Load(Target),
     /// Takes a model out of service until it is loaded again
-    Unload(Target),
+    Unload {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Lets the repository decide again, after a rollback or an unload
     Unpin(Target),
     /// Gives a version a name that can be used wherever a version can
@@ -205,6 +214,8 @@ pub(super) enum ModelsCommand {
         #[arg(long)]
         remove: bool,
         #[command(flatten)]
+        consent: Consent,
+        #[command(flatten)]
         why: Why,
         #[command(flatten)]
         server: Server,
@@ -216,9 +227,19 @@ pub(super) struct Target {
     /// The model
     pub(super) model: String,
     #[command(flatten)]
+    pub(super) consent: Consent,
+    #[command(flatten)]
     pub(super) why: Why,
     #[command(flatten)]
     pub(super) server: Server,
+}
+
+/// For a version that would otherwise be refused.
+#[derive(Debug, Default, Args)]
+pub(super) struct Consent {
+    /// Lets a version answer that clients of the one before cannot use
+    #[arg(long)]
+    pub(super) signature_may_change: bool,
 }
 
 /// For the audit trail.

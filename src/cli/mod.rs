@@ -17,7 +17,9 @@ use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser as _;
 
-use commands::{AuditCommand, Cli, Command, ConfigCommand, ModelsCommand, StateCommand, Target};
+use commands::{
+    AuditCommand, Cli, Command, ConfigCommand, Consent, ModelsCommand, StateCommand, Target,
+};
 
 use crate::config::{self, Findings};
 
@@ -61,13 +63,25 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
             models::show(&server.admin, &model, cli.json)
         }
         Command::Models(ModelsCommand::Load(target)) => operations::load(&target, cli.json),
-        Command::Models(ModelsCommand::Unload(target)) => operations::unload(&target, cli.json),
-        Command::Models(ModelsCommand::Unpin(target)) => operations::unpin(&target, cli.json),
-        Command::Models(ModelsCommand::Alias { model, alias, version, remove: _, why, server }) => {
-            operations::alias(&Target { model, why, server }, &alias, version, cli.json)
+        Command::Models(ModelsCommand::Unload { model, why, server }) => {
+            let consent = Consent::default();
+            operations::unload(&Target { model, consent, why, server }, cli.json)
         }
-        Command::Rollback { model, to, why, server } => {
-            operations::rollback(&Target { model, why, server }, to, cli.json)
+        Command::Models(ModelsCommand::Unpin(target)) => operations::unpin(&target, cli.json),
+        Command::Models(ModelsCommand::Alias {
+            model,
+            alias,
+            version,
+            remove: _,
+            consent,
+            why,
+            server,
+        }) => {
+            let target = Target { model, consent, why, server };
+            operations::alias(&target, &alias, version, cli.json)
+        }
+        Command::Rollback { model, to, consent, why, server } => {
+            operations::rollback(&Target { model, consent, why, server }, to, cli.json)
         }
         Command::Audit(AuditCommand::List { model, limit, folder }) => {
             audit::list(&folder.path()?, model, limit, cli.json)

@@ -81,6 +81,7 @@ fn ask(
         version,
         actor: target.why.actor.clone().or_else(user),
         reason: target.why.reason.clone(),
+        signature_may_change: target.consent.signature_may_change,
     };
     let path = format!("/api/v1/models/{}/{what}", target.model);
     let body = serde_json::to_vec(&said)?;

@@ -41,6 +41,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             enabled: file.proof.enabled.0,
             remember: file.proof.remember.0,
             spare: file.proof.spare.0,
+            at_once: nonzero(file.proof.at_once).unwrap_or(NonZeroUsize::MIN),
             limits: lifecycle::ProofLimits {
                 memory_max: file.proof.memory_max.0,
                 time_max: file.proof.time_max.0,
@@ -60,7 +61,11 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             ..state::Settings::default()
         },
         source: repository(file.repository),
-        logs: Logs { filter: file.logs.level.0.0, format: file.logs.format.0 },
+        logs: Logs {
+            filter: file.logs.level.0.0,
+            format: file.logs.format.0,
+            buffer_bytes_max: bytes(file.logs.buffer),
+        },
         models: file
             .models
             .into_iter()
@@ -115,6 +120,7 @@ fn repository(section: file::RepositorySection) -> Repository {
         artifact_bytes_max: section.artifact_bytes.0,
         models_max: count(section.models),
         versions_max: count(section.versions),
+        vanished_grace: section.vanished_grace.0,
         loaded_bytes_max: Some(section.loaded_bytes.0).filter(|bytes| *bytes > 0),
     }
 }

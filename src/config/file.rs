@@ -154,6 +154,10 @@ pub(super) struct RepositorySection {
     pub(super) models: Whole<1, 1_000_000>,
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
+    /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
+    /// volume: what serves goes on, and nothing that was kept is removed. Long enough for somebody to mount it again.
+    /// A root that cannot be read, or is another folder and empty, is never taken for a wish.
+    pub(super) vanished_grace: Time<0, { 30 * DAY }>,
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
     /// With a budget, what does not fit loads on demand: the first request for it waits, and the models that were
     /// used longest ago make room. Required models and versions that an operator pinned stay. A version counts with
@@ -198,6 +202,10 @@ pub(super) struct Proof {
     /// Whether the process of the next proof waits, its engine loaded: a new version is then served several times
     /// sooner, for some 20 MB of memory.
     pub(super) spare: Switch,
+    /// How many versions are proven at a time, so that a slow one does not hold up the next; each may take `memory_max`.
+    /// Versions of models that serve and what an operator asked for go first. One at a time with a budget for loaded
+    /// models.
+    pub(super) at_once: Whole<1, 64>,
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
@@ -230,6 +238,9 @@ pub(super) struct LogsSection {
     pub(super) level: Text<LogFilter>,
     /// "text" for people, "json" for machines, "auto" for text on a terminal and JSON elsewhere.
     pub(super) format: Text<LogFormat>,
+    /// Most bytes of lines that wait for whoever reads standard output. A reader that stalls stops nothing: what does
+    /// not fit is dropped and counted (`tidegate_log_lines_dropped_total`).
+    pub(super) buffer: Size<{ 64 * KIB }, GIB>,
 }
 
 /// What outlives a restart.
@@ -331,6 +342,7 @@ impl Default for RepositorySection {
             artifact_bytes_max,
             models_max,
             versions_max,
+            vanished_grace,
             loaded_bytes_max,
         } = Repository::default();
         let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
@@ -346,6 +358,7 @@ impl Default for RepositorySection {
             artifact_bytes: Size(artifact_bytes_max),
             models: Whole(count(models_max)),
             versions: Whole(count(versions_max)),
+            vanished_grace: Time(vanished_grace),
             loaded_bytes: Size(loaded_bytes_max.unwrap_or(0)),
             demand_timeout: Time(demand_timeout),
             demand_waiting: Whole(count(demand_waiting_max)),
@@ -369,12 +382,13 @@ impl Default for Engine {
 
 impl Default for Proof {
     fn default() -> Self {
-        let lifecycle::ProofSettings { enabled, remember, spare, limits } =
+        let lifecycle::ProofSettings { enabled, remember, spare, at_once, limits } =
             lifecycle::ProofSettings::default();
         Self {
             enabled: Switch(enabled),
             remember: Switch(remember),
             spare: Switch(spare),
+            at_once: Whole(count(at_once.get())),
             memory_max: Size(limits.memory_max),
             time_max: Time(limits.time_max),
             cpu_time_max: Time(limits.cpu_time_max),
@@ -396,8 +410,9 @@ impl Default for Serve {
 
 impl Default for LogsSection {
     fn default() -> Self {
-        let Logs { filter, format } = Logs::default();
-        Self { level: Text(LogFilter(filter)), format: Text(format) }
+        let Logs { filter, format, buffer_bytes_max } = Logs::default();
+        let buffer = Size(count(buffer_bytes_max));
+        Self { level: Text(LogFilter(filter)), format: Text(format), buffer }
     }
 }
 

@@ -101,6 +101,8 @@ pub struct Repository {
     pub models_max: usize,
     /// Most versions of one model that are listed.
     pub versions_max: usize,
+    /// How long a repository without any of its models is taken for a lost volume.
+    pub vanished_grace: Duration,
     /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
     pub loaded_bytes_max: Option<u64>,
 }
@@ -123,6 +125,8 @@ pub struct Logs {
     pub filter: String,
     /// How a line looks.
     pub format: LogFormat,
+    /// Bytes of lines that wait to be read.
+    pub buffer_bytes_max: usize,
 }
 
 /// How a log line looks.
@@ -341,6 +345,7 @@ impl Default for Repository {
             artifact_bytes_max: 4 * value::GIB,
             models_max: 10_000,
             versions_max: 1000,
+            vanished_grace: Duration::from_mins(10),
             loaded_bytes_max: None,
         }
     }
@@ -354,7 +359,8 @@ impl Default for Uploads {
 
 impl Default for Logs {
     fn default() -> Self {
-        Self { filter: "info".to_owned(), format: LogFormat::default() }
+        let (filter, format) = ("info".to_owned(), LogFormat::default());
+        Self { filter, format, buffer_bytes_max: 1 << 20 }
     }
 }
 

@@ -410,14 +410,14 @@ async fn turn(
     let (mut count, mut ending, mut handed_over) = (0u64, false, false);
     loop {
         tokio::select! {
-            socket = sockets.recv(), if !handed_over => {
-                let Some(socket) = socket else {
-                    handed_over = true;
-                    continue;
-                };
-                count += 1;
-                open(&worker, &connections, count, socket);
-            }
+            socket = sockets.recv(), if !handed_over => match socket {
+                Some(socket) => {
+                    count += 1;
+                    open(&worker, &connections, count, socket);
+                }
+                // Falls through: without a connection nothing else would wake this up before the next sweep.
+                None => handed_over = true,
+            },
             _ = sweep.tick() => {
                 worker.tick();
                 for watched in connections.watched.borrow().values() {

@@ -149,7 +149,7 @@ impl Budget {
         self.loading = 0;
     }
 
-    fn wishes_for(&self, model: &str, id: VersionId) -> bool {
+    pub(super) fn wishes_for(&self, model: &str, id: VersionId) -> bool {
         self.wishes
             .iter()
             .any(|wish| wish.id == id && wish.model.as_str() == model && !wish.is_abandoned())
@@ -182,7 +182,7 @@ impl Keeper {
         };
         let job = Job { model: name.clone(), id, origin, staged: None };
         version.begin(job.fingerprint());
-        self.state.jobs.push_back(job);
+        self.state.jobs.push(job);
         if self.refresh(&name) {
             self.publish();
         }
@@ -191,17 +191,18 @@ impl Keeper {
     /// Where a version is loaded from: the repository, or the content store where the repository cannot be read.
     fn origin(&self, model: &ModelName, id: VersionId) -> Option<Origin> {
         let kept = self.state.models.get(model)?;
+        let stored = || {
+            let served = &self.registry.decisions(model)?.served;
+            Some(Origin::Store(Digest::parse(served.get(&id)?)?))
+        };
+        let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
+        if let Some(stored) = stored().filter(|_| lost) {
+            return Some(stored);
+        }
         if let (Some(listed), Some(description)) = (kept.listed.get(&id), &kept.description) {
             return Some(Origin::Repository(listed.clone(), Arc::clone(description)));
         }
-        let served = &self.registry.decisions(model)?.served;
-        Some(Origin::Store(Digest::parse(served.get(&id)?)?))
-    }
-
-    fn is_pending(&self, model: &ModelName, id: VersionId) -> bool {
-        let running = self.state.running.as_ref();
-        running.is_some_and(|(name, version)| name == model && *version == id)
-            || self.state.jobs.iter().any(|job| job.model == *model && job.id == id)
+        stored()
     }
 
     /// Answers requests whose version was loaded, or will not be.
@@ -214,8 +215,9 @@ impl Keeper {
         let wanted = |(name, id): &Key| {
             self.state.models.get(name).is_some_and(|kept| kept.plan.wanted.contains(id))
         };
-        let pending: BTreeSet<Key> =
-            queued.chain(self.state.running.clone()).filter(wanted).collect();
+        let running = self.state.running.iter();
+        let running = running.map(|running| (running.model.clone(), running.id));
+        let pending: BTreeSet<Key> = queued.chain(running).filter(wanted).collect();
         self.budget.leases.retain(|_, lease| lease.is_held());
         for wish in std::mem::take(&mut self.budget.wishes) {
             let key = (wish.model.clone(), wish.id);
@@ -229,22 +231,8 @@ impl Keeper {
         }
     }
 
-    /// The next job: without a budget the oldest, with one the oldest that somebody waits for.
-    pub(super) fn next_job(&mut self) -> Option<Job> {
-        let urgent = self.budget.is_on()
-            && !(self.budget.wishes.is_empty()
-                && self.state.waiting.is_empty()
-                && (self.state.complete || self.policies.is_empty()));
-        let first = if urgent {
-            self.state.jobs.iter().position(|job| self.is_pressing(&job.model, job.id))
-        } else {
-            None
-        };
-        self.state.jobs.remove(first.unwrap_or(0))
-    }
-
     /// Whether others may have to go for a version.
-    fn is_pressing(&self, model: &ModelName, id: VersionId) -> bool {
+    pub(super) fn is_pressing(&self, model: &ModelName, id: VersionId) -> bool {
         let awaited = self.state.waiting.iter().any(|waiting| waiting.model == *model);
         let takes_over = self.state.models.get(model).is_some_and(|kept| takes_over(kept, id));
         takes_over || awaited || self.policy(model).required || self.budget.wishes_for(model, id)

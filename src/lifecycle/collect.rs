@@ -12,6 +12,7 @@
 
 use std::{
     collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -68,7 +69,11 @@ impl Collector {
         let started = thread.spawn(move || {
             // Where it fails, it is only less polite.
             let _ = rustix::process::nice(NICE);
-            needed.collect(&store);
+            // The next one may go well; what this one missed is still there.
+            if catch_unwind(AssertUnwindSafe(|| needed.collect(&store))).is_err() {
+                needed.monitor.upkeep().collected(None);
+                tracing::error!("collecting the content store ended in a panic; it is tried again");
+            }
             drop((hold, running));
         });
         if let Err(error) = started {

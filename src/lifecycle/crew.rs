@@ -1,7 +1,13 @@
-//! The threads that load: one version at a time, beside what serves and below it in priority.
+//! The threads that load: a few versions at a time, beside what serves and below it in priority.
+//!
+//! Always true: a job is reported once, also where its thread ends in a panic.
 
 use std::{
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
 };
 
@@ -49,16 +55,25 @@ pub(super) type Loaded = Result<Version, Arc<LoadFailure>>;
 #[derive(Debug)]
 pub(super) struct Crew {
     loader: Arc<Loader>,
-    /// Sessions that run on the caller's thread are made at low priority.
-    plain: Option<Hand>,
-    /// Threads that a session makes for itself inherit the priority, so these are made at the usual one.
-    parallel: Option<Hand>,
+    hands: Vec<Hand>,
 }
 
 #[derive(Debug)]
 struct Hand {
-    jobs: mpsc::Sender<(Job, Done)>,
+    /// Sessions that run on the caller's thread are made at low priority. Threads that a session makes for itself
+    /// inherit the priority, so those are made at the usual one.
+    low_priority: bool,
+    jobs: mpsc::Sender<Report>,
+    /// Jobs that it has not done with.
+    pending: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
+}
+
+/// A job that has to be reported, whatever becomes of it.
+struct Report {
+    job: Job,
+    done: Option<Done>,
+    pending: Arc<AtomicUsize>,
 }
 
 type Done = Box<dyn FnOnce(Job, Loaded) + Send>;
@@ -69,7 +84,7 @@ const NICE: i32 = 5;
 
 impl Crew {
     pub(super) fn new(loader: Arc<Loader>) -> Self {
-        Self { loader, plain: None, parallel: None }
+        Self { loader, hands: Vec::new() }
     }
 
     /// Loads a version and says what it came to, later and on another thread.
@@ -78,24 +93,37 @@ impl Crew {
         job: Job,
         done: impl FnOnce(Job, Loaded) + Send + 'static,
     ) -> std::io::Result<()> {
-        let parallel = match &job.origin {
-            Origin::Repository(_, description) => self.loader.intra_op_threads(description) > 1,
+        let low_priority = match &job.origin {
+            Origin::Repository(_, description) => self.loader.intra_op_threads(description) <= 1,
             // Not known before it is read.
-            Origin::Store(_) => true,
+            Origin::Store(_) => false,
         };
-        let hand = if parallel { &mut self.parallel } else { &mut self.plain };
-        let hand = match hand {
-            Some(hand) if !hand.thread.is_finished() => hand,
-            gone => gone.insert(Hand::start(Arc::clone(&self.loader), !parallel)?),
-        };
-        hand.jobs
-            .send((job, Box::new(done)))
-            .map_err(|_| std::io::Error::other("the loading thread has ended"))
+        let hand = self.hand(low_priority)?;
+        let pending = Arc::clone(&hand.pending);
+        pending.fetch_add(1, Ordering::Relaxed);
+        let report = Report { job, done: Some(Box::new(done)), pending };
+        // A thread that has ended reports by letting go of it.
+        let _ = hand.jobs.send(report);
+        Ok(())
     }
 
-    /// Waits for the job that runs and lets the threads go.
+    /// The thread that has the least to do; a new one while all have something and there may be more.
+    fn hand(&mut self, low_priority: bool) -> std::io::Result<&mut Hand> {
+        self.hands.retain(|hand| !hand.thread.is_finished());
+        let alike = || self.hands.iter().filter(|hand| hand.low_priority == low_priority);
+        let busy = alike().all(|hand| hand.pending.load(Ordering::Relaxed) > 0);
+        if busy && alike().count() < self.loader.loads_at_once.get() {
+            self.hands.push(Hand::start(Arc::clone(&self.loader), low_priority)?);
+        }
+        let alike = self.hands.iter_mut().filter(|hand| hand.low_priority == low_priority);
+        alike
+            .min_by_key(|hand| hand.pending.load(Ordering::Relaxed))
+            .ok_or_else(|| std::io::Error::other("no thread loads"))
+    }
+
+    /// Waits for the jobs that run and lets the threads go.
     pub(super) fn dismiss(self) {
-        for hand in [self.plain, self.parallel].into_iter().flatten() {
+        for hand in self.hands {
             drop(hand.jobs);
             let _ = hand.thread.join();
         }
@@ -104,18 +132,35 @@ impl Crew {
 
 impl Hand {
     fn start(loader: Arc<Loader>, low_priority: bool) -> std::io::Result<Self> {
-        let (jobs, incoming) = mpsc::channel::<(Job, Done)>();
+        let (jobs, incoming) = mpsc::channel::<Report>();
         let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(move || {
             if low_priority {
                 // On Linux a thread has a priority of its own; where not, loading is only less polite.
                 let _ = rustix::process::nice(NICE);
             }
-            for (job, done) in incoming {
+            for mut report in incoming {
+                let job = &report.job;
                 let outcome = loader.load(&job.model, job.id, &job.origin);
-                done(job, outcome.map_err(Arc::new));
+                report.tell(outcome.map_err(Arc::new));
                 loader.make_ready();
             }
         })?;
-        Ok(Self { jobs, thread })
+        Ok(Self { low_priority, jobs, pending: Arc::default(), thread })
+    }
+}
+
+impl Report {
+    fn tell(&mut self, loaded: Loaded) {
+        if let Some(done) = self.done.take() {
+            done(self.job.clone(), loaded);
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // A job that nobody did: the thread ended in a panic.
+        self.tell(Err(Arc::new(LoadFailure::Panicked)));
+        self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -29,6 +29,11 @@ pub enum GoldenError {
     /// The file is not what it should be.
     #[error("golden.json is malformed: {0}")]
     File(#[from] serde_json::Error),
+    /// Nothing would be compared.
+    #[error(
+        "golden.json has no cases and would prove nothing; give it at least one with inputs and outputs, or remove it"
+    )]
+    Empty,
     /// A tensor in the file is malformed.
     #[error("golden.json, case {case}: {source}")]
     Tensor {
@@ -105,6 +110,9 @@ impl Golden {
     /// Reads the file.
     pub fn parse(file: &[u8]) -> Result<Self, GoldenError> {
         let file: File<'_> = serde_json::from_slice(file)?;
+        if file.cases.is_empty() {
+            return Err(GoldenError::Empty);
+        }
         let tensors = |case: usize, raw: &RawValue| {
             let body = Bytes::from(format!("{{\"inputs\":{}}}", raw.get()));
             let request = decode_infer(&body, None, &Limits::default());
@@ -216,8 +224,10 @@ fn numbers<T: Element + Into<f64>>(
     let (expected, actual) = (expected.view::<T>().ok()?, actual.view::<T>().ok()?);
     expected.iter().zip(actual.iter()).enumerate().find_map(|(index, (expected, actual))| {
         let (expected, actual): (f64, f64) = ((*expected).into(), (*actual).into());
-        let close =
-            (actual - expected).abs() <= tolerance.absolute + tolerance.relative * expected.abs();
+        // Any number would be close to an infinite one.
+        let close = expected.is_finite()
+            && (actual - expected).abs()
+                <= tolerance.absolute + tolerance.relative * expected.abs();
         let same = actual.to_bits() == expected.to_bits() || (actual.is_nan() && expected.is_nan());
         (!close && !same).then(|| format!("is {actual} at element {index}, expected {expected}"))
     })
@@ -242,6 +252,8 @@ mod tests {
         );
         let text = difference(&fp32(&[1.0, 100.0]), &fp32(&[1.0, 102.0]), tolerance).unwrap();
         assert_eq!(text, "is 102 at element 1, expected 100");
+        assert_eq!(difference(&fp32(&[f32::INFINITY]), &fp32(&[f32::INFINITY]), tolerance), None);
+        assert!(difference(&fp32(&[f32::INFINITY]), &fp32(&[1.0]), tolerance).is_some());
     }
 
     #[test]
@@ -250,6 +262,10 @@ mod tests {
         let golden = Golden::parse(format!(r#"{{"cases":[{case}]}}"#).as_bytes()).unwrap();
         assert_eq!(golden.len(), 1);
         assert!(Golden::parse(br#"{"cases":[],"extra":1}"#).is_err());
+        assert!(matches!(Golden::parse(br#"{"cases":[]}"#), Err(GoldenError::Empty)));
+        let uncompared =
+            case.replace(r#"[{"name":"y","datatype":"INT64","shape":[1],"data":[1]}]"#, "[]");
+        assert!(Golden::parse(format!(r#"{{"cases":[{uncompared}]}}"#).as_bytes()).is_err());
         assert!(Golden::parse(br#"{"cases":[{"inputs":[],"outputs":[]}]}"#).is_err());
     }
 }

@@ -19,19 +19,22 @@ use crate::{
     model::{ModelName, VersionId},
     registry::{Action, Cause, Decisions, Entry, Registry},
     serve::{Model, Serving, Table, Version, Wish},
-    source::{Digest, Folder, Hold, ListedModel, Listing, Store},
+    source::{Digest, Folder, ListedModel, Listing, Store},
 };
 
 use super::{
     LoadFailure, Loader, Operation, Policy, Reply,
     budget::{Admission, Budget},
+    clients::breaks_clients,
     collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
     events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
-    operate::Waiting,
+    operate::{Asked, Waiting},
+    queue::{Jobs, Running},
     reclaim::{Freed, Reclaim, Retired},
     stage::{Next, Staged, Upload},
+    vanished::{Sight, is_uploaded},
 };
 
 /// What reaches the keeper.
@@ -39,7 +42,7 @@ pub(super) enum Message {
     /// The folder may have changed.
     Look,
     /// Somebody wants something.
-    Operate(ModelName, Operation, Cause, Reply),
+    Operate(ModelName, Operation, Asked, Reply),
     /// A request waits for a version that loads on demand.
     Wish(Wish),
     /// There may be room for what waits to be loaded.
@@ -77,11 +80,9 @@ pub(super) struct Keeping {
     /// The models as they were last published.
     published: HashMap<ModelName, Arc<Model>>,
     required: Arc<[ModelName]>,
-    /// Loads to come, and the one that runs.
-    pub(super) jobs: VecDeque<Job>,
-    pub(super) running: Option<(ModelName, VersionId)>,
-    /// Keeps what it puts into the content store, until it is known what serves.
-    hold: Option<Hold>,
+    /// Loads to come, and those that run.
+    pub(super) jobs: Jobs,
+    pub(super) running: Vec<Running>,
     collector: Collector,
     pub(super) waiting: Vec<Waiting>,
     /// Changes that are loaded aside, and how many there have been.
@@ -91,8 +92,9 @@ pub(super) struct Keeping {
     pub(super) complete: bool,
     /// Problems of the folder that were logged already.
     reported: BTreeSet<String>,
-    /// Why the last look saw nothing.
+    /// Why the last look saw nothing that may be acted on.
     pub(super) unreadable: Option<String>,
+    pub(super) sight: Sight,
     /// When to look again, unasked.
     look_at: Option<Instant>,
 }
@@ -110,7 +112,8 @@ impl Keeper {
         self.look(None, true);
         loop {
             self.gauge();
-            if !self.state.complete && self.state.running.is_none() && self.state.jobs.is_empty() {
+            let idle = self.state.running.is_empty() && self.state.jobs.is_empty();
+            if !self.state.complete && idle {
                 self.state.complete = true;
                 self.publish();
                 // Nobody may be waiting for it.
@@ -121,8 +124,8 @@ impl Keeper {
                     self.look_due.store(false, Ordering::Release);
                     self.look(None, false);
                 }
-                Some(Message::Operate(model, operation, cause, reply)) => {
-                    self.operate(&model, &operation, cause, reply);
+                Some(Message::Operate(model, operation, asked, reply)) => {
+                    self.operate(&model, &operation, asked, reply);
                 }
                 Some(Message::Wish(wish)) => self.wish(wish),
                 // Every message has what waits looked at.
@@ -192,21 +195,23 @@ impl Keeper {
         if only.is_none() {
             self.state.look_at = None;
         }
-        let listing = match self.folder.list() {
+        let listing = self.folder.list();
+        let listing = listing
+            .map_err(|error| format!("the repository cannot be read: {}", error.chain()))
+            .and_then(|listing| self.believe(listing));
+        let listing = match listing {
             Ok(listing) => listing,
-            Err(error) => {
+            Err(problem) => {
                 // What serves goes on serving: a folder that cannot be read is not an empty folder.
-                let problem = format!("the repository cannot be read: {}", error.chain());
-                self.report(&problem);
                 if !self.state.complete && self.state.models.is_empty() {
                     self.restore(&problem);
                 }
                 self.looked(Err(&problem));
-                self.state.unreadable = Some(problem);
+                self.note_unreadable(Some(problem));
                 return;
             }
         };
-        self.state.unreadable = None;
+        self.note_unreadable(None);
         self.looked(Ok(listing.problems.len()));
         for problem in &listing.problems {
             self.report(&format!("{}: {}", problem.what, problem.reason));
@@ -222,6 +227,24 @@ impl Keeper {
             self.publish();
         }
         self.start_next();
+    }
+
+    /// Tells what the last look came to, once for each time that it changes.
+    fn note_unreadable(&mut self, problem: Option<String>) {
+        if self.state.unreadable == problem {
+            return;
+        }
+        if let Some(problem) = &problem {
+            let root = &self.folder.settings().root;
+            tracing::error!(root = %root.display(), "{problem}");
+        } else {
+            tracing::info!("the repository is readable again");
+        }
+        self.state.unreadable = problem;
+        for name in self.state.models.keys().cloned().collect::<Vec<_>>() {
+            self.refresh(&name);
+        }
+        self.publish();
     }
 
     /// Starts to remove from the content store what no version needs, if it is time.
@@ -271,7 +294,7 @@ impl Keeper {
                 let version = kept.versions.entry(id);
                 version.or_insert_with(|| KeptVersion::unavailable("")).begin(None);
                 let origin = Origin::Store(digest);
-                self.state.jobs.push_back(Job { model: name.clone(), id, origin, staged: None });
+                self.state.jobs.push(Job { model: name.clone(), id, origin, staged: None });
             }
             self.state.models.insert(name.clone(), kept);
         }
@@ -317,6 +340,12 @@ impl Keeper {
                 tracing::info!(model = %name, "removed: it is gone from the repository");
                 self.tell(&name, None, EventKind::Removed, "gone from the repository");
                 self.retire(retired);
+                // Nor is it brought back by a start without the repository.
+                let decided = self.registry.decisions(&name);
+                let served = decided.map(|decided| decided.served.clone()).unwrap_or_default();
+                for id in served.into_keys() {
+                    self.remember(&name, Action::Retire { version: id.number() });
+                }
             }
             changed = true;
         }
@@ -325,14 +354,25 @@ impl Keeper {
 
     /// Takes over what the repository says and has; a changed description makes versions be loaded again.
     fn describe(&mut self, name: &ModelName, listed: &ListedModel, listing: &Listing) {
+        let (now, grace) = (self.now(), self.folder.settings().vanished_grace);
         let kept = self.state.models.entry(name.clone()).or_default();
-        let before = std::mem::replace(&mut kept.listed, listed.versions.clone());
-        for (id, version) in before {
+        let mut there = listed.versions.clone();
+        for (id, version) in &kept.listed {
             // What cannot be read is not gone.
             if trouble(listing, &format!("{name}/{id}")).is_some() {
-                kept.listed.entry(id).or_insert(version);
+                there.entry(*id).or_insert_with(|| version.clone());
             }
         }
+        if kept.is_emptied(&there, now, grace) {
+            let problem = "its folder has no version any more, taken for a lost volume: what serves goes on; put a version \
+                           there, or remove the folder if the model is to go";
+            if kept.problem.as_deref() != Some(problem) {
+                tracing::error!(model = %name, "{problem}");
+                kept.problem = Some(problem.to_owned());
+            }
+            return;
+        }
+        kept.listed = there;
         match &listed.description {
             Ok(description) => {
                 kept.problem = None;
@@ -376,8 +416,19 @@ impl Keeper {
         }
         let Some(description) = kept.description.clone() else { return false };
         let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
-        let unloaded = decisions.unloaded;
+        let (unloaded, pinned) = (decisions.unloaded, decisions.pinned);
         let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
+        let withheld = if policy.signature_may_change || !self.state.complete {
+            None
+        } else {
+            kept.withhold(name, &mut plan, pinned)
+        };
+        if withheld != kept.withheld {
+            if let Some(reason) = &withheld {
+                tracing::error!(model = %name, "{reason}");
+            }
+            kept.withheld = withheld;
+        }
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
         kept.stand_in = kept.stand_in_for(&plan);
         plan.wanted.extend(kept.stand_in);
@@ -386,7 +437,8 @@ impl Keeper {
         kept.plan = plan;
         let mut jobs = Vec::new();
         for id in kept.plan.wanted.clone() {
-            let listed = kept.listed[&id].clone();
+            // What goes on although its folder is gone.
+            let Some(listed) = kept.listed.get(&id).cloned() else { continue };
             let version = kept.versions.entry(id).or_insert_with(KeptVersion::discovered);
             match version.due(listed.fingerprint, now, at_once) {
                 Due::No => {}
@@ -418,18 +470,20 @@ impl Keeper {
         changed
     }
 
-    /// Loads the next version, if none is being loaded and there is room for it.
+    /// Loads what comes next, as long as more may be loaded at a time and there is room for it.
     fn start_next(&mut self) {
         let mut refused = false;
-        while self.state.running.is_none() {
-            // An operator waits for what is staged.
-            match self.next_staged() {
-                Next::Job(job) => {
-                    self.start(*job);
-                    continue;
+        while self.state.running.len() < self.at_once() {
+            // An operator waits for what is staged; its versions are loaded one by one.
+            if self.state.running.iter().all(|running| running.staged.is_none()) {
+                match self.next_staged() {
+                    Next::Job(job) => {
+                        self.start(*job);
+                        continue;
+                    }
+                    Next::Later => break,
+                    Next::Nothing => {}
                 }
-                Next::Later => break,
-                Next::Nothing => {}
             }
             let Some(job) = self.next_job() else { break };
             let (model, id) = (job.model.clone(), job.id);
@@ -441,7 +495,7 @@ impl Keeper {
             match self.admit(&job) {
                 Admission::Now => {}
                 Admission::Later => {
-                    self.state.jobs.push_front(job);
+                    self.state.jobs.put_back(job);
                     break;
                 }
                 Admission::No => {
@@ -467,14 +521,16 @@ impl Keeper {
     fn start(&mut self, job: Job) {
         let (model, id, staged) = (job.model.clone(), job.id, job.clone());
         self.tell(&model, Some(id), EventKind::Loading, "");
-        self.state.hold = self.loader.store.as_ref().map(Store::hold);
+        let hold = self.loader.store.as_ref().map(Store::hold);
+        let rank = self.rank(&job);
         let report = self.messages.clone();
         let started = self.crew.load(job, move |job, loaded| {
             // A keeper that is gone needs no report.
             let _ = report.send(Message::Loaded(Box::new((job, loaded))));
         });
         let Err(error) = started else {
-            self.state.running = Some((model, id));
+            let staged = staged.staged;
+            self.state.running.push(Running { model, id, staged, rank, hold });
             return;
         };
         tracing::error!(%model, version = %id, "not loaded: the system gives no thread: {error}");
@@ -501,10 +557,12 @@ impl Keeper {
 
     /// A load has ended: the version takes over, or says why not.
     fn ended(&mut self, job: &Job, loaded: Loaded) {
-        self.state.running = None;
+        let at = self.state.running.iter().position(|running| running.is_of(job));
+        let running = at.map(|at| self.state.running.swap_remove(at));
+        debug_assert!(running.is_some(), "what ends was started");
         self.state.collector.count();
         // Let go at the end: by then it is written down if it serves.
-        let _hold = self.state.hold.take();
+        let _hold = running.and_then(|running| running.hold);
         self.budget.load_ended();
         if let Some(number) = job.staged {
             self.staged_ended(number, job, loaded);
@@ -516,7 +574,12 @@ impl Keeper {
         let loaded = loaded
             .map_err(|failure| (failure.code().as_str(), failure.to_string(), failure.may_pass()));
         let loaded = loaded.and_then(|version| self.check_loaded(job, version, 0));
-        let unwanted = |kept: &Kept| !kept.plan.wanted.contains(&id);
+        let accepted = self.state.waiting.iter().any(|waiting| waiting.accepts(name));
+        let unwanted = |kept: &Kept| {
+            // An upload may have taken its place while it was loaded.
+            let replaced = kept.versions.get(&id).is_none_or(|kept| kept.loading.is_none());
+            !kept.plan.wanted.contains(&id) || job.fingerprint().is_some() && replaced
+        };
         let Some(kept) = self.state.models.get_mut(name).filter(|kept| !unwanted(kept)) else {
             // Decided otherwise meanwhile.
             self.loader.monitor.upkeep().loaded(name, "superseded");
@@ -524,6 +587,11 @@ impl Keeper {
                 self.let_go(Arc::new(version));
             }
             return;
+        };
+        let policy = Policy {
+            // An operator who waits for it may have said so; what lies there at the start is taken as it is.
+            signature_may_change: policy.signature_may_change || accepted || !self.state.complete,
+            ..policy
         };
         let loaded = loaded.and_then(|version| {
             match breaks_clients(kept, kept.plan.default, &version, policy) {
@@ -616,6 +684,8 @@ impl Keeper {
     pub(super) fn refresh(&mut self, name: &ModelName) -> bool {
         let Some(kept) = self.state.models.get(name) else { return false };
         let decisions = self.registry.decisions(name);
+        let unreadable = self.state.unreadable.as_ref();
+        let unreadable = unreadable.filter(|_| !decisions.is_some_and(is_uploaded));
         let model = Model {
             name: name.clone(),
             recorder: self.loader.monitor.model(name),
@@ -623,7 +693,7 @@ impl Keeper {
             default: kept.plan.default,
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),
-            problem: kept.problem.clone(),
+            problem: kept.problem.as_ref().or(unreadable).or(kept.withheld.as_ref()).cloned(),
         };
         let before = self.state.published.get(name);
         if before.is_some_and(|before| **before == model) {
@@ -644,6 +714,7 @@ impl Keeper {
         let state = &self.state;
         let table =
             Table::new(state.published.clone(), state.complete, Arc::clone(&state.required));
+        let table = table.without_repository(state.unreadable.clone());
         let before = self.serving.publish(table);
         self.loader.monitor.upkeep().published();
         self.reclaim.take(Retired::Table(before));
@@ -666,26 +737,6 @@ fn pinned(decisions: &Decisions) -> Option<String> {
         decisions.uploaded.as_ref().map(|_| serves.to_owned())
     };
     pinned.or_else(uploaded)
-}
-
-/// Why clients of what serves could not use a version in its place, if that matters.
-pub(super) fn breaks_clients(
-    kept: &Kept,
-    default: Option<VersionId>,
-    version: &Version,
-    policy: Policy,
-) -> Option<String> {
-    let takes_over = default == Some(version.id());
-    if policy.signature_may_change || !takes_over {
-        return None;
-    }
-    let (id, serving) = kept.relied_on()?;
-    let broken = version.signature().breaks_clients_of(serving)?;
-    let model = &version.parts().model;
-    Some(format!(
-        "its signature does not fit the clients of version {id}, which serves: {broken}; export it with the same \
-         inputs and outputs, or set signature_may_change = true in [models.{model}]"
-    ))
 }
 
 pub(super) fn log_ready(version: &Version) {

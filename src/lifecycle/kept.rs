@@ -26,6 +26,12 @@ pub(super) struct Kept {
     pub(super) versions: BTreeMap<VersionId, KeptVersion>,
     /// What answers on demand until the plan's default is proven.
     pub(super) stand_in: Option<VersionId>,
+    /// The version that was decided for, whatever its signature.
+    pub(super) accepted: Option<VersionId>,
+    /// Why the version that should answer does not.
+    pub(super) withheld: Option<String>,
+    /// Since when its folder is there without any version.
+    pub(super) emptied: Option<Instant>,
 }
 
 /// A version.
@@ -219,6 +225,21 @@ impl KeptVersion {
 }
 
 impl Kept {
+    /// Whether all its versions are gone at once, and that is not to be believed yet.
+    pub(super) fn is_emptied(
+        &mut self,
+        there: &BTreeMap<VersionId, ListedVersion>,
+        now: Instant,
+        grace: Duration,
+    ) -> bool {
+        if !there.is_empty() || self.listed.is_empty() {
+            self.emptied = None;
+            return false;
+        }
+        let since = *self.emptied.get_or_insert(now);
+        now.saturating_duration_since(since) < grace
+    }
+
     /// The version that answers by default now.
     pub(super) fn answering(&self) -> Option<(VersionId, &Arc<Version>)> {
         let ready = || {
@@ -242,6 +263,12 @@ impl Kept {
             Some((id, self.versions.get(&id)?.signature.as_ref()?))
         };
         self.answering().map(|(id, version)| (id, version.signature())).or_else(stand_in)
+    }
+
+    /// What a version takes and gives, where it is loaded or was evicted.
+    pub(super) fn signature(&self, id: VersionId) -> Option<&Signature> {
+        let kept = self.versions.get(&id)?;
+        kept.version.as_ref().map(|version| version.signature()).or(kept.signature.as_ref())
     }
 
     /// The version that goes on answering on demand until the default of a new plan is proven, if one is needed.

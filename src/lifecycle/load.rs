@@ -1,6 +1,10 @@
 //! From a listed version to one that can answer.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -37,11 +41,16 @@ pub struct Loader {
     pub prover: Option<Prover>,
     /// Whether a process waits for the next version to prove.
     pub spare_prover: bool,
+    /// How many versions are fetched and proven at a time; one at a time is then loaded into this process.
+    pub loads_at_once: NonZeroUsize,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
     /// The most bytes of a version.
     pub artifact_bytes_max: u64,
 }
+
+/// Held while a version is loaded into this process and warmed: proofs overlap, loads do not.
+static IN_PROCESS: Mutex<()> = Mutex::new(());
 
 /// Which kind of failure kept a version from being served; stable, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -327,6 +336,8 @@ impl Loader {
             Ok::<_, LoadFailure>(proof)
         });
         let proof = proof.transpose()?;
+        // What a load takes beside the version itself is taken once, not once for each load.
+        let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = clock.now();
         let mut first = engine.load(&file, options)?;
         let signature = first.signature().clone();

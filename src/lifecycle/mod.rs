@@ -14,6 +14,7 @@
 //! (`registry`).
 
 mod budget;
+mod clients;
 mod collect;
 mod crew;
 mod drain;
@@ -25,11 +26,14 @@ mod load;
 mod operate;
 mod plan;
 mod proof;
+mod queue;
 mod reclaim;
 mod stage;
+mod vanished;
 
 use std::{
     collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -62,6 +66,7 @@ pub use crew::Origin;
 use budget::Budget;
 use crew::Crew;
 use keeper::{Keeper, Keeping, Message};
+use operate::Asked;
 use reclaim::Reclaim;
 use stage::Upload;
 
@@ -81,6 +86,8 @@ pub struct Handle {
     messages: mpsc::Sender<Message>,
     /// Operations that wait for the keeper.
     waiting: Arc<AtomicUsize>,
+    /// Whether the keeper ended in a panic.
+    broken: Arc<AtomicBool>,
     events: Events,
     /// One upload at a time: each takes memory for all its files.
     uploading: Arc<Semaphore>,
@@ -112,7 +119,7 @@ pub enum Operation {
     Load,
     /// Out of service until it is loaded again; requests in flight finish.
     Unload,
-    /// Back to a version, which is pinned; without one, to the next older than what answers.
+    /// Back to a version, which is pinned; without one, to the newest older one that served, else the next older.
     Rollback {
         /// The version.
         to: Option<VersionId>,
@@ -211,6 +218,11 @@ pub enum OperationError {
     /// The keeper has too much to do, or has stopped; worth retrying.
     #[error("the server is busy with other changes or shutting down; try again")]
     Busy,
+    /// The keeper ended in a panic; only another process helps.
+    #[error(
+        "nothing can be changed any more because of a bug of tidegate, which the log has; restart it"
+    )]
+    Broken,
 }
 
 /// Why the keeper could not start.
@@ -247,6 +259,7 @@ impl Lifecycle {
         let handle = Handle {
             messages: messages.clone(),
             waiting: Arc::default(),
+            broken: Arc::default(),
             events: events.clone(),
             uploading: Arc::new(Semaphore::new(1)),
             keep: (loader.store.clone(), loader.artifact_bytes_max),
@@ -284,9 +297,16 @@ impl Lifecycle {
             reclaim: reclaim.map_err(StartError::Thread)?,
             state: Keeping::default(),
         };
+        let (broken, monitor) = (Arc::clone(&handle.broken), Arc::clone(&keeper.loader.monitor));
         let keeper = std::thread::Builder::new()
             .name("lifecycle".to_owned())
-            .spawn(move || keeper.run(&incoming, passed))
+            .spawn(move || {
+                let kept = catch_unwind(AssertUnwindSafe(|| keeper.run(&incoming, passed)));
+                if kept.is_err() {
+                    broken.store(true, Ordering::Release);
+                    monitor.upkeep().broke("the thread that loads and swaps models");
+                }
+            })
             .map_err(StartError::Thread)?;
         Ok(Self {
             handle,
@@ -323,7 +343,8 @@ impl Drop for Lifecycle {
 }
 
 impl Handle {
-    /// Does something to a model; done when this returns: later requests meet it.
+    /// Does something to a model; done when this returns: later requests meet it. A version that the clients of the
+    /// one before cannot use is refused, unless `signature_may_change`.
     ///
     /// # Cancel safety
     /// Dropped while it waits, it still happens.
@@ -331,14 +352,15 @@ impl Handle {
         &self,
         model: ModelName,
         operation: Operation,
+        signature_may_change: bool,
         cause: Cause,
     ) -> Result<Done, OperationError> {
         let _place = Place::take(&self.waiting).ok_or(OperationError::Busy)?;
         let (reply, answer) = oneshot::channel();
         self.messages
-            .send(Message::Operate(model, operation, cause, reply))
-            .map_err(|_| OperationError::Busy)?;
-        answer.await.unwrap_or(Err(OperationError::Busy))
+            .send(Message::Operate(model, operation, Asked { cause, signature_may_change }, reply))
+            .map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// The right to upload, if nobody has it.
@@ -379,8 +401,17 @@ impl Handle {
         let (instead, hold) = kept.await.unwrap_or(Err(OperationError::Busy))?;
         let (reply, answer) = oneshot::channel();
         let upload = Upload { model, instead, cause, place, hold, reply };
-        self.messages.send(Message::Upload(Box::new(upload))).map_err(|_| OperationError::Busy)?;
-        answer.await.unwrap_or(Err(OperationError::Busy))
+        self.messages.send(Message::Upload(Box::new(upload))).map_err(|_| self.gone())?;
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Why nobody answers.
+    fn gone(&self) -> OperationError {
+        if self.broken.load(Ordering::Acquire) {
+            OperationError::Broken
+        } else {
+            OperationError::Busy
+        }
     }
 
     /// What happens to models.

@@ -19,8 +19,16 @@ use super::{
 pub(super) struct Waiting {
     pub(super) model: ModelName,
     goal: Goal,
-    cause: Cause,
+    asked: Asked,
     reply: Reply,
+}
+
+/// How an operation was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) cause: Cause,
+    /// Whether a version may answer that the clients of the one before cannot use.
+    pub(super) signature_may_change: bool,
 }
 
 enum Goal {
@@ -36,16 +44,17 @@ impl Keeper {
         &mut self,
         model: &ModelName,
         operation: &Operation,
-        cause: Cause,
+        mut asked: Asked,
         reply: Reply,
     ) {
         if *operation == Operation::Load && self.decisions(model).uploaded.is_some() {
-            self.stage(model, None, (cause, reply), (None, None));
+            self.stage(model, None, (asked.cause, reply), (None, None));
             return;
         }
-        match self.begin(model, operation, &cause) {
+        match self.begin(model, operation, &mut asked) {
             Ok(Some(goal)) => {
-                self.state.waiting.push(Waiting { model: model.clone(), goal, cause, reply });
+                self.state.waiting.push(Waiting { model: model.clone(), goal, asked, reply });
+                self.state.jobs.rank_again();
                 if self.reconcile(model, true) {
                     self.publish();
                 }
@@ -69,7 +78,7 @@ impl Keeper {
         &mut self,
         model: &ModelName,
         operation: &Operation,
-        cause: &Cause,
+        asked: &mut Asked,
     ) -> Result<Option<Goal>, OperationError> {
         if *operation != Operation::Unload {
             self.look(Some(model), true);
@@ -78,6 +87,7 @@ impl Keeper {
         if let (false, Some(unreadable)) = (known, &self.state.unreadable) {
             return Err(failed(model, unreadable));
         }
+        let before = self.served_before(model);
         let kept = self.state.models.get_mut(model);
         let kept = kept.ok_or_else(|| OperationError::Unknown(model.to_string()))?;
         match operation {
@@ -89,11 +99,11 @@ impl Keeper {
                     .for_each(KeptVersion::forget);
                 let level = kept.listed.keys().next_back().map(|id| id.number());
                 let holds = self.policy(model).on_new_version == OnNewVersion::Hold;
-                self.release(model, Action::Load { level: level.filter(|_| holds) }, cause)
+                self.release(model, Action::Load { level: level.filter(|_| holds) }, asked)
             }
-            Operation::Unpin => self.release(model, Action::Unpin, cause),
+            Operation::Unpin => self.release(model, Action::Unpin, asked),
             Operation::Unload => {
-                self.write(model, Action::Unload, cause)?;
+                self.write(model, Action::Unload, &asked.cause)?;
                 self.state.jobs.retain(|job| job.model != *model);
                 self.folder.put_over(model, None);
                 self.look_soon();
@@ -103,7 +113,9 @@ impl Keeper {
                 Ok(None)
             }
             Operation::Rollback { to } => {
-                let to = target(model, kept, *to)?;
+                // The way back is open in an emergency.
+                asked.signature_may_change |= to.is_none() && before.is_some();
+                let to = target(model, kept, to.or(before))?;
                 retry_failed(kept, to);
                 Ok(Some(Goal::Decide(to, Action::Pin { version: to.number() })))
             }
@@ -118,7 +130,9 @@ impl Keeper {
                     let (model, alias) = (model.clone(), alias.to_string());
                     return Err(OperationError::UnknownAlias { model, alias });
                 }
-                self.write(model, Action::RemoveAlias { alias: alias.as_str().to_owned() }, cause)?;
+                let action = Action::RemoveAlias { alias: alias.as_str().to_owned() };
+                self.check_clients(model, &action, asked)?;
+                self.write(model, action, &asked.cause)?;
                 if self.reconcile(model, true) {
                     self.publish();
                 }
@@ -132,7 +146,7 @@ impl Keeper {
         &mut self,
         model: &ModelName,
         action: Action,
-        cause: &Cause,
+        asked: &Asked,
     ) -> Result<Option<Goal>, OperationError> {
         if !self.changes(model, &action) {
             return Ok(Some(Goal::Serve));
@@ -142,7 +156,9 @@ impl Keeper {
         let kept = self.state.models.get_mut(model);
         let default = kept.and_then(|kept| {
             let default = kept.plan_for(after, policy)?.default?;
-            if kept.versions.get(&default).is_some_and(KeptVersion::rests) {
+            // What was never loaded is, where clients rely on something that it must suit.
+            let known = kept.signature(default).is_some() || kept.relied_on().is_none();
+            if known && kept.versions.get(&default).is_some_and(KeptVersion::rests) {
                 return None;
             }
             retry_failed(kept, default);
@@ -150,7 +166,8 @@ impl Keeper {
         });
         let Some(default) = default else {
             // Nothing will answer whatever is decided, or it is loaded when it is asked for.
-            self.write(model, action, cause)?;
+            self.check_clients(model, &action, asked)?;
+            self.write(model, action, &asked.cause)?;
             return Ok(Some(Goal::Serve));
         };
         Ok(Some(Goal::Decide(default, action)))
@@ -194,7 +211,12 @@ impl Keeper {
         let waiting = std::mem::take(&mut self.state.waiting);
         for waiting in waiting {
             let model = waiting.model.clone();
-            if self.is_busy(&model) {
+            // What is decided about one version waits for no other.
+            let pending = match &waiting.goal {
+                Goal::Serve => self.is_busy(&model),
+                Goal::Decide(version, _) => self.is_pending(&model, *version),
+            };
+            if pending {
                 self.state.waiting.push(waiting);
                 continue;
             }
@@ -204,7 +226,7 @@ impl Keeper {
                     let releases = matches!(action, Action::Load { .. } | Action::Unpin);
                     let ready = self.verdict(&model, Some(version));
                     let decided =
-                        ready.and_then(|_| self.decide(&model, version, action, &waiting.cause));
+                        ready.and_then(|_| self.decide(&model, version, action, &waiting.asked));
                     // Whatever came of it, the trial is over.
                     if self.reconcile(&model, true) {
                         self.publish();
@@ -222,20 +244,16 @@ impl Keeper {
         }
     }
 
-    /// Whether a version of a model is being loaded, or will be.
-    fn is_busy(&self, model: &ModelName) -> bool {
-        self.state.running.as_ref().is_some_and(|(running, _)| running == model)
-            || self.state.jobs.iter().any(|job| job.model == *model)
-    }
-
     /// Carries out a decision about a version that is loaded.
     fn decide(
         &mut self,
         model: &ModelName,
         version: VersionId,
         action: Action,
-        cause: &Cause,
+        asked: &Asked,
     ) -> Result<VersionId, OperationError> {
+        self.check_clients(model, &action, asked)?;
+        let cause = &asked.cause;
         if !matches!(action, Action::Pin { .. }) {
             if self.changes(model, &action) {
                 self.write(model, action, cause)?;
@@ -253,6 +271,37 @@ impl Keeper {
         self.decided(model, Some(version), what, cause);
         recorded.map_err(|error| OperationError::NotDurable { reason: error.reason })?;
         Ok(version)
+    }
+
+    /// Refuses a decision after which clients would fail, unless whoever asks accepts that.
+    fn check_clients(
+        &mut self,
+        model: &ModelName,
+        action: &Action,
+        asked: &Asked,
+    ) -> Result<(), OperationError> {
+        if let Some((id, reason)) = self.decision_breaks(model, action) {
+            if !asked.signature_may_change {
+                return Err(failed(model, &format!("version {id}: {reason}")));
+            }
+            tracing::warn!(%model, version = %id, "decided for although {reason}");
+        }
+        let (policy, after) = (self.policy(model), self.decisions(model).after(action));
+        let about_default =
+            matches!(action, Action::Load { .. } | Action::Pin { .. } | Action::Unpin);
+        if let Some(kept) = self.state.models.get_mut(model).filter(|_| about_default) {
+            kept.accepted = kept.plan_for(after, policy).and_then(|plan| plan.default);
+        }
+        Ok(())
+    }
+
+    /// The newest version that served, is older than what answers, and is still there.
+    fn served_before(&self, model: &ModelName) -> Option<VersionId> {
+        let kept = self.state.models.get(model)?;
+        let (answering, _) = kept.answering()?;
+        let decided = self.registry.decisions(model)?;
+        let served = decided.served.keys().chain(decided.released.keys());
+        served.filter(|id| **id < answering && kept.listed.contains_key(id)).max().copied()
     }
 
     /// Whether a model's default version, or this one, answers.
@@ -284,6 +333,11 @@ impl Keeper {
 }
 
 impl Waiting {
+    /// Whether it accepts any version of this model, whatever its signature.
+    pub(super) fn accepts(&self, model: &ModelName) -> bool {
+        self.asked.signature_may_change && matches!(self.goal, Goal::Serve) && self.model == *model
+    }
+
     /// The version that is loaded for it.
     pub(super) fn trial(&self) -> Option<VersionId> {
         match self.goal {

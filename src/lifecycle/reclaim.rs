@@ -4,6 +4,7 @@
 //! that drops a table of ten thousand models.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread::JoinHandle,
     time::Duration,
@@ -58,7 +59,11 @@ impl Reclaim {
         let thread = std::thread::Builder::new().name("reclaim".to_owned()).spawn(move || {
             // Freeing can wait, answers cannot; where it fails, it is only less polite.
             let _ = rustix::process::nice(NICE);
-            run(&incoming, &counted, &freed);
+            let run = || run(&incoming, &counted, &freed);
+            // What it held is freed by the panic; what comes is freed as before.
+            while catch_unwind(AssertUnwindSafe(run)).is_err() {
+                counted.upkeep().broke("the thread that frees versions");
+            }
         })?;
         Ok(Self { retired: Some(retired), thread: Some(thread), monitor })
     }

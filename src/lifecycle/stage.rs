@@ -17,9 +17,10 @@ use crate::{
 
 use super::{
     Done, OnNewVersion, OperationError, Reply, UploadPlace,
+    clients::breaks_clients,
     crew::{Job, Loaded, Origin},
     events::EventKind,
-    keeper::{Keeper, breaks_clients, log_ready, trouble},
+    keeper::{Keeper, log_ready, trouble},
     kept::KeptVersion,
     operate::failed,
     plan::Plan,

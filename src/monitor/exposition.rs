@@ -42,6 +42,9 @@ impl Exposition {
         page.loads(&ledger);
         page.versions(&ledger);
         page.standing(&ledger);
+        let help = "Log lines that were dropped because nobody read them.";
+        let dropped = counter(&[], monitor.upkeep().dropped_lines());
+        page.counters("tidegate_log_lines_dropped_total", help, [dropped]);
         page
     }
 
@@ -197,7 +200,7 @@ impl Exposition {
         let yes = |yes: bool| f64::from(u8::from(yes));
         let mut gauge = |name, help, value| self.gauges(name, help, &[(vec![], value)]);
         let repository = &ledger.repository;
-        let help = "Whether the last look at the repository could read it.";
+        let help = "Whether the last look at the repository could be acted on: it was read, and was not gone all at once.";
         gauge("tidegate_repository_readable", help, yes(repository.problem.is_none()));
         let help = "What the last look at the repository had to leave out.";
         gauge("tidegate_repository_problems", help, ledger.left_out as f64);

@@ -9,7 +9,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,8 @@ use crate::model::ModelName;
 #[derive(Debug, Default)]
 pub struct Upkeep {
     ledger: Mutex<Ledger>,
+    /// Counts log lines that were dropped.
+    dropped_lines: OnceLock<Arc<AtomicU64>>,
 }
 
 /// A part of loading a version.
@@ -58,6 +63,8 @@ pub struct Ledger {
     /// Collections of the content store that went well, and that did not.
     pub(super) collections: (u64, u64),
     pub(super) collected_bytes: u64,
+    /// Threads of the control plane that ended, and must not.
+    broken: Vec<String>,
 }
 
 /// What happened to one model.
@@ -189,10 +196,38 @@ impl Upkeep {
         }
     }
 
+    /// Something ended in a panic that the server cannot do without; says so in the log, too. The process is not alive
+    /// any more for whoever asks, though predictions go on.
+    pub fn broke(&self, what: &str) {
+        let text =
+            format!("{what} ended in a panic, a bug of tidegate; predictions go on, restart it");
+        tracing::error!("{text}");
+        let mut ledger = self.ledger();
+        if !ledger.broken.contains(&text) {
+            ledger.broken.push(text);
+        }
+    }
+
+    /// Why the process should be started anew; empty if it is alive.
+    pub fn broken(&self) -> Vec<String> {
+        self.ledger().broken.clone()
+    }
+
+    /// Says what counts the log lines that are dropped; the first to say so does.
+    pub fn drops_lines(&self, counter: Arc<AtomicU64>) {
+        // A second log would be a second process.
+        let _ = self.dropped_lines.set(counter);
+    }
+
+    /// Log lines that were dropped so far.
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped_lines.get().map_or(0, |counter| counter.load(Relaxed))
+    }
+
     /// What is wrong now and stops nothing, for people.
     pub fn notes(&self) -> Vec<String> {
         let ledger = self.ledger();
-        let mut notes = Vec::new();
+        let mut notes = ledger.broken.clone();
         notes.extend(ledger.repository.problem.clone());
         if let Some(problem) = ledger.mirror.as_ref().and_then(|mirror| mirror.problem.as_ref()) {
             notes.push(format!("the repository's mirror is behind its object store: {problem}"));

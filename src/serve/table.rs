@@ -20,6 +20,8 @@ pub struct Table {
     complete: bool,
     /// Models that must serve before the server calls itself ready.
     required: Arc<[ModelName]>,
+    /// Why the repository cannot be read, if so.
+    unreadable: Option<String>,
 }
 
 /// A model.
@@ -133,13 +135,21 @@ impl Table {
         complete: bool,
         required: Arc<[ModelName]>,
     ) -> Self {
-        Self { models, complete, required }
+        Self { models, complete, required, unreadable: None }
+    }
+
+    /// The same table where the repository cannot be read, for this reason.
+    #[must_use]
+    pub fn without_repository(mut self, reason: Option<String>) -> Self {
+        self.unreadable = reason;
+        self
     }
 
     /// Why the server is not ready; empty if it is.
     ///
     /// It is ready when the first pass over the repository is done, every required model has a version that
-    /// answers, and, if there are models at all, at least one does, or would on demand.
+    /// answers, and, if there are models at all, at least one does, or would on demand. Without any model it is
+    /// ready where the repository is really empty, and not where it cannot be read.
     pub fn obstacles(&self) -> Vec<String> {
         let mut obstacles = Vec::new();
         if !self.complete {
@@ -154,6 +164,7 @@ impl Table {
         if self.complete && known && self.models.values().all(|model| model.standing().is_none()) {
             obstacles.push("no model has a version that is ready".to_owned());
         }
+        obstacles.extend(self.unreadable.clone().filter(|_| self.complete && !known));
         obstacles
     }
 

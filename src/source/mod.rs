@@ -40,7 +40,7 @@ pub use artifact::{Artifact, ListedVersion, Stored};
 pub use digest::Digest;
 pub use error::SourceError;
 pub use fingerprint::Fingerprint;
-pub use folder::{Folder, ListedModel, Listing, Problem};
+pub use folder::{Folder, ListedModel, Listing, Problem, RootId};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 #[cfg(feature = "mirror")]
 pub use mirror::{Mirror, MirrorError, MirrorNews};
@@ -64,6 +64,8 @@ pub struct Settings {
     pub models_max: usize,
     /// The most versions of one model; the highest count.
     pub versions_max: usize,
+    /// How long a repository without any of its models is taken for a lost volume.
+    pub vanished_grace: Duration,
 }
 
 impl Settings {
@@ -76,6 +78,7 @@ impl Settings {
             artifact_bytes_max: 4 << 30,
             models_max: 10_000,
             versions_max: 1_000,
+            vanished_grace: Duration::from_mins(10),
         }
     }
 }

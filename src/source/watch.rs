@@ -58,7 +58,13 @@ impl Watcher {
         let poll_interval = poll_interval.max(POLL_INTERVAL_MIN);
         let thread = thread::Builder::new()
             .name("repository-watch".to_owned())
-            .spawn(move || ears.listen(poll_interval, &on_change))
+            .spawn(move || {
+                let mut listen = || ears.listen(poll_interval, &on_change);
+                while catch_unwind(AssertUnwindSafe(&mut listen)).is_err() {
+                    tracing::error!("watching the repository ended in a panic; it begins anew");
+                    thread::sleep(POLL_INTERVAL_MIN);
+                }
+            })
             .map_err(WatchError)?;
         Ok(Self { bell, thread: Some(thread) })
     }

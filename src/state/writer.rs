@@ -11,6 +11,7 @@
 //! Not here: reading (`log`), SQL (`projection`).
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -94,8 +95,19 @@ impl Shared {
 }
 
 impl Writer {
-    /// Writes until nobody can append any more.
+    /// Writes until nobody can append any more. A panic seals the log: it is verified before anything else is written.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        while catch_unwind(AssertUnwindSafe(|| self.write_all(jobs))).is_err() {
+            tracing::error!(
+                "writing down decisions ended in a panic, a bug of tidegate; it begins anew"
+            );
+            let why = std::io::Error::other("writing ended in a panic, which the log has");
+            // Not older than any record: the next one has it verified.
+            self.seal(0, why);
+        }
+    }
+
+    fn write_all(&mut self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
             let mut batch = Batch::behind(self.shared.head());
             batch.add(first, self.log_bytes_max);

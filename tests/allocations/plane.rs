@@ -69,6 +69,7 @@ impl Running {
             warmup_runs: 1,
             chosen: BTreeMap::new(),
             spare_prover: false,
+            loads_at_once: std::num::NonZeroUsize::MIN,
             prover: None,
             store: None,
             artifact_bytes_max: 1 << 30,

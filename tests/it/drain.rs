@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
+
 use crate::{
     http::{Connection, Request},
     repository::Repository,
@@ -188,4 +190,36 @@ fn a_connection_that_never_spoke_does_not_hold_the_end() {
     server.terminate();
     assert_eq!(server.exit_code(std::time::Duration::from_secs(10)), 0);
     drop(silent);
+}
+
+#[test]
+fn signals_that_ask_to_read_something_again_end_nothing() {
+    let repository = Repository::of(&["add_sub"]);
+    let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "0s").start();
+    for (signal, name) in
+        [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")]
+    {
+        server.signal(signal);
+        eventually("it is said", || server.said().contains(name).then_some(()));
+    }
+    assert!(server.said().contains("restart the server"), "{}", server.said());
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    server.terminate();
+    assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
+}
+
+#[test]
+fn without_a_connection_nothing_is_waited_for_but_the_drain_delay() {
+    // The sweep, which would notice at last, comes a second after the start. On a busy machine some ends take as long.
+    let ends = (0..6).map(|_| {
+        let repository = Repository::of(&["add_sub"]);
+        let mut server = Launch::of(&repository).set("SERVER__DRAIN_DELAY", "0s").start();
+        let told = Instant::now();
+        server.terminate();
+        assert_eq!(server.exit_code(Duration::from_secs(5)), 0);
+        told.elapsed()
+    });
+    let mut ends: Vec<_> = ends.collect();
+    ends.sort();
+    assert!(ends[1] < Duration::from_millis(500), "{ends:?}");
 }

@@ -34,10 +34,12 @@ mod http2;
 mod infer;
 mod kills;
 mod limits;
+mod logs;
 mod metrics;
 #[cfg(feature = "s3")]
 mod object_store;
 mod operations;
+mod panics;
 mod proof;
 mod protocol;
 mod proxies;
@@ -47,4 +49,5 @@ mod strangers;
 mod swap;
 mod tidy;
 mod uploads;
+mod vanished;
 mod verdicts;

@@ -175,6 +175,158 @@ fn a_version_that_would_break_clients_is_refused_unless_it_may() {
     server.wait_for_state("truth", "2", "READY");
 }
 
+/// A way to have another version answer: what lies there at the start, what happens then, and what is asked for.
+struct Way {
+    name: &'static str,
+    /// Versions and their models; `add_sub` does not fit the clients of the others.
+    versions: &'static [(&'static str, &'static str)],
+    hold: bool,
+    prepare: fn(&Repository, &Server),
+    ask: (&'static str, Value),
+    /// What answers before, and once it was said that the signature may change.
+    answering: (u64, u64),
+}
+
+fn add_unfit(repository: &Repository, version: &str) {
+    repository.add_bytes("truth", version, &fs::read(source("add_sub", "1")).unwrap());
+}
+
+fn ways() -> Vec<Way> {
+    let fit: &[_] = &[("1", IDENTITY), ("2", "doubled_fp32")];
+    let unfit_first: &[_] = &[("1", "add_sub"), ("2", "doubled_fp32"), ("3", IDENTITY)];
+    let nothing = |_: &Repository, _: &Server| {};
+    let way = |name, versions, prepare, ask, answering| {
+        let hold = false;
+        Way { name, versions, hold, prepare, ask, answering }
+    };
+    vec![
+        way(
+            "a load of what was refused",
+            fit,
+            |repository, server| {
+                add_unfit(repository, "3");
+                seen(server, "3", "does not fit the clients of version 2");
+            },
+            ("load", json!({})),
+            (2, 3),
+        ),
+        way(
+            "an unpin",
+            fit,
+            |repository, server| {
+                operate(server, "rollback", &json!({})).ok();
+                add_unfit(repository, "3");
+                seen(server, "3", "held back");
+            },
+            ("unpin", json!({})),
+            (1, 3),
+        ),
+        Way {
+            hold: true,
+            ..way(
+                "a load of what was held back",
+                fit,
+                |repository, server| {
+                    add_unfit(repository, "3");
+                    seen(server, "3", "held back");
+                },
+                ("load", json!({})),
+                (2, 3),
+            )
+        },
+        way("a rollback", unfit_first, nothing, ("rollback", json!({"version": 1})), (3, 1)),
+        way(
+            "a plain rollback to what never served",
+            &[("1", "add_sub"), ("2", IDENTITY)],
+            nothing,
+            ("rollback", json!({})),
+            (2, 1),
+        ),
+        way(
+            "an alias that moves",
+            unfit_first,
+            |_, server| drop(operate(server, "aliases/canary", &json!({"version": 2})).ok()),
+            ("aliases/canary", json!({"version": 1})),
+            (3, 3),
+        ),
+        way(
+            "the alias of what answers",
+            unfit_first,
+            nothing,
+            ("aliases/stable", json!({"version": 1})),
+            (3, 3),
+        ),
+        way(
+            "the alias of what answers, taken away",
+            unfit_first,
+            |_, server| {
+                let said = json!({"version": 1, "signature_may_change": true});
+                operate(server, "aliases/stable", &said).ok();
+            },
+            ("aliases/stable", json!({})),
+            (3, 3),
+        ),
+        way(
+            "the removal of what answers",
+            unfit_first,
+            |repository, server| {
+                operate(server, "aliases/own", &json!({"version": 1})).ok();
+                repository.remove("truth", "3");
+                repository.remove("truth", "2");
+                eventually("it says why", || {
+                    let problem = shown(server)["problem"].as_str().map(str::to_owned);
+                    problem.filter(|text| text.contains("version 1 does not take over"))
+                });
+            },
+            ("rollback", json!({"version": 1})),
+            (3, 1),
+        ),
+    ]
+}
+
+#[test]
+fn no_way_has_a_version_answer_that_clients_cannot_use_unless_it_may() {
+    for Way { name, versions, hold, prepare, mut ask, answering } in ways() {
+        let repository = Repository::empty();
+        for (version, model) in versions {
+            let content = fs::read(source(model, "1")).unwrap();
+            repository.add_bytes("truth", version, &content);
+        }
+        let launch = serve(&repository);
+        let launch =
+            if hold { launch.set("MODELS__truth__ON_NEW_VERSION", "hold") } else { launch };
+        let server = launch.start();
+        prepare(&repository, &server);
+        assert_eq!(shown(&server)["answering"], answering.0, "{name}");
+        let refused = operate(&server, ask.0, &ask.1);
+        assert_eq!(refused.status, 400, "{name}: {refused:?}");
+        let text = refused.text();
+        assert!(text.contains("does not fit the clients of version"), "{name}: {text}");
+        assert!(text.contains("--signature-may-change"), "{name}: {text}");
+        assert_eq!(shown(&server)["answering"], answering.0, "{name}");
+        ask.1["signature_may_change"] = json!(true);
+        operate(&server, ask.0, &ask.1).ok();
+        assert_eq!(shown(&server)["answering"], answering.1, "{name}");
+    }
+}
+
+#[test]
+fn a_plain_rollback_goes_to_what_served_before_whatever_its_signature() {
+    let repository = Repository::empty();
+    add_unfit(&repository, "1");
+    let server = serve(&repository).start();
+    repository.add_bytes("truth", "2", b"no model");
+    server.wait_for_state("truth", "2", "UNAVAILABLE");
+    add(&repository, 3);
+    seen(&server, "3", "does not fit the clients of version 1");
+    operate(&server, "load", &json!({"signature_may_change": true})).ok();
+    assert_eq!(version(&server).as_deref(), Some("3"));
+    // Not to version 2, which never served.
+    let report = operate(&server, "rollback", &json!({})).ok().json();
+    assert_eq!(report["version"], 1);
+    assert!(server.said().contains("decided for although its signature"), "{}", server.said());
+}
+
 #[test]
 fn what_happens_is_told_as_it_happens() {
     let repository = truth(&[1]);

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     http::{Connection, Request},
+    models::endless_loop,
     repository::{Repository, source},
     server::{Launch, Server, eventually},
     tensors::{add_sub, data, identity, infer},
@@ -216,6 +217,7 @@ fn the_server_is_ready_only_when_required_models_serve() {
     assert!(unready.text().contains("needed"), "{unready:?}");
     assert_eq!(server.get("/v2/health/ready").status, 503);
     assert_eq!(server.get("/v2/health/live").status, 200);
+    server.wait_for_state("add_sub", "1", "READY");
     server.post(&infer("add_sub"), &add_sub()).ok();
 
     repository.replace("needed", "1", &fs::read(source("add_sub", "1")).unwrap());
@@ -233,4 +235,50 @@ fn a_load_that_fails_says_so_though_the_old_version_goes_on() {
     server.post(&infer("add_sub"), &add_sub()).ok();
     repository.replace("add_sub", "1", &fs::read(source("add_sub", "1")).unwrap());
     server.post("/v2/repository/models/add_sub/load", &json!({})).ok();
+}
+
+/// Adds models whose proof ends at its deadline only; gives how many of them are still to be tried.
+fn add_slow(repository: &Repository, count: usize) -> impl Fn(&Server) -> usize {
+    for number in 0..count {
+        repository.add_bytes(&format!("a_slow_{number}"), "1", &endless_loop());
+    }
+    let slow = |entry: &&Value| {
+        entry["name"].as_str().unwrap().starts_with("a_slow_") && entry["state"] == "LOADING"
+    };
+    move |server| server.index().iter().filter(slow).count()
+}
+
+#[test]
+fn slow_proofs_hold_up_neither_what_serves_nor_what_is_asked_for() {
+    let repository = Repository::of(&["identity_fp32"]);
+    let server = watching(&repository).set("PROOF__TIME_MAX", "3s").start();
+    let left = add_slow(&repository, 6);
+    eventually("all of them are noticed", || (left(&server) == 6).then_some(()));
+    let doubled = fs::read(source("doubled_fp32", "1")).unwrap();
+    repository.add_bytes("identity_fp32", "2", &doubled);
+    let request = identity("FP32", &json!([1.0]));
+    wait_for_version(&server, "identity_fp32", &request, "2");
+    assert!(left(&server) >= 4, "a new version of what serves goes first: {}", left(&server));
+    repository.add("add_sub", "1");
+    let load = Request::post_json("/api/v1/models/add_sub/load", &json!({}));
+    Connection::open(server.admin).ask(&load).ok();
+    assert!(left(&server) >= 3, "what was asked for goes first: {}", left(&server));
+}
+
+#[test]
+fn two_versions_are_proven_at_a_time() {
+    let repository = Repository::empty();
+    let _left = add_slow(&repository, 4);
+    let server = watching(&repository).set("PROOF__TIME_MAX", "3s").start_until_alive();
+    let proven = || {
+        let index = server.index();
+        index.iter().filter(|entry| entry["reason"].as_str().unwrap().contains("proven,")).count()
+    };
+    eventually("two are being proven", || (proven() == 2).then_some(()));
+    eventually("and two more after them", || {
+        let index = server.index();
+        let failed = index.iter().filter(|entry| entry["state"] == "UNAVAILABLE").count();
+        assert!(proven() <= 2);
+        (failed == 2 && proven() == 2).then_some(())
+    });
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, PipeReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
@@ -125,8 +126,8 @@ impl Launch {
 
     /// Starts it with this address of the data plane and waits until it says that it is ready.
     pub(crate) fn start_at(self, http: SocketAddr) -> Server {
-        let (bare, repository) = (self.bare, self.repository.clone());
-        let (mut child, said) = self.spawn(&http.to_string(), "127.0.0.1:0", bare);
+        let repository = self.repository.clone();
+        let (mut child, said) = self.spawn(&http.to_string(), "127.0.0.1:0");
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((http, admin)) = said.ready() {
@@ -147,8 +148,8 @@ impl Launch {
     /// Starts it on ports chosen here and waits only until it is alive: for servers that do not get ready.
     pub(crate) fn start_until_alive(self) -> Server {
         let (http, admin) = (free_address(), free_address());
-        let (bare, repository) = (self.bare, self.repository.clone());
-        let (child, said) = self.spawn(&http.to_string(), &admin.to_string(), bare);
+        let repository = self.repository.clone();
+        let (child, said) = self.spawn(&http.to_string(), &admin.to_string());
         let server = Server { http, admin, child, said, _repository: repository };
         eventually("the server is alive", || {
             let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
@@ -157,17 +158,33 @@ impl Launch {
         server
     }
 
+    /// Starts it with its output, errors included, in a pipe that nobody reads but the caller; waits until it is alive.
+    pub(crate) fn start_unread(self) -> (Server, PipeReader) {
+        let (http, admin) = (free_address(), free_address());
+        let repository = self.repository.clone();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = self.command(&http.to_string(), &admin.to_string());
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        let child = command.spawn().unwrap();
+        let said = Said::default();
+        let server = Server { http, admin, child, said, _repository: repository };
+        eventually("the server is alive", || {
+            let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
+            (answered.status == 200).then_some(())
+        });
+        (server, reader)
+    }
+
     /// Starts it where it must refuse to start: its exit status and all it said.
     pub(crate) fn fail(self) -> (ExitStatus, String) {
-        let bare = self.bare;
-        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0", bare);
+        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0");
         let status = exit_of(&mut child, PATIENCE)
             .unwrap_or_else(|| panic!("the server should not run:\n{}", said.text()));
         eventually("its last words", || (!said.text().is_empty()).then_some(()));
         (status, said.text())
     }
 
-    fn spawn(self, http: &str, admin: &str, bare: bool) -> (Child, Said) {
+    fn command(&self, http: &str, admin: &str) -> Command {
         let mut command = Command::new(&self.program);
         let place = if self.remembers { "state".to_owned() } else { format!("state-{}", serial()) };
         command.env("TIDEGATE__STATE__PATH", self.repository.beside(&place));
@@ -175,11 +192,11 @@ impl Launch {
             .args(["serve", "--http", http, "--admin", admin, "--repository"])
             .arg(self.root.as_deref().unwrap_or(self.repository.path()))
             .args(&self.arguments)
-            .envs(self.environment)
+            .envs(self.environment.clone())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if bare {
+        if self.bare {
             command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
         } else {
             assert_library_is_there();
@@ -187,7 +204,12 @@ impl Launch {
         if let Some(most) = self.descriptors {
             command = limited(&command, most);
         }
-        let mut child = command
+        command
+    }
+
+    fn spawn(self, http: &str, admin: &str) -> (Child, Said) {
+        let mut child = self
+            .command(http, admin)
             .spawn()
             .unwrap_or_else(|error| panic!("{} does not start: {error}", self.program.display()));
         let said = Said::default();
@@ -262,9 +284,13 @@ impl Server {
 
     /// Asks it to stop, as an orchestrator does.
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let id = i32::try_from(self.child.id()).unwrap();
-        let id = rustix::process::Pid::from_raw(id).unwrap();
-        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
     }
 
     /// Its exit code, once it has ended.

@@ -25,6 +25,7 @@ mod verdicts;
 use std::{
     collections::VecDeque,
     io::{ErrorKind, Read, Write},
+    num::NonZeroUsize,
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
@@ -102,13 +103,16 @@ pub struct ProofSettings {
     pub remember: bool,
     /// Whether a process waits for the next version, its engine loaded.
     pub spare: bool,
+    /// How many versions are proven at a time.
+    pub at_once: NonZeroUsize,
     /// How much one proof may use.
     pub limits: ProofLimits,
 }
 
 impl Default for ProofSettings {
     fn default() -> Self {
-        Self { enabled: true, remember: true, spare: true, limits: ProofLimits::default() }
+        let at_once = NonZeroUsize::MIN.saturating_add(1);
+        Self { enabled: true, remember: true, spare: true, at_once, limits: ProofLimits::default() }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::Path,
     sync::Arc,
 };
@@ -47,6 +47,17 @@ pub struct Listing {
     pub models: BTreeMap<ModelName, ListedModel>,
     /// What was passed over, and why; for people.
     pub problems: Vec<Problem>,
+    /// Which folder the root was.
+    pub root: RootId,
+}
+
+/// A folder's device and inode: a volume that is mounted or unmounted, or a folder that was replaced, is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RootId {
+    /// The device that it lies on.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
 }
 
 /// Something that is in the repository and cannot be used.
@@ -115,8 +126,10 @@ impl Folder {
         let root = &self.settings.root;
         let files = fs::read_dir(root).map_err(SourceError::Root)?;
         drop(files);
+        let place = fs::metadata(root).map_err(SourceError::Root)?;
         let is_file = |name: &str| fs::metadata(root.join(name)).is_ok_and(|file| file.is_file());
-        let mut listing = Listing::default();
+        let place = RootId { device: place.dev(), inode: place.ino() };
+        let mut listing = Listing { root: place, ..Listing::default() };
         if is_file(mlflow::FILENAME) {
             self.list_single(Some(mlflow_filename(root)?), &mut listing)?;
         } else if is_file(&FileName::default()) {
@@ -190,7 +203,16 @@ impl Folder {
                 continue;
             }
             let text = name.to_string_lossy();
-            if !is_folder(&root.join(&name)) {
+            let unread = match is_folder(&root.join(&name)) {
+                Ok(false) => continue,
+                Ok(true) => None,
+                // What cannot be read is not gone.
+                Err(source) => Some(SourceError::Io { path: text.to_string(), source }),
+            };
+            if let Some(error) = unread {
+                if ModelName::parse(&text).is_ok() && listing.problems.len() < PROBLEMS_MAX {
+                    listing.problem(&text, error.chain());
+                }
                 continue;
             }
             match ModelName::parse(&text) {
@@ -318,8 +340,17 @@ impl Folder {
             let file = entry.map_err(io_fault)?.file_name();
             let version = file.to_str().filter(|text| !text.starts_with('0'));
             let Some(version) = version.and_then(VersionId::parse) else { continue };
-            if is_folder(&folder.join(&file)) {
-                versions.insert(version);
+            match is_folder(&folder.join(&file)) {
+                Ok(true) => {
+                    versions.insert(version);
+                }
+                Ok(false) => {}
+                // What cannot be read is not gone.
+                Err(source) => {
+                    let path = format!("{name}/{version}");
+                    let reason = SourceError::Io { path: path.clone(), source }.chain();
+                    listing.problem(&path, reason);
+                }
             }
             if versions.len() > self.settings.versions_max {
                 versions.pop_first();
@@ -419,8 +450,19 @@ fn own_name(root: &Path) -> Result<ModelName, SourceError> {
     ModelName::parse(&name).map_err(|_| SourceError::NameNeeded(shown(&name)))
 }
 
-fn is_folder(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_dir())
+/// Whether an entry of a folder is a folder; an error where it is there and cannot be looked at, such as a mount that
+/// failed or a link to nothing.
+fn is_folder(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.is_dir()),
+        // Gone since its folder was listed.
+        Err(_)
+            if fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

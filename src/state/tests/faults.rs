@@ -17,6 +17,8 @@ struct Faults {
     first: u64,
     last: u64,
     full: bool,
+    /// Fails by a panic.
+    panics: bool,
     durable: Mutex<Vec<u8>>,
 }
 
@@ -46,7 +48,9 @@ impl Faults {
     fn call(&self) -> io::Result<()> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         let errno = if self.full { rustix::io::Errno::NOSPC } else { rustix::io::Errno::IO };
-        if (self.first..=self.last).contains(&call) { Err(errno.into()) } else { Ok(()) }
+        let fails = (self.first..=self.last).contains(&call);
+        assert!(!(fails && self.panics), "a bug");
+        if fails { Err(errno.into()) } else { Ok(()) }
     }
 }
 
@@ -236,4 +240,26 @@ fn what_waits_together_is_synced_once() {
     for (answer, sequence) in answers.into_iter().zip(1..) {
         assert_eq!(answer.recv().unwrap().unwrap()[0].sequence, sequence);
     }
+}
+
+#[test]
+fn a_panic_costs_an_append_and_not_the_writer() {
+    let (folder, disk) = (Folder::new(), FaultyDisk::default());
+    let (state, _) = State::open_on(Arc::new(disk.clone()), folder.settings()).unwrap();
+    let first = disk.0.calls.load(Ordering::SeqCst) + 1;
+    drop(state);
+    let faults = Faults { first, last: first + 2, panics: true, ..Faults::default() };
+    let disk = FaultyDisk(Arc::new(faults));
+    let folder = Folder::new();
+    let (state, _) = State::open_on(Arc::new(disk), folder.settings()).unwrap();
+    let mut failed = 0;
+    while state.append(decision(1)).is_err() {
+        failed += 1;
+        assert!(failed < 50, "it works again");
+    }
+    assert!(failed > 0);
+    let head = state.head();
+    drop(state);
+    let (state, opened) = State::open(folder.settings()).unwrap();
+    assert_eq!((opened.head, state.head().sequence), (head, 1));
 }

@@ -4,9 +4,11 @@
 //! Order of the end: readiness fails, accepting goes on for the drain delay, requests in flight finish, the
 //! admin plane stops last of the listeners so that it can still be asked, final totals are logged.
 
+mod logs;
+
 use std::{
     collections::BTreeMap,
-    io::Write as _,
+    io::IsTerminal as _,
     net::SocketAddr,
     num::NonZeroUsize,
     sync::Arc,
@@ -18,7 +20,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 
 use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service},
-    config::{self, Config, LogFormat, Logs},
+    config::{self, Config},
     edge::{Listener, Plane},
     engine::Engines,
     lifecycle::{Lifecycle, Loader, Policy, Prover, Verdicts},
@@ -30,6 +32,8 @@ use crate::{
     state::{State, StateError},
     tensor::{DataType, Shape},
 };
+
+use logs::Logs;
 
 /// The machine's clock; the only place that asks it.
 #[derive(Debug)]
@@ -47,14 +51,14 @@ impl Clock for SystemClock {
 
 /// Serves until a signal asks to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    let json = start_logs(&config.logs)?;
+    let logs = Logs::start(&config.logs)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
         .enable_all()
         .build()
         .context("the control plane cannot start")?;
-    let outcome = runtime.block_on(run(config, json));
+    let outcome = runtime.block_on(run(config, &logs));
     // A load that hangs must not keep the process from ending.
     runtime.shutdown_background();
     outcome
@@ -75,6 +79,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         engines,
         prover: prover.transpose()?,
         spare_prover: config.proof.spare,
+        loads_at_once: config.proof.at_once,
         monitor,
         sessions,
         intra_op_threads: config.engine.intra_op_threads.get(),
@@ -95,6 +100,7 @@ pub fn source_settings(config: &Config) -> source::Settings {
         artifact_bytes_max: settings.artifact_bytes_max,
         models_max: settings.models_max,
         versions_max: settings.versions_max,
+        vanished_grace: settings.vanished_grace,
     }
 }
 
@@ -194,11 +200,12 @@ fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
 }
 
-async fn run(config: Config, json: bool) -> anyhow::Result<()> {
+async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     // Before anything is written.
     let mut stop = Signals::listen()?;
     let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
     let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
+    monitor.upkeep().drops_lines(logs.dropped());
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
     let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
@@ -249,7 +256,7 @@ async fn run(config: Config, json: bool) -> anyhow::Result<()> {
     let (admin_address, admin) = start_admin(config.admin.address, admin, admin_limits).await?;
     let signal = tokio::select! {
         () = lifecycle.first_pass() => {
-            announce(&serving, listener.address(), admin_address, json);
+            announce(&serving, listener.address(), admin_address, logs);
             stop.wait().await
         }
         signal = stop.wait() => signal,
@@ -291,6 +298,7 @@ fn random() -> u32 {
 enum Signal {
     Terminate,
     Interrupt,
+    Hangup,
 }
 
 impl Signal {
@@ -298,6 +306,7 @@ impl Signal {
         match self {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
+            Self::Hangup => "SIGHUP",
         }
     }
 }
@@ -307,6 +316,11 @@ struct Signals {
     _file_size: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    user1: tokio::signal::unix::Signal,
+    user2: tokio::signal::unix::Signal,
+    /// Whether a hangup means that the terminal is gone, and with it whoever started the server by hand.
+    terminal: bool,
 }
 
 impl Signals {
@@ -316,13 +330,31 @@ impl Signals {
             _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            terminal: std::io::stdin().is_terminal() || std::io::stdout().is_terminal(),
         })
     }
 
+    /// The next signal that asks to stop. Those by which daemons are asked to read something again are told and passed
+    /// over: by default they would end the process with its requests.
     async fn wait(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::Terminate,
-            _ = self.interrupt.recv() => Signal::Interrupt,
+        loop {
+            let passed_over = tokio::select! {
+                _ = self.terminate.recv() => return Signal::Terminate,
+                _ = self.interrupt.recv() => return Signal::Interrupt,
+                _ = self.hangup.recv() => "SIGHUP",
+                _ = self.user1.recv() => "SIGUSR1",
+                _ = self.user2.recv() => "SIGUSR2",
+            };
+            if passed_over == "SIGHUP" && self.terminal {
+                return Signal::Hangup;
+            }
+            tracing::warn!(
+                signal = passed_over,
+                "passed over: the configuration is read at the start only; to change it, restart the server"
+            );
         }
     }
 }
@@ -359,30 +391,8 @@ async fn start_admin(
     Ok((address, AdminServer { stop, task }))
 }
 
-/// Logs go to standard output: as text on a terminal, as JSON elsewhere. Gives whether it is JSON.
-fn start_logs(logs: &Logs) -> anyhow::Result<bool> {
-    use std::io::IsTerminal as _;
-    let json = match logs.format {
-        LogFormat::Auto => !std::io::stdout().is_terminal(),
-        LogFormat::Text => false,
-        LogFormat::Json => true,
-    };
-    // The file watcher tells of every watch that it lets go; who wants that can ask for it.
-    let filter = format!("notify=warn,{}", logs.filter);
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).context("logs.level")?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
-    let started = if json {
-        builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
-    } else {
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        builder.compact().with_target(false).with_ansi(colour).try_init()
-    };
-    started.map_err(|error| anyhow::anyhow!("logs cannot start: {error}"))?;
-    Ok(json)
-}
-
 /// The ready line: a log line where logs are JSON, and a request to paste where people look.
-fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) {
+fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, logs: &Logs) {
     let (http, admin) = (format!("http://{http}"), format!("http://{admin}"));
     let table = serving.table();
     let models = table.models();
@@ -401,7 +411,7 @@ fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) 
         },
     );
     let obstacles = serving.obstacles();
-    if json {
+    if logs.is_json() {
         let (serving, known) = (ready.len(), models.len());
         if obstacles.is_empty() {
             tracing::info!(http, admin, models = serving, known, example, "ready");
@@ -425,13 +435,11 @@ fn announce(serving: &Serving, http: SocketAddr, admin: SocketAddr, json: bool) 
     for model in &models {
         text += &model_line(model);
     }
-    if models.is_empty() {
+    if models.is_empty() && obstacles.is_empty() {
         text += "  no models yet: put one at <repository>/<model>/1/model.onnx, it is noticed at once\n";
     }
     text += &format!("\n  try: {example}\n\n");
-    let mut out = std::io::stdout().lock();
-    // A closed standard output is no reason to stop serving.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    logs.say(&text);
 }
 
 fn model_line(model: &crate::serve::Model) -> String {

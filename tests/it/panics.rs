@@ -1,0 +1,90 @@
+//! A bug in the control plane: it is seen by whoever watches the process, and costs no prediction.
+
+use std::{collections::BTreeMap, num::NonZeroUsize, sync::Arc};
+
+use axum::{body::Body, response::Response};
+use tidegate::{
+    admin::Admin,
+    app::SystemClock,
+    engine::{self, Engines},
+    lifecycle::{Lifecycle, Loader, Operation, OperationError},
+    model::{ModelName, VersionSelector},
+    monitor::Monitor,
+    registry::{Cause, Entry, Journal, Registry, Unrecorded},
+    serve::{self, Serving},
+    source,
+};
+use tower::ServiceExt as _;
+
+use crate::repository::Repository;
+
+/// A journal with a bug.
+#[derive(Debug)]
+struct Broken;
+
+impl Journal for Broken {
+    fn write(&mut self, _: &[Entry]) -> Result<(), Unrecorded> {
+        panic!("a bug")
+    }
+}
+
+async fn ask(admin: &Admin, path: &str) -> (u16, String) {
+    let request = http::Request::get(path).header("host", "127.0.0.1").body(Body::empty());
+    let answer: Response = admin.clone().router(true).oneshot(request.unwrap()).await.unwrap();
+    let status = answer.status().as_u16();
+    let body = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
+    let repository = Repository::of(&["add_sub"]);
+    let monitor = Arc::new(Monitor::new(1, Arc::new(SystemClock)));
+    let clock = Arc::clone(monitor.clock());
+    let serving = Arc::new(Serving::new(serve::Settings::default(), clock));
+    let loader = Loader {
+        engines: Engines::open(&engine::Settings::default()).unwrap(),
+        monitor: Arc::clone(&monitor),
+        sessions: 1,
+        intra_op_threads: 1,
+        warmup_runs: 1,
+        chosen: BTreeMap::new(),
+        spare_prover: false,
+        loads_at_once: NonZeroUsize::MIN,
+        prover: None,
+        store: None,
+        artifact_bytes_max: 1 << 30,
+    };
+    let mut lifecycle = Lifecycle::start(
+        source::Settings::new(repository.path()),
+        loader,
+        Arc::clone(&serving),
+        Registry::replay([], Some(Box::new(Broken))),
+        BTreeMap::new(),
+        None,
+    )
+    .unwrap();
+    lifecycle.first_pass().await;
+    let handle = lifecycle.handle();
+    let admin = Admin { serving: Arc::clone(&serving), monitor, lifecycle: handle.clone() };
+    assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));
+
+    let unload = || {
+        let model = ModelName::parse("add_sub").unwrap();
+        handle.operate(model, Operation::Unload, false, Cause::by("test"))
+    };
+    // The one who meets the bug may be told before the thread has ended.
+    assert!(unload().await.is_err());
+    let (status, text) = loop {
+        let live = ask(&admin, "/livez").await;
+        if live.0 != 200 {
+            break live;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(status, 503);
+    assert!(text.contains("ended in a panic") && text.contains("restart"), "{text}");
+    assert_eq!(unload().await, Err(OperationError::Broken));
+    assert!(ask(&admin, "/readyz?verbose").await.1.contains("ended in a panic"));
+    assert!(serving.table().route("add_sub", VersionSelector::Default).is_ok());
+}
