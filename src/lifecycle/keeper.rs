@@ -400,6 +400,9 @@ impl Keeper {
         // What an operator is waiting to decide about is wanted until then.
         let trials = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
         let trials: Vec<VersionId> = trials.filter_map(Waiting::trial).collect();
+        let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
+        let running = self.state.running.iter().filter(|running| running.model == *name);
+        let running: Vec<VersionId> = running.map(|running| running.id).collect();
         let Some(kept) = self.state.models.get_mut(name) else { return false };
         let broken = kept.problem.clone();
         if let Some(problem) = &broken {
@@ -417,8 +420,15 @@ impl Keeper {
         let Some(description) = kept.description.clone() else { return false };
         let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
         let (unloaded, pinned) = (decisions.unloaded, decisions.pinned);
+        let stored: BTreeMap<_, _> = if lost {
+            let stored = decisions.served.iter().chain(&decisions.released);
+            stored.filter_map(|(id, digest)| Some((*id, Digest::parse(digest)?))).collect()
+        } else {
+            BTreeMap::new()
+        };
         let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
-        let withheld = if policy.signature_may_change || !self.state.complete {
+        let starts = !self.state.complete && !kept.settled;
+        let withheld = if policy.signature_may_change || starts {
             None
         } else {
             kept.withhold(name, &mut plan, pinned)
@@ -440,6 +450,10 @@ impl Keeper {
             // What goes on although its folder is gone.
             let Some(listed) = kept.listed.get(&id).cloned() else { continue };
             let version = kept.versions.entry(id).or_insert_with(KeptVersion::discovered);
+            if lost && (version.version.is_some() || running.contains(&id)) {
+                // Nothing newer can be read.
+                continue;
+            }
             match version.due(listed.fingerprint, now, at_once) {
                 Due::No => {}
                 Due::At(at) => {
@@ -447,8 +461,13 @@ impl Keeper {
                         Some(self.state.look_at.map_or(at, |sooner| sooner.min(at)));
                 }
                 Due::Now => {
-                    version.begin(Some(listed.fingerprint));
-                    let origin = Origin::Repository(listed, Arc::clone(&description));
+                    // The way back is open without the repository, too.
+                    let stored = stored.get(&id).copied();
+                    version.begin(stored.is_none().then_some(listed.fingerprint));
+                    let origin = stored.map_or_else(
+                        || Origin::Repository(listed, Arc::clone(&description)),
+                        Origin::Store,
+                    );
                     jobs.push(Job { model: name.clone(), id, origin, staged: None });
                 }
             }
@@ -588,9 +607,10 @@ impl Keeper {
             }
             return;
         };
+        let starts = !self.state.complete && !kept.settled;
         let policy = Policy {
             // An operator who waits for it may have said so; what lies there at the start is taken as it is.
-            signature_may_change: policy.signature_may_change || accepted || !self.state.complete,
+            signature_may_change: policy.signature_may_change || accepted || starts,
             ..policy
         };
         let loaded = loaded.and_then(|version| {
@@ -610,6 +630,7 @@ impl Keeper {
                 let (identity, load) = (version.parts().identity.clone(), version.parts().load);
                 let mut retired: Vec<_> = entry.succeed(tried, version).into_iter().collect();
                 entry.loaded_at = self.loader.monitor.clock().unix();
+                kept.settled |= kept.plan.default == Some(id);
                 retired.extend(kept.follow_plan(unloaded));
                 self.refresh(name);
                 self.publish();
@@ -682,7 +703,8 @@ impl Keeper {
 
     /// Brings the published form of a model in line; gives whether it differs from before.
     pub(super) fn refresh(&mut self, name: &ModelName) -> bool {
-        let Some(kept) = self.state.models.get(name) else { return false };
+        let Some(kept) = self.state.models.get_mut(name) else { return false };
+        kept.answered = kept.answering().map(|(id, _)| id);
         let decisions = self.registry.decisions(name);
         let unreadable = self.state.unreadable.as_ref();
         let unreadable = unreadable.filter(|_| !decisions.is_some_and(is_uploaded));
@@ -690,7 +712,7 @@ impl Keeper {
             name: name.clone(),
             recorder: self.loader.monitor.model(name),
             versions: kept.entries(decisions.is_some_and(|decided| decided.unloaded)),
-            default: kept.plan.default,
+            default: kept.meant(),
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),
             problem: kept.problem.as_ref().or(unreadable).or(kept.withheld.as_ref()).cloned(),
