@@ -167,6 +167,7 @@ struct Answering {
 
 impl Answering {
     fn begin(watched: &Rc<Watched>, worker: &Rc<Worker>) -> Self {
+        worker.load().begin();
         watched.requests.set(watched.requests.get() + 1);
         watched.enter(Phase::Busy, worker.now_ms());
         watched.asked.set(true);
@@ -194,6 +195,7 @@ impl Drop for Answering {
         if let Some(place) = self.place {
             self.watched.taken.borrow_mut()[place] = 0;
         }
+        self.worker.load().end();
         let left = self.watched.requests.get() - 1;
         self.watched.requests.set(left);
         if left == 0 && self.watched.phase.get() == Phase::Busy {
@@ -218,6 +220,8 @@ impl Sending {
 
     fn new(body: Full<Bytes>, answering: Answering) -> Self {
         let http2 = answering.watched.http2.get();
+        let bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        answering.worker.load().moved(bytes.unwrap_or_default());
         let piece_bytes_max = if http2 { Self::PIECE_BYTES } else { usize::MAX };
         Self { body, left: Bytes::new(), piece_bytes_max, answering }
     }

@@ -330,6 +330,7 @@ async fn turn(
                 for watched in connections.watched.borrow().values() {
                     watched.sweep(&worker);
                 }
+                worker.rest();
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
             changed = stages.changed(), if !ending => {

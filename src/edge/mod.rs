@@ -18,6 +18,7 @@ mod demand;
 mod identity;
 mod infer;
 mod listener;
+mod load;
 mod objects;
 mod refusal;
 mod route;

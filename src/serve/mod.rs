@@ -30,6 +30,7 @@ pub use settings::Settings;
 pub use table::{Entry, Model, RouteError, Table};
 pub use version::{Version, VersionParts, cost_bytes};
 
+pub use crate::engine::hand_back_memory;
 use crate::{
     engine::RunError,
     model::{InferRequest, SignatureError},
