@@ -125,6 +125,7 @@ fn restart_behind(start: impl FnOnce([SocketAddr; 2]) -> Proxy) {
 /// Asks on a kept connection, and opens another where the proxy ends it; what was lost first, if anything.
 fn ask_until(proxy: SocketAddr, answers: &AtomicUsize, done: &AtomicBool) -> Result<(), String> {
     let request = Request::post_json(&infer("add_sub"), &add_sub());
+    let starting = ["is not at ready state", "the repository is not listed yet"];
     let mut kept: Option<Connection> = None;
     while !done.load(Relaxed) {
         let mut connection = kept.take().unwrap_or_else(|| Connection::open(proxy));
@@ -133,7 +134,7 @@ fn ask_until(proxy: SocketAddr, answers: &AtomicUsize, done: &AtomicBool) -> Res
         let answer = connection.try_ask(&request).map_err(|error| lost(error.to_string()))?;
         match answer.status {
             200 => _ = answers.fetch_add(1, Relaxed),
-            503 if answer.error().contains("is not at ready state") => {}
+            503 if starting.iter().any(|reason| answer.error().contains(reason)) => {}
             _ => return Err(lost(format!("{answer:?}"))),
         }
         kept = (!answer.closes()).then_some(connection);
