@@ -301,7 +301,8 @@ async fn speak(worker: &Rc<Worker>, stream: TcpStream, watched: &Rc<Watched>) {
         let mut connection = pin!(http2_builder(worker.limits()).serve_connection(io, service));
         let mut told = false;
         poll_fn(|cx| {
-            let parts = worker.is_leaving() && watched.asked.get() || watched.parting.get();
+            let used = worker.is_leaving() && watched.asked.get();
+            let parts = used || worker.is_draining() || watched.parting.get();
             if parts && !told {
                 connection.as_mut().graceful_shutdown();
             }
