@@ -170,6 +170,7 @@ struct Answering {
 
 impl Answering {
     fn begin(watched: &Rc<Watched>, worker: &Rc<Worker>) -> Self {
+        worker.load().begin();
         watched.requests.set(watched.requests.get() + 1);
         watched.enter(Phase::Busy, worker.now_ms());
         watched.asked.set(true);
@@ -197,6 +198,7 @@ impl Drop for Answering {
         if let Some(place) = self.place {
             self.watched.taken.borrow_mut()[place] = 0;
         }
+        self.worker.load().end();
         let left = self.watched.requests.get() - 1;
         self.watched.requests.set(left);
         if left == 0 && self.watched.phase.get() == Phase::Busy {
@@ -221,6 +223,8 @@ impl Sending {
 
     fn new(body: Full<Bytes>, answering: Answering) -> Self {
         let http2 = answering.watched.http2.get();
+        let bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        answering.worker.load().moved(bytes.unwrap_or_default());
         let piece_bytes_max = if http2 { Self::PIECE_BYTES } else { usize::MAX };
         Self { body, left: Bytes::new(), piece_bytes_max, answering }
     }
@@ -303,7 +307,8 @@ async fn speak(worker: &Rc<Worker>, socket: Socket, watched: &Rc<Watched>) {
         let mut connection = pin!(http2_builder(worker.limits()).serve_connection(io, service));
         let mut told = false;
         poll_fn(|cx| {
-            let parts = worker.is_leaving() && watched.asked.get() || watched.parting.get();
+            let used = worker.is_leaving() && watched.asked.get();
+            let parts = used || worker.is_draining() || watched.parting.get();
             if parts && !told {
                 connection.as_mut().graceful_shutdown();
             }

@@ -423,6 +423,7 @@ async fn turn(
                 for watched in connections.watched.borrow().values() {
                     watched.sweep(&worker);
                 }
+                worker.rest();
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
             // Whatever it still holds is dropped with the runtime.

@@ -16,6 +16,7 @@ mod compression;
 mod connection;
 mod demand;
 mod listener;
+mod load;
 mod objects;
 mod refusal;
 mod route;

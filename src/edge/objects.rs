@@ -104,7 +104,7 @@ fn of_model(
     asked: Option<&str>,
     part: Part,
 ) -> Result<Answer, Refusal> {
-    let model = table.model(name).ok_or_else(|| RouteError::UnknownModel(escaped(name)))?;
+    let model = table.model(name).ok_or_else(|| table.missing(name))?;
     match part {
         Part::Statistics => json(&statistics_of(model, asked)?),
         Part::Tracing => Err(unsupported("trace settings")),
@@ -124,10 +124,6 @@ fn of_model(
             }
         }
     }
-}
-
-fn escaped(name: &str) -> String {
-    name.chars().take(128).flat_map(char::escape_debug).collect()
 }
 
 fn metadata<'a>(model: &'a Model, version: &'a Version, asked: bool) -> ModelMetadata<'a> {

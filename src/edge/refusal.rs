@@ -129,7 +129,7 @@ impl From<RouteError> for Refusal {
             RouteError::UnknownModel(_) | RouteError::UnknownVersion { .. } => {
                 Self::new(StatusCode::NOT_FOUND, error.to_string())
             }
-            RouteError::NotReady { .. } | RouteError::Asleep { .. } => {
+            RouteError::Unlisted(_) | RouteError::NotReady { .. } | RouteError::Asleep { .. } => {
                 Self::unavailable(error.to_string())
             }
         }

@@ -20,7 +20,7 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::{
     monitor::{Clock, Code, Monitor, WorkerId},
-    serve::{Names, Serving, Watch},
+    serve::{self, Names, Serving, Watch},
     wire::{self, stranger},
 };
 
@@ -28,7 +28,9 @@ use super::{
     Limits, Settings,
     body::{Budget, Held, Reading, Unread},
     compression::Encoding,
-    demand, objects,
+    demand,
+    load::Load,
+    objects,
     refusal::Refusal,
     route::{NoRoute, Part, Route, selector},
     v2,
@@ -105,6 +107,7 @@ pub(super) struct Worker {
     ended: Notify,
     names: Names,
     budget: Budget,
+    load: Load,
     leaving: Cell<bool>,
     draining: Cell<bool>,
     begin: Instant,
@@ -127,6 +130,7 @@ impl Worker {
             ended: Notify::new(),
             names: Names::new(plane.start, id),
             budget: Budget::new(share),
+            load: Load::default(),
             leaving: Cell::new(false),
             draining: Cell::new(false),
             begin,
@@ -197,6 +201,21 @@ impl Worker {
             reason = "wraps after 49 days, and differences wrap with it"
         )]
         self.now_ms.set((elapsed.as_millis() as u32).max(1));
+    }
+
+    pub(super) fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Hands memory back to the system where a burst is over; for the sweeper.
+    pub(super) fn rest(&self) {
+        if self.load.is_over(self.now_ms()) {
+            serve::hand_back_memory();
+            let before = self.now_ms();
+            self.tick();
+            let took_ms = self.now_ms().wrapping_sub(before);
+            tracing::debug!(worker = self.id.0, took_ms, "handed memory back after a burst");
+        }
     }
 
     /// True from the signal to stop on, also while connections are still accepted.
@@ -329,6 +348,7 @@ impl Worker {
         let encoding = Encoding::of_body(headers)?;
         let reading = Reading { limits: self.limits(), budget: &self.budget, align_at, timeout };
         let (bytes, mut held) = reading.read(headers, body).await?;
+        self.load.moved(bytes.len());
         let bytes = encoding.inflate(bytes, self.limits())?;
         held.grow(bytes.len())?;
         Ok((bytes, held))

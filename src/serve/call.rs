@@ -104,7 +104,9 @@ impl Serving {
                 return NotRouted::Settling;
             }
             let status = match error {
-                RouteError::UnknownModel(_) | RouteError::Asleep { .. } => None,
+                RouteError::UnknownModel(_)
+                | RouteError::Unlisted(_)
+                | RouteError::Asleep { .. } => None,
                 RouteError::UnknownVersion { .. } => Some(404),
                 RouteError::NotReady { .. } => Some(503),
             };

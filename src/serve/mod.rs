@@ -40,6 +40,7 @@ pub use table::{Entry, Model, RouteError, Table};
 pub use version::{Version, VersionParts, cost_bytes};
 pub use watchdog::{Listed, Watch, Watchdog, Watching};
 
+pub use crate::engine::hand_back_memory;
 use crate::{
     engine::{RunError, Session},
     model::{InferRequest, SignatureError, VersionId},

@@ -98,6 +98,9 @@ pub enum RouteError {
     /// No such model; the caller's mistake.
     #[error("Request for unknown model: '{0}' is not found")]
     UnknownModel(String),
+    /// The repository has not been listed yet, so that there may be such a model; worth retrying.
+    #[error("Request for model '{0}' failed: the repository is not listed yet")]
+    Unlisted(String),
     /// The model has no such version; the caller's mistake.
     #[error("Request for unknown model: '{model}' version {version} is not found{available}")]
     UnknownVersion {
@@ -194,8 +197,15 @@ impl Table {
         name: &str,
         selector: VersionSelector<'_>,
     ) -> Result<&Arc<Version>, RouteError> {
-        let model = self.models.get(name).ok_or_else(|| unknown_model(name))?;
-        model.route(selector)
+        self.models.get(name).ok_or_else(|| self.missing(name))?.route(selector)
+    }
+
+    /// Why there is no model of this name.
+    pub fn missing(&self, name: &str) -> RouteError {
+        let name = name.chars().take(128).flat_map(char::escape_debug).collect();
+        // Before the first listing nobody knows what there is.
+        let unlisted = self.models.is_empty() && !self.complete;
+        if unlisted { RouteError::Unlisted(name) } else { RouteError::UnknownModel(name) }
     }
 }
 
@@ -271,6 +281,16 @@ impl Model {
     }
 }
 
-fn unknown_model(name: &str) -> RouteError {
-    RouteError::UnknownModel(name.chars().take(128).flat_map(char::escape_debug).collect())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_the_first_listing_no_model_is_unknown() {
+        let missed = |table: &Table| table.route("m", VersionSelector::Default).map(|_| ());
+        let unlisted = Table::default();
+        assert_eq!(missed(&unlisted), Err(RouteError::Unlisted("m".to_owned())));
+        let listed = Table { complete: true, ..Table::default() };
+        assert_eq!(missed(&listed), Err(RouteError::UnknownModel("m".to_owned())));
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
     http1::chunked,
     models::counted_loop,
     repository::Repository,
-    server::{Launch, Server},
+    server::{Launch, Server, eventually},
     tensors::{add_sub, infer},
 };
 
@@ -299,6 +299,32 @@ fn a_million_tiny_chunks_are_no_burden() {
     assert!(grown < 32 * MIB, "the chunks took {} MiB", grown / MIB);
 }
 
+#[test]
+fn the_memory_of_a_burst_goes_back_while_its_connections_stay() {
+    const CONNECTIONS: usize = 24;
+    let server = Server::over(&Repository::of(&["add_sub"]));
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    let before = memory(&server, "VmRSS:");
+    let mut body = add_sub().to_string().into_bytes();
+    body.resize(15 * MIB, b' ');
+    let bytes = Request::post(&infer("add_sub"), body).bytes();
+    let (most, last) = bytes.split_at(bytes.len() - 100);
+    let mut kept: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+    for connection in &mut kept {
+        connection.send(most);
+    }
+    let grown = || memory(&server, "VmRSS:").saturating_sub(before) / MIB;
+    eventually("all bodies are held", || (grown() > 12 * CONNECTIONS).then_some(()));
+    for connection in &mut kept {
+        connection.send(last);
+        connection.answer().ok();
+    }
+    eventually("the memory goes back", || (grown() < 5 * CONNECTIONS).then_some(()));
+    for connection in &mut kept {
+        connection.ask(&Request::get("/v2")).ok();
+    }
+}
+
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
@@ -307,8 +333,13 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 
 /// The most memory that the server has held so far, in bytes.
 fn peak_memory(server: &Server) -> usize {
+    memory(server, "VmHWM:")
+}
+
+/// A line of its status (proc(5)), in bytes.
+fn memory(server: &Server, key: &str) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("one for each key");
     let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
     kib * 1024
 }
