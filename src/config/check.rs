@@ -99,7 +99,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             linger: limits.linger.0,
             connections_max: nonzero(limits.connections),
             connections_per_ip_max: nonzero(limits.connections_per_ip),
-            in_flight_bytes_max: bytes(limits.in_flight_bytes),
+            in_flight_bytes_max: NonZeroUsize::new(bytes(limits.in_flight_bytes)),
             http2_streams_max: nonzero_u32(limits.http2_streams.0),
             json_depth_max: count(limits.json_depth),
             inputs_max: count(limits.inputs),
@@ -175,7 +175,7 @@ impl Contradictions<'_> {
             );
         }
         let file::Limits { body, in_flight_bytes, uri_bytes, header_bytes, .. } = &file.limits;
-        if in_flight_bytes.0 < body.0 {
+        if (1..body.0).contains(&in_flight_bytes.0) {
             self.add(
                 ("limits.body", written(body), "must be at most"),
                 ("limits.in_flight_bytes", written(in_flight_bytes), "must be at least"),

@@ -101,9 +101,10 @@ pub(super) struct Limits {
     pub(super) connections: Whole<0, 1_000_000>,
     /// Most connections at once from one address. 0: no cap, as many clients may share a proxy's address.
     pub(super) connections_per_ip: Whole<0, 1_000_000>,
-    /// Most bytes of request bodies held at once, all connections together. At least `body`, or the largest
-    /// request could never be served.
-    pub(super) in_flight_bytes: Size<1, TIB>,
+    /// Most bytes of request bodies and of answers that are not read yet, all connections together; beyond it requests get
+    /// 503. At least `body`, or the largest request could never be served. 0: a quarter of the memory that the process may
+    /// use, of its control group's or of the machine's, and 1 GiB at most.
+    pub(super) in_flight_bytes: Size<0, TIB>,
     /// Most concurrent streams of one HTTP/2 connection.
     pub(super) http2_streams: Whole<1, 10_000>,
     /// Deepest nesting of a JSON body. A tensor needs as many levels as it has dimensions, and three more.
@@ -320,7 +321,7 @@ impl Default for Limits {
             linger: Time(limits.linger),
             connections: Whole(count(limits.connections_max.map_or(0, Into::into))),
             connections_per_ip: Whole(count(limits.connections_per_ip_max.map_or(0, Into::into))),
-            in_flight_bytes: Size(count(limits.in_flight_bytes_max)),
+            in_flight_bytes: Size(count(limits.in_flight_bytes_max.map_or(0, Into::into))),
             http2_streams: Whole(u64::from(limits.http2_streams_max.get())),
             json_depth: Whole(count(limits.json_depth_max)),
             inputs: Whole(count(limits.inputs_max)),

@@ -202,17 +202,18 @@ grpc = "[::]:9000"
 grace = "500ms"
 [limits]
 body = "2GiB"
+in_flight_bytes = "1GiB"
 uri_bytes = "16KiB"
 header_bytes = "8KiB"
 "#,
         r#"
 tidegate.toml: 6 problems
-  server.admin = "0.0.0.0:9000"     takes the port of `server.http` ("127.0.0.1:9000") (line 4)
-  server.grpc = "[::]:9000"         takes the port of `server.http` ("127.0.0.1:9000") (line 5)
-  server.grpc = "[::]:9000"         takes the port of `server.admin` ("0.0.0.0:9000") (line 5)
-  server.grace = "500ms"            must be longer than `server.drain_delay` ("1s", its default) (line 6)
-  limits.body = "2GiB"              must be at most `limits.in_flight_bytes` ("1GiB", its default) (line 8)
-  limits.header_bytes = "8KiB"      must be at least `limits.uri_bytes` ("16KiB") (line 10)
+  server.admin = "0.0.0.0:9000"       takes the port of `server.http` ("127.0.0.1:9000") (line 4)
+  server.grpc = "[::]:9000"           takes the port of `server.http` ("127.0.0.1:9000") (line 5)
+  server.grpc = "[::]:9000"           takes the port of `server.admin` ("0.0.0.0:9000") (line 5)
+  server.grace = "500ms"              must be longer than `server.drain_delay` ("1s", its default) (line 6)
+  limits.in_flight_bytes = "1GiB"     must be at least `limits.body` ("2GiB") (line 9)
+  limits.header_bytes = "8KiB"        must be at least `limits.uri_bytes` ("16KiB") (line 11)
 "#,
     );
     for right in [

@@ -5,7 +5,6 @@
 //! behind the JSON, is aligned for any element type.
 
 use std::{
-    cell::Cell,
     future::poll_fn,
     pin::{Pin, pin},
     task::Poll,
@@ -17,59 +16,17 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
-use super::{Limits, refusal::Refusal};
+use super::{
+    Limits,
+    budget::{Budget, Held},
+    refusal::Refusal,
+};
 
 /// The least that a body in several frames holds of the budget.
 const HELD_STEP: usize = 64 * 1024;
 
 /// Tensors are aligned to this; the widest element needs 8, engines like cache lines.
 const ALIGNMENT: usize = 64;
-
-/// One worker's share of the bytes that bodies may take together.
-#[derive(Debug)]
-pub(super) struct Budget {
-    left: Cell<usize>,
-}
-
-/// Bytes taken from the budget, given back when the request ends.
-#[derive(Debug)]
-pub(super) struct Held<'a> {
-    budget: &'a Budget,
-    bytes: usize,
-}
-
-impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
-        Self { left: Cell::new(bytes) }
-    }
-
-    pub(super) fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
-        let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
-            Refusal::unavailable("too many bytes of requests are in flight; try again").closing()
-        })?;
-        self.left.set(left);
-        Ok(Held { budget: self, bytes })
-    }
-}
-
-impl Held<'_> {
-    /// Holds at least this many bytes, of what has come and not of what was announced; in doubling steps.
-    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
-        if bytes > self.bytes {
-            let more = self.budget.hold(bytes.max(2 * self.bytes) - self.bytes)?;
-            self.bytes += more.bytes;
-            // Given back with the rest.
-            std::mem::forget(more);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.budget.left.set(self.budget.left.get() + self.bytes);
-    }
-}
 
 /// Why there is no body.
 #[derive(Debug)]
@@ -144,7 +101,7 @@ impl<'a> Reading<'a> {
             match frame.await {
                 Some(Some(frame)) => {
                     let data = data(frame)?;
-                    held.grow(buffer.len() + data.len())?;
+                    held.grow(self.budget, buffer.len() + data.len())?;
                     buffer.extend(&data);
                 }
                 Some(None) => return Ok((buffer.finish(), held)),
@@ -269,14 +226,5 @@ mod tests {
             assert_eq!(body.len(), 2000);
             assert_eq!(body[align_at..].as_ptr().addr() % ALIGNMENT, 0, "{align_at}");
         }
-    }
-
-    #[test]
-    fn held_bytes_come_back() {
-        let budget = Budget::new(100);
-        let held = budget.hold(60).unwrap();
-        assert!(budget.hold(60).is_err());
-        drop(held);
-        assert!(budget.hold(100).is_ok());
     }
 }

@@ -29,7 +29,6 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, header::CONNECTION};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use hyper::{
     rt::{Executor, Read, ReadBuf, ReadBufCursor, Write},
     server::conn::{http1, http2},
@@ -210,8 +209,7 @@ impl Drop for Answering {
 /// An answer's body on its way out. On HTTP/2 it goes piece by piece, each when the client has made room for the one
 /// before, so that an answer which nobody takes can be told from one that flows.
 struct Sending {
-    body: Full<Bytes>,
-    /// What of it has been taken up and not been sent.
+    /// What has not been sent.
     left: Bytes,
     piece_bytes_max: usize,
     answering: Answering,
@@ -221,12 +219,11 @@ impl Sending {
     /// What HTTP/2 may hold of an answer beyond the room that the client gave.
     const PIECE_BYTES: usize = 64 * 1024;
 
-    fn new(body: Full<Bytes>, answering: Answering) -> Self {
+    fn new(left: Bytes, answering: Answering) -> Self {
         let http2 = answering.watched.http2.get();
-        let bytes = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-        answering.worker.load().moved(bytes.unwrap_or_default());
+        answering.worker.load().moved(left.len());
         let piece_bytes_max = if http2 { Self::PIECE_BYTES } else { usize::MAX };
-        Self { body, left: Bytes::new(), piece_bytes_max, answering }
+        Self { left, piece_bytes_max, answering }
     }
 }
 
@@ -236,15 +233,11 @@ impl Body for Sending {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         if this.left.is_empty() {
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => this.left = frame.into_data().unwrap_or_default(),
-                Some(Err(never)) => match never {},
-                None => return Poll::Ready(None),
-            }
+            return Poll::Ready(None);
         }
         this.answering.taken();
         let piece = this.left.split_to(this.left.len().min(this.piece_bytes_max));
@@ -252,12 +245,11 @@ impl Body for Sending {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left.is_empty() && self.body.is_end_stream()
+        self.left.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let rest = self.body.size_hint().exact().unwrap_or_default();
-        SizeHint::with_exact(self.left.len() as u64 + rest)
+        SizeHint::with_exact(self.left.len() as u64)
     }
 }
 

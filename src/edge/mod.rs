@@ -12,11 +12,13 @@
 //! handed in as a service for the repository API.
 
 mod body;
+mod budget;
 mod compression;
 mod connection;
 mod demand;
 mod listener;
 mod load;
+mod memory;
 mod objects;
 mod refusal;
 mod route;

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::Full;
 use serde::Serialize;
 
 use crate::{
@@ -21,7 +20,7 @@ use super::{
     route::{Part, Route, selector},
 };
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Bytes>;
 
 /// What this server can do beyond the protocol's core.
 const EXTENSIONS: [&str; 7] = [
@@ -75,7 +74,7 @@ pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<Answer, Refusal> 
         tracing::error!(%error, "an object could not be written");
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
     })?;
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(Bytes::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }

@@ -7,7 +7,6 @@ use http::{
         ACCEPT_ENCODING, ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
     },
 };
-use http_body_util::Full;
 
 use crate::{
     monitor::Outcome,
@@ -85,9 +84,9 @@ impl Refusal {
         Self { close: true, ..self }
     }
 
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+    pub(super) fn into_response(self) -> Response<Bytes> {
         let body = serde_json::to_vec(&ErrorBody { error: &self.text }).unwrap_or_default();
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+        let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    num::NonZeroUsize,
     os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,7 +14,6 @@ use http::{
     header::{HOST, ORIGIN, TRANSFER_ENCODING},
     request::Parts,
 };
-use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 use tower::{ServiceExt as _, util::BoxCloneSyncService};
@@ -26,11 +26,12 @@ use crate::{
 
 use super::{
     Limits, Settings,
-    body::{Budget, Held, Reading, Unread},
+    body::{Reading, Unread},
+    budget::{Budget, Held},
     compression::Encoding,
     demand,
     load::Load,
-    objects,
+    memory, objects,
     refusal::Refusal,
     route::{NoRoute, Part, Route, selector},
     v2,
@@ -52,6 +53,7 @@ pub struct Plane {
     control: ControlService,
     /// Tells this process's prediction names from another's.
     start: u32,
+    in_flight_bytes_max: usize,
 }
 
 impl Plane {
@@ -73,7 +75,10 @@ impl Plane {
             name_bytes_max: limits.name_bytes_max,
             ..wire::v2::Limits::default()
         };
-        Self { settings, decode_limits, serving, monitor, control, start }
+        let in_flight_bytes_max = limits
+            .in_flight_bytes_max
+            .map_or_else(|| memory::share(memory::limit()), NonZeroUsize::get);
+        Self { settings, decode_limits, serving, monitor, control, start, in_flight_bytes_max }
     }
 
     /// The settings.
@@ -115,13 +120,14 @@ pub(super) struct Worker {
     now_ms: Cell<u32>,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Bytes>;
 
 impl Worker {
     pub(super) fn new(plane: Arc<Plane>, watch: Arc<Watch>, workers: usize) -> Self {
         let id = watch.worker();
         let limits = &plane.settings.limits;
-        let share = (limits.in_flight_bytes_max / workers.max(1)).max(limits.body_bytes_max);
+        let share = plane.in_flight_bytes_max / workers.max(1);
+        let share = share.max(limits.body_bytes_max);
         let begin = plane.monitor.clock().now();
         Self {
             id,
@@ -261,7 +267,7 @@ impl Worker {
         let mut answer =
             self.dispatch(&head, body, client).await.unwrap_or_else(Refusal::into_response);
         if head.method == Method::HEAD {
-            *answer.body_mut() = Full::default();
+            *answer.body_mut() = Bytes::new();
         }
         let status = answer.status().as_u16();
         self.plane.monitor.server().answered(self.id, Code::from_status(status));
@@ -298,7 +304,7 @@ impl Worker {
                 let wanted = (&*model, selector(version.as_deref()));
                 Ok(v2::infer(self, head, body, client, wanted).await)
             }
-            Route::Repository => self.control(head, body).await,
+            Route::Repository => self.counted(self.control(head, body).await?),
             route => {
                 // These two are read from a loaded version.
                 let _lease = match &route {
@@ -308,7 +314,7 @@ impl Worker {
                     _ => None,
                 };
                 let table = self.serving().table();
-                objects::answer(self.serving(), &table, &route)
+                self.counted(objects::answer(self.serving(), &table, &route)?)
             }
         }
     }
@@ -337,6 +343,18 @@ impl Worker {
         Ok(())
     }
 
+    /// What bodies and answers may hold.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Counts an answer until it is read.
+    fn counted(&self, answer: Answer) -> Result<Answer, Refusal> {
+        let (head, body) = answer.into_parts();
+        let room = self.budget.reserve(body.len())?;
+        Ok(Answer::from_parts(head, self.budget.count(body, room)?))
+    }
+
     /// Reads a body and undoes its compression; the bytes count against the budget as long as they are held.
     pub(super) async fn read_body(
         &self,
@@ -350,7 +368,7 @@ impl Worker {
         let (bytes, mut held) = reading.read(headers, body).await?;
         self.load.moved(bytes.len());
         let bytes = encoding.inflate(bytes, self.limits())?;
-        held.grow(bytes.len())?;
+        held.grow(&self.budget, bytes.len())?;
         Ok((bytes, held))
     }
 
@@ -373,7 +391,7 @@ impl Worker {
             Ok(answer) => answer,
             Err(never) => match never {},
         };
-        Ok(answer.map(Full::new))
+        Ok(answer)
     }
 }
 

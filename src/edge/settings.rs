@@ -53,8 +53,9 @@ pub struct Limits {
     pub connections_max: Option<NonZeroUsize>,
     /// Most connections at once from one address. `None`: no cap of its own.
     pub connections_per_ip_max: Option<NonZeroUsize>,
-    /// Most bytes of request bodies held at once, all connections together; at least `body_bytes_max`.
-    pub in_flight_bytes_max: usize,
+    /// Most bytes of request bodies and unread answers held at once, all connections together; at least `body_bytes_max`.
+    /// `None`: a quarter of the memory that the process may use, 1 GiB at most.
+    pub in_flight_bytes_max: Option<NonZeroUsize>,
     /// Most concurrent streams of one HTTP/2 connection.
     pub http2_streams_max: NonZeroU32,
     /// Deepest nesting of a JSON body.
@@ -106,7 +107,7 @@ impl Default for Limits {
             linger: Duration::from_secs(1),
             connections_max: None,
             connections_per_ip_max: None,
-            in_flight_bytes_max: 1024 * MIB,
+            in_flight_bytes_max: None,
             http2_streams_max: nonzero(100),
             json_depth_max: 64,
             inputs_max: 256,

@@ -14,7 +14,6 @@ use http::{
     header::{CONTENT_ENCODING, CONTENT_TYPE, VARY},
     request::Parts,
 };
-use http_body_util::Full;
 use hyper::body::Incoming;
 use smallvec::SmallVec;
 
@@ -26,10 +25,7 @@ use crate::{
 };
 
 use super::{
-    body::{Held, Unread},
-    compression::Encoding,
-    demand::Patience,
-    refusal::Refusal,
+    body::Unread, budget::Held, compression::Encoding, demand::Patience, refusal::Refusal,
     service::Worker,
 };
 
@@ -50,7 +46,7 @@ pub(super) async fn infer(
     body: Incoming,
     client: RawFd,
     (model, selector): (&str, VersionSelector<'_>),
-) -> Response<Full<Bytes>> {
+) -> Response<Bytes> {
     let asked = Wanted { model, selector, client, id: worker.names().next() };
     let mut response = match arrive(worker, head, body).await {
         Ok(arrived) => match predict(worker, head, arrived, &asked) {
@@ -152,7 +148,7 @@ async fn predict_later(
     head: &Parts,
     mut later: Later<'_>,
     wanted: &Wanted<'_>,
-) -> Response<Full<Bytes>> {
+) -> Response<Bytes> {
     let refused = |refusal: Refusal| {
         count_unanswered(worker, wanted.model, refusal.status.as_u16());
         refusal.into_response()
@@ -206,7 +202,7 @@ fn predict<'w>(
     head: &Parts,
     arrived: Arrived<'w>,
     wanted: &Wanted<'_>,
-) -> Result<Response<Full<Bytes>>, Box<Later<'w>>> {
+) -> Result<Response<Bytes>, Box<Later<'w>>> {
     let serving = worker.serving();
     let asked = Asked {
         watch: worker.watch(),
@@ -228,7 +224,13 @@ fn predict<'w>(
         Err(NotRouted::Settling) => return Err(Box::new(Later::Settling(arrived))),
         Err(NotRouted::Busy(version)) => return Err(Box::new(Later::Busy(arrived, version))),
     };
-    let answer = answer(worker, &mut call, arrived).and_then(|encoded| compress(head, encoded));
+    let answer = worker.budget().reserve(call.version().answer_bytes()).and_then(|room| {
+        let encoded = answer(worker, &mut call, arrived)?;
+        let (kind, encoding) = (encoded.json_bytes, Encoding::of_answer(&head.headers));
+        let body = compress(encoding, encoded.body)?;
+        call.version().note_answer(body.len());
+        Ok(respond(worker.budget().count(body, room)?, kind, encoding))
+    });
     if worker.watch().is_lost() {
         return Err(Box::new(Later::Lost));
     }
@@ -311,19 +313,22 @@ fn encode(
     Ok(v2::encode_infer(&response)?)
 }
 
-fn compress(head: &Parts, encoded: v2::Encoded) -> Result<Response<Full<Bytes>>, Refusal> {
-    let encoding = Encoding::of_answer(&head.headers);
-    let body = encoding.deflate(encoded.body).map_err(|error| {
+fn compress(encoding: Encoding, body: Vec<u8>) -> Result<Vec<u8>, Refusal> {
+    encoding.deflate(body).map_err(|error| {
         tracing::error!(%error, "a response could not be compressed");
         Refusal::new(
             http::StatusCode::INTERNAL_SERVER_ERROR,
             "the response could not be compressed",
         )
-    })?;
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    })
+}
+
+/// A response of these bytes, of which so many are JSON if others follow.
+fn respond(body: Bytes, json_bytes: Option<usize>, encoding: Encoding) -> Response<Bytes> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.reserve(8);
-    let kind = match encoded.json_bytes {
+    let kind = match json_bytes {
         Some(json_bytes) => {
             headers.insert(JSON_LENGTH, decimal(json_bytes));
             "application/octet-stream"
@@ -335,7 +340,7 @@ fn compress(head: &Parts, encoded: v2::Encoded) -> Result<Response<Full<Bytes>>,
         headers.insert(CONTENT_ENCODING, encoding);
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
-    Ok(response)
+    response
 }
 
 /// A number as a header: its own conversion allocates twice.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::{
     engine::Session,
-    model::{ModelDescription, ModelName, Signature, VersionId},
+    model::{ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::{VersionRecorder, WorkerId},
 };
 
@@ -31,6 +31,10 @@ pub struct Version {
     batched: bool,
     /// Tells it from every other version of this process.
     tag: u64,
+    /// Bytes of one row's outputs, as far as the signature says.
+    answer_bytes_min: usize,
+    /// Bytes of its largest answer so far.
+    answer_bytes_max: AtomicUsize,
     /// Requests that wait for a session.
     waiting: AtomicUsize,
     freed: Notify,
@@ -95,8 +99,16 @@ impl Version {
         assert!(!sessions.is_empty(), "a version needs a session to answer");
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
         let batched = parts.signature.is_batchable() && parts.description.max_batch_size != Some(0);
-        let (tag, waiting) = (TAGS.fetch_add(1, Relaxed), AtomicUsize::new(0));
-        Self { parts, slots, batched, tag, waiting, freed: Notify::new() }
+        Self {
+            answer_bytes_min: parts.signature.outputs.iter().map(row_bytes).sum(),
+            answer_bytes_max: AtomicUsize::new(0),
+            parts,
+            slots,
+            batched,
+            tag: TAGS.fetch_add(1, Relaxed),
+            waiting: AtomicUsize::new(0),
+            freed: Notify::new(),
+        }
     }
 
     /// The version's number.
@@ -141,6 +153,18 @@ impl Version {
         }
         let declared = self.parts.description.max_batch_size.map(u64::from);
         declared.unwrap_or(settings.batch_rows_max.get() as u64)
+    }
+
+    /// Bytes to reserve for an answer before it is known: of its largest so far, or of one row where the signature says.
+    pub fn answer_bytes(&self) -> usize {
+        self.answer_bytes_min.max(self.answer_bytes_max.load(Relaxed))
+    }
+
+    /// Remembers the size of an answer.
+    pub fn note_answer(&self, bytes: usize) {
+        if bytes > self.answer_bytes_max.load(Relaxed) {
+            self.answer_bytes_max.fetch_max(bytes, Relaxed);
+        }
     }
 
     /// What tells it from every other version of this process.
@@ -195,6 +219,14 @@ impl Drop for Told<'_> {
             self.0.freed.notify_one();
         }
     }
+}
+
+/// Bytes of an output, its open dimensions taken for 1; 0 for text and where no shape is declared.
+fn row_bytes(output: &TensorSpec) -> usize {
+    let size = output.datatype.size().unwrap_or(0);
+    let dims = output.dims.as_deref().unwrap_or(&[0]);
+    let of = |dim: &i64| usize::try_from(*dim).unwrap_or(1);
+    dims.iter().map(of).fold(size, usize::saturating_mul)
 }
 
 /// What a version of these many bytes of files is taken to occupy with these many sessions, in bytes.

@@ -219,6 +219,57 @@ fn a_long_answer_may_be_taken_slowly() {
     });
 }
 
+#[test]
+fn answers_that_nobody_reads_are_bounded() {
+    const STREAMS: usize = 100;
+    const NUMBERS: usize = 60_000;
+    const ANSWER_BYTES: usize = 11 * NUMBERS;
+    let server = Launch::of(&Repository::of(&["identity_int32"]))
+        .set("SERVER__WORKERS", "1")
+        .set("LIMITS__IN_FLIGHT_BYTES", "16MiB")
+        .start();
+    runtime().block_on(async {
+        let stream = tokio::net::TcpStream::connect(server.http).await.unwrap();
+        // Room for the beginning of each answer, and for no more than is read of it.
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(1)
+            .handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
+        let connection = tokio::spawn(connection);
+        let numbers = identity("INT32", &json!(vec![1_000_000_000; NUMBERS]));
+        let body: Bytes = numbers.to_string().into();
+        let (mut unread, mut refused) = (Vec::new(), 0);
+        for _ in 0..STREAMS {
+            let request = hyper::Request::post(infer("identity_int32"))
+                .header("host", "localhost")
+                .body(Full::new(body.clone()))
+                .unwrap();
+            let answer = sender.clone().send_request(request).await.unwrap();
+            match answer.status().as_u16() {
+                200 => unread.push(answer),
+                503 => refused += 1,
+                status => panic!("{status}: {:?}", answer.collect().await.unwrap().to_bytes()),
+            }
+        }
+        let most = (16 << 20) / ANSWER_BYTES;
+        assert!((most / 2..=most).contains(&unread.len()), "{} answers are held", unread.len());
+        assert_eq!(unread.len() + refused, STREAMS);
+        // What was held is there again once nobody waits for it.
+        drop((unread, sender));
+        connection.abort();
+        let (head, text) = loop {
+            let path = infer("identity_int32");
+            let (head, text) =
+                ask(connect(server.http).await, Method::POST, path, body.clone()).await;
+            if head.status != 503 {
+                break (head, text);
+            }
+        };
+        assert_eq!((head.status.as_u16(), text.len() > ANSWER_BYTES / 2), (200, true));
+    });
+}
+
 async fn connect(address: SocketAddr) -> Sender {
     connect_and_watch(address).await.0
 }
