@@ -400,6 +400,9 @@ impl Keeper {
         // What an operator is waiting to decide about is wanted until then.
         let trials = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
         let trials: Vec<VersionId> = trials.filter_map(Waiting::trial).collect();
+        let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
+        let running = self.state.running.iter().filter(|running| running.model == *name);
+        let running: Vec<VersionId> = running.map(|running| running.id).collect();
         let Some(kept) = self.state.models.get_mut(name) else { return false };
         let broken = kept.problem.clone();
         if let Some(problem) = &broken {
@@ -417,6 +420,12 @@ impl Keeper {
         let Some(description) = kept.description.clone() else { return false };
         let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
         let (unloaded, pinned) = (decisions.unloaded, decisions.pinned);
+        let stored: BTreeMap<_, _> = if lost {
+            let stored = decisions.served.iter().chain(&decisions.released);
+            stored.filter_map(|(id, digest)| Some((*id, Digest::parse(digest)?))).collect()
+        } else {
+            BTreeMap::new()
+        };
         let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
         let withheld = if policy.signature_may_change || !self.state.complete {
             None
@@ -440,6 +449,10 @@ impl Keeper {
             // What goes on although its folder is gone.
             let Some(listed) = kept.listed.get(&id).cloned() else { continue };
             let version = kept.versions.entry(id).or_insert_with(KeptVersion::discovered);
+            if lost && (version.version.is_some() || running.contains(&id)) {
+                // Nothing newer can be read.
+                continue;
+            }
             match version.due(listed.fingerprint, now, at_once) {
                 Due::No => {}
                 Due::At(at) => {
@@ -447,8 +460,13 @@ impl Keeper {
                         Some(self.state.look_at.map_or(at, |sooner| sooner.min(at)));
                 }
                 Due::Now => {
-                    version.begin(Some(listed.fingerprint));
-                    let origin = Origin::Repository(listed, Arc::clone(&description));
+                    // The way back is open without the repository, too.
+                    let stored = stored.get(&id).copied();
+                    version.begin(stored.is_none().then_some(listed.fingerprint));
+                    let origin = stored.map_or_else(
+                        || Origin::Repository(listed, Arc::clone(&description)),
+                        Origin::Store,
+                    );
                     jobs.push(Job { model: name.clone(), id, origin, staged: None });
                 }
             }

@@ -312,7 +312,8 @@ impl Keeper {
     ) -> Result<VersionId, OperationError> {
         let kept = self.state.models.get(model);
         let kept = kept.ok_or_else(|| OperationError::Unknown(model.to_string()))?;
-        if let Some(unreadable) = &self.state.unreadable {
+        // What is meant by its number may be loaded without the repository.
+        if let Some(unreadable) = self.state.unreadable.as_ref().filter(|_| version.is_none()) {
             return Err(failed(model, unreadable));
         }
         if let Some(problem) = &kept.problem {

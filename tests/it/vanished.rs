@@ -84,6 +84,27 @@ fn an_unmounted_volume_costs_neither_service_nor_files_nor_a_restart() {
 }
 
 #[test]
+fn a_rollback_to_the_version_before_needs_no_repository() {
+    let repository = Repository::of(&[IDENTITY]);
+    let server = serve(&repository).start();
+    repository.add_bytes(IDENTITY, "2", &fs::read(source("doubled_fp32", "1")).unwrap());
+    server.wait_for_state(IDENTITY, "2", "READY");
+    eventually("version 1 is let go", || server.indexed(IDENTITY, "1").is_none().then_some(()));
+    let volume = repository.beside("volume");
+    fs::rename(repository.path(), &volume).unwrap();
+    said(&server, "the repository cannot be read");
+    let rollback = Request::post_json(&format!("/api/v1/models/{IDENTITY}/rollback"), &json!({}));
+    Connection::open(server.admin).ask(&rollback).ok();
+    let answer = || server.post(&infer(IDENTITY), &identity("FP32", &json!([1.0]))).ok();
+    assert_eq!(answer().header("x-tidegate-version"), Some("1"));
+    fs::rename(&volume, repository.path()).unwrap();
+    eventually("the repository is back", || {
+        (server.admin("/readyz?verbose").text() == "ok\n").then_some(())
+    });
+    assert_eq!(answer().header("x-tidegate-version"), Some("1"));
+}
+
+#[test]
 fn the_last_model_is_removed_once_the_grace_period_has_passed() {
     let repository = two_models();
     let server = serve(&repository).set("REPOSITORY__VANISHED_GRACE", "1500ms").start();
