@@ -427,7 +427,8 @@ impl Keeper {
             BTreeMap::new()
         };
         let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
-        let withheld = if policy.signature_may_change || !self.state.complete {
+        let starts = !self.state.complete && !kept.settled;
+        let withheld = if policy.signature_may_change || starts {
             None
         } else {
             kept.withhold(name, &mut plan, pinned)
@@ -606,9 +607,10 @@ impl Keeper {
             }
             return;
         };
+        let starts = !self.state.complete && !kept.settled;
         let policy = Policy {
             // An operator who waits for it may have said so; what lies there at the start is taken as it is.
-            signature_may_change: policy.signature_may_change || accepted || !self.state.complete,
+            signature_may_change: policy.signature_may_change || accepted || starts,
             ..policy
         };
         let loaded = loaded.and_then(|version| {
@@ -628,6 +630,7 @@ impl Keeper {
                 let (identity, load) = (version.parts().identity.clone(), version.parts().load);
                 let mut retired: Vec<_> = entry.succeed(tried, version).into_iter().collect();
                 entry.loaded_at = self.loader.monitor.clock().unix();
+                kept.settled |= kept.plan.default == Some(id);
                 retired.extend(kept.follow_plan(unloaded));
                 self.refresh(name);
                 self.publish();
@@ -700,7 +703,8 @@ impl Keeper {
 
     /// Brings the published form of a model in line; gives whether it differs from before.
     pub(super) fn refresh(&mut self, name: &ModelName) -> bool {
-        let Some(kept) = self.state.models.get(name) else { return false };
+        let Some(kept) = self.state.models.get_mut(name) else { return false };
+        kept.answered = kept.answering().map(|(id, _)| id);
         let decisions = self.registry.decisions(name);
         let unreadable = self.state.unreadable.as_ref();
         let unreadable = unreadable.filter(|_| !decisions.is_some_and(is_uploaded));
@@ -708,7 +712,7 @@ impl Keeper {
             name: name.clone(),
             recorder: self.loader.monitor.model(name),
             versions: kept.entries(decisions.is_some_and(|decided| decided.unloaded)),
-            default: kept.plan.default,
+            default: kept.meant(),
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),
             problem: kept.problem.as_ref().or(unreadable).or(kept.withheld.as_ref()).cloned(),

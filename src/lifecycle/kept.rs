@@ -26,6 +26,10 @@ pub(super) struct Kept {
     pub(super) versions: BTreeMap<VersionId, KeptVersion>,
     /// What answers on demand until the plan's default is proven.
     pub(super) stand_in: Option<VersionId>,
+    /// What answered by default last.
+    pub(super) answered: Option<VersionId>,
+    /// Whether the version that should answer has done so since the start.
+    pub(super) settled: bool,
     /// The version that was decided for, whatever its signature.
     pub(super) accepted: Option<VersionId>,
     /// Why the version that should answer does not.
@@ -245,10 +249,19 @@ impl Kept {
         let ready = || {
             self.versions.iter().rev().filter_map(|(id, kept)| Some((*id, kept.version.as_ref()?)))
         };
-        let default = self.plan.default;
+        let default = self.meant();
         ready()
             .find(|(id, _)| default.is_none_or(|default| *id <= default))
             .or_else(|| ready().next())
+    }
+
+    /// The version that answers by default, or would: the plan's, once it can; until then what answered before.
+    pub(super) fn meant(&self) -> Option<VersionId> {
+        let stands = |id: &VersionId| {
+            self.versions.get(id).is_some_and(|kept| kept.version.is_some() || kept.is_asleep())
+        };
+        let before = self.answered.filter(|id| self.is_ready(*id));
+        self.plan.default.filter(stands).or(before).or(self.plan.default)
     }
 
     /// The versions that are loaded, ascending.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::tidegate,
     http::{Connection, Request, Response},
+    models::endless_loop,
     repository::{Repository, source},
     server::{Launch, Server, eventually},
     tensors::{identity, infer},
@@ -308,6 +309,17 @@ fn no_way_has_a_version_answer_that_clients_cannot_use_unless_it_may() {
         operate(&server, ask.0, &ask.1).ok();
         assert_eq!(shown(&server)["answering"], answering.1, "{name}");
     }
+}
+
+#[test]
+fn what_answers_goes_on_while_the_version_before_is_loaded() {
+    let repository = truth(&[1, 3]);
+    repository.add_bytes("truth", "2", &endless_loop());
+    let server = serve(&repository).set("PROOF__TIME_MAX", "3s").start();
+    operate(&server, "aliases/own", &json!({"version": 1})).ok();
+    repository.remove("truth", "3");
+    seen(&server, "2", "being fetched, proven, loaded and warmed");
+    assert_eq!(version(&server).as_deref(), Some("3"), "and not the one that has an alias only");
 }
 
 #[test]
