@@ -113,7 +113,7 @@ fn the_last_model_is_removed_once_the_grace_period_has_passed() {
         (server.get("/v2/models/add_sub").status == 404).then_some(())
     });
     fs::remove_dir_all(repository.path().join(IDENTITY)).unwrap();
-    said(&server, "taken for a lost volume");
+    said(&server, "or wait until repository.vanished_grace has passed");
     server.post(&infer(IDENTITY), &identity("FP32", &json!([1.0]))).ok();
     eventually("then it is believed", || {
         (server.get(&format!("/v2/models/{IDENTITY}")).status == 404).then_some(())
