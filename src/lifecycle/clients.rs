@@ -31,18 +31,23 @@ fn misfit(model: &ModelName, before: Side<'_>, after: Side<'_>, way: &str) -> Op
     ))
 }
 
-/// Why clients of what serves could not use a version in its place, if that matters.
+/// Why clients of what serves could not use a version in its place, if that matters; `by_load` where a load can let it in.
 pub(super) fn breaks_clients(
     kept: &Kept,
     default: Option<VersionId>,
     version: &Version,
     policy: Policy,
+    by_load: bool,
 ) -> Option<String> {
     if policy.signature_may_change || default != Some(version.id()) {
         return None;
     }
     let model = &version.parts().model;
-    let way = format!("`tidegate models load {model} --signature-may-change`, or set ");
+    let way = if by_load {
+        format!("`tidegate models load {model} --signature-may-change`, or by ")
+    } else {
+        String::new()
+    };
     misfit(model, kept.relied_on()?, (version.id(), version.signature()), &way)
 }
 

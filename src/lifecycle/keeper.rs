@@ -614,7 +614,7 @@ impl Keeper {
             ..policy
         };
         let loaded = loaded.and_then(|version| {
-            match breaks_clients(kept, kept.plan.default, &version, policy) {
+            match breaks_clients(kept, kept.plan.default, &version, policy, true) {
                 Some(reason) => Err(("signature", reason, false)),
                 None => Ok(version),
             }

@@ -48,7 +48,7 @@ impl Keeper {
         reply: Reply,
     ) {
         if *operation == Operation::Load && self.decisions(model).uploaded.is_some() {
-            self.stage(model, None, (asked.cause, reply), (None, None));
+            self.stage(model, None, (asked, reply), (None, None));
             return;
         }
         match self.begin(model, operation, &mut asked) {

@@ -22,7 +22,7 @@ use super::{
     events::EventKind,
     keeper::{Keeper, log_ready, trouble},
     kept::KeptVersion,
-    operate::failed,
+    operate::{Asked, failed},
     plan::Plan,
 };
 
@@ -50,7 +50,7 @@ pub(super) struct Staged {
     decided: Decisions,
     todo: VecDeque<Job>,
     loaded: BTreeMap<VersionId, Version>,
-    cause: Cause,
+    asked: Asked,
     reply: Reply,
     /// Given back when this is over.
     place: Option<UploadPlace>,
@@ -105,7 +105,8 @@ impl Keeper {
     /// Begins to serve what a request brought.
     pub(super) fn upload(&mut self, upload: Upload) {
         let Upload { model, instead, cause, place, hold, reply } = upload;
-        self.stage(&model, Some(instead), (cause, reply), (Some(place), hold));
+        let asked = Asked { cause, signature_may_change: false };
+        self.stage(&model, Some(instead), (asked, reply), (Some(place), hold));
     }
 
     /// Begins to serve something else, or the repository's own again.
@@ -113,7 +114,7 @@ impl Keeper {
         &mut self,
         model: &ModelName,
         instead: Option<Override>,
-        (cause, reply): (Cause, Reply),
+        (asked, reply): (Asked, Reply),
         (place, hold): (Option<UploadPlace>, Option<Hold>),
     ) {
         let (listed, description, plan) = match self.prospect(model, instead.as_ref()) {
@@ -144,7 +145,7 @@ impl Keeper {
             plan,
             todo,
             loaded: BTreeMap::new(),
-            cause,
+            asked,
             reply,
             place,
             hold,
@@ -279,7 +280,7 @@ impl Keeper {
         self.may_take_over(staged)?;
         self.registry.record(&self.entries_of(staged))?;
         let what = if staged.instead.is_some() { "upload" } else { "load" };
-        self.decided(&model, None, what, &staged.cause);
+        self.decided(&model, None, what, &staged.asked.cause);
         if staged.instead.is_some() && !self.registry.is_durable() {
             tracing::warn!(%model, "what was uploaded is in memory only and ends with this process; set state.path");
         }
@@ -333,8 +334,11 @@ impl Keeper {
                 return Err(OperationError::NotKept { reason });
             }
             let Some(kept) = self.state.models.get(model) else { continue };
-            let (default, policy) = (staged.plan.default, self.policy(model));
-            if let Some(reason) = breaks_clients(kept, default, version, policy) {
+            let (default, mut policy) = (staged.plan.default, self.policy(model));
+            policy.signature_may_change |= staged.asked.signature_may_change;
+            // An upload cannot say that it may.
+            let by_load = staged.instead.is_none();
+            if let Some(reason) = breaks_clients(kept, default, version, policy, by_load) {
                 return Err(failed(model, &reason));
             }
         }
@@ -353,7 +357,7 @@ impl Keeper {
         let holds = self.policy(&staged.model).on_new_version == OnNewVersion::Hold;
         let level = staged.listed.versions.keys().next_back().map(|id| id.number());
         let mut entries =
-            vec![entry(Action::Load { level: level.filter(|_| holds) }, &staged.cause)];
+            vec![entry(Action::Load { level: level.filter(|_| holds) }, &staged.asked.cause)];
         if let Some(instead) = &staged.instead {
             let versions = instead.versions().into_iter();
             let action = Action::Upload {
@@ -362,7 +366,7 @@ impl Keeper {
                     .map(|(id, digest)| (id.to_string(), digest.to_string()))
                     .collect(),
             };
-            entries.push(entry(action, &staged.cause));
+            entries.push(entry(action, &staged.asked.cause));
         }
         for (id, version) in &staged.loaded {
             if let Some(digest) = version.parts().identity.clone() {

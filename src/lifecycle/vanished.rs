@@ -42,7 +42,7 @@ struct Look {
 impl Sight {
     /// Whether a look may be acted on.
     fn believes(&mut self, look: Look, now: Instant, grace: Duration) -> bool {
-        let same = self.root == Some(look.root);
+        let same = self.is_in(look.root);
         let elsewhere = self.root.is_some_and(|known| known.device != look.root.device);
         if look.lacking && (look.empty || elsewhere) {
             let since = *self.refused.get_or_insert(now);
@@ -56,6 +56,11 @@ impl Sight {
             self.root = Some(look.root);
         }
         true
+    }
+
+    /// Whether this is the root in which models were seen last.
+    fn is_in(&self, root: RootId) -> bool {
+        self.root == Some(root)
     }
 }
 
@@ -79,9 +84,15 @@ impl Keeper {
                 "the repository lies on another device, and {missing} known models are not there"
             )
         };
+        // What has no end needs no hint to wait for it.
+        let until = if empty && !self.state.sight.is_in(root) {
+            ""
+        } else {
+            ", or wait until repository.vanished_grace has passed"
+        };
         Err(format!(
             "{what}: taken for a lost volume, what serves goes on; mount it again, or take models out of service with \
-             `tidegate models unload`"
+             `tidegate models unload`{until}"
         ))
     }
 

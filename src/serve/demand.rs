@@ -88,7 +88,9 @@ impl Demand {
     /// Dropped while it waits, the version may be loaded all the same.
     pub async fn wait(&self, model: &ModelName, id: VersionId) -> Result<Lease, DemandError> {
         let refused = |reason: String| DemandError::Refused { model: model.clone(), id, reason };
-        let gone = || refused("the server is shutting down".to_owned());
+        let gone = || {
+            refused("the server is shutting down, or cannot load any more: see /livez".to_owned())
+        };
         let place = Place::take(&self.waiting, self.waiting_max).ok_or_else(|| {
             DemandError::Crowded { model: model.clone(), id, waiting_max: self.waiting_max }
         })?;

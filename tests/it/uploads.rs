@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    http::Response,
+    http::{Connection, Request, Response},
     repository::{Repository, SAMPLES, source},
     server::{Launch, Server, eventually},
     tensors::{identity, infer, outputs},
@@ -166,6 +166,24 @@ fn an_upload_that_fails_changes_nothing_and_says_why() {
     drop(server);
     let server = serve(&repository).start();
     assert!(near(factor(&server), 1.0), "nothing was recorded");
+}
+
+#[test]
+fn a_load_that_ends_an_upload_must_suit_its_clients_unless_it_need_not() {
+    let repository = truth();
+    let server = serve(&repository).start();
+    server.post(LOAD, &doubled()).ok();
+    repository.replace("truth", "1", &model("add_sub"));
+    refused(&server, &json!({}), 400, "does not fit the clients of version 1");
+    assert!(near(factor(&server), 2.0));
+    let load = |said| {
+        let load = Request::post_json("/api/v1/models/truth/load", &said);
+        Connection::open(server.admin).ask(&load)
+    };
+    let text = load(json!({})).text();
+    assert!(text.contains("`tidegate models load truth --signature-may-change`"), "{text}");
+    load(json!({"signature_may_change": true})).ok();
+    assert_eq!(answer(&server).status, 400, "its clients are told what it takes");
 }
 
 #[test]

@@ -107,13 +107,13 @@ fn a_rollback_to_the_version_before_needs_no_repository() {
 #[test]
 fn the_last_model_is_removed_once_the_grace_period_has_passed() {
     let repository = two_models();
-    let server = serve(&repository).set("REPOSITORY__VANISHED_GRACE", "1500ms").start();
+    let server = serve(&repository).set("REPOSITORY__VANISHED_GRACE", "4s").start();
     fs::remove_dir_all(repository.path().join("add_sub")).unwrap();
     eventually("one of two is a wish", || {
         (server.get("/v2/models/add_sub").status == 404).then_some(())
     });
     fs::remove_dir_all(repository.path().join(IDENTITY)).unwrap();
-    said(&server, "taken for a lost volume");
+    said(&server, "or wait until repository.vanished_grace has passed");
     server.post(&infer(IDENTITY), &identity("FP32", &json!([1.0]))).ok();
     eventually("then it is believed", || {
         (server.get(&format!("/v2/models/{IDENTITY}")).status == 404).then_some(())

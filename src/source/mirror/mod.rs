@@ -18,6 +18,7 @@ use std::{
     fs::{self, DirBuilder},
     io,
     os::unix::fs::DirBuilderExt,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     process,
     sync::{
@@ -28,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::{Digest, Folder, Settings};
@@ -149,7 +151,15 @@ impl Mirror {
             .spawn(move || {
                 let keep = async {
                     loop {
-                        let outcome = pass.run(&|| tell(MirrorNews::Came)).await;
+                        // A panic costs this look, not the mirror.
+                        let came = || tell(MirrorNews::Came);
+                        let run = AssertUnwindSafe(pass.run(&came));
+                        let panicked = |_| {
+                            let what =
+                                "looking at it ended in a panic, a bug of tidegate; the log has it";
+                            Err(MirrorError::Remote(what.to_owned()))
+                        };
+                        let outcome = run.catch_unwind().await.unwrap_or_else(panicked);
                         let problem = note(&known, outcome);
                         tell(MirrorNews::Looked(problem.as_deref()));
                         tokio::time::sleep(poll_interval).await;
