@@ -14,8 +14,8 @@ use smallvec::SmallVec;
 use tidegate::{
     engine::{RunError, Session},
     model::{
-        InferResponse, Input, ModelDescription, ModelName, ResponseOutput, Signature, TensorSpec,
-        VersionId,
+        Guards, InferResponse, Input, ModelDescription, ModelName, ResponseOutput, Signature,
+        TensorSpec, VersionId,
     },
     monitor::{Clock, Monitor, WorkerId},
     serve::{Serving, Settings, Version, VersionParts},
@@ -83,6 +83,7 @@ impl Served {
             signature: session.signature().clone(),
             description: Arc::new(ModelDescription::default()),
             class_names: Vec::new(),
+            guards: Guards::NONE,
             engine: "onnxruntime",
             digest: String::new(),
             identity: None,

@@ -128,9 +128,10 @@ impl From<DemandError> for Refusal {
 impl From<PredictError> for Refusal {
     fn from(error: PredictError) -> Self {
         match &error {
-            PredictError::Signature(_) | PredictError::Rows { .. } | PredictError::Inputs(_) => {
-                Self::bad_request(error.to_string())
-            }
+            PredictError::Signature(_)
+            | PredictError::Guarded(_)
+            | PredictError::Rows { .. }
+            | PredictError::Inputs(_) => Self::bad_request(error.to_string()),
             PredictError::Engine(cause) => {
                 tracing::error!(%cause, "a run failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{self, Engines, LoadError, ModelFile, SessionOptions, onnx::OnnxError},
-    model::{EngineChoice, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    engine::{
+        self, Engines, LoadError, ModelFile, SessionOptions,
+        onnx::{Hazard, OnnxError},
+    },
+    model::{EngineChoice, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
@@ -59,6 +62,8 @@ pub enum Code {
     ExternalData,
     /// It may divide integers in a way that ends the process.
     Division,
+    /// It has an operator that may end the process.
+    DangerousOperator,
     /// The engine refuses it, or it has inputs or outputs that cannot be served.
     EngineRefused,
     /// No engine is there for it.
@@ -93,6 +98,7 @@ impl Code {
             Self::UnsupportedOperator => "unsupported_operator",
             Self::ExternalData => "external_data",
             Self::Division => "division",
+            Self::DangerousOperator => "dangerous_operator",
             Self::EngineRefused => "engine_refused",
             Self::NoEngine => "no_engine",
             Self::Description => "description",
@@ -227,6 +233,7 @@ impl LoadFailure {
 fn of_onnx(error: &OnnxError) -> Code {
     match error {
         OnnxError::Division { .. } => Code::Division,
+        OnnxError::Killer { .. } => Code::DangerousOperator,
         OnnxError::Limit { .. } | OnnxError::Expansion { .. } => Code::Limits,
         OnnxError::Location { .. }
         | OnnxError::Range { .. }
@@ -294,7 +301,7 @@ impl Loader {
     ) -> Result<Version, LoadFailure> {
         let clock = self.monitor.clock();
         let begin = clock.now();
-        let Fetched { artifact, file, description, identity } = self.fetch(origin)?;
+        let Fetched { artifact, file, hazards, description, identity } = self.fetch(origin)?;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let description = &description;
@@ -338,6 +345,9 @@ impl Loader {
                 "model_warmup is not run; golden.json beside the model warms it up".to_owned(),
             );
         }
+        let guards = guarded(Guards::NONE, &hazards);
+        notes.extend(guards.notes(&signature));
+        notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
         let runs = self.warmup_runs;
         let warmed = trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock)?;
         notes.extend(warmed.notes);
@@ -356,6 +366,7 @@ impl Loader {
             id,
             class_names: class_names(description, &signature),
             signature,
+            guards,
             description: Arc::clone(description),
             recorder: self.monitor.version(model, id),
             engine: engine.name(),
@@ -381,8 +392,8 @@ impl Loader {
             (Origin::Store(digest), Some(store)) => {
                 let stored = store.version(digest, self.artifact_bytes_max)?;
                 let (artifact, description) = (stored.artifact, Arc::new(stored.description));
-                let (file, identity) = (checked(&artifact)?, Some(digest.to_string()));
-                return Ok(Fetched { artifact, file, description, identity });
+                let ((file, hazards), identity) = (checked(&artifact)?, Some(digest.to_string()));
+                return Ok(Fetched { artifact, file, hazards, description, identity });
             }
             (Origin::Store(_), None) => return Err(LoadFailure::NoStore),
         };
@@ -392,7 +403,7 @@ impl Loader {
             let identity = Some(artifact.keep(store)?.to_string());
             Ok((artifact, file, identity))
         });
-        let (artifact, file, identity) = match kept {
+        let (artifact, (file, hazards), identity) = match kept {
             Some(Ok(kept)) => kept,
             // A store that is full or broken must not keep a version from serving.
             Some(Err(LoadFailure::Source(reason, SourceError::Store { .. }))) => {
@@ -408,7 +419,7 @@ impl Loader {
                 (artifact, file, None)
             }
         };
-        Ok(Fetched { artifact, file, description, identity })
+        Ok(Fetched { artifact, file, hazards, description, identity })
     }
 }
 
@@ -416,14 +427,15 @@ impl Loader {
 struct Fetched {
     artifact: Artifact,
     file: ModelFile,
+    hazards: Vec<Hazard>,
     description: Arc<ModelDescription>,
     /// The digest of its manifest in the content store.
     identity: Option<String>,
 }
 
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
-fn checked(artifact: &Artifact) -> Result<ModelFile, LoadFailure> {
-    let summary = trial::preflight(&artifact.model)?;
+fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure> {
+    let (summary, hazards) = trial::preflight(&artifact.model)?;
     let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
@@ -434,7 +446,25 @@ fn checked(artifact: &Artifact) -> Result<ModelFile, LoadFailure> {
     }
     // All of it from one state of the folder.
     artifact.confirm()?;
-    Ok(ModelFile { bytes: artifact.model.clone(), external: files.into_iter().collect() })
+    let external = files.into_iter().collect();
+    Ok((ModelFile { bytes: artifact.model.clone(), external }, hazards))
+}
+
+/// What was found, and no empty inputs where an operator ends the process on them.
+fn guarded(found: Guards, hazards: &[Hazard]) -> Guards {
+    let reasons: Vec<_> = (hazards.iter())
+        .map(|hazard| format!("in `{}`, {}", hazard.operator, hazard.reason))
+        .collect();
+    if reasons.is_empty() { found } else { found.never_empty(reasons.join("; ")) }
+}
+
+/// What people should know of an operator that no guard of the inputs covers.
+fn by_values(hazard: &Hazard) -> String {
+    format!(
+        "the size of what `{}` is given follows from a request's values: where it becomes 0, {}; serve this version only \
+         to clients that you trust",
+        hazard.operator, hazard.reason
+    )
 }
 
 /// A description may say less than the model, not something else.

@@ -32,7 +32,7 @@ pub use version::{Version, VersionParts, cost_bytes};
 
 use crate::{
     engine::RunError,
-    model::{InferRequest, SignatureError},
+    model::{GuardError, InferRequest, SignatureError},
     monitor::{Clock, WorkerId},
     tensor::Tensor,
 };
@@ -68,6 +68,9 @@ pub enum PredictError {
     /// The inputs or requested outputs do not fit the model; the caller's mistake.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    /// The engine would end the process on such inputs; the caller's mistake.
+    #[error(transparent)]
+    Guarded(#[from] GuardError),
     /// More rows than one request may bring; the caller's mistake.
     #[error("{rows} rows are more than the {rows_max} that one request may bring; split the batch")]
     Rows {
@@ -152,6 +155,7 @@ impl Serving {
     ) -> Result<Prediction, PredictError> {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
+        version.parts().guards.check(&request.inputs)?;
         let rows = self.check_rows(version, request)?;
         let mut session = version.session(worker);
         let started = self.clock.now();

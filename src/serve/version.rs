@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     engine::Session,
-    model::{ModelDescription, ModelName, Signature, VersionId},
+    model::{Guards, ModelDescription, ModelName, Signature, VersionId},
     monitor::{VersionRecorder, WorkerId},
 };
 
@@ -30,6 +30,8 @@ pub struct VersionParts {
     pub id: VersionId,
     /// Inputs and outputs.
     pub signature: Signature,
+    /// What requests must not bring.
+    pub guards: Guards,
     /// What the repository says about the model.
     pub description: Arc<ModelDescription>,
     /// Names of classes, by the index of the output.

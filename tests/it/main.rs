@@ -31,6 +31,7 @@ mod hostile;
 mod http1;
 mod http2;
 mod infer;
+mod killers;
 mod kills;
 mod limits;
 mod metrics;

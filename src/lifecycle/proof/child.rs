@@ -204,7 +204,7 @@ fn prove(
     }
     let golden = if request.golden { Some(blobs.next().ok_or_else(incomplete)?) } else { None };
     let golden = golden.as_deref().map(Golden::parse).transpose()?;
-    let summary = trial::preflight(&model)?;
+    let (summary, _) = trial::preflight(&model)?;
     for tensor in &summary.external_data {
         let file = external.iter().find(|(location, _)| *location == tensor.location);
         trial::external_fits(tensor, file.map_or(0, |(_, bytes)| bytes.len() as u64))?;

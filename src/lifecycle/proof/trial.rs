@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::{
     engine::{
         Engine, RunError, Session,
-        onnx::{self, ExternalTensor, Summary},
+        onnx::{self, ExternalTensor, Hazard, Summary},
     },
     model::{Input, Signature, TensorSpec},
     monitor::Clock,
@@ -37,16 +37,16 @@ pub(crate) struct Warmed {
     pub(crate) notes: Vec<String>,
 }
 
-/// A look at the file before an engine sees it.
-pub(crate) fn preflight(model: &[u8]) -> Result<Summary, LoadFailure> {
+/// A look at the file before an engine sees it: what it holds, and what must be kept from it.
+pub(crate) fn preflight(model: &[u8]) -> Result<(Summary, Vec<Hazard>), LoadFailure> {
     let limits = onnx::Limits::default();
     let summary = onnx::summarize(model, &limits)?;
     let foreign = onnx::unsupported_domains(&summary);
     if !foreign.is_empty() {
         return Err(LoadFailure::Operators(foreign.join("; ")));
     }
-    onnx::check_divisions(model, &limits)?;
-    Ok(summary)
+    let hazards = onnx::check_operators(model, &limits)?;
+    Ok((summary, hazards))
 }
 
 /// Whether a file that external data lie in is as long as the model says.
