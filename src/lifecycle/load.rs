@@ -345,7 +345,7 @@ impl Loader {
                 "model_warmup is not run; golden.json beside the model warms it up".to_owned(),
             );
         }
-        let guards = guarded(Guards::NONE, &hazards);
+        let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
         notes.extend(guards.notes(&signature));
         notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
         let runs = self.warmup_runs;
@@ -450,9 +450,11 @@ fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure>
     Ok((ModelFile { bytes: artifact.model.clone(), external }, hazards))
 }
 
-/// What was found, and no empty inputs where an operator ends the process on them.
-fn guarded(found: Guards, hazards: &[Hazard]) -> Guards {
+/// What the proof found, and no empty inputs where an operator ends the process on them.
+fn guarded(proven: Option<&Guards>, hazards: &[Hazard]) -> Guards {
+    let found = proven.cloned().unwrap_or(Guards::NONE);
     let reasons: Vec<_> = (hazards.iter())
+        .filter(|hazard| proven.is_none() || !hazard.settled_by_proof)
         .map(|hazard| format!("in `{}`, {}", hazard.operator, hazard.reason))
         .collect();
     if reasons.is_empty() { found } else { found.never_empty(reasons.join("; ")) }

@@ -32,7 +32,12 @@ pub enum Empty {
     #[default]
     Any,
     /// Those in which exactly one of these sets of dimensions is 0.
-    Only(Vec<Vec<Place>>),
+    Only {
+        /// The sets with which a run went well.
+        well: Vec<Vec<Place>>,
+        /// The sets with which a process ended; for people.
+        fatal: Vec<Vec<Place>>,
+    },
     /// None, for this reason.
     Never(String),
 }
@@ -124,8 +129,11 @@ impl Guards {
         if let Some(first) = empty.first() {
             let reason = match &self.empty {
                 Empty::Any => None,
-                Empty::Only(proven) if proven.contains(&empty) => None,
-                Empty::Only(_) => Some(format!("it was not seen to run well so; {ADVICE}")),
+                Empty::Only { well, .. } if well.contains(&empty) => None,
+                Empty::Only { fatal, .. } if fatal.contains(&empty) => {
+                    Some(format!("such inputs ended the process that proved it; {ADVICE}"))
+                }
+                Empty::Only { .. } => Some(format!("it was not seen to run well so; {ADVICE}")),
                 Empty::Never(reason) => Some(format!("{reason}; {ADVICE}")),
             };
             if let Some(reason) = reason {
@@ -153,18 +161,22 @@ impl Guards {
         let mut notes = Vec::new();
         let name =
             |index: usize| signature.inputs.get(index).map_or("?", |spec| spec.name.as_str());
-        if let Empty::Never(reason) = &self.empty {
-            notes.push(format!("requests with an empty input are refused: {reason}"));
+        match &self.empty {
+            Empty::Never(reason) => {
+                notes.push(format!("requests with an empty input are refused: {reason}"));
+            }
+            Empty::Only { fatal, .. } => notes.extend(fatal.iter().map(|places| {
+                let places = listed(places.iter(), name);
+                format!(
+                    "requests with a size of 0 in dimension {places} are refused: it ended the process that proved this \
+                     version"
+                )
+            })),
+            Empty::Any => {}
         }
         for guard in &self.sizes {
             let sizes = if guard.one { "of 1" } else { "above 1" };
-            let places = guard.places.iter().fold(String::new(), |mut text, (place, _)| {
-                let comma = if text.is_empty() { "" } else { ", " };
-                let (axis, input) = (place.axis, name(place.input as usize));
-                write!(text, "{comma}{axis} of `{input}`")
-                    .expect("writing to a string does not fail");
-                text
-            });
+            let places = listed(guard.places.iter().map(|(place, _)| place), name);
             notes.push(format!(
                 "requests with a size {sizes} in dimension {places} are refused: it ended the process that proved this \
                  version; mend the model, or declare the dimension's size"
@@ -172,6 +184,15 @@ impl Guards {
         }
         notes
     }
+}
+
+/// Dimensions for people, each with the name of its input.
+fn listed<'p, 'n>(
+    places: impl Iterator<Item = &'p Place>,
+    name: impl Fn(usize) -> &'n str,
+) -> String {
+    let place = |place: &Place| format!("{} of `{}`", place.axis, name(place.input as usize));
+    places.map(place).collect::<Vec<_>>().join(", ")
 }
 
 impl Place {
@@ -255,7 +276,7 @@ mod tests {
     #[test]
     fn an_empty_input_passes_only_as_it_was_seen_to_run() {
         let batch = vec![Place::of(0, 0, 2), Place::of(1, 0, 1)];
-        let guards = Guards::new(Empty::Only(vec![batch]), vec![]);
+        let guards = Guards::new(Empty::Only { well: vec![batch], fatal: vec![] }, vec![]);
         assert_eq!(verdict(&guards, &[&[0, 3], &[0]]), Ok(()));
         assert_eq!(verdict(&guards, &[&[5, 3], &[7]]), Ok(()));
         for other in [[&[0, 3][..], &[1]], [&[0, 0], &[0]], [&[1, 0], &[0]], [&[0, 3, 1], &[0]]] {

@@ -21,7 +21,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Limits, OnnxError, ValueType,
     declared::{Declared, Dim, ElementType, declared},
-    killers::{Hazard, Judged},
+    killers::{Hazard, Judged, Sizes},
     shown,
     walk::default_domain,
     wire::Fields,
@@ -70,8 +70,10 @@ pub fn check_operators(bytes: &[u8], limits: &Limits) -> Result<Vec<Hazard>, Onn
     }
     let Some(main) = main else { return Ok(Vec::new()) };
     let inputs = vec![ANYTHING | VARIES; main.inputs.len()];
-    let is_fixed = main.is_fixed();
-    let mut judge = Judge { functions: &functions, is_fixed, hazards: Vec::new(), steps: 0 };
+    let sizes = main.inputs.iter().map(|input| main.sizes_of(input)).fold(Sizes::Fixed, Sizes::max);
+    let squares = &main.squares;
+    let mut judge =
+        Judge { functions: &functions, sizes, squares, hazards: Vec::new(), calls: 0, steps: 0 };
     judge.graph(&main, Some(&inputs), &mut Scopes::default())?;
     Ok(judge.hazards)
 }
@@ -88,14 +90,16 @@ struct Graph<'a> {
     outputs: Vec<&'a str>,
     /// Values that are declared to be of another type than integers of 32 or 64 bits.
     others: HashSet<String>,
-    /// Inputs with an open dimension beside the first.
-    open: HashSet<&'a str>,
+    /// Inputs with open dimensions.
+    open: HashMap<&'a str, Sizes>,
+    /// Inputs whose last two dimensions are declared and equal.
+    squares: HashSet<&'a str>,
 }
 
 impl Graph<'_> {
-    /// True if a request chooses no size but that of first dimensions.
-    fn is_fixed(&self) -> bool {
-        self.inputs.iter().all(|input| !self.open.contains(input))
+    /// What a request can choose of the size of an input.
+    fn sizes_of(&self, input: &str) -> Sizes {
+        self.open.get(input).copied().unwrap_or(Sizes::Fixed)
     }
 }
 
@@ -147,8 +151,10 @@ impl Reader<'_> {
                     match field.number {
                         11 => {
                             graph.inputs.push(name);
-                            if is_open(&value) {
-                                graph.open.insert(name);
+                            let (sizes, is_square) = sizes(&value);
+                            graph.open.insert(name, sizes);
+                            if is_square {
+                                graph.squares.insert(name);
                             }
                         }
                         12 => graph.outputs.push(name),
@@ -277,10 +283,19 @@ fn of_number(number: i64, smallest: i64) -> Facts {
     minus_one | smallest | low
 }
 
-/// True if a dimension of an input beside the first is open, or its rank is.
-fn is_open(input: &Declared) -> bool {
-    let ValueType::Tensor { dims: Some(dims), .. } = &input.value_type else { return true };
-    dims.iter().skip(1).any(|dim| !matches!(dim, Dim::Fixed(_)))
+/// What a request can choose of the size of an input, and whether its last two dimensions are declared and equal.
+fn sizes(input: &Declared) -> (Sizes, bool) {
+    let ValueType::Tensor { dims: Some(dims), .. } = &input.value_type else {
+        return (Sizes::Open, false);
+    };
+    let open = dims.iter().rposition(|dim| !matches!(dim, Dim::Fixed(_)));
+    let sizes = match open {
+        None => Sizes::Fixed,
+        Some(0) => Sizes::Rows,
+        Some(_) => Sizes::Open,
+    };
+    let is_square = matches!(&dims[..], [.., Dim::Fixed(one), Dim::Fixed(other)] if one == other);
+    (sizes, is_square)
 }
 
 fn step(steps: &mut u64, count: usize) -> Result<(), OnnxError> {
@@ -316,9 +331,13 @@ impl<'a> Scopes<'a> {
 
 struct Judge<'m, 'a> {
     functions: &'m HashMap<Key<'a>, Graph<'a>>,
-    /// What [`Graph::is_fixed`] says of the main graph.
-    is_fixed: bool,
+    /// What a request can choose of sizes.
+    sizes: Sizes,
+    /// Those of the main graph.
+    squares: &'m HashSet<&'a str>,
     hazards: Vec<Hazard>,
+    /// Functions that are being followed.
+    calls: usize,
     steps: u64,
 }
 
@@ -358,6 +377,7 @@ impl<'m, 'a> Judge<'m, 'a> {
         if node.key.0.is_empty() && node.key.1 == "Div" {
             judge(graph, node, &elements)?;
         }
+        let is_main = scopes.0.len() == 1 && self.calls == 0;
         let judged = Judged {
             operator: (node.key.0, node.key.1),
             output: node.outputs.first().copied().unwrap_or(""),
@@ -365,7 +385,9 @@ impl<'m, 'a> Judge<'m, 'a> {
             operands: &inputs,
             has_axis: node.has_axis,
             kernel_rank: node.kernel_rank,
-            is_fixed: self.is_fixed,
+            is_square: is_main
+                && node.inputs.first().is_some_and(|name| self.squares.contains(name)),
+            sizes: self.sizes,
         };
         judged.judge(&mut self.hazards)?;
         let mut branches = Vec::new();
@@ -374,7 +396,9 @@ impl<'m, 'a> Judge<'m, 'a> {
         }
         let results = match self.functions.get(&node.key) {
             Some(function) => {
+                self.calls += 1;
                 let results = self.graph(function, Some(&inputs), &mut Scopes::default())?;
+                self.calls -= 1;
                 // Which of two the engine takes where a function has the name of an operator is not certain.
                 if node.key.0.is_empty() { Vec::new() } else { results }
             }

@@ -34,10 +34,15 @@ pub struct Killer {
 pub enum Remedy {
     /// Inputs with a dimension of 0 are kept from the version.
     Guarded,
+    /// Guarded where no proof shows which empty inputs run well.
+    GuardedUnproven,
     /// Guarded where it has an axis; harmless without.
     GuardedWithAxis,
     /// Guarded where its kernel has three dimensions or more, or does not say; harmless below.
     GuardedInSpace,
+    /// Guarded where the operand is an input of the model whose last two dimensions are declared and equal, or where no input
+    /// has an open dimension. Refused elsewhere.
+    GuardedIfSquare,
     /// Guarded where a request chooses nothing but the first dimension of each input: then the proof shows the other sizes.
     /// Refused elsewhere.
     GuardedIfFixed,
@@ -54,6 +59,8 @@ pub struct Hazard {
     pub operator: String,
     /// What it does, and when.
     pub reason: &'static str,
+    /// True if the proof settles which empty inputs run well.
+    pub settled_by_proof: bool,
     /// True if it may meet an empty tensor although no input is empty: sizes follow from values.
     pub by_values: bool,
 }
@@ -93,6 +100,12 @@ pub const KILLERS: &[Killer] = &[
     ),
     Killer {
         domain: "",
+        operator: "MatMul",
+        reason: "after a Transpose it becomes a FusedMatMul, where an operand with a dimension of 0 ends the process",
+        remedy: Remedy::GuardedUnproven,
+    },
+    Killer {
+        domain: "",
         operator: "Unique",
         reason: "with an axis, a tensor with a dimension of 0 ends the process (SIGABRT)",
         remedy: Remedy::GuardedWithAxis,
@@ -120,7 +133,7 @@ pub const KILLERS: &[Killer] = &[
         domain: MICROSOFT,
         operator: "Inverse",
         reason: "a matrix that is not square ends the process (SIGSEGV)",
-        remedy: Remedy::GuardedIfFixed,
+        remedy: Remedy::GuardedIfSquare,
     },
     Killer {
         domain: MICROSOFT,
@@ -129,6 +142,17 @@ pub const KILLERS: &[Killer] = &[
         remedy: Remedy::GuardedIfFixed,
     },
 ];
+
+/// What a request can choose of the sizes of a model's inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sizes {
+    /// Nothing.
+    Fixed,
+    /// First dimensions.
+    Rows,
+    /// Others, too.
+    Open,
+}
 
 /// A node, as far as the table asks about it.
 pub(super) struct Judged<'n> {
@@ -140,8 +164,9 @@ pub(super) struct Judged<'n> {
     pub(super) operands: &'n [Facts],
     pub(super) has_axis: bool,
     pub(super) kernel_rank: Option<usize>,
-    /// True if a request chooses no size but that of first dimensions.
-    pub(super) is_fixed: bool,
+    /// True if the first operand is an input of the model that is declared to hold square matrices.
+    pub(super) is_square: bool,
+    pub(super) sizes: Sizes,
 }
 
 impl Judged<'_> {
@@ -163,7 +188,12 @@ impl Judged<'_> {
             Remedy::GuardedInSpace if self.kernel_rank.is_some_and(|rank| rank < 3) => {
                 return Ok(());
             }
-            Remedy::GuardedIfFixed if !self.is_fixed || may(0, SHAPED) => {
+            Remedy::GuardedIfSquare if !self.is_square && self.sizes != Sizes::Fixed => {
+                return Err(refused(
+                    "give it an input of the model whose last two dimensions are declared and equal",
+                ));
+            }
+            Remedy::GuardedIfFixed if self.sizes == Sizes::Open || may(0, SHAPED) => {
                 return Err(refused(
                     "declare every dimension of the model's inputs but the first, or leave the operator out",
                 ));
@@ -193,8 +223,13 @@ impl Judged<'_> {
             domain => format!("{domain}.{}", row.operator),
         };
         match hazards.iter_mut().find(|hazard| hazard.operator == operator) {
-            Some(known) => known.by_values |= by_values,
-            None => hazards.push(Hazard { operator, reason: row.reason, by_values }),
+            Some(known) => known.by_values |= by_values && !known.settled_by_proof,
+            None => hazards.push(Hazard {
+                operator,
+                reason: row.reason,
+                settled_by_proof: row.remedy == Remedy::GuardedUnproven,
+                by_values: by_values && row.remedy != Remedy::GuardedUnproven,
+            }),
         }
         Ok(())
     }
