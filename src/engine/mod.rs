@@ -12,6 +12,7 @@
 
 pub mod onnx;
 
+mod blame;
 mod memory;
 mod onnxruntime;
 mod settings;
@@ -23,6 +24,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+pub use blame::{Tag, write_crashes_to};
 pub use memory::hand_back_memory;
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{
-        self, Engines, LoadError, ModelFile, SessionOptions,
+        self, Engines, LoadError, ModelFile, SessionOptions, Tag,
         onnx::{Hazard, OnnxError},
     },
     model::{EngineChoice, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
@@ -17,7 +17,8 @@ use crate::{
 };
 
 use super::{
-    Case, Golden, GoldenError, Origin, ProofFailure, Prover,
+    Blame, Case, Golden, GoldenError, Origin, ProofFailure, Prover,
+    blame::Standing,
     proof::{message::MessageError, trial},
 };
 
@@ -40,6 +41,8 @@ pub struct Loader {
     pub prover: Option<Prover>,
     /// Whether a process waits for the next version to prove.
     pub spare_prover: bool,
+    /// Which versions ended this server before; `None` where that is not known.
+    pub blame: Option<Blame>,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
     /// The most bytes of a version.
@@ -84,6 +87,8 @@ pub enum Code {
     Crashed,
     /// The process that proves cannot be started.
     Start,
+    /// It ended this server twice within an hour.
+    Blamed,
     /// A mistake of ours.
     Internal,
 }
@@ -109,6 +114,7 @@ impl Code {
             Self::Timeout => "timeout",
             Self::Crashed => "crashed",
             Self::Start => "start",
+            Self::Blamed => "blamed",
             Self::Internal => "internal",
         }
     }
@@ -199,6 +205,17 @@ pub enum LoadFailure {
     /// It was not proven.
     #[error(transparent)]
     Proof(#[from] ProofFailure),
+    /// It is held back for what it did to this server.
+    #[error(
+        "it ended the server twice within an hour ({signal} while a request or a load ran it); mend it and publish it again, \
+         or let it in with `tidegate models load {model}`"
+    )]
+    Blamed {
+        /// The model.
+        model: ModelName,
+        /// The last signal.
+        signal: String,
+    },
 }
 
 impl LoadFailure {
@@ -226,6 +243,7 @@ impl LoadFailure {
             Self::Memory(_) => Code::Memory,
             Self::Panicked | Self::Request(_) | Self::NoStore | Self::NoThread(_) => Code::Internal,
             Self::Proof(failure) => failure.code,
+            Self::Blamed { .. } => Code::Blamed,
         }
     }
 }
@@ -304,6 +322,12 @@ impl Loader {
         let Fetched { artifact, file, hazards, description, identity } = self.fetch(origin)?;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
+        let digest = identity.as_deref().unwrap_or(&artifact.sha256);
+        let standing = self.blame.as_ref().map(|blame| blame.standing(model, id, digest));
+        if let Some(Standing::Held(signal)) = standing {
+            return Err(LoadFailure::Blamed { model: model.clone(), signal });
+        }
+        let tag = Tag::new(model.as_str(), id.number(), digest);
         let description = &description;
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
@@ -319,6 +343,7 @@ impl Loader {
                 intra_op_threads: options.intra_op_threads,
                 warmup_runs: self.warmup_runs,
                 identity: identity.as_deref(),
+                anew: standing == Some(Standing::Suspect),
             });
             upkeep.proven(match &proof {
                 Ok(proof) if proof.remembered => "remembered",
@@ -335,7 +360,7 @@ impl Loader {
         });
         let proof = proof.transpose()?;
         let begin = clock.now();
-        let mut first = engine.load(&file, options)?;
+        let mut first = tag.during(|| engine.load(&file, options))?;
         let signature = first.signature().clone();
         agree(description, &signature)?;
         let mut load = clock.now() - begin;
@@ -349,13 +374,14 @@ impl Loader {
         notes.extend(guards.notes(&signature));
         notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
         let runs = self.warmup_runs;
-        let warmed = trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock)?;
+        let warmed =
+            tag.during(|| trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock))?;
         notes.extend(warmed.notes);
         let begin = clock.now();
         let mut sessions = vec![first];
         // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
         for _ in 1..self.sessions {
-            sessions.push(engine.load(&file, options)?);
+            sessions.push(tag.during(|| engine.load(&file, options))?);
         }
         load += clock.now() - begin;
         upkeep.took(Phase::Sessions, load);

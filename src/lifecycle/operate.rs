@@ -39,6 +39,9 @@ impl Keeper {
         cause: Cause,
         reply: Reply,
     ) {
+        if let (Operation::Load, Some(blame)) = (operation, &self.loader.blame) {
+            blame.forgive(model);
+        }
         if *operation == Operation::Load && self.decisions(model).uploaded.is_some() {
             self.stage(model, None, (cause, reply), (None, None));
             return;

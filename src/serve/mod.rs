@@ -159,7 +159,8 @@ impl Serving {
         let rows = self.check_rows(version, request)?;
         let mut session = version.session(worker);
         let started = self.clock.now();
-        let outputs = session.run(std::mem::take(&mut request.inputs), &wanted)?;
+        let inputs = std::mem::take(&mut request.inputs);
+        let outputs = version.tag().during(|| session.run(inputs, &wanted))?;
         let finished = self.clock.now();
         Ok(Prediction { outputs, wanted, rows, started, finished })
     }

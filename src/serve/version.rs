@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    engine::Session,
+    engine::{Session, Tag},
     model::{Guards, ModelDescription, ModelName, Signature, VersionId},
     monitor::{VersionRecorder, WorkerId},
 };
@@ -19,6 +19,7 @@ pub struct Version {
     parts: VersionParts,
     slots: Box<[Slot]>,
     batched: bool,
+    tag: Tag,
 }
 
 /// What a version is made of.
@@ -73,12 +74,19 @@ impl Version {
         assert!(!sessions.is_empty(), "a version needs a session to answer");
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
         let batched = parts.signature.is_batchable() && parts.description.max_batch_size != Some(0);
-        Self { parts, slots, batched }
+        let digest = parts.identity.as_deref().unwrap_or(&parts.digest);
+        let tag = Tag::new(parts.model.as_str(), parts.id.number(), digest);
+        Self { parts, slots, batched, tag }
     }
 
     /// The version's number.
     pub fn id(&self) -> VersionId {
         self.parts.id
+    }
+
+    /// Whom a crash in its runs is blamed on.
+    pub(super) fn tag(&self) -> &Tag {
+        &self.tag
     }
 
     /// What it is made of.

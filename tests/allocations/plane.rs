@@ -70,6 +70,7 @@ impl Running {
             chosen: BTreeMap::new(),
             spare_prover: false,
             prover: None,
+            blame: None,
             store: None,
             artifact_bytes_max: 1 << 30,
         };

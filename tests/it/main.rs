@@ -18,6 +18,7 @@ mod server;
 mod tensors;
 
 mod audit;
+mod blame;
 mod budget;
 mod cli;
 mod clients;

@@ -153,6 +153,8 @@ pub struct Case<'a> {
     pub warmup_runs: u32,
     /// The digest of the manifest of its files, where it is known; without it nothing is remembered.
     pub identity: Option<&'a str>,
+    /// Whether what is remembered of it is not believed, and forgotten.
+    pub anew: bool,
 }
 
 /// What a version showed.
@@ -244,7 +246,7 @@ impl Prover {
             Some((verdicts, verdicts.key(identity, &asked)))
         });
         if let Some((verdicts, key)) = &known
-            && let Some(before) = verdicts.take(key)
+            && let Some(before) = verdicts.take(key).filter(|_| !case.anew)
             && let Some(mut proof) = proven(&before)
         {
             proof.remembered = true;
