@@ -2,7 +2,7 @@
 //!
 //! The models and requests are in `tests/fixtures/killers`, made by `make_killers.py`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 use tidegate::{
@@ -13,6 +13,7 @@ use tidegate::{
 };
 
 use crate::{
+    clients::python,
     models::{
         FLOAT, INT64, Message, declared, floats, graph, graph_attribute, int_attribute, integers,
         model, node,
@@ -20,7 +21,7 @@ use crate::{
     proof,
     repository::{Repository, source},
     server::{Launch, Server},
-    tensors::{add_sub, infer},
+    tensors::{add_sub, body, infer, input},
 };
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/killers");
@@ -138,6 +139,41 @@ fn killers_end_nothing_and_their_neighbour_answers() {
         let models = server.admin("/api/v1/models").text();
         assert!(models.contains("requests with an empty input are refused"), "{models}");
         assert!(server.is_running());
+    }
+}
+
+/// Silero's voice activity detection as its package brings it, without running any of that.
+fn silero() -> Vec<u8> {
+    let find = "import importlib.util; print(importlib.util.find_spec('silero_vad').submodule_search_locations[0])";
+    let output = Command::new(python()).args(["-c", find]).output().unwrap();
+    assert!(output.status.success(), "no silero-vad in {}: run `make test`", python().display());
+    let package = String::from_utf8(output.stdout).unwrap();
+    fs::read(Path::new(package.trim()).join("data/silero_vad.onnx")).unwrap()
+}
+
+#[test]
+fn a_batch_of_0_does_not_end_silero_and_one_of_1_is_answered() {
+    for proof in ["true", "false"] {
+        let repository = Repository::of(&["add_sub"]);
+        repository.add_bytes("silero", "1", &silero());
+        repository.describe("silero", "model.toml", "max_batch_size = 0\n");
+        let server = Launch::of(&repository).set("PROOF__ENABLED", proof).start();
+        server.wait_for_state("silero", "1", "READY");
+        let rows = |rows: usize| {
+            body(&[
+                input("input", "FP32", &[rows, 576], &json!(vec![0.1; rows * 576])),
+                input("state", "FP32", &[2, rows, 128], &json!(vec![0.0; 2 * rows * 128])),
+                input("sr", "INT64", &[], &json!([16_000])),
+            ])
+        };
+        let response = server.post(&infer("silero"), &rows(0));
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.text().contains("LSTM"), "{response:?}");
+        let response = server.post(&infer("silero"), &rows(1));
+        assert_eq!(response.status, 200, "{response:?}");
+        let speech = response.json()["outputs"][0]["data"][0].as_f64().unwrap();
+        assert!((0.0..=1.0).contains(&speech), "{speech}");
+        neighbour_answers(&server, "silero");
     }
 }
 
