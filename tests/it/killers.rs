@@ -24,7 +24,7 @@ use crate::{
     tensors::{add_sub, body, infer, input},
 };
 
-const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/killers");
+pub(crate) const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/killers");
 
 /// A model of the corpus.
 struct Killer {

@@ -28,6 +28,7 @@ mod division;
 mod drain;
 mod engines;
 mod errors;
+mod fuzz;
 mod hostile;
 mod http1;
 mod http2;

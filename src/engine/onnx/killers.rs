@@ -48,6 +48,8 @@ pub enum Remedy {
     GuardedIfFixed,
     /// Guarded where the shape of the second operand follows from shapes. Refused where it follows from values.
     GuardedKernel,
+    /// Refused unless these operands, where they are given, follow from no value of a request; guarded then.
+    GuardedIfFrozen(&'static [usize]),
     /// Refused unless these operands, where they are given, are constants above 0; guarded then.
     GuardedIfConstant(&'static [usize]),
 }
@@ -71,6 +73,11 @@ const fn guarded(domain: &'static str, operator: &'static str, reason: &'static 
     Killer { domain, operator, reason, remedy: Remedy::Guarded }
 }
 
+const fn frozen(operator: &'static str, operands: &'static [usize]) -> Killer {
+    let reason = "scales and zero points of an unfit size, or an operand with a dimension of 0, end the process";
+    Killer { domain: MICROSOFT, operator, reason, remedy: Remedy::GuardedIfFrozen(operands) }
+}
+
 const MICROSOFT: &str = "com.microsoft";
 const KERNEL: &str = "a kernel with a dimension of 0 is never left again, or ends the process";
 
@@ -81,13 +88,9 @@ pub const KILLERS: &[Killer] = &[
     guarded("", "RNN", "it shares what ends the process for LSTM"),
     guarded("", "Attention", "0 heads, or heads of size 0, end the process (SIGFPE)"),
     guarded("ai.onnx.ml", "FeatureVectorizer", "0 rows end the process (SIGABRT)"),
-    guarded(MICROSOFT, "DynamicQuantizeLSTM", "a batch of 0 ends the process (SIGABRT)"),
-    guarded(MICROSOFT, "DynamicQuantizeMatMul", EMPTY),
     guarded(MICROSOFT, "FusedMatMul", EMPTY),
-    guarded(MICROSOFT, "MatMulIntegerToFloat", EMPTY),
     guarded(MICROSOFT, "GroupQueryAttention", "a batch of 0 ends the process (SIGFPE)"),
     guarded(MICROSOFT, "MultiHeadAttention", "heads of size 0 end the process (SIGFPE)"),
-    guarded(MICROSOFT, "QAttention", "a batch of 0 ends the process (SIGFPE)"),
     guarded(MICROSOFT, "LinearAttention", "heads of size 0 end the process (SIGFPE)"),
     guarded(MICROSOFT, "MoE", "a hidden size of 0 ends the process (SIGFPE)"),
     guarded(MICROSOFT, "QMoE", "a hidden size of 0 ends the process (SIGFPE)"),
@@ -123,6 +126,10 @@ pub const KILLERS: &[Killer] = &[
         reason: KERNEL,
         remedy: Remedy::GuardedKernel,
     },
+    frozen("DynamicQuantizeLSTM", &[8, 9, 10, 11]),
+    frozen("DynamicQuantizeMatMul", &[2, 3]),
+    frozen("MatMulIntegerToFloat", &[2, 3, 4, 5]),
+    frozen("QAttention", &[3, 4, 6, 7]),
     Killer {
         domain: "",
         operator: "STFT",
@@ -204,6 +211,11 @@ impl Judged<'_> {
                 return Err(refused(
                     "make its kernel an initializer, or let the kernel's shape follow from shapes alone",
                 ));
+            }
+            Remedy::GuardedIfFrozen(operands)
+                if operands.iter().any(|position| may(*position, VARIES | SHAPED)) =>
+            {
+                return Err(refused("make its scales and zero points initializers"));
             }
             Remedy::GuardedIfConstant(operands) => {
                 let is_given =
