@@ -46,9 +46,9 @@ install_requirements() {
     python3 -m venv --clear "$venv" || return
     # uv is several times faster; where it cannot be had, pip does the same.
     if "$venv/bin/python" -m pip install --quiet uv; then
-        "$venv/bin/python" -m uv pip install --quiet --python "$venv/bin/python" -r "$requirements" && return
+        "$venv/bin/python" -m uv pip install --quiet --no-deps --python "$venv/bin/python" -r "$requirements" && return
     fi
-    "$venv/bin/python" -m pip install --quiet -r "$requirements"
+    "$venv/bin/python" -m pip install --quiet --no-deps -r "$requirements"
 }
 
 if [ -f "$requirements" ] && ! cmp -s "$requirements" "$venv/requirements.txt"; then

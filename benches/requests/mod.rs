@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use tidegate::{
     engine::{RunError, Session},
     model::{
-        InferResponse, Input, ModelDescription, ModelName, ResponseOutput, Signature, TensorSpec,
-        VersionId, VersionSelector, VersionState,
+        Guards, InferResponse, Input, ModelDescription, ModelName, ResponseOutput, Signature,
+        TensorSpec, VersionId, VersionSelector, VersionState,
     },
     monitor::{Clock, Monitor, Outcome, WorkerId},
     serve::{Asked, Entry, Model, Names, Serving, Settings, Table, Version, VersionParts, Watch},
@@ -87,6 +87,7 @@ impl Served {
             signature: session.signature().clone(),
             description: Arc::new(ModelDescription::default()),
             class_names: Vec::new(),
+            guards: Guards::NONE,
             engine: "onnxruntime",
             digest: String::new(),
             identity: None,

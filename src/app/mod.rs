@@ -22,8 +22,8 @@ use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service},
     config::{self, Config},
     edge::{Listener, Plane},
-    engine::Engines,
-    lifecycle::{Lifecycle, Loader, Policy, Prover, Verdicts},
+    engine::{self, Engines},
+    lifecycle::{Blame, Lifecycle, Loader, Policy, Prover, Verdicts},
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
@@ -85,6 +85,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         intra_op_threads: config.engine.intra_op_threads.get(),
         warmup_runs: config.engine.warmup_runs,
         chosen: chosen.collect::<BTreeMap<_, _>>(),
+        blame: None,
         store: None,
         artifact_bytes_max: config.source.artifact_bytes_max,
     })
@@ -138,6 +139,17 @@ fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
                 tracing::info!("proofs are not remembered, each start makes them: {error}");
             }
         }
+    }
+    let blame = Blame::open(path, loader.monitor.clock().unix());
+    match blame.and_then(|(blame, crashes)| {
+        engine::write_crashes_to(crashes)?;
+        Ok(blame)
+    }) {
+        Ok(blame) => loader.blame = Some(blame),
+        Err(error) => tracing::warn!(
+            "a version that ends this process will not be held back: {error}; make the files `crashes` and `blamed` below \
+             state.path writable"
+        ),
     }
     Ok(Registry::open(state)?)
 }

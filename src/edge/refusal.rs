@@ -144,9 +144,10 @@ impl From<DemandError> for Refusal {
 impl From<PredictError> for Refusal {
     fn from(error: PredictError) -> Self {
         match &error {
-            PredictError::Signature(_) | PredictError::Rows { .. } | PredictError::Inputs(_) => {
-                Self::bad_request(error.to_string())
-            }
+            PredictError::Signature(_)
+            | PredictError::Guarded(_)
+            | PredictError::Rows { .. }
+            | PredictError::Inputs(_) => Self::bad_request(error.to_string()),
             PredictError::Deadline => Self::deadline(),
             PredictError::Leaving(_) => Self::unavailable(error.to_string()),
             // Nobody reads this answer; it only has a code to be counted by.

@@ -12,6 +12,7 @@
 
 pub mod onnx;
 
+mod blame;
 mod descriptor;
 mod leash;
 mod memory;
@@ -25,6 +26,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+pub use blame::{Tag, write_crashes_to};
 pub use descriptor::{peer_is_gone, shut_down};
 pub use leash::{Bell, Generation, Leash};
 pub use memory::hand_back_memory;

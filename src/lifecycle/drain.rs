@@ -75,8 +75,8 @@ mod tests {
     use crate::{
         engine::{RunError, Session},
         model::{
-            InferRequest, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
-            VersionSelector, VersionState,
+            Guards, InferRequest, Input, ModelDescription, ModelName, Signature, TensorSpec,
+            VersionId, VersionSelector, VersionState,
         },
         monitor::{Clock, Monitor, Outcome, WorkerId},
         serve::{
@@ -176,6 +176,7 @@ mod tests {
                     ..ModelDescription::default()
                 }),
                 class_names: Vec::new(),
+                guards: Guards::NONE,
                 engine: "test",
                 digest: String::new(),
                 identity: None,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    LoadFailure, Loader, Operation, Policy, Reply,
+    Code, LoadFailure, Loader, Operation, Policy, Reply,
     budget::{Admission, Budget},
     clients::breaks_clients,
     collect::{Collector, Needed},
@@ -641,13 +641,18 @@ impl Keeper {
                 }
                 self.proven(name);
             }
-            Err((_, reason, may_pass)) => {
-                if entry.fail(tried, reason.clone(), may_pass.then_some(now)) {
+            Err((code, reason, may_pass)) => {
+                let news = entry.fail(tried, reason.clone(), may_pass.then_some(now));
+                let is_blamed = code == Code::Blamed.as_str();
+                if is_blamed {
+                    entry.hold_back();
+                }
+                if news {
                     tracing::error!(model = %name, version = %id, "not served: {reason}");
                     self.tell(name, Some(id), EventKind::Failed, &reason);
                 }
-                // A failure that may pass brings the next look forward.
-                self.reconcile(name, false);
+                // A failure that may pass brings the next look forward; an older version that is to serve instead was there.
+                self.reconcile(name, is_blamed);
                 self.refresh(name);
                 self.publish();
             }

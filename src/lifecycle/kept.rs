@@ -52,6 +52,8 @@ pub(super) struct KeptVersion {
     seen: Option<(Fingerprint, Instant)>,
     /// When a failure that may pass is tried again, and how long was waited for it.
     retry: Option<(Instant, Duration)>,
+    /// What its folder looked like when it was held back for what it did to this server.
+    blamed: Option<Fingerprint>,
     /// Whether requests for it have it loaded, while it is not.
     on_demand: bool,
     /// Its inputs and outputs, kept while it sleeps: what takes its place must suit the same clients.
@@ -94,6 +96,7 @@ impl KeptVersion {
             loading: None,
             seen: None,
             retry: None,
+            blamed: None,
             on_demand: false,
             signature: None,
             loaded_at: Duration::ZERO,
@@ -110,6 +113,12 @@ impl KeptVersion {
     pub(super) fn forget(&mut self) {
         self.tried = None;
         self.retry = None;
+        self.blamed = None;
+    }
+
+    /// Keeps it from the plan, so that an older version serves, until its folder changes or it is forgotten.
+    pub(super) fn hold_back(&mut self) {
+        self.blamed = self.tried;
     }
 
     /// Whether it should be loaded, as its folder looks now. With `at_once`, the folder need not settle.
@@ -301,9 +310,20 @@ impl Kept {
             // What serves now is what was let in.
             decisions.level = self.answering().map(|(id, _)| id);
         }
-        let there = self.listed.keys().copied().collect();
+        let (blamed, there): (BTreeSet<_>, BTreeSet<_>) =
+            self.listed.keys().copied().partition(|id| self.is_blamed(*id));
         let versions = &self.description.as_ref()?.version_policy;
-        Some(Plan::of(&there, versions, &decisions, on_new))
+        let mut plan = Plan::of(&there, versions, &decisions, on_new);
+        if !decisions.unloaded {
+            plan.held.extend(blamed);
+        }
+        Some(plan)
+    }
+
+    /// Whether a version is held back for what it did to this server.
+    fn is_blamed(&self, id: VersionId) -> bool {
+        let blamed = self.versions.get(&id).and_then(|kept| kept.blamed);
+        blamed.is_some() && blamed == self.listed.get(&id).map(|listed| listed.fingerprint)
     }
 
     pub(super) fn is_ready(&self, id: VersionId) -> bool {
@@ -341,7 +361,8 @@ impl Kept {
                 continue;
             };
             let kept = self.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(reason));
-            if idle(kept) {
+            // One that is blamed says why it is held back.
+            if idle(kept) && kept.blamed.is_none() {
                 *kept = KeptVersion::unavailable(reason);
             }
         }

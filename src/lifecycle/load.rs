@@ -9,8 +9,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{self, Engines, LoadError, ModelFile, SessionOptions, onnx::OnnxError},
-    model::{EngineChoice, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    engine::{
+        self, Engines, LoadError, ModelFile, SessionOptions, Tag,
+        onnx::{Hazard, OnnxError},
+    },
+    model::{EngineChoice, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
@@ -18,7 +21,8 @@ use crate::{
 };
 
 use super::{
-    Case, Golden, GoldenError, Origin, ProofFailure, Prover,
+    Blame, Case, Golden, GoldenError, Origin, ProofFailure, Prover,
+    blame::Standing,
     proof::{message::MessageError, trial},
 };
 
@@ -43,6 +47,8 @@ pub struct Loader {
     pub spare_prover: bool,
     /// How many versions are fetched and proven at a time; one at a time is then loaded into this process.
     pub loads_at_once: NonZeroUsize,
+    /// Which versions ended this server before; `None` where that is not known.
+    pub blame: Option<Blame>,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
     /// The most bytes of a version.
@@ -68,6 +74,8 @@ pub enum Code {
     ExternalData,
     /// It may divide integers in a way that ends the process.
     Division,
+    /// It has an operator that may end the process.
+    DangerousOperator,
     /// The engine refuses it, or it has inputs or outputs that cannot be served.
     EngineRefused,
     /// No engine is there for it.
@@ -88,6 +96,8 @@ pub enum Code {
     Crashed,
     /// The process that proves cannot be started.
     Start,
+    /// It ended this server twice within an hour.
+    Blamed,
     /// A mistake of ours.
     Internal,
 }
@@ -102,6 +112,7 @@ impl Code {
             Self::UnsupportedOperator => "unsupported_operator",
             Self::ExternalData => "external_data",
             Self::Division => "division",
+            Self::DangerousOperator => "dangerous_operator",
             Self::EngineRefused => "engine_refused",
             Self::NoEngine => "no_engine",
             Self::Description => "description",
@@ -112,6 +123,7 @@ impl Code {
             Self::Timeout => "timeout",
             Self::Crashed => "crashed",
             Self::Start => "start",
+            Self::Blamed => "blamed",
             Self::Internal => "internal",
         }
     }
@@ -202,6 +214,17 @@ pub enum LoadFailure {
     /// It was not proven.
     #[error(transparent)]
     Proof(#[from] ProofFailure),
+    /// It is held back for what it did to this server.
+    #[error(
+        "it ended the server twice within an hour ({signal} while a request or a load ran it); mend it and publish it again, \
+         or let it in with `tidegate models load {model}`"
+    )]
+    Blamed {
+        /// The model.
+        model: ModelName,
+        /// The last signal.
+        signal: String,
+    },
 }
 
 impl LoadFailure {
@@ -229,6 +252,7 @@ impl LoadFailure {
             Self::Memory(_) => Code::Memory,
             Self::Panicked | Self::Request(_) | Self::NoStore | Self::NoThread(_) => Code::Internal,
             Self::Proof(failure) => failure.code,
+            Self::Blamed { .. } => Code::Blamed,
         }
     }
 }
@@ -236,6 +260,7 @@ impl LoadFailure {
 fn of_onnx(error: &OnnxError) -> Code {
     match error {
         OnnxError::Division { .. } => Code::Division,
+        OnnxError::Killer { .. } => Code::DangerousOperator,
         OnnxError::Limit { .. } | OnnxError::Expansion { .. } => Code::Limits,
         OnnxError::Location { .. }
         | OnnxError::Range { .. }
@@ -303,9 +328,15 @@ impl Loader {
     ) -> Result<Version, LoadFailure> {
         let clock = self.monitor.clock();
         let begin = clock.now();
-        let Fetched { artifact, file, description, identity } = self.fetch(origin)?;
+        let Fetched { artifact, file, hazards, description, identity } = self.fetch(origin)?;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
+        let digest = identity.as_deref().unwrap_or(&artifact.sha256);
+        let standing = self.blame.as_ref().map(|blame| blame.standing(model, id, digest));
+        if let Some(Standing::Held(signal)) = standing {
+            return Err(LoadFailure::Blamed { model: model.clone(), signal });
+        }
+        let tag = Tag::new(model.as_str(), id.number(), digest);
         let description = &description;
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
@@ -321,6 +352,7 @@ impl Loader {
                 intra_op_threads: options.intra_op_threads,
                 warmup_runs: self.warmup_runs,
                 identity: identity.as_deref(),
+                anew: standing == Some(Standing::Suspect),
             });
             upkeep.proven(match &proof {
                 Ok(proof) if proof.remembered => "remembered",
@@ -339,7 +371,7 @@ impl Loader {
         // What a load takes beside the version itself is taken once, not once for each load.
         let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = clock.now();
-        let mut first = engine.load(&file, options)?;
+        let mut first = tag.during(|| engine.load(&file, options))?;
         let signature = first.signature().clone();
         agree(description, &signature)?;
         let mut load = clock.now() - begin;
@@ -349,14 +381,18 @@ impl Loader {
                 "model_warmup is not run; golden.json beside the model warms it up".to_owned(),
             );
         }
+        let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
+        notes.extend(guards.notes(&signature));
+        notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
         let runs = self.warmup_runs;
-        let warmed = trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock)?;
+        let warmed =
+            tag.during(|| trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock))?;
         notes.extend(warmed.notes);
         let begin = clock.now();
         let mut sessions = vec![first];
         // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
         for _ in 1..self.sessions {
-            sessions.push(engine.load(&file, options)?);
+            sessions.push(tag.during(|| engine.load(&file, options))?);
         }
         load += clock.now() - begin;
         upkeep.took(Phase::Sessions, load);
@@ -367,6 +403,7 @@ impl Loader {
             id,
             class_names: class_names(description, &signature),
             signature,
+            guards,
             description: Arc::clone(description),
             recorder: self.monitor.version(model, id),
             engine: engine.name(),
@@ -392,8 +429,8 @@ impl Loader {
             (Origin::Store(digest), Some(store)) => {
                 let stored = store.version(digest, self.artifact_bytes_max)?;
                 let (artifact, description) = (stored.artifact, Arc::new(stored.description));
-                let (file, identity) = (checked(&artifact)?, Some(digest.to_string()));
-                return Ok(Fetched { artifact, file, description, identity });
+                let ((file, hazards), identity) = (checked(&artifact)?, Some(digest.to_string()));
+                return Ok(Fetched { artifact, file, hazards, description, identity });
             }
             (Origin::Store(_), None) => return Err(LoadFailure::NoStore),
         };
@@ -403,7 +440,7 @@ impl Loader {
             let identity = Some(artifact.keep(store)?.to_string());
             Ok((artifact, file, identity))
         });
-        let (artifact, file, identity) = match kept {
+        let (artifact, (file, hazards), identity) = match kept {
             Some(Ok(kept)) => kept,
             // A store that is full or broken must not keep a version from serving.
             Some(Err(LoadFailure::Source(reason, SourceError::Store { .. }))) => {
@@ -419,7 +456,7 @@ impl Loader {
                 (artifact, file, None)
             }
         };
-        Ok(Fetched { artifact, file, description, identity })
+        Ok(Fetched { artifact, file, hazards, description, identity })
     }
 }
 
@@ -427,14 +464,15 @@ impl Loader {
 struct Fetched {
     artifact: Artifact,
     file: ModelFile,
+    hazards: Vec<Hazard>,
     description: Arc<ModelDescription>,
     /// The digest of its manifest in the content store.
     identity: Option<String>,
 }
 
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
-fn checked(artifact: &Artifact) -> Result<ModelFile, LoadFailure> {
-    let summary = trial::preflight(&artifact.model)?;
+fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure> {
+    let (summary, hazards) = trial::preflight(&artifact.model)?;
     let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
@@ -445,7 +483,27 @@ fn checked(artifact: &Artifact) -> Result<ModelFile, LoadFailure> {
     }
     // All of it from one state of the folder.
     artifact.confirm()?;
-    Ok(ModelFile { bytes: artifact.model.clone(), external: files.into_iter().collect() })
+    let external = files.into_iter().collect();
+    Ok((ModelFile { bytes: artifact.model.clone(), external }, hazards))
+}
+
+/// What the proof found, and no empty inputs where an operator ends the process on them.
+fn guarded(proven: Option<&Guards>, hazards: &[Hazard]) -> Guards {
+    let found = proven.cloned().unwrap_or(Guards::NONE);
+    let reasons: Vec<_> = (hazards.iter())
+        .filter(|hazard| proven.is_none() || !hazard.settled_by_proof)
+        .map(|hazard| format!("in `{}`, {}", hazard.operator, hazard.reason))
+        .collect();
+    if reasons.is_empty() { found } else { found.never_empty(reasons.join("; ")) }
+}
+
+/// What people should know of an operator that no guard of the inputs covers.
+fn by_values(hazard: &Hazard) -> String {
+    format!(
+        "the size of what `{}` is given follows from a request's values: where it becomes 0, {}; serve this version only \
+         to clients that you trust",
+        hazard.operator, hazard.reason
+    )
 }
 
 /// A description may say less than the model, not something else.

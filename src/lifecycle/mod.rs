@@ -13,6 +13,7 @@
 //! Not here: reading files (`source`), running models (`engine`), answering (`serve`), what is decided
 //! (`registry`).
 
+mod blame;
 mod budget;
 mod clients;
 mod collect;
@@ -61,6 +62,7 @@ use crate::{
     source::{Folder, Override, Settings, Store, UploadError, WatchError, Watcher},
 };
 
+pub use blame::Blame;
 pub use crew::Origin;
 
 use budget::Budget;

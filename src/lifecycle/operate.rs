@@ -47,6 +47,9 @@ impl Keeper {
         mut asked: Asked,
         reply: Reply,
     ) {
+        if let (Operation::Load, Some(blame)) = (operation, &self.loader.blame) {
+            blame.forgive(model);
+        }
         if *operation == Operation::Load && self.decisions(model).uploaded.is_some() {
             self.stage(model, None, (asked, reply), (None, None));
             return;

@@ -7,6 +7,7 @@
 //! (`serve`).
 
 mod description;
+mod guard;
 mod name;
 mod request;
 mod response;
@@ -17,6 +18,7 @@ pub use description::{
     DeclaredTensor, DynamicBatching, EngineChoice, FileName, FileNameError, ModelDescription,
     VersionPolicy, Warmup, WarmupData, WarmupInput,
 };
+pub use guard::{Empty, GuardError, Guards, Place, SizeGuard};
 pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{RunError, Session},
-        model::{Input, ModelDescription, ModelName, Signature, TensorSpec, VersionState},
+        model::{Guards, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionState},
         monitor::{Clock, Monitor},
         serve::{Entry, Model, Names, Settings, VersionParts},
         tensor::{Data, DataType, Shape, Tensor},
@@ -280,6 +280,7 @@ mod tests {
                 signature: signature.clone(),
                 description: Arc::new(ModelDescription::default()),
                 class_names: Vec::new(),
+                guards: Guards::NONE,
                 engine: "test",
                 digest: String::new(),
                 identity: None,

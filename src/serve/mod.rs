@@ -43,7 +43,7 @@ pub use watchdog::{Listed, Watch, Watchdog, Watching};
 pub use crate::engine::hand_back_memory;
 use crate::{
     engine::{RunError, Session},
-    model::{InferRequest, SignatureError, VersionId},
+    model::{GuardError, InferRequest, SignatureError, VersionId},
     monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
@@ -86,6 +86,9 @@ pub enum PredictError {
     /// The inputs or requested outputs do not fit the model; the caller's mistake.
     #[error(transparent)]
     Signature(#[from] SignatureError),
+    /// The engine would end the process on such inputs; the caller's mistake.
+    #[error(transparent)]
+    Guarded(#[from] GuardError),
     /// More rows than one request may bring; the caller's mistake.
     #[error("{rows} rows are more than the {rows_max} that one request may bring; split the batch")]
     Rows {
@@ -206,12 +209,12 @@ impl Serving {
 
     /// Ends the runs of a version that must go, those that go on and those that begin.
     pub fn end_runs(&self, version: &Version) {
-        self.watchdog.end_runs(version.tag());
+        self.watchdog.end_runs(version.serial());
     }
 
     /// Forgets a version that is about to be freed.
     pub fn forget(&self, version: &Version) {
-        self.watchdog.forget(version.tag());
+        self.watchdog.forget(version.serial());
     }
 
     /// Counts the request of a worker that was given up, once another is about to take its place.
@@ -220,7 +223,7 @@ impl Serving {
         let table = self.table();
         let versions = table.models().into_iter().flat_map(Model::ready);
         // One that has left the table meanwhile is not counted any more.
-        for version in versions.filter(|version| version.tag() == lost.tag()) {
+        for version in versions.filter(|version| version.serial() == lost.version()) {
             let (parts, unix) = (version.parts(), self.unix_at(self.clock.now()));
             let (code, sample) = (Outcome::Deadline.code(), Sample::default());
             parts.recorder.record(lost.worker(), code, &sample, unix);
@@ -260,15 +263,17 @@ impl Serving {
     ) -> Result<Prediction, PredictError> {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
+        version.parts().guards.check(&request.inputs)?;
         let rows = self.check_rows(version, request)?;
         let started = self.clock.now();
         if started > on.deadline {
             return Err(PredictError::Deadline);
         }
         let watch = on.watch;
-        watch.note(self.watchdog.nanoseconds(on.deadline), version.tag(), on.client);
+        watch.note(self.watchdog.nanoseconds(on.deadline), version.serial(), on.client);
         let inputs = std::mem::take(&mut request.inputs);
-        let outputs = session.run_leashed(inputs, &wanted, &watch.leash);
+        let run = || session.run_leashed(inputs, &wanted, &watch.leash);
+        let outputs = version.tag().during(run);
         let outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
         if watch.is_lost() {
             self.watchdog.came_back();

@@ -17,8 +17,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    engine::Session,
-    model::{ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    engine::{Session, Tag},
+    model::{Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::{VersionRecorder, WorkerId},
 };
 
@@ -30,7 +30,7 @@ pub struct Version {
     slots: Box<[Slot]>,
     batched: bool,
     /// Tells it from every other version of this process.
-    tag: u64,
+    serial: u64,
     /// Bytes of one row's outputs, as far as the signature says.
     answer_bytes_min: usize,
     /// Bytes of its largest answer so far.
@@ -38,6 +38,7 @@ pub struct Version {
     /// Requests that wait for a session.
     waiting: AtomicUsize,
     freed: Notify,
+    tag: Tag,
 }
 
 /// What a version is made of.
@@ -49,6 +50,8 @@ pub struct VersionParts {
     pub id: VersionId,
     /// Inputs and outputs.
     pub signature: Signature,
+    /// What requests must not bring.
+    pub guards: Guards,
     /// What the repository says about the model.
     pub description: Arc<ModelDescription>,
     /// Names of classes, by the index of the output.
@@ -86,8 +89,8 @@ pub(super) struct Taken<'a> {
 /// Tells whoever waits that a session is free; dropped after the session's guard.
 struct Told<'a>(&'a Version);
 
-/// Counts versions, for their tags.
-static TAGS: AtomicU64 = AtomicU64::new(1);
+/// Counts versions, for their serial numbers.
+static SERIALS: AtomicU64 = AtomicU64::new(1);
 
 impl Version {
     /// A version with these sessions, at least one.
@@ -99,21 +102,29 @@ impl Version {
         assert!(!sessions.is_empty(), "a version needs a session to answer");
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
         let batched = parts.signature.is_batchable() && parts.description.max_batch_size != Some(0);
+        let digest = parts.identity.as_deref().unwrap_or(&parts.digest);
+        let tag = Tag::new(parts.model.as_str(), parts.id.number(), digest);
         Self {
             answer_bytes_min: parts.signature.outputs.iter().map(row_bytes).sum(),
             answer_bytes_max: AtomicUsize::new(0),
             parts,
             slots,
             batched,
-            tag: TAGS.fetch_add(1, Relaxed),
+            serial: SERIALS.fetch_add(1, Relaxed),
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
+            tag,
         }
     }
 
     /// The version's number.
     pub fn id(&self) -> VersionId {
         self.parts.id
+    }
+
+    /// Whom a crash in its runs is blamed on.
+    pub(super) fn tag(&self) -> &Tag {
+        &self.tag
     }
 
     /// What it is made of.
@@ -168,8 +179,8 @@ impl Version {
     }
 
     /// What tells it from every other version of this process.
-    pub(super) fn tag(&self) -> u64 {
-        self.tag
+    pub(super) fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// The worker's own session, or any that is free where there are fewer sessions than workers; `None` if all are in a

@@ -47,7 +47,7 @@ pub struct Watch {
     /// When the run must end, in nanoseconds since the watchdog's begin.
     deadline: AtomicU64,
     /// Which version runs.
-    tag: AtomicU64,
+    version: AtomicU64,
     /// The socket of the client that waits for it; -1 if it is not known.
     client: AtomicI32,
     /// Why the run was told to end; see [`Reason`].
@@ -159,7 +159,7 @@ impl Watchdog {
             worker,
             leash: Leash::new(Arc::clone(&self.bell)),
             deadline: AtomicU64::new(0),
-            tag: AtomicU64::new(0),
+            version: AtomicU64::new(0),
             client: AtomicI32::new(-1),
             reason: AtomicU8::new(0),
             overdue: AtomicBool::new(false),
@@ -178,8 +178,8 @@ impl Watchdog {
     }
 
     /// Ends the runs of a version, those that go on and those that begin.
-    pub(super) fn end_runs(&self, tag: u64) {
-        lock(&self.leaving).insert(tag);
+    pub(super) fn end_runs(&self, version: u64) {
+        lock(&self.leaving).insert(version);
         self.bell.ring();
     }
 
@@ -190,8 +190,8 @@ impl Watchdog {
     }
 
     /// Forgets a version that is gone.
-    pub(super) fn forget(&self, tag: u64) {
-        lock(&self.leaving).remove(&tag);
+    pub(super) fn forget(&self, version: u64) {
+        lock(&self.leaving).remove(&version);
     }
 
     /// Why the process should be started anew, if so: one stuck run is no reason, most of the workers are.
@@ -309,7 +309,7 @@ impl Watchdog {
             return Some(Reason::Leaving);
         }
         let leaving = lock(&self.leaving);
-        if leaving.contains(&watch.tag.load(Relaxed)) {
+        if leaving.contains(&watch.version.load(Relaxed)) {
             return Some(Reason::Leaving);
         }
         let is_long = now.saturating_duration_since(seen.since) >= LONG;
@@ -358,14 +358,14 @@ impl Watch {
     }
 
     /// Which version it runs, or ran last.
-    pub(super) fn tag(&self) -> u64 {
-        self.tag.load(Relaxed)
+    pub(super) fn version(&self) -> u64 {
+        self.version.load(Relaxed)
     }
 
     /// Notes what the next run is.
-    pub(super) fn note(&self, deadline: u64, tag: u64, client: Option<RawFd>) {
+    pub(super) fn note(&self, deadline: u64, version: u64, client: Option<RawFd>) {
         self.deadline.store(deadline, Relaxed);
-        self.tag.store(tag, Relaxed);
+        self.version.store(version, Relaxed);
         self.client.store(client.unwrap_or(-1), Relaxed);
         self.reason.store(0, Relaxed);
     }

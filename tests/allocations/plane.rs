@@ -71,6 +71,7 @@ impl Running {
             spare_prover: false,
             loads_at_once: std::num::NonZeroUsize::MIN,
             prover: None,
+            blame: None,
             store: None,
             artifact_bytes_max: 1 << 30,
         };

@@ -43,6 +43,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     let clock = Arc::clone(monitor.clock());
     let serving = Arc::new(Serving::new(serve::Settings::default(), clock));
     let loader = Loader {
+        blame: None,
         engines: Engines::open(&engine::Settings::default()).unwrap(),
         monitor: Arc::clone(&monitor),
         sessions: 1,

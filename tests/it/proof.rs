@@ -46,6 +46,7 @@ pub(crate) fn prove_with(
     let file = ModelFile { bytes: Bytes::copy_from_slice(model), external: external.collect() };
     prover.prove(&Case {
         identity: None,
+        anew: false,
         file: &file,
         golden,
         engine: EngineChoice::OnnxRuntime,

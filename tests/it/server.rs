@@ -7,6 +7,7 @@ use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, PipeReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -51,6 +52,7 @@ pub(crate) struct Server {
     pub(crate) admin: SocketAddr,
     child: Child,
     said: Said,
+    may_crash: bool,
     /// Kept as long as the server may look at it.
     _repository: Repository,
 }
@@ -131,7 +133,14 @@ impl Launch {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((http, admin)) = said.ready() {
-                return Server { http, admin, child, said, _repository: repository };
+                return Server {
+                    http,
+                    admin,
+                    child,
+                    said,
+                    may_crash: false,
+                    _repository: repository,
+                };
             }
             if let Some(status) = child.try_wait().unwrap() {
                 thread::park_timeout(Duration::from_millis(100)); // its last lines
@@ -150,7 +159,7 @@ impl Launch {
         let (http, admin) = (free_address(), free_address());
         let repository = self.repository.clone();
         let (child, said) = self.spawn(&http.to_string(), &admin.to_string());
-        let server = Server { http, admin, child, said, _repository: repository };
+        let server = Server { http, admin, child, said, may_crash: false, _repository: repository };
         eventually("the server is alive", || {
             let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
             (answered.status == 200).then_some(())
@@ -167,7 +176,7 @@ impl Launch {
         command.stdout(writer.try_clone().unwrap()).stderr(writer);
         let child = command.spawn().unwrap();
         let said = Said::default();
-        let server = Server { http, admin, child, said, _repository: repository };
+        let server = Server { http, admin, child, said, may_crash: false, _repository: repository };
         eventually("the server is alive", || {
             let answered = Connection::try_open(admin)?.try_ask(&Request::get("/livez")).ok()?;
             (answered.status == 200).then_some(())
@@ -300,6 +309,14 @@ impl Server {
         status.code().unwrap_or_else(|| panic!("ended by {status}:\n{}", self.said.text()))
     }
 
+    /// The signal that ended it, once it has ended: here a crash is what a test is about.
+    pub(crate) fn ended_by(mut self, patience: Duration) -> i32 {
+        let status = exit_of(&mut self.child, patience)
+            .unwrap_or_else(|| panic!("still running after {patience:?}:\n{}", self.said.text()));
+        self.may_crash = true;
+        status.signal().unwrap_or_else(|| panic!("ended by {status}:\n{}", self.said.text()))
+    }
+
     /// Whether the process still runs.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
@@ -314,7 +331,7 @@ impl Drop for Server {
         if thread::panicking() {
             eprintln!("--- the server said:\n{}", self.said.text());
         } else {
-            assert!(!crashed, "the server crashed:\n{}", self.said.text());
+            assert!(!crashed || self.may_crash, "the server crashed:\n{}", self.said.text());
         }
     }
 }

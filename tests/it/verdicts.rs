@@ -2,10 +2,12 @@
 
 use std::{fs, io::Write as _, path::PathBuf};
 
+use serde_json::json;
+
 use crate::{
     repository::{Repository, source},
     server::{Launch, eventually},
-    tensors::{add_sub, infer},
+    tensors::{add_sub, body, infer, input},
 };
 
 /// A start over the same state: how often it proved, and how often it remembered.
@@ -94,4 +96,22 @@ fn what_fails_is_proven_at_each_start() {
     };
     assert_eq!(failed(), 0);
     assert_eq!(failed(), 1, "of the model that is right");
+}
+
+#[test]
+fn guards_are_remembered_with_the_proof() {
+    let repository = Repository::of(&["add_sub"]);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/killers");
+    let name = "transposed_mat_mul";
+    repository.add_as(name, "1", &PathBuf::from(folder).join(name).with_extension("onnx"));
+    let empty = |name| input(name, "FP32", &[0, 0, 0], &json!([]));
+    let killing = body(&[empty("a"), empty("b")]);
+    for (proven, remembered) in [(2, 0), (0, 2)] {
+        let server = Launch::of(&repository).remembering().start();
+        let page = server.admin("/metrics").text();
+        assert_eq!((of(&page, "proven"), of(&page, "remembered")), (proven, remembered));
+        let response = server.post(&infer(name), &killing);
+        assert_eq!(response.status, 400, "{response:?}");
+        assert!(response.text().contains("ended the process that proved it"), "{response:?}");
+    }
 }

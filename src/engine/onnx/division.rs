@@ -11,35 +11,50 @@
 //! Both operands of a `Div` and its result have one type, so it is enough to know one of them. Function calls are
 //! followed with what is known of their arguments. The work is bounded by a number of steps.
 //!
+//! On the same walk each node is compared with the table of other operators that end the process (`killers`), which needs
+//! to know of an operand whether its elements, or its shape, follow from the values of a request.
+//!
 //! Not here: divisions inside of other operators, which ONNX Runtime guards.
 
 use std::collections::{HashMap, HashSet};
 
 use super::{
     Limits, OnnxError, ValueType,
-    declared::{ElementType, declared},
+    declared::{Declared, Dim, ElementType, declared},
+    killers::{Hazard, Judged, Sizes},
     shown,
     walk::default_domain,
     wire::Fields,
 };
 
 /// What may be true of a value; a bit that is not set is certainly not true.
-type Facts = u8;
+pub(super) type Facts = u8;
 /// Its elements are integers of 32 or 64 bits.
 const INTEGER: Facts = 1;
 /// One of them is -1.
 const MINUS_ONE: Facts = 2;
 /// One of them is the smallest of its type.
 const SMALLEST: Facts = 4;
+/// One of them is 0 or less.
+pub(super) const LOW: Facts = 8;
+/// Its elements follow from the values of a request.
+pub(super) const VARIES: Facts = 16;
+/// Its shape follows from the values of a request, so that it may be empty although no input is.
+pub(super) const SHAPED: Facts = 32;
 /// Of another type, with any elements.
-const OTHER: Facts = MINUS_ONE | SMALLEST;
+const OTHER: Facts = MINUS_ONE | SMALLEST | LOW;
 const ANYTHING: Facts = INTEGER | OTHER;
+const RUNTIME: Facts = VARIES | SHAPED;
+const UNKNOWN: Facts = ANYTHING | RUNTIME;
 
 /// Inputs and outputs of nodes that are looked at, function calls followed.
 const STEPS_MAX: u64 = 20_000_000;
 
-/// Refuses a model with a division that could end the process; `bytes` were accepted by [`super::summarize`].
-pub fn check_divisions(bytes: &[u8], limits: &Limits) -> Result<(), OnnxError> {
+/// Refuses a model with an operator that could end the process on an ordinary request; gives those that do so only on
+/// empty inputs.
+///
+/// `bytes` were accepted by [`super::summarize`].
+pub fn check_operators(bytes: &[u8], limits: &Limits) -> Result<Vec<Hazard>, OnnxError> {
     let mut fields = Fields::new(bytes);
     let (mut main, mut functions) = (None, HashMap::new());
     let mut reader = Reader { limits, steps: 0 };
@@ -53,9 +68,14 @@ pub fn check_divisions(bytes: &[u8], limits: &Limits) -> Result<(), OnnxError> {
             _ => {}
         }
     }
-    let Some(main) = main else { return Ok(()) };
-    let mut scopes = Scopes::default();
-    Judge { functions: &functions, steps: 0 }.graph(&main, None, &mut scopes).map(drop)
+    let Some(main) = main else { return Ok(Vec::new()) };
+    let inputs = vec![ANYTHING | VARIES; main.inputs.len()];
+    let sizes = main.inputs.iter().map(|input| main.sizes_of(input)).fold(Sizes::Fixed, Sizes::max);
+    let squares = &main.squares;
+    let mut judge =
+        Judge { functions: &functions, sizes, squares, hazards: Vec::new(), calls: 0, steps: 0 };
+    judge.graph(&main, Some(&inputs), &mut Scopes::default())?;
+    Ok(judge.hazards)
 }
 
 /// Domain, name and overload.
@@ -70,6 +90,17 @@ struct Graph<'a> {
     outputs: Vec<&'a str>,
     /// Values that are declared to be of another type than integers of 32 or 64 bits.
     others: HashSet<String>,
+    /// Inputs with open dimensions.
+    open: HashMap<&'a str, Sizes>,
+    /// Inputs whose last two dimensions are declared and equal.
+    squares: HashSet<&'a str>,
+}
+
+impl Graph<'_> {
+    /// What a request can choose of the size of an input.
+    fn sizes_of(&self, input: &str) -> Sizes {
+        self.open.get(input).copied().unwrap_or(Sizes::Fixed)
+    }
 }
 
 #[derive(Default)]
@@ -77,6 +108,9 @@ struct Node<'a> {
     key: Key<'a>,
     inputs: Vec<&'a str>,
     outputs: Vec<&'a str>,
+    has_axis: bool,
+    /// The dimensions of a kernel, where an attribute says it.
+    kernel_rank: Option<usize>,
     /// The element type that it is told to give.
     to: Option<i64>,
     /// Of the tensor that it is told to give.
@@ -111,11 +145,18 @@ impl Reader<'_> {
                         ValueType::Tensor { element: ElementType(code @ 1..), .. } if !matches!(code, 6 | 7)
                     );
                     if is_other {
-                        graph.others.insert(value.name);
+                        graph.others.insert(value.name.clone());
                     }
                     let name = self.name(field.message()?)?;
                     match field.number {
-                        11 => graph.inputs.push(name),
+                        11 => {
+                            graph.inputs.push(name);
+                            let (sizes, is_square) = sizes(&value);
+                            graph.open.insert(name, sizes);
+                            if is_square {
+                                graph.squares.insert(name);
+                            }
+                        }
                         12 => graph.outputs.push(name),
                         _ => {}
                     }
@@ -177,11 +218,13 @@ impl Reader<'_> {
         node: &mut Node<'a>,
     ) -> Result<(), OnnxError> {
         let (mut name, mut number, mut tensor, mut other) = ("", None, None, false);
+        let mut count = 0;
         while let Some(field) = fields.advance()? {
             match field.number {
                 1 => name = self.text(&field)?,
                 3 => number = Some(field.int64()?),
                 5 => tensor = Some(self.tensor(field.message()?)?.1),
+                8 => field.integers(|_| count += 1)?,
                 6 | 11 => node.graphs.push(self.graph(field.message()?)?),
                 // A name that only the caller of a function gives a value, or data of another kind.
                 21 | 22 => other = true,
@@ -196,6 +239,8 @@ impl Reader<'_> {
                 node.value = Some(OTHER);
             }
             "value_ints" | "sparse_value" => other = true,
+            "axis" => node.has_axis = true,
+            "kernel_shape" => node.kernel_rank = Some(count).filter(|_| !other),
             _ => {}
         }
         node.is_opaque |= other;
@@ -234,7 +279,23 @@ impl Reader<'_> {
 fn of_number(number: i64, smallest: i64) -> Facts {
     let minus_one = if number == -1 { MINUS_ONE } else { 0 };
     let smallest = if number == smallest { SMALLEST } else { 0 };
-    minus_one | smallest
+    let low = if number <= 0 { LOW } else { 0 };
+    minus_one | smallest | low
+}
+
+/// What a request can choose of the size of an input, and whether its last two dimensions are declared and equal.
+fn sizes(input: &Declared) -> (Sizes, bool) {
+    let ValueType::Tensor { dims: Some(dims), .. } = &input.value_type else {
+        return (Sizes::Open, false);
+    };
+    let open = dims.iter().rposition(|dim| !matches!(dim, Dim::Fixed(_)));
+    let sizes = match open {
+        None => Sizes::Fixed,
+        Some(0) => Sizes::Rows,
+        Some(_) => Sizes::Open,
+    };
+    let is_square = matches!(&dims[..], [.., Dim::Fixed(one), Dim::Fixed(other)] if one == other);
+    (sizes, is_square)
 }
 
 fn step(steps: &mut u64, count: usize) -> Result<(), OnnxError> {
@@ -252,8 +313,12 @@ struct Scopes<'a>(Vec<HashMap<&'a str, Facts>>);
 impl<'a> Scopes<'a> {
     /// What was not met is not known; a file may list nodes in another order than they run in.
     fn facts(&self, name: &str) -> Facts {
+        // An operand that is left out.
+        if name.is_empty() {
+            return ANYTHING;
+        }
         let found = self.0.iter().rev().find_map(|scope| scope.get(name));
-        found.copied().unwrap_or(ANYTHING)
+        found.copied().unwrap_or(UNKNOWN)
     }
 
     fn note(&mut self, name: &'a str, facts: Facts) {
@@ -266,6 +331,13 @@ impl<'a> Scopes<'a> {
 
 struct Judge<'m, 'a> {
     functions: &'m HashMap<Key<'a>, Graph<'a>>,
+    /// What a request can choose of sizes.
+    sizes: Sizes,
+    /// Those of the main graph.
+    squares: &'m HashSet<&'a str>,
+    hazards: Vec<Hazard>,
+    /// Functions that are being followed.
+    calls: usize,
     steps: u64,
 }
 
@@ -279,8 +351,7 @@ impl<'m, 'a> Judge<'m, 'a> {
     ) -> Result<Vec<Facts>, OnnxError> {
         scopes.0.push(HashMap::new());
         for (index, input) in graph.inputs.iter().enumerate() {
-            let known =
-                arguments.map_or(ANYTHING, |all| all.get(index).copied().unwrap_or(ANYTHING));
+            let known = arguments.map_or(UNKNOWN, |all| all.get(index).copied().unwrap_or(UNKNOWN));
             scopes.note(input, narrowed(graph, input, known));
         }
         for (name, facts) in &graph.constants {
@@ -302,25 +373,44 @@ impl<'m, 'a> Judge<'m, 'a> {
     ) -> Result<(), OnnxError> {
         step(&mut self.steps, 1 + node.inputs.len() + node.outputs.len())?;
         let inputs: Vec<Facts> = node.inputs.iter().map(|input| scopes.facts(input)).collect();
+        let elements: Vec<Facts> = inputs.iter().map(|facts| facts & ANYTHING).collect();
         if node.key.0.is_empty() && node.key.1 == "Div" {
-            judge(graph, node, &inputs)?;
+            judge(graph, node, &elements)?;
         }
+        let is_main = scopes.0.len() == 1 && self.calls == 0;
+        let judged = Judged {
+            operator: (node.key.0, node.key.1),
+            output: node.outputs.first().copied().unwrap_or(""),
+            names: &node.inputs,
+            operands: &inputs,
+            has_axis: node.has_axis,
+            kernel_rank: node.kernel_rank,
+            is_square: is_main
+                && node.inputs.first().is_some_and(|name| self.squares.contains(name)),
+            sizes: self.sizes,
+        };
+        judged.judge(&mut self.hazards)?;
         let mut branches = Vec::new();
         for inner in &node.graphs {
             branches.push(self.graph(inner, None, scopes)?);
         }
         let results = match self.functions.get(&node.key) {
             Some(function) => {
+                self.calls += 1;
                 let results = self.graph(function, Some(&inputs), &mut Scopes::default())?;
+                self.calls -= 1;
                 // Which of two the engine takes where a function has the name of an operator is not certain.
                 if node.key.0.is_empty() { Vec::new() } else { results }
             }
             None => (0..node.outputs.len())
-                .map(|index| given(node, index, &inputs, &branches))
+                .map(|index| {
+                    given(node, index, &elements, &branches) & ANYTHING
+                        | origin(node, index, &inputs, &branches)
+                })
                 .collect(),
         };
         for (index, output) in node.outputs.iter().enumerate() {
-            let facts = results.get(index).copied().unwrap_or(ANYTHING);
+            let facts = results.get(index).copied().unwrap_or(UNKNOWN);
             scopes.note(output, narrowed(graph, output, facts));
         }
         Ok(())
@@ -329,7 +419,7 @@ impl<'m, 'a> Judge<'m, 'a> {
 
 /// What is known of a value, with its declared type.
 fn narrowed(graph: &Graph<'_>, name: &str, facts: Facts) -> Facts {
-    if graph.others.contains(name) { OTHER } else { facts }
+    if graph.others.contains(name) { OTHER | facts & RUNTIME } else { facts }
 }
 
 fn judge(graph: &Graph<'_>, node: &Node<'_>, inputs: &[Facts]) -> Result<(), OnnxError> {
@@ -501,6 +591,83 @@ const LIKE_ALL: &[&str] = &[
     "Sub", "Sum",
 ];
 
+/// Operators whose outputs have a shape that follows from the elements of these operands: from the one at this position on.
+const SHAPED_BY: &[(&str, usize)] = &[
+    ("AffineGrid", 1),
+    ("BlackmanWindow", 0),
+    ("CenterCropPad", 1),
+    ("Col2Im", 1),
+    ("Compress", 1),
+    ("ConstantOfShape", 0),
+    ("CropAndResize", 3),
+    ("DFT", 1),
+    ("Expand", 1),
+    ("ExpandDims", 1),
+    ("HammingWindow", 0),
+    ("HannWindow", 0),
+    ("MaxUnpool", 2),
+    ("MelWeightMatrix", 0),
+    ("NonMaxSuppression", 0),
+    ("NonZero", 0),
+    ("OneHot", 1),
+    ("Pad", 1),
+    ("Range", 0),
+    ("ReduceL1", 1),
+    ("ReduceL2", 1),
+    ("ReduceLogSum", 1),
+    ("ReduceLogSumExp", 1),
+    ("ReduceMax", 1),
+    ("ReduceMean", 1),
+    ("ReduceMin", 1),
+    ("ReduceProd", 1),
+    ("ReduceSum", 1),
+    ("ReduceSumSquare", 1),
+    ("Reshape", 1),
+    ("Resize", 1),
+    ("STFT", 1),
+    ("SequenceAt", 1),
+    ("Slice", 1),
+    ("Split", 1),
+    ("SplitToSequence", 1),
+    ("Squeeze", 1),
+    ("StringSplit", 0),
+    ("Tile", 1),
+    ("Tokenizer", 0),
+    ("TopK", 1),
+    ("Unique", 0),
+    ("Unsqueeze", 1),
+    ("Upsample", 1),
+];
+
+/// Whether the output at `index` of an operator, and its shape, follow from the values of a request.
+fn origin(node: &Node<'_>, index: usize, inputs: &[Facts], branches: &[Vec<Facts>]) -> Facts {
+    let (domain, operator, _) = node.key;
+    let all = inputs.iter().fold(0, |found, facts| found | facts) & RUNTIME;
+    let if_varies = |facts: Facts, then: Facts| if facts & RUNTIME == 0 { 0 } else { then };
+    match (domain, operator) {
+        ("", "Shape" | "Size") => {
+            if all & SHAPED == 0 {
+                0
+            } else {
+                VARIES
+            }
+        }
+        ("", "If") => {
+            let known = |branch: &Vec<Facts>| branch.get(index).copied().unwrap_or(UNKNOWN);
+            let either = branches.iter().map(known).fold(0, |one, other| one | other) & RUNTIME;
+            either | if_varies(all, RUNTIME)
+        }
+        // Other operators with graphs run them any number of times.
+        _ if !node.graphs.is_empty() => RUNTIME,
+        ("" | "ai.onnx.ml" | "com.microsoft", _) => {
+            let by = SHAPED_BY.iter().find(|(name, _)| *name == operator);
+            let by = by.and_then(|(_, from)| inputs.get(*from..)).unwrap_or_default();
+            all | if_varies(by.iter().fold(0, |found, facts| found | facts), SHAPED)
+        }
+        _ => RUNTIME,
+    }
+}
+
 /// What is known of the output at `index` of an operator.
 fn given(node: &Node<'_>, index: usize, inputs: &[Facts], branches: &[Vec<Facts>]) -> Facts {
     let (domain, operator, _) = node.key;
@@ -526,7 +693,9 @@ fn given(node: &Node<'_>, index: usize, inputs: &[Facts], branches: &[Vec<Facts>
         ("com.microsoft", _) if index == 0 && NEVER_INTEGER_MICROSOFT.contains(&operator) => OTHER,
         ("", _) if NEVER_INTEGER.contains(&operator) => OTHER,
         // Never negative.
-        ("", "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression") => INTEGER,
+        ("", "Shape" | "Size" | "ArgMax" | "ArgMin" | "NonZero" | "NonMaxSuppression") => {
+            INTEGER | LOW
+        }
         ("", "Constant") if !node.is_opaque => node.value.unwrap_or(ANYTHING),
         ("", "ConstantOfShape") if !node.is_opaque => node.value.unwrap_or(OTHER),
         ("", "Cast") if !node.is_opaque => match node.to {

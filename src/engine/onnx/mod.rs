@@ -14,14 +14,16 @@ mod declared;
 mod division;
 mod expansion;
 mod external;
+mod killers;
 mod walk;
 mod wire;
 
 use std::collections::BTreeSet;
 
 pub use declared::{Declared, Dim, ElementType, ValueType};
-pub use division::check_divisions;
+pub use division::check_operators;
 pub use external::{Carrier, ExternalTensor};
+pub use killers::{Hazard, KILLERS, Killer, Remedy};
 
 /// What a model holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,6 +234,18 @@ pub enum OnnxError {
         /// What it gives.
         output: String,
     },
+    /// It has an operator that ends the process on ordinary requests.
+    #[error("the `{operator}` that gives `{output}` may end the process: {reason}; {advice}")]
+    Killer {
+        /// The operator.
+        operator: &'static str,
+        /// What it gives.
+        output: String,
+        /// What it does, and when.
+        reason: &'static str,
+        /// What would be right.
+        advice: &'static str,
+    },
     /// A tensor has more or fewer bytes than its shape asks for.
     #[error("tensor `{tensor}` has {actual} bytes of data where its shape needs {expected}")]
     RawData {
@@ -329,7 +343,7 @@ pub fn check_bytes(bytes: &[u8]) {
     for limits in [Limits::default(), tight] {
         match summarize(bytes, &limits) {
             Ok(summary) => {
-                drop(check_divisions(bytes, &limits));
+                drop(check_operators(bytes, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);
                 assert!(!summary.opsets.is_empty());

@@ -1,4 +1,5 @@
-//! The process that proves a version: a preparation and one request on standard input, one answer on standard output.
+//! The process that proves a version: a preparation and one request on standard input, one answer on standard output, and
+//! after it what the process is about to try.
 //!
 //! Its order is its safety: read the preparation, which the parent wrote; close files; load the engine's library; put
 //! the rest of the sandbox on; only then wait for the request and read the model. It may wait long: the parent starts
@@ -19,8 +20,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    engine::{self, Engines, ModelFile, SessionOptions},
-    model::{EngineChoice, Signature, TensorSpec},
+    engine::{self, Engines, ModelFile, Session, SessionOptions},
+    model::{EngineChoice, Guards, Input, Signature, TensorSpec},
     monitor::Clock,
     tensor::DataType,
 };
@@ -29,6 +30,7 @@ use super::{
     super::{Golden, LoadFailure},
     ProofLimits, Sandbox, hostility,
     message::{self, Bounds, Opened},
+    probes::{self, Probe},
     sandbox, trial,
 };
 use crate::lifecycle::Code;
@@ -60,6 +62,7 @@ pub(super) struct Request {
     /// The blobs after the model: files with external data, then golden outputs if there are any.
     pub(super) locations: Vec<String>,
     pub(super) golden: bool,
+    pub(super) probing: Probing,
     /// Tries to break out instead of proving a model.
     pub(super) self_test: bool,
 }
@@ -73,9 +76,35 @@ impl Request {
             warmup_runs: 0,
             locations: Vec::new(),
             golden: false,
+            probing: Probing::default(),
             self_test: true,
         }
     }
+}
+
+/// What is to be tried after a version has shown what it must.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Probing {
+    /// The first probe of the plan that is run; above 0, an earlier process has shown the rest.
+    pub(super) from: usize,
+    /// Probes that ended earlier processes.
+    pub(super) fatal: Vec<Probe>,
+    /// When to begin no further one.
+    pub(super) time_max: Duration,
+}
+
+/// What the process says, in this order: an answer, and where a version is proven, probes and the end of them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Said {
+    /// What it was asked for.
+    Answer(Box<Answer>),
+    /// It is about to run this probe, of this number in the plan.
+    Trying(usize, Probe),
+    /// The probe gave outputs.
+    Well,
+    /// There are no more.
+    Done,
 }
 
 /// What comes back.
@@ -105,6 +134,9 @@ pub(super) struct Report {
     pub(super) warmup: Duration,
     pub(super) run: Option<Duration>,
     pub(super) notes: Vec<String>,
+    /// Filled in by the parent, who outlives what the probes find.
+    #[serde(default)]
+    pub(super) guards: Guards,
 }
 
 /// A [`TensorSpec`] as it is written.
@@ -154,14 +186,14 @@ pub fn prove_version(
     let engines = Engines::open(&settings);
     let sandbox = begun.complete(status.as_ref(), &preparation.limits);
     let (request, opened) = read::<Request>(&mut from, &REQUEST)?;
-    let mut answer = |outcome| {
+    let answer = |outcome| {
         let memory_peak = sandbox::memory_peak(status.as_ref());
-        write(&Answer { sandbox: Some(sandbox.clone()), memory_peak, outcome }, &mut to)
+        Said::Answer(Box::new(Answer { sandbox: Some(sandbox.clone()), memory_peak, outcome }))
     };
     if request.self_test {
-        return answer(Outcome::SelfTest(hostility::attempts(&preparation)));
+        return write(&answer(Outcome::SelfTest(hostility::attempts(&preparation))), &mut to);
     }
-    let outcome = || -> Result<Report, LoadFailure> {
+    let outcome = || -> Result<(Report, Probed), LoadFailure> {
         let engines = engines.map_err(|error| LoadFailure::Library(error.to_string()))?;
         let blobs = opened.blobs(&mut from);
         prove(&request, &engines, blobs.map_err(LoadFailure::from)?, clock)
@@ -169,10 +201,48 @@ pub fn prove_version(
     // The panic itself is told on standard error.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(outcome))
         .unwrap_or(Err(LoadFailure::Panicked));
-    answer(match outcome {
-        Ok(report) => Outcome::Proven(report),
-        Err(failure) => Outcome::Refused { code: failure.code(), reason: failure.to_string() },
-    })
+    match outcome {
+        Ok((report, probed)) => {
+            write(&answer(Outcome::Proven(report)), &mut to)?;
+            probed.run(&request.probing, clock, &mut to)
+        }
+        Err(failure) => {
+            let (code, reason) = (failure.code(), failure.to_string());
+            write(&answer(Outcome::Refused { code, reason }), &mut to)
+        }
+    }
+}
+
+/// A version that has shown what it must, and what is to be tried with it.
+struct Probed {
+    session: Box<dyn Session>,
+    sample: Vec<Input>,
+    probes: Vec<Probe>,
+}
+
+impl Probed {
+    /// Runs the probes, saying before each which it is.
+    fn run(
+        mut self,
+        probing: &Probing,
+        clock: &dyn Clock,
+        to: &mut impl Write,
+    ) -> Result<(), String> {
+        let begin = clock.now();
+        for (index, probe) in self.probes.iter().enumerate().skip(probing.from) {
+            if clock.now() - begin >= probing.time_max {
+                break;
+            }
+            if probing.fatal.iter().any(|fatal| probe.is_as_bad_as(fatal)) {
+                continue;
+            }
+            write(&Said::Trying(index, probe.clone()), to)?;
+            if probe.run(&mut *self.session, &self.sample) {
+                write(&Said::Well, to)?;
+            }
+        }
+        write(&Said::Done, to)
+    }
 }
 
 /// Reads a message up to its blobs.
@@ -182,8 +252,8 @@ fn read<T: DeserializeOwned>(from: &mut impl Read, bounds: &Bounds) -> Result<(T
     Ok((head, opened))
 }
 
-fn write(answer: &Answer, to: &mut impl Write) -> Result<(), String> {
-    let head = serde_json::to_vec(answer).map_err(|error| error.to_string())?;
+fn write(said: &Said, to: &mut impl Write) -> Result<(), String> {
+    let head = serde_json::to_vec(said).map_err(|error| error.to_string())?;
     let bytes = message::encode(&head, &[]).map_err(|error| error.to_string())?;
     to.write_all(&bytes).and_then(|()| to.flush()).map_err(|error| error.to_string())
 }
@@ -193,7 +263,7 @@ fn prove(
     engines: &Engines,
     blobs: Vec<Bytes>,
     clock: &dyn Clock,
-) -> Result<Report, LoadFailure> {
+) -> Result<(Report, Probed), LoadFailure> {
     let mut blobs = blobs.into_iter();
     let incomplete = || LoadFailure::Request("it lacks a file".to_owned());
     let model = blobs.next().ok_or_else(incomplete)?;
@@ -204,7 +274,7 @@ fn prove(
     }
     let golden = if request.golden { Some(blobs.next().ok_or_else(incomplete)?) } else { None };
     let golden = golden.as_deref().map(Golden::parse).transpose()?;
-    let summary = trial::preflight(&model)?;
+    let (summary, hazards) = trial::preflight(&model)?;
     for tensor in &summary.external_data {
         let file = external.iter().find(|(location, _)| *location == tensor.location);
         trial::external_fits(tensor, file.map_or(0, |(_, bytes)| bytes.len() as u64))?;
@@ -217,10 +287,23 @@ fn prove(
     let begin = clock.now();
     let mut session = engine.load(&ModelFile { bytes: model, external }, options)?;
     let load = clock.now() - begin;
-    let runs = request.warmup_runs;
-    let warmed = trial::run(engine, &mut *session, golden.as_ref(), runs, clock)?;
-    let signature = session.signature();
-    Ok(Report {
+    let signature = session.signature().clone();
+    let sample = trial::sample(&signature, golden.as_ref());
+    let (sample, is_real) = sample.unwrap_or_default();
+    let [ones, small] = probes::ordinary(&sample);
+    let mut warmed = trial::Warmed::default();
+    if request.probing.from == 0 {
+        for inputs in [&ones, &small] {
+            trial::survive(&mut *session, inputs)?;
+        }
+        warmed = trial::run(engine, &mut *session, golden.as_ref(), request.warmup_runs, clock)?;
+    }
+    let sample = if is_real { sample } else { ones };
+    let mut probes = probes::plan(&summary, &signature, &sample);
+    // Known to be kept from it in any case.
+    let is_guarded = hazards.iter().any(|hazard| !hazard.settled_by_proof);
+    probes.retain(|probe| !is_guarded || !probe.is_empty());
+    let report = Report {
         engine: engine.name().to_owned(),
         inputs: signature.inputs.iter().map(Spec::of).collect(),
         outputs: signature.outputs.iter().map(Spec::of).collect(),
@@ -228,5 +311,7 @@ fn prove(
         warmup: warmed.total,
         run: warmed.fastest,
         notes: warmed.notes,
-    })
+        guards: Guards::NONE,
+    };
+    Ok((report, Probed { session, sample, probes }))
 }

@@ -38,6 +38,14 @@ pub(crate) struct Message {
     pub(crate) blobs: Vec<Bytes>,
 }
 
+impl Message {
+    /// Its own length, from its first byte to that of the next one.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        let blobs: usize = self.blobs.iter().map(|blob| 8 + blob.len()).sum();
+        PRELUDE + self.head.len() + blobs
+    }
+}
+
 /// Why bytes are no message.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MessageError {
@@ -208,6 +216,7 @@ mod tests {
         ) {
             let bytes = whole(&head, &blobs);
             let message = decode(&bytes, &BOUNDS).unwrap().unwrap();
+            prop_assert_eq!(message.encoded_bytes(), bytes.len());
             prop_assert_eq!(&message.head[..], &head[..]);
             prop_assert_eq!(&message.blobs, &blobs);
             let opened = open(&mut &bytes[..], &BOUNDS).unwrap();

@@ -8,9 +8,11 @@
 //! - The process that [`Prover::make_ready`] starts ahead of the next proof has seen no model.
 //! - Nothing that it does harms the parent: not its end, not a closed pipe, not an endless answer.
 //! - Where it cannot be started, nothing is proven and the version is refused.
+//! - What ends it on ordinary values refuses the version. What ends it on a size of 0, 1 or an odd number becomes a guard of
+//!   the version, and another process tries the other sizes.
 //!
 //! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the
-//! serving process asks the same of it again), `sandbox` what the child gives up first, `message` how the two speak,
+//! serving process asks the same of it again), `probes` what it is tried with beside, `sandbox` what the child gives up first, `message` how the two speak,
 //! `verdicts` what is remembered of it.
 //!
 //! Not here: reading a version's files, loading it for service (`lifecycle::load`).
@@ -18,6 +20,7 @@
 mod child;
 mod hostility;
 pub(super) mod message;
+mod probes;
 mod sandbox;
 pub(super) mod trial;
 mod verdicts;
@@ -51,11 +54,12 @@ pub use verdicts::Verdicts;
 use super::Code;
 use crate::{
     engine::ModelFile,
-    model::{EngineChoice, Signature},
+    model::{EngineChoice, Guards, Signature},
     monitor::Clock,
 };
-use child::{Answer, Outcome, Preparation, Request};
+use child::{Answer, Outcome, Preparation, Probing, Request, Said};
 use message::Bounds;
+use probes::{Fate, PROBES_MAX, Probe};
 use verdicts::Verdict;
 
 /// The command under which the program proves a version.
@@ -69,6 +73,13 @@ const LAST_WORDS: usize = 4096;
 
 /// How long a process may take to end after it closed its output.
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
+
+/// How many probes may end their process before no more are made.
+const FATAL_MAX: usize = 6;
+
+/// The share of a proof's time that probes may take, and the least that one may.
+const PROBES_SHARE: u32 = 20;
+const PROBE_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// The variables that the engine's library may need; no others are passed on.
 const VARIABLES: [&str; 5] = ["ORT_DYLIB_PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LOCPATH"];
@@ -146,6 +157,8 @@ pub struct Case<'a> {
     pub warmup_runs: u32,
     /// The digest of the manifest of its files, where it is known; without it nothing is remembered.
     pub identity: Option<&'a str>,
+    /// Whether what is remembered of it is not believed, and forgotten.
+    pub anew: bool,
 }
 
 /// What a version showed.
@@ -163,6 +176,8 @@ pub struct Proof {
     pub memory_peak: Option<u64>,
     /// What people should know.
     pub notes: Vec<String>,
+    /// What requests must not bring.
+    pub guards: Guards,
     /// What protected the machine meanwhile.
     pub sandbox: Sandbox,
     /// Whether it was shown to an earlier process.
@@ -226,6 +241,7 @@ impl Prover {
             warmup_runs: case.warmup_runs,
             locations: locations.collect(),
             golden: case.golden.is_some(),
+            probing: Probing { time_max: self.probes_time_max(), ..Probing::default() },
             self_test: false,
         };
         let known = self.verdicts.as_ref().zip(case.identity).and_then(|(verdicts, identity)| {
@@ -234,7 +250,7 @@ impl Prover {
             Some((verdicts, verdicts.key(identity, &asked)))
         });
         if let Some((verdicts, key)) = &known
-            && let Some(before) = verdicts.take(key)
+            && let Some(before) = verdicts.take(key).filter(|_| !case.anew)
             && let Some(mut proof) = proven(&before)
         {
             proof.remembered = true;
@@ -243,7 +259,13 @@ impl Prover {
         }
         let external = case.file.external.iter().map(|(_, bytes)| &**bytes);
         let blobs = std::iter::once(&*case.file.bytes).chain(external).chain(case.golden);
-        let answer = self.ask(&request, &blobs.collect::<Vec<_>>())?;
+        let blobs: Vec<_> = blobs.collect();
+        let begin = self.clock.now();
+        let mut heard = self.ask(&request, &blobs, begin + self.limits.time_max)?;
+        let mut answer = heard.answer.take().ok_or_else(unreadable)?;
+        if let Outcome::Proven(report) = &mut answer.outcome {
+            report.guards = self.guards(heard, request, &blobs, begin);
+        }
         let verdict = known
             .and_then(|(verdicts, key)| Some(verdicts.of(key, serde_json::to_vec(&answer).ok()?)));
         let mut proof = proof_of(answer)?;
@@ -254,7 +276,9 @@ impl Prover {
 
     /// Starts a process that tries to break out of its sandbox, and tells what came of it.
     pub fn self_test(&self) -> Result<(Sandbox, Vec<Attempt>), ProofFailure> {
-        let answer = self.ask(&Request::self_test(), &[])?;
+        let deadline = self.clock.now() + self.limits.time_max;
+        let answer =
+            self.ask(&Request::self_test(), &[], deadline)?.answer.ok_or_else(unreadable)?;
         match (answer.sandbox, answer.outcome) {
             (Some(sandbox), Outcome::SelfTest(attempts)) => Ok((sandbox, attempts)),
             _ => Err(ProofFailure::new(Code::Internal, "the process did not test itself")),
@@ -302,15 +326,51 @@ impl Prover {
         }
     }
 
-    /// One request, one answer, one process.
-    fn ask(&self, request: &Request, blobs: &[&[u8]]) -> Result<Answer, ProofFailure> {
+    /// What requests must not bring, by what was heard of probes; those that follow a fatal one are made by another process.
+    fn guards(
+        &self,
+        first: Heard,
+        mut request: Request,
+        blobs: &[&[u8]],
+        begin: Instant,
+    ) -> Guards {
+        let mut tried = first.tried;
+        let (half, deadline) = (begin + self.limits.time_max / 2, begin + self.limits.time_max);
+        for _ in 1..FATAL_MAX {
+            let Some(Tried { index, probe, fate: Fate::Fatal }) = tried.last() else { break };
+            if self.clock.now() >= half {
+                break;
+            }
+            request.probing.from = index + 1;
+            request.probing.fatal.push(probe.clone());
+            match self.ask(&request, blobs, deadline) {
+                Ok(heard) => tried.extend(heard.tried),
+                // The version is proven; what is not known of it is kept from it.
+                Err(_) => break,
+            }
+        }
+        let tried: Vec<_> = tried.iter().map(|tried| (&tried.probe, tried.fate)).collect();
+        probes::guards(&tried)
+    }
+
+    /// How long probes may take, all those of one process together.
+    fn probes_time_max(&self) -> Duration {
+        self.limits.time_max / PROBES_SHARE
+    }
+
+    /// One request, one process.
+    fn ask(
+        &self,
+        request: &Request,
+        blobs: &[&[u8]],
+        deadline: Instant,
+    ) -> Result<Heard, ProofFailure> {
         let internal = |error: &dyn std::fmt::Display| {
             ProofFailure::new(Code::Internal, format!("the request cannot be written: {error}"))
         };
         let head = serde_json::to_vec(request).map_err(|error| internal(&error))?;
         let head = message::encode(&head, blobs).map_err(|error| internal(&error))?;
         let parts: VecDeque<_> = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
-        let deadline = self.clock.now() + self.limits.time_max;
         let mut process = self.spare().map_or_else(|| self.start(), Ok).map_err(|error| {
             let reason = format!(
                 "the proving process cannot be started: {error}; let this process start another one (program file, \
@@ -318,20 +378,24 @@ impl Prover {
             );
             ProofFailure::new(Code::Start, reason)
         })?;
-        let outcome = process.converse(&mut { parts }, deadline, &*self.clock);
-        self.outcome(outcome, process)
+        let mut told =
+            Heard { probe_max: self.probes_time_max().max(PROBE_TIME_MIN), ..Heard::default() };
+        let ended = process.converse(&mut { parts }, deadline, &mut told, &*self.clock);
+        self.outcome(ended, told, process)
     }
 
-    /// Ends the process, and says what its answer or its end means.
+    /// Ends the process, and says what it said or its end means.
     fn outcome(
         &self,
-        outcome: Result<Option<Answer>, Trouble>,
+        ended: Result<(), Trouble>,
+        heard: Heard,
         mut process: Process,
-    ) -> Result<Answer, ProofFailure> {
+    ) -> Result<Heard, ProofFailure> {
         let status = process.end();
-        match outcome {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(crashed(status, &process.last_words())),
+        match ended {
+            // What came after is told by the last probe.
+            Ok(()) | Err(Trouble::Deadline) if heard.answer.is_some() => Ok(heard),
+            Ok(()) => Err(crashed(status, &process.last_words())),
             Err(Trouble::Deadline) => {
                 let text = format!(
                     "it was not done after {:?} and was ended; find out what takes so long, or raise proof.time_max",
@@ -347,11 +411,12 @@ impl Prover {
     }
 }
 
+fn unreadable() -> ProofFailure {
+    ProofFailure::new(Code::Internal, "the proving process gave an answer without a meaning")
+}
+
 /// What an answer shows.
 fn proof_of(answer: Answer) -> Result<Proof, ProofFailure> {
-    let unreadable = || {
-        ProofFailure::new(Code::Internal, "the proving process gave an answer without a meaning")
-    };
     let sandbox = answer.sandbox.ok_or_else(unreadable)?;
     match answer.outcome {
         Outcome::Proven(report) => Ok(Proof {
@@ -361,6 +426,7 @@ fn proof_of(answer: Answer) -> Result<Proof, ProofFailure> {
             run: report.run,
             memory_peak: answer.memory_peak,
             notes: report.notes,
+            guards: report.guards,
             sandbox,
             remembered: false,
             verdict: None,
@@ -408,6 +474,54 @@ fn crashed(status: Option<ExitStatus>, last_words: &str) -> ProofFailure {
 enum Trouble {
     Deadline,
     Answer(String),
+}
+
+/// What a process has said.
+#[derive(Debug, Default)]
+struct Heard {
+    answer: Option<Answer>,
+    tried: Vec<Tried>,
+    /// When the probe that runs has to be over, and how long each may take.
+    probe_due: Option<Instant>,
+    probe_max: Duration,
+    /// Nothing more is expected.
+    done: bool,
+}
+
+/// A probe that a process has begun.
+#[derive(Debug)]
+struct Tried {
+    index: usize,
+    probe: Probe,
+    fate: Fate,
+}
+
+impl Heard {
+    fn hear(&mut self, said: Said, now: Instant) -> Result<(), Trouble> {
+        // What is followed by a word was not fatal.
+        if let (Some(last), true) = (self.tried.last_mut(), !matches!(said, Said::Well))
+            && last.fate == Fate::Fatal
+        {
+            last.fate = Fate::Error;
+        }
+        self.probe_due = None;
+        match (said, &self.answer) {
+            (Said::Answer(answer), None) => {
+                self.done = !matches!(answer.outcome, Outcome::Proven(_));
+                self.answer = Some(*answer);
+            }
+            (Said::Trying(index, probe), Some(_)) if self.tried.len() < PROBES_MAX => {
+                self.tried.push(Tried { index, probe, fate: Fate::Fatal });
+                self.probe_due = Some(now + self.probe_max);
+            }
+            (Said::Well, Some(_)) => {
+                self.tried.last_mut().into_iter().for_each(|last| last.fate = Fate::Well);
+            }
+            (Said::Done, Some(_)) => self.done = true,
+            _ => return Err(Trouble::Answer("it says things out of their order".to_owned())),
+        }
+        Ok(())
+    }
 }
 
 /// A running process with the parent's ends of its pipes; gone when dropped.
@@ -466,14 +580,16 @@ impl Process {
         matches!(poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&Timespec::default())), Ok(0))
     }
 
-    /// Writes the request and reads the answer, whichever is possible; `None`: it ended without one.
+    /// Writes the request and reads what it says, whichever is possible, until it is done or ends.
     fn converse(
         &mut self,
         parts: &mut VecDeque<&[u8]>,
         deadline: Instant,
+        heard: &mut Heard,
         clock: &dyn Clock,
-    ) -> Result<Option<Answer>, Trouble> {
+    ) -> Result<(), Trouble> {
         loop {
+            let deadline = heard.probe_due.map_or(deadline, |due| due.min(deadline));
             let left = deadline.saturating_duration_since(clock.now());
             if left.is_zero() {
                 return Err(Trouble::Deadline);
@@ -486,12 +602,15 @@ impl Process {
                 self.words.drain(..surplus);
             });
             let ended = read(&mut self.output, |bytes| self.heard.extend_from_slice(bytes));
-            if let Some(answer) = self.answer()? {
-                return Ok(Some(answer));
+            while let Some(said) = self.said()? {
+                heard.hear(said, clock.now())?;
+            }
+            if heard.done {
+                return Ok(());
             }
             if ended {
                 self.wait_for_end(left.min(LAST_MOMENTS));
-                return Ok(None);
+                return Ok(());
             }
         }
     }
@@ -528,15 +647,20 @@ impl Process {
         self.input = None;
     }
 
-    fn answer(&mut self) -> Result<Option<Answer>, Trouble> {
+    /// The first whole message of what was read.
+    fn said(&mut self) -> Result<Option<Said>, Trouble> {
+        if self.heard.is_empty() {
+            return Ok(None);
+        }
         let told = |error: &dyn std::fmt::Display| Trouble::Answer(error.to_string());
-        // Looked at without being copied, unless it is whole.
+        // Looked at without being copied; what follows is left for the next look.
         let bytes = Bytes::from(std::mem::take(&mut self.heard));
         let decoded = message::decode(&bytes, &ANSWER).map_err(|error| told(&error))?;
         let Some(message) = decoded else {
             self.heard = bytes.into();
             return Ok(None);
         };
+        self.heard = bytes[message.encoded_bytes()..].to_vec();
         serde_json::from_slice(&message.head).map(Some).map_err(|error| told(&error))
     }
 

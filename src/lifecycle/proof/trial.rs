@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::{
     engine::{
         Engine, RunError, Session,
-        onnx::{self, ExternalTensor, Summary},
+        onnx::{self, ExternalTensor, Hazard, Summary},
     },
     model::{Input, Signature, TensorSpec},
     monitor::Clock,
@@ -37,16 +37,16 @@ pub(crate) struct Warmed {
     pub(crate) notes: Vec<String>,
 }
 
-/// A look at the file before an engine sees it.
-pub(crate) fn preflight(model: &[u8]) -> Result<Summary, LoadFailure> {
+/// A look at the file before an engine sees it: what it holds, and what must be kept from it.
+pub(crate) fn preflight(model: &[u8]) -> Result<(Summary, Vec<Hazard>), LoadFailure> {
     let limits = onnx::Limits::default();
     let summary = onnx::summarize(model, &limits)?;
     let foreign = onnx::unsupported_domains(&summary);
     if !foreign.is_empty() {
         return Err(LoadFailure::Operators(foreign.join("; ")));
     }
-    onnx::check_divisions(model, &limits)?;
-    Ok(summary)
+    let hazards = onnx::check_operators(model, &limits)?;
+    Ok((summary, hazards))
 }
 
 /// Whether a file that external data lie in is as long as the model says.
@@ -79,16 +79,38 @@ pub(crate) fn run(
         None => {}
     }
     let signature = session.signature().clone();
-    let real = golden.and_then(|golden| golden.first_inputs(&signature));
-    let golden = golden.filter(|_| real.is_some());
-    let Some(inputs) = real.or_else(|| signature.inputs.iter().map(made_up_input).collect()) else {
+    let Some((inputs, is_real)) = sample(&signature, golden) else {
         warmed.notes.push(
             "not warmed: its smallest input is too large to make up; add golden.json".to_owned(),
         );
         return Ok(warmed);
     };
+    let golden = golden.filter(|_| is_real);
     warm(session, &signature, &inputs, golden, runs, clock, &mut warmed)?;
     Ok(warmed)
+}
+
+/// Inputs to run a version with, and whether they are golden ones or made up; `None` if they are too large to make up.
+pub(crate) fn sample(signature: &Signature, golden: Option<&Golden>) -> Option<(Vec<Input>, bool)> {
+    if let Some(real) = golden.and_then(|golden| golden.first_inputs(signature)) {
+        return Some((real, true));
+    }
+    let made_up = signature.inputs.iter().map(made_up_input).collect::<Option<_>>()?;
+    Some((made_up, false))
+}
+
+/// Runs a version on ordinary values; whatever it answers, the process must go on and its memory suffice.
+pub(crate) fn survive(session: &mut dyn Session, inputs: &[Input]) -> Result<(), LoadFailure> {
+    let outputs = session.signature().outputs.len();
+    let lacks = |inputs: &[Input]| inputs.len() < session.signature().inputs.len();
+    if lacks(inputs) {
+        return Ok(());
+    }
+    let wanted: Vec<usize> = (0..outputs).collect();
+    match session.run(inputs.to_vec(), &wanted) {
+        Err(error) if starved(&error.to_string()) => Err(LoadFailure::Memory(error.to_string())),
+        _ => Ok(()),
+    }
 }
 
 fn warm(

@@ -1,0 +1,312 @@
+//! What requests must not bring to a version, because its engine would end or freeze the process on it.
+//!
+//! Engines end the process on inputs that are legal: most often on a dimension of 0, rarely on another size. What is known of
+//! a version (from its operators, and from the process that proved it) is a value here, and is compared with a request's
+//! inputs before the engine sees them. Always true:
+//! - An input with a dimension of 0 passes only where exactly these dimensions were 0 in a run that went well, or where
+//!   nothing in the model is known to mind.
+//! - Where there is nothing to guard, the comparison is one look at a flag.
+//!
+//! Not here: finding out (`engine::onnx`, `lifecycle`), the answer to the client (`edge`).
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tensor::Shape;
+
+use super::{Input, Signature};
+
+/// What a version must not be given.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Guards {
+    empty: Empty,
+    sizes: Vec<SizeGuard>,
+}
+
+/// Which inputs with a dimension of 0 a version may be given.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Empty {
+    /// All of them.
+    #[default]
+    Any,
+    /// Those in which exactly one of these sets of dimensions is 0.
+    Only {
+        /// The sets with which a run went well.
+        well: Vec<Vec<Place>>,
+        /// The sets with which a process ended; for people.
+        fatal: Vec<Vec<Place>>,
+    },
+    /// None, for this reason.
+    Never(String),
+}
+
+/// A dimension of an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The index of the input in the signature.
+    pub input: u32,
+    /// The index of the dimension.
+    pub axis: u32,
+    /// The number of dimensions; the same axis of another rank is another place.
+    pub rank: u32,
+}
+
+/// Sizes that ended a process: a request is refused if all of these dimensions have such a size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SizeGuard {
+    /// The dimensions, each with a size at which it is not meant: one that was seen to run well.
+    pub places: Vec<(Place, i64)>,
+    /// True if only the size 1 is meant; false: every size above 1.
+    pub one: bool,
+}
+
+/// Why inputs are kept from a version; the caller can send others.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GuardError {
+    /// A dimension is 0, and the version cannot be given that.
+    #[error("input `{name}` is empty (shape {shape}), which this version cannot run: {reason}")]
+    Empty {
+        /// The input.
+        name: String,
+        /// Its shape.
+        shape: Shape,
+        /// Why, and what would be right.
+        reason: String,
+    },
+    /// A size ends the process.
+    #[error(
+        "input `{name}` with the shape {shape} is not run: such sizes ended the process that proved this version; {advice}"
+    )]
+    Size {
+        /// The input.
+        name: String,
+        /// Its shape.
+        shape: Shape,
+        /// What would be right.
+        advice: String,
+    },
+}
+
+/// What a client can do about an empty input.
+const ADVICE: &str = "send at least one element in every dimension";
+
+impl Guards {
+    /// Nothing to guard.
+    pub const NONE: Self = Self { empty: Empty::Any, sizes: Vec::new() };
+
+    /// Guards against these.
+    pub fn new(empty: Empty, sizes: Vec<SizeGuard>) -> Self {
+        Self { empty, sizes }
+    }
+
+    /// The same, and no empty inputs at all, for this reason.
+    #[must_use]
+    pub fn never_empty(self, reason: String) -> Self {
+        Self { empty: Empty::Never(reason), ..self }
+    }
+
+    /// Compares a request's inputs, in the signature's order, with what must not be.
+    ///
+    /// # Errors
+    /// If the engine must not see them.
+    #[inline]
+    pub fn check(&self, inputs: &[Input]) -> Result<(), GuardError> {
+        if matches!(self.empty, Empty::Any) && self.sizes.is_empty() {
+            return Ok(());
+        }
+        let is_empty = |input: &Input| input.tensor.shape().contains(&0);
+        if !self.sizes.is_empty() || inputs.iter().any(is_empty) {
+            return self.look_closer(inputs);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn look_closer(&self, inputs: &[Input]) -> Result<(), GuardError> {
+        let empty = Place::empty(inputs);
+        if let Some(first) = empty.first() {
+            let reason = match &self.empty {
+                Empty::Any => None,
+                Empty::Only { well, .. } if well.contains(&empty) => None,
+                Empty::Only { fatal, .. } if fatal.contains(&empty) => {
+                    Some(format!("such inputs ended the process that proved it; {ADVICE}"))
+                }
+                Empty::Only { .. } => Some(format!("it was not seen to run well so; {ADVICE}")),
+                Empty::Never(reason) => Some(format!("{reason}; {ADVICE}")),
+            };
+            if let Some(reason) = reason {
+                let input = &inputs[first.input as usize];
+                let (name, shape) = (input.name.clone(), input.tensor.shape().clone());
+                return Err(GuardError::Empty { name, shape, reason });
+            }
+        }
+        match self.sizes.iter().find(|guard| guard.refuses(inputs)) {
+            None => Ok(()),
+            Some(guard) => {
+                let input = &inputs[guard.places[0].0.input as usize];
+                let (name, shape) = (input.name.clone(), input.tensor.shape().clone());
+                Err(GuardError::Size {
+                    name,
+                    shape,
+                    advice: guard.advice(|index| &inputs[index].name),
+                })
+            }
+        }
+    }
+
+    /// What people should know of it: one line for each.
+    pub fn notes(&self, signature: &Signature) -> Vec<String> {
+        let mut notes = Vec::new();
+        let name =
+            |index: usize| signature.inputs.get(index).map_or("?", |spec| spec.name.as_str());
+        match &self.empty {
+            Empty::Never(reason) => {
+                notes.push(format!("requests with an empty input are refused: {reason}"));
+            }
+            Empty::Only { fatal, .. } => notes.extend(fatal.iter().map(|places| {
+                let places = listed(places.iter(), name);
+                format!(
+                    "requests with a size of 0 in dimension {places} are refused: it ended the process that proved this \
+                     version"
+                )
+            })),
+            Empty::Any => {}
+        }
+        for guard in &self.sizes {
+            let sizes = if guard.one { "of 1" } else { "above 1" };
+            let places = listed(guard.places.iter().map(|(place, _)| place), name);
+            notes.push(format!(
+                "requests with a size {sizes} in dimension {places} are refused: it ended the process that proved this \
+                 version; mend the model, or declare the dimension's size"
+            ));
+        }
+        notes
+    }
+}
+
+/// Dimensions for people, each with the name of its input.
+fn listed<'p, 'n>(
+    places: impl Iterator<Item = &'p Place>,
+    name: impl Fn(usize) -> &'n str,
+) -> String {
+    let place = |place: &Place| format!("{} of `{}`", place.axis, name(place.input as usize));
+    places.map(place).collect::<Vec<_>>().join(", ")
+}
+
+impl Place {
+    /// The dimensions of these inputs that are 0.
+    pub fn empty(inputs: &[Input]) -> Vec<Self> {
+        let mut places = Vec::new();
+        for (input, given) in inputs.iter().enumerate() {
+            let shape = given.tensor.shape();
+            for (axis, _) in shape.iter().enumerate().filter(|(_, size)| **size == 0) {
+                places.push(Self::of(input, axis, shape.len()));
+            }
+        }
+        places
+    }
+
+    /// A dimension of the input at this index.
+    pub fn of(input: usize, axis: usize, rank: usize) -> Self {
+        let small = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+        Self { input: small(input), axis: small(axis), rank: small(rank) }
+    }
+
+    /// Its size, where the inputs have it.
+    fn size(self, inputs: &[Input]) -> Option<i64> {
+        let shape = inputs.get(self.input as usize)?.tensor.shape();
+        let same_rank = shape.len() == self.rank as usize;
+        shape.get(self.axis as usize).copied().filter(|_| same_rank)
+    }
+}
+
+impl SizeGuard {
+    fn refuses(&self, inputs: &[Input]) -> bool {
+        self.places.iter().all(|(place, spared)| match place.size(inputs) {
+            None => false,
+            Some(size) if size == *spared => false,
+            Some(size) => {
+                if self.one {
+                    size == 1
+                } else {
+                    size > 1
+                }
+            }
+        })
+    }
+
+    fn advice<'n>(&self, name: impl Fn(usize) -> &'n str) -> String {
+        let mut text = String::new();
+        for (place, spared) in &self.places {
+            let start = if text.is_empty() { "send" } else { " or" };
+            let (axis, input) = (place.axis, name(place.input as usize));
+            write!(text, "{start} the size {spared} in dimension {axis} of `{input}`")
+                .expect("writing to a string does not fail");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{Data, Tensor};
+
+    fn inputs(shapes: &[&[i64]]) -> Vec<Input> {
+        let input = |(index, dims): (usize, &&[i64])| {
+            let shape = Shape::new(dims).unwrap();
+            let data = Data::Fp32(vec![0.0; shape.element_count().unwrap()]);
+            Input { name: format!("i{index}"), tensor: Tensor::new(shape, data).unwrap() }
+        };
+        shapes.iter().enumerate().map(input).collect()
+    }
+
+    fn verdict(guards: &Guards, shapes: &[&[i64]]) -> Result<(), String> {
+        guards.check(&inputs(shapes)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn without_guards_everything_passes() {
+        assert_eq!(verdict(&Guards::NONE, &[&[0, 3], &[2]]), Ok(()));
+        assert_eq!(verdict(&Guards::default(), &[&[0, 0]]), Ok(()));
+    }
+
+    #[test]
+    fn an_empty_input_passes_only_as_it_was_seen_to_run() {
+        let batch = vec![Place::of(0, 0, 2), Place::of(1, 0, 1)];
+        let guards = Guards::new(Empty::Only { well: vec![batch], fatal: vec![] }, vec![]);
+        assert_eq!(verdict(&guards, &[&[0, 3], &[0]]), Ok(()));
+        assert_eq!(verdict(&guards, &[&[5, 3], &[7]]), Ok(()));
+        for other in [[&[0, 3][..], &[1]], [&[0, 0], &[0]], [&[1, 0], &[0]], [&[0, 3, 1], &[0]]] {
+            let reason = verdict(&guards, &other).unwrap_err();
+            assert!(reason.contains("was not seen to run well"), "{other:?}: {reason}");
+            assert!(reason.contains("send at least one element"), "{other:?}: {reason}");
+        }
+    }
+
+    #[test]
+    fn an_operator_that_minds_keeps_every_empty_input_out() {
+        let guards = Guards::NONE.never_empty("`LSTM` ends the process".to_owned());
+        let expected = "input `i1` is empty (shape [2,0]), which this version cannot run: `LSTM` ends the process; send at \
+                        least one element in every dimension";
+        assert_eq!(verdict(&guards, &[&[1], &[2, 0]]), Err(expected.to_owned()));
+        assert_eq!(verdict(&guards, &[&[1], &[2, 1]]), Ok(()));
+    }
+
+    #[test]
+    fn sizes_that_ended_a_process_are_refused_where_all_dimensions_have_them() {
+        let both = vec![(Place::of(0, 0, 2), 1), (Place::of(1, 0, 1), 4)];
+        let guards = Guards::new(Empty::Any, vec![SizeGuard { places: both, one: false }]);
+        assert_eq!(verdict(&guards, &[&[3, 9], &[4]]), Ok(()), "a size that ran well");
+        assert_eq!(verdict(&guards, &[&[1, 9], &[3]]), Ok(()));
+        let reason = verdict(&guards, &[&[3, 9], &[3]]).unwrap_err();
+        let advice = "send the size 1 in dimension 0 of `i0` or the size 4 in dimension 0 of `i1`";
+        assert!(reason.ends_with(advice), "{reason}");
+        let one = vec![(Place::of(0, 1, 2), 8)];
+        let guards = Guards::new(Empty::Any, vec![SizeGuard { places: one, one: true }]);
+        assert_eq!(verdict(&guards, &[&[3, 2]]), Ok(()));
+        assert!(verdict(&guards, &[&[3, 1]]).is_err());
+    }
+}
