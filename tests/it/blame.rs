@@ -76,7 +76,7 @@ fn a_version_that_ends_the_server_twice_is_held_back_and_an_older_one_serves() {
     assert_eq!(end(first), libc::SIGABRT);
 
     let second = launch().start();
-    assert!(second.said().contains("proven anew"), "{}", second.said());
+    second.wait_until_said("proven anew");
     assert_eq!(
         (proofs(&second, "proven"), proofs(&second, "remembered")),
         ("1".into(), "1".into())

@@ -146,7 +146,7 @@ fn a_worker_that_does_not_come_back_is_replaced() {
         assert_eq!(plain(&server).status, 200);
     }
     assert_eq!(server.admin("/livez").status, 200, "one stuck run is no reason to start anew");
-    assert!(server.said().contains("its deadline has passed"), "{}", server.said());
+    server.wait_until_said("its deadline has passed");
     let series = r#"tidegate_requests_total{model="wide",version="1",code="504"}"#;
     assert_eq!(metric(&server, series), Some(1.0));
     // The second worker of three is one too many.

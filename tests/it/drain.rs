@@ -202,7 +202,7 @@ fn signals_that_ask_to_read_something_again_end_nothing() {
         server.signal(signal);
         eventually("it is said", || server.said().contains(name).then_some(()));
     }
-    assert!(server.said().contains("restart the server"), "{}", server.said());
+    server.wait_until_said("restart the server");
     server.post(&infer("add_sub"), &add_sub()).ok();
     server.terminate();
     assert_eq!(server.exit_code(Duration::from_secs(5)), 0);

@@ -336,7 +336,7 @@ fn a_plain_rollback_goes_to_what_served_before_whatever_its_signature() {
     // Not to version 2, which never served.
     let report = operate(&server, "rollback", &json!({})).ok().json();
     assert_eq!(report["version"], 1);
-    assert!(server.said().contains("decided for although its signature"), "{}", server.said());
+    server.wait_until_said("decided for although its signature");
 }
 
 #[test]
@@ -468,5 +468,5 @@ fn without_a_place_for_state_decisions_hold_until_the_end() {
     let report = operate(&server, "rollback", &json!({})).ok().json();
     assert_eq!((&report["version"], &report["durable"]), (&json!(1), &json!(false)));
     assert_eq!(version(&server).as_deref(), Some("1"));
-    assert!(server.said().contains("no state is kept"), "{}", server.said());
+    server.wait_until_said("no state is kept");
 }

@@ -286,6 +286,11 @@ impl Server {
         self.child.id()
     }
 
+    /// Waits until the server has written this: it writes what it logs a moment later.
+    pub(crate) fn wait_until_said(&self, what: &str) {
+        eventually(&format!("`{what}` is said"), || self.said().contains(what).then_some(()));
+    }
+
     /// All lines that the server has written so far.
     pub(crate) fn said(&self) -> String {
         self.said.text()

@@ -33,7 +33,7 @@ fn said(server: &Server, what: &str) {
         assert_eq!(ready.status, 200, "{ready:?}");
         ready.text().contains(what).then_some(())
     });
-    assert!(server.said().contains(what), "{}", server.said());
+    server.wait_until_said(what);
     let metric = "tidegate_repository_readable 0";
     assert!(server.admin("/metrics").text().contains(metric));
 }
