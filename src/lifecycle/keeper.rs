@@ -685,7 +685,11 @@ impl Keeper {
             let (name, id) = (version.parts().model.clone(), version.id());
             self.tell(&name, Some(id), EventKind::Retired, "its last requests finish");
             let stays = self.state.models.get(&name).is_some_and(|kept| kept.is_ready(id));
-            let served = self.registry.decisions(&name).is_some_and(|d| d.served.contains_key(&id));
+            let decided = self.registry.decisions(&name);
+            let served = decided.is_some_and(|decided| decided.served.contains_key(&id));
+            if decided.is_some_and(|decided| decided.unloaded) {
+                self.serving.watchdog().end_runs(&version);
+            }
             if !stays && served {
                 self.remember(&name, Action::Retire { version: id.number() });
             }

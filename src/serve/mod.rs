@@ -207,16 +207,6 @@ impl Serving {
         &self.watchdog
     }
 
-    /// Ends the runs of a version that must go, those that go on and those that begin.
-    pub fn end_runs(&self, version: &Version) {
-        self.watchdog.end_runs(version.serial());
-    }
-
-    /// Forgets a version that is about to be freed.
-    pub fn forget(&self, version: &Version) {
-        self.watchdog.forget(version.serial());
-    }
-
     /// Counts the request of a worker that was given up, once another is about to take its place.
     pub fn replaced(&self, lost: &Watch) {
         self.watchdog.replaced();

@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Serving;
+use super::{Serving, Version};
 use crate::{
     engine::{self, Bell, Generation, Leash},
     monitor::{Clock, WorkerId},
@@ -34,6 +34,9 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// From when on a run is long enough to ask whether its client still waits.
 const LONG: Duration = Duration::from_millis(50);
+
+/// How long a run of a version that was unloaded may have taken to be waited for.
+const LEAVING: Duration = Duration::from_secs(2);
 
 /// How long the place of a worker may stand empty before the process counts as ill.
 const VACANT_MAX: Duration = Duration::from_secs(10);
@@ -89,7 +92,7 @@ pub struct Watchdog {
     /// How long a run that was told to end may go on.
     stuck_after: Duration,
     /// Versions whose runs must end.
-    leaving: Mutex<HashSet<u64>>,
+    leaving: Mutex<Vec<(u64, Weak<Version>)>>,
     /// Whether all runs must end.
     ending: AtomicBool,
     /// Workers that were given up and have not come back since.
@@ -177,21 +180,17 @@ impl Watchdog {
         let _ = self.on_loss.set(OnLoss(Box::new(told)));
     }
 
-    /// Ends the runs of a version, those that go on and those that begin.
-    pub(super) fn end_runs(&self, version: u64) {
-        lock(&self.leaving).insert(version);
-        self.bell.ring();
+    /// Ends the runs of a version that must go, once they have taken too long to be waited for.
+    pub fn end_runs(&self, version: &Arc<Version>) {
+        let mut leaving = lock(&self.leaving);
+        leaving.retain(|(_, version)| version.strong_count() > 0);
+        leaving.push((version.serial(), Arc::downgrade(version)));
     }
 
     /// Ends every run, those that go on and those that begin: the process is about to end.
     pub fn end_all(&self) {
         self.ending.store(true, SeqCst);
         self.bell.ring();
-    }
-
-    /// Forgets a version that is gone.
-    pub(super) fn forget(&self, version: u64) {
-        lock(&self.leaving).remove(&version);
     }
 
     /// Why the process should be started anew, if so: one stuck run is no reason, most of the workers are.
@@ -305,16 +304,18 @@ impl Watchdog {
         if self.nanoseconds(now) >= watch.deadline.load(Relaxed) {
             return Some(Reason::Deadline);
         }
-        if self.ending.load(Relaxed) {
+        let took = now.saturating_duration_since(seen.since);
+        if self.ending.load(Relaxed) || took >= LEAVING && self.is_leaving(watch.version()) {
             return Some(Reason::Leaving);
         }
-        let leaving = lock(&self.leaving);
-        if leaving.contains(&watch.version.load(Relaxed)) {
-            return Some(Reason::Leaving);
-        }
-        let is_long = now.saturating_duration_since(seen.since) >= LONG;
         // Only this worker closes the socket, and it is in a run.
-        (is_long && engine::peer_is_gone(watch.client.load(Relaxed))).then_some(Reason::Gone)
+        (took >= LONG && engine::peer_is_gone(watch.client.load(Relaxed))).then_some(Reason::Gone)
+    }
+
+    /// Whether a version must go; a lock, but only for what is long in a run.
+    fn is_leaving(&self, serial: u64) -> bool {
+        // Never upgraded: whoever frees a version must be the last that holds it.
+        lock(&self.leaving).iter().any(|(leaving, _)| *leaving == serial)
     }
 
     fn give_up(&self, watch: &Watch) {

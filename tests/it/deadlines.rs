@@ -188,6 +188,25 @@ fn a_request_that_waits_for_a_session_holds_up_nobody_else() {
 }
 
 #[test]
+fn an_unload_ends_runs_that_take_long() {
+    let server = Launch::of(&repository()).set("SERVER__WORKERS", "1").start();
+    let mut client = server.connect();
+    let before = worker_ticks(&server);
+    client.send(count(ENDLESS).bytes());
+    eventually("it runs", || (worker_ticks(&server) > before + 3).then_some(()));
+    let mut admin = Connection::open(server.admin);
+    admin.send(Request::post_json("/api/v1/models/count/unload", &json!({})).bytes());
+    let told = client.answer();
+    assert_eq!(told.status, 503, "{told:?}");
+    assert!(told.error().contains("unloaded while this request ran"), "{told:?}");
+    assert_eq!(admin.answer().status, 200);
+    eventually("it is freed", || {
+        let entry = server.indexed("count", "1")?;
+        (entry["state"] == "UNAVAILABLE").then_some(())
+    });
+}
+
+#[test]
 fn the_end_of_the_process_ends_runs() {
     let mut server = Launch::of(&repository())
         .set("SERVER__WORKERS", "1")
