@@ -211,7 +211,7 @@ pub(super) struct Proof {
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
     /// How long a proof may take by the clock; then it is ended and the version refused. It gives way to threads that
-    /// serve, so under full load it takes longer than alone. A twentieth of it may go to runs with sizes of 0, 1 and 3;
+    /// serve, so under full load it takes longer than alone. A twentieth of it may go to runs with sizes of 0 to 3;
     /// requests with sizes that end the proving process are refused.
     pub(super) time_max: Time<100, HOUR>,
     /// How much time on CPUs it may take, all threads together, counted in whole seconds.

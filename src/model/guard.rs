@@ -5,7 +5,8 @@
 //! inputs before the engine sees them. Always true:
 //! - An input with a dimension of 0 passes only where exactly these dimensions were 0 in a run that went well, or where
 //!   nothing in the model is known to mind.
-//! - Where there is nothing to guard, the comparison is one look at a flag.
+//! - Engines count with the dimensions beside a 0: these are bounded.
+//! - Where there is nothing to guard, the comparison is one look at each dimension.
 //!
 //! Not here: finding out (`engine::onnx`, `lifecycle`), the answer to the client (`edge`).
 
@@ -58,8 +59,10 @@ pub struct Place {
 pub struct SizeGuard {
     /// The dimensions, each with a size at which it is not meant: one that was seen to run well.
     pub places: Vec<(Place, i64)>,
-    /// True if only the size 1 is meant; false: every size above 1.
-    pub one: bool,
+    /// The size that ended it.
+    pub size: i64,
+    /// True if larger sizes are meant, too: the small ones are special, this one stood for the rest.
+    pub and_above: bool,
 }
 
 /// Why inputs are kept from a version; the caller can send others.
@@ -89,6 +92,9 @@ pub enum GuardError {
     },
 }
 
+/// What the dimensions of an empty tensor may make without those that are 0: engines multiply them in 64 bits with others.
+const BESIDE_EMPTY_MAX: i64 = i32::MAX as i64;
+
 /// What a client can do about an empty input.
 const ADVICE: &str = "send at least one element in every dimension";
 
@@ -113,19 +119,28 @@ impl Guards {
     /// If the engine must not see them.
     #[inline]
     pub fn check(&self, inputs: &[Input]) -> Result<(), GuardError> {
-        if matches!(self.empty, Empty::Any) && self.sizes.is_empty() {
+        let is_empty = |input: &Input| input.tensor.shape().contains(&0);
+        if self.sizes.is_empty() && !inputs.iter().any(is_empty) {
             return Ok(());
         }
-        let is_empty = |input: &Input| input.tensor.shape().contains(&0);
-        if !self.sizes.is_empty() || inputs.iter().any(is_empty) {
-            return self.look_closer(inputs);
-        }
-        Ok(())
+        self.look_closer(inputs)
     }
 
     #[cold]
     fn look_closer(&self, inputs: &[Input]) -> Result<(), GuardError> {
         let empty = Place::empty(inputs);
+        for place in &empty {
+            let input = &inputs[place.input as usize];
+            let mut sizes = input.tensor.shape().iter().filter(|size| **size > 0);
+            let counted = sizes.try_fold(1i64, |count, size| count.checked_mul(*size));
+            if counted.is_none_or(|count| count > BESIDE_EMPTY_MAX) {
+                let reason = format!(
+                    "the dimensions beside one of 0 must not make more than {BESIDE_EMPTY_MAX} elements"
+                );
+                let (name, shape) = (input.name.clone(), input.tensor.shape().clone());
+                return Err(GuardError::Empty { name, shape, reason });
+            }
+        }
         if let Some(first) = empty.first() {
             let reason = match &self.empty {
                 Empty::Any => None,
@@ -175,10 +190,10 @@ impl Guards {
             Empty::Any => {}
         }
         for guard in &self.sizes {
-            let sizes = if guard.one { "of 1" } else { "above 1" };
+            let (size, more) = (guard.size, if guard.and_above { " or more" } else { "" });
             let places = listed(guard.places.iter().map(|(place, _)| place), name);
             notes.push(format!(
-                "requests with a size {sizes} in dimension {places} are refused: it ended the process that proved this \
+                "requests with a size of {size}{more} in dimension {places} are refused: it ended the process that proved this \
                  version; mend the model, or declare the dimension's size"
             ));
         }
@@ -227,13 +242,7 @@ impl SizeGuard {
         self.places.iter().all(|(place, spared)| match place.size(inputs) {
             None => false,
             Some(size) if size == *spared => false,
-            Some(size) => {
-                if self.one {
-                    size == 1
-                } else {
-                    size > 1
-                }
-            }
+            Some(size) => size == self.size || self.and_above && size > self.size,
         })
     }
 
@@ -268,8 +277,10 @@ mod tests {
     }
 
     #[test]
-    fn without_guards_everything_passes() {
+    fn without_guards_everything_passes_that_can_be_counted() {
         assert_eq!(verdict(&Guards::NONE, &[&[0, 3], &[2]]), Ok(()));
+        let reason = verdict(&Guards::NONE, &[&[1 << 40, 0], &[2]]).unwrap_err();
+        assert!(reason.contains("must not make more than 2147483647 elements"), "{reason}");
         assert_eq!(verdict(&Guards::default(), &[&[0, 0]]), Ok(()));
     }
 
@@ -298,14 +309,16 @@ mod tests {
     #[test]
     fn sizes_that_ended_a_process_are_refused_where_all_dimensions_have_them() {
         let both = vec![(Place::of(0, 0, 2), 1), (Place::of(1, 0, 1), 4)];
-        let guards = Guards::new(Empty::Any, vec![SizeGuard { places: both, one: false }]);
+        let guards =
+            Guards::new(Empty::Any, vec![SizeGuard { places: both, size: 3, and_above: true }]);
         assert_eq!(verdict(&guards, &[&[3, 9], &[4]]), Ok(()), "a size that ran well");
         assert_eq!(verdict(&guards, &[&[1, 9], &[3]]), Ok(()));
         let reason = verdict(&guards, &[&[3, 9], &[3]]).unwrap_err();
         let advice = "send the size 1 in dimension 0 of `i0` or the size 4 in dimension 0 of `i1`";
         assert!(reason.ends_with(advice), "{reason}");
         let one = vec![(Place::of(0, 1, 2), 8)];
-        let guards = Guards::new(Empty::Any, vec![SizeGuard { places: one, one: true }]);
+        let guards =
+            Guards::new(Empty::Any, vec![SizeGuard { places: one, size: 1, and_above: false }]);
         assert_eq!(verdict(&guards, &[&[3, 2]]), Ok(()));
         assert!(verdict(&guards, &[&[3, 1]]).is_err());
     }

@@ -335,7 +335,7 @@ fn what_ends_the_proving_process_on_a_size_becomes_a_guard() {
 
 #[test]
 fn empty_inputs_pass_only_as_they_ran_well() {
-    let guards = proven("transposed_mat_mul").guards;
+    let guards = proven("fused_by_the_optimiser").guards;
     let check = |a: &[i64], b: &[i64]| guards.check(&ones(&["a", "b"], &[a, b]));
     assert!(check(&[2, 3, 4], &[3, 4, 2]).is_ok());
     let error = check(&[0, 0, 0], &[0, 0, 0]).unwrap_err().to_string();

@@ -102,7 +102,7 @@ fn what_fails_is_proven_at_each_start() {
 fn guards_are_remembered_with_the_proof() {
     let repository = Repository::of(&["add_sub"]);
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/killers");
-    let name = "transposed_mat_mul";
+    let name = "fused_by_the_optimiser";
     repository.add_as(name, "1", &PathBuf::from(folder).join(name).with_extension("onnx"));
     let empty = |name| input(name, "FP32", &[0, 0, 0], &json!([]));
     let killing = body(&[empty("a"), empty("b")]);

@@ -41,6 +41,8 @@ pub(super) const LOW: Facts = 8;
 pub(super) const VARIES: Facts = 16;
 /// Its shape follows from the values of a request, so that it may be empty although no input is.
 pub(super) const SHAPED: Facts = 32;
+/// It is a transposed value whose first dimension was another.
+pub(super) const MOVED: Facts = 64;
 /// Of another type, with any elements.
 const OTHER: Facts = MINUS_ONE | SMALLEST | LOW;
 const ANYTHING: Facts = INTEGER | OTHER;
@@ -109,6 +111,8 @@ struct Node<'a> {
     inputs: Vec<&'a str>,
     outputs: Vec<&'a str>,
     has_axis: bool,
+    /// The dimension that a transposition makes the first, where it says it.
+    first_axis: Option<i64>,
     /// The dimensions of a kernel, where an attribute says it.
     kernel_rank: Option<usize>,
     /// The element type that it is told to give.
@@ -218,13 +222,16 @@ impl Reader<'_> {
         node: &mut Node<'a>,
     ) -> Result<(), OnnxError> {
         let (mut name, mut number, mut tensor, mut other) = ("", None, None, false);
-        let mut count = 0;
+        let (mut count, mut first_number) = (0, None);
         while let Some(field) = fields.advance()? {
             match field.number {
                 1 => name = self.text(&field)?,
                 3 => number = Some(field.int64()?),
                 5 => tensor = Some(self.tensor(field.message()?)?.1),
-                8 => field.integers(|_| count += 1)?,
+                8 => field.integers(|number| {
+                    count += 1;
+                    first_number.get_or_insert(number);
+                })?,
                 6 | 11 => node.graphs.push(self.graph(field.message()?)?),
                 // A name that only the caller of a function gives a value, or data of another kind.
                 21 | 22 => other = true,
@@ -240,6 +247,7 @@ impl Reader<'_> {
             }
             "value_ints" | "sparse_value" => other = true,
             "axis" => node.has_axis = true,
+            "perm" => node.first_axis = first_number.filter(|_| !other),
             "kernel_shape" => node.kernel_rank = Some(count).filter(|_| !other),
             _ => {}
         }
@@ -652,6 +660,7 @@ fn origin(node: &Node<'_>, index: usize, inputs: &[Facts], branches: &[Vec<Facts
                 VARIES
             }
         }
+        ("", "Transpose") if node.first_axis != Some(0) => all | MOVED,
         ("", "If") => {
             let known = |branch: &Vec<Facts>| branch.get(index).copied().unwrap_or(UNKNOWN);
             let either = branches.iter().map(known).fold(0, |one, other| one | other) & RUNTIME;

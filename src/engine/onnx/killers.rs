@@ -12,7 +12,7 @@
 
 use super::{
     OnnxError,
-    division::{Facts, LOW, SHAPED, VARIES},
+    division::{Facts, LOW, MOVED, SHAPED, VARIES},
     shown,
 };
 
@@ -34,8 +34,9 @@ pub struct Killer {
 pub enum Remedy {
     /// Inputs with a dimension of 0 are kept from the version.
     Guarded,
-    /// Guarded where no proof shows which empty inputs run well.
-    GuardedUnproven,
+    /// Guarded where an operand is a transposed one whose first dimension has moved, and where no proof shows which empty
+    /// inputs run well.
+    GuardedIfMoved,
     /// Guarded where it has an axis; harmless without.
     GuardedWithAxis,
     /// Guarded where its kernel has three dimensions or more, or does not say; harmless below.
@@ -101,11 +102,16 @@ pub const KILLERS: &[Killer] = &[
         "SkipSimplifiedLayerNormalization",
         "a skip of 0 rows ends the process (SIGFPE)",
     ),
+    guarded(
+        "",
+        "Einsum",
+        "it may be computed by a FusedMatMul, which a dimension of 0 ends (SIGFPE)",
+    ),
     Killer {
         domain: "",
         operator: "MatMul",
         reason: "after a Transpose it becomes a FusedMatMul, where an operand with a dimension of 0 ends the process",
-        remedy: Remedy::GuardedUnproven,
+        remedy: Remedy::GuardedIfMoved,
     },
     Killer {
         domain: "",
@@ -229,19 +235,22 @@ impl Judged<'_> {
             }
             _ => {}
         }
-        let by_values = self.operands.iter().any(|operand| operand & SHAPED != 0);
+        let settled_by_proof =
+            row.remedy == Remedy::GuardedIfMoved && !may(0, MOVED) && !may(1, MOVED);
+        let by_values =
+            !settled_by_proof && self.operands.iter().any(|operand| operand & SHAPED != 0);
         let operator = match row.domain {
             "" => row.operator.to_owned(),
             domain => format!("{domain}.{}", row.operator),
         };
         match hazards.iter_mut().find(|hazard| hazard.operator == operator) {
-            Some(known) => known.by_values |= by_values && !known.settled_by_proof,
-            None => hazards.push(Hazard {
-                operator,
-                reason: row.reason,
-                settled_by_proof: row.remedy == Remedy::GuardedUnproven,
-                by_values: by_values && row.remedy != Remedy::GuardedUnproven,
-            }),
+            Some(known) => {
+                known.by_values |= by_values;
+                known.settled_by_proof &= settled_by_proof;
+            }
+            None => {
+                hazards.push(Hazard { operator, reason: row.reason, settled_by_proof, by_values });
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@
 //! - The process that [`Prover::make_ready`] starts ahead of the next proof has seen no model.
 //! - Nothing that it does harms the parent: not its end, not a closed pipe, not an endless answer.
 //! - Where it cannot be started, nothing is proven and the version is refused.
-//! - What ends it on ordinary values refuses the version. What ends it on a size of 0, 1 or an odd number becomes a guard of
+//! - What ends it on ordinary values refuses the version. What ends it on a size from 0 to 3 becomes a guard of
 //!   the version, and another process tries the other sizes.
 //!
 //! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the

@@ -1,8 +1,7 @@
 //! Probes: runs with sizes that no sample has, in the process that proves a version, which may end by them.
 //!
 //! Engines end the process on legal sizes, most often on a dimension of 0. So after a version has shown what it must, it is
-//! run with each open dimension, each name of dimensions, the first dimensions and all open dimensions at 0, at an odd size
-//! and at 1. What the runs give does not matter, only that the process goes on: before each run the child says which it is,
+//! run with each open dimension, each name of dimensions, the first dimensions and all open dimensions at 0, 3, 1 and 2. What the runs give does not matter, only that the process goes on: before each run the child says which it is,
 //! so that its parent knows what ended it. Always true:
 //! - A probe never refuses a version: what it finds becomes [`Guards`].
 //! - The number of probes, their elements and their time are bounded; what was not run with a dimension of 0 is not allowed.
@@ -26,12 +25,12 @@ use crate::{
 };
 
 /// Sizes beside those of the sample, worst first.
-const SIZES: [i64; 3] = [0, ODD, 1];
+const SIZES: [i64; 4] = [0, ODD, 1, 2];
 /// A size that is neither a power of two nor a multiple of anything usual.
 const ODD: i64 = 3;
 
 /// Runs with other sizes, of one version.
-pub(super) const PROBES_MAX: usize = 96;
+pub(super) const PROBES_MAX: usize = 128;
 
 /// Elements of one input of a probe.
 const ELEMENTS_MAX: usize = 1 << 22;
@@ -43,6 +42,8 @@ pub(super) struct Probe {
     places: Vec<(Place, i64)>,
     /// What they are changed to.
     size: i64,
+    /// The other open dimensions, where they are changed to an odd size meanwhile.
+    rest: Vec<Place>,
     /// Every dimension that is 0 in it.
     empty: Vec<Place>,
 }
@@ -64,9 +65,10 @@ pub(super) fn plan(summary: &Summary, signature: &Signature, sample: &[Input]) -
     let empty = Place::empty(sample);
     if !empty.is_empty() {
         // A dimension that is declared to be 0.
-        probes.push(Probe { places: Vec::new(), size: 0, empty });
+        probes.push(Probe { places: Vec::new(), size: 0, rest: Vec::new(), empty });
     }
     let (common, single) = groups(summary, signature, sample);
+    let open: Group = single.iter().flatten().copied().collect();
     let mut seen = BTreeSet::new();
     for (groups, sizes) in [(common, SIZES), (single, SIZES)] {
         for size in sizes {
@@ -80,7 +82,15 @@ pub(super) fn plan(summary: &Summary, signature: &Signature, sample: &[Input]) -
                 empty.retain(|place| places.iter().all(|(changed, _)| changed != place));
                 empty.extend(places.iter().filter(|_| size == 0).map(|(place, _)| *place));
                 empty.sort_unstable();
-                probes.push(Probe { places, size, empty });
+                let is_rest = |(place, usual): &&(Place, i64)| {
+                    *usual != ODD && places.iter().all(|(changed, _)| changed != place)
+                };
+                let rest: Vec<_> = open.iter().filter(is_rest).map(|(place, _)| *place).collect();
+                let probe = Probe { places, size, rest: Vec::new(), empty };
+                // What an engine makes of nothing depends on how many nothings there are.
+                let other =
+                    (size == 0 && !rest.is_empty()).then(|| Probe { rest, ..probe.clone() });
+                probes.extend([probe].into_iter().chain(other));
             }
         }
     }
@@ -149,6 +159,9 @@ impl Probe {
             for (place, _) in self.places.iter().filter(|(place, _)| place.input as usize == index)
             {
                 *dims.get_mut(place.axis as usize)? = self.size;
+            }
+            for place in self.rest.iter().filter(|place| place.input as usize == index) {
+                *dims.get_mut(place.axis as usize)? = ODD;
             }
             let tensor = repeated(&input.tensor, &Shape::new(&dims)?)?;
             inputs.push(Input { name: input.name.clone(), tensor });
@@ -234,14 +247,19 @@ pub(super) fn ordinary(sample: &[Input]) -> [Vec<Input>; 2] {
 
 /// What a version must be guarded from after these probes.
 pub(super) fn guards(tried: &[(&Probe, Fate)]) -> Guards {
-    let empty = |wanted: Fate| {
+    let empty = |wanted: Fate| -> BTreeSet<Vec<Place>> {
         let probes = tried.iter().filter(|(probe, fate)| probe.is_empty() && *fate == wanted);
         probes.map(|(probe, _)| probe.empty.clone()).collect()
     };
+    let fatal_empty = empty(Fate::Fatal);
+    let well = empty(Fate::Well).difference(&fatal_empty).cloned().collect();
     let fatal = tried
         .iter()
         .filter(|(probe, fate)| probe.size > 0 && !probe.places.is_empty() && *fate == Fate::Fatal);
-    let sizes =
-        fatal.map(|(probe, _)| SizeGuard { places: probe.places.clone(), one: probe.size == 1 });
-    Guards::new(Empty::Only { well: empty(Fate::Well), fatal: empty(Fate::Fatal) }, sizes.collect())
+    let sizes = fatal.map(|(probe, _)| SizeGuard {
+        places: probe.places.clone(),
+        size: probe.size,
+        and_above: probe.size == ODD,
+    });
+    Guards::new(Empty::Only { well, fatal: fatal_empty.into_iter().collect() }, sizes.collect())
 }
