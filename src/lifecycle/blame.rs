@@ -74,7 +74,8 @@ impl Blame {
         let (path, crashes) = (state.join("blamed"), state.join("crashes"));
         let mut entries = read_ledger(&path)?;
         let mut recent = millis(now.saturating_sub(WITHIN));
-        let left = read_crashes(&crashes)?;
+        // Empty where the process before this one did not crash.
+        let left = read_crashes(&crashes)?.filter(|(lines, _)| !lines.is_empty());
         if let Some((lines, at)) = &left {
             for line in lines.lines().filter_map(Blamed::parse) {
                 note(&mut entries, Blamed { at: *at, ..line });
@@ -198,7 +199,7 @@ fn read_crashes(path: &Path) -> io::Result<Option<(String, u64)>> {
     }))
 }
 
-/// A file's text and when it was written last; `None` if it is not there, and no text if it is too long.
+/// A file's text and when it was written last; `None` if it is not there, and an empty line if it is too long.
 fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(String, SystemTime)>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -210,7 +211,7 @@ fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(String, SystemTime)>>
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        bytes.clear();
+        bytes = b"\n".to_vec();
     }
     Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), modified)))
 }
@@ -281,6 +282,8 @@ mod tests {
         for crash in odd {
             let blame = state.start(10_000, Some((crash, 9_999)));
             assert_eq!(suspicion(&blame, DIGEST), Suspicion::None, "{crash:.50}");
+            let left = fs::metadata(state.0.path().join("crashes")).unwrap().len();
+            assert_eq!(left, 0, "{crash:.50}");
         }
         // One start that was cut off, and the next.
         state.start(10_000, Some((&line("SIGFPE"), 9_999)));
