@@ -135,7 +135,6 @@ pub(super) struct Report {
     pub(super) run: Option<Duration>,
     pub(super) notes: Vec<String>,
     /// Filled in by the parent, who outlives what the probes find.
-    #[serde(default)]
     pub(super) guards: Guards,
 }
 
