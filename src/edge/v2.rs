@@ -117,9 +117,8 @@ async fn arrive<'w>(
 }
 
 fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<usize>, Refusal> {
-    let mut values = headers.get_all(name).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.any(|other| other != value) {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    if headers.get_all(name).iter().any(|other| other != value) {
         let text = format!("header `{name}` is there twice, with different values; send it once");
         return Err(Refusal::bad_request(text).closing());
     }

@@ -30,7 +30,7 @@ const SIGNALS: [(libc::c_int, &str); 5] = [
     (libc::SIGILL, "SIGILL\t"),
 ];
 
-/// Where crashes are written; negative before it is known.
+/// The file descriptor for crashes; negative before it is known.
 static FILE: AtomicI32 = AtomicI32::new(-1);
 /// The first crash of a process is its only one.
 static WRITTEN: AtomicBool = AtomicBool::new(false);
@@ -60,7 +60,7 @@ impl Tag {
     }
 }
 
-/// What the thread ran before, put back when dropped: also where the run panics.
+/// The tag that the thread had before, put back when dropped: also when the run panics.
 struct Before(*const Tag);
 
 impl Drop for Before {

@@ -54,13 +54,13 @@ struct Blamed {
     held: bool,
 }
 
-/// What a version is to be taken for.
+/// The suspicion against a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Suspicion {
     /// It ended nothing.
-    Good,
+    None,
     /// It ended the server lately.
-    Suspect,
+    Once,
     /// It ended the server twice within an hour, the last time by this signal.
     Held(String),
 }
@@ -74,7 +74,8 @@ impl Blame {
         let (path, crashes) = (state.join("blamed"), state.join("crashes"));
         let mut entries = read_ledger(&path)?;
         let mut recent = millis(now.saturating_sub(WITHIN));
-        let left = read_crashes(&crashes)?;
+        // Empty where the process before this one did not crash.
+        let left = read_crashes(&crashes)?.filter(|(lines, _)| !lines.is_empty());
         if let Some((lines, at)) = &left {
             for line in lines.lines().filter_map(Blamed::parse) {
                 note(&mut entries, Blamed { at: *at, ..line });
@@ -92,17 +93,17 @@ impl Blame {
         Ok((Self { entries: Mutex::new(entries), ..blame }, file))
     }
 
-    /// What a version is to be taken for.
-    pub(super) fn standing(&self, model: &ModelName, id: VersionId, digest: &str) -> Standing {
+    /// The suspicion against a version.
+    pub(super) fn suspicion(&self, model: &ModelName, id: VersionId, digest: &str) -> Suspicion {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |entry: &&Blamed| {
             (entry.model.as_str(), entry.version, entry.digest.as_str())
                 == (model.as_str(), id.number(), digest)
         };
         match entries.iter().find(is_it) {
-            None => Standing::Good,
-            Some(entry) if entry.held => Standing::Held(entry.signal.clone()),
-            Some(_) => Standing::Suspect,
+            None => Suspicion::None,
+            Some(entry) if entry.held => Suspicion::Held(entry.signal.clone()),
+            Some(_) => Suspicion::Once,
         }
     }
 
@@ -198,7 +199,7 @@ fn read_crashes(path: &Path) -> io::Result<Option<(String, u64)>> {
     }))
 }
 
-/// A file's text and when it was written last; `None` if it is not there, and no text if it is too long.
+/// A file's text and when it was written last; `None` if it is not there, and an empty line if it is too long.
 fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(String, SystemTime)>> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -210,7 +211,7 @@ fn read(path: &Path, bytes_max: u64) -> io::Result<Option<(String, SystemTime)>>
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        bytes.clear();
+        bytes = b"\n".to_vec();
     }
     Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), modified)))
 }
@@ -237,8 +238,8 @@ mod tests {
         }
     }
 
-    fn standing(blame: &Blame, digest: &str) -> Standing {
-        blame.standing(&ModelName::parse("m").unwrap(), VersionId::new(2), digest)
+    fn suspicion(blame: &Blame, digest: &str) -> Suspicion {
+        blame.suspicion(&ModelName::parse("m").unwrap(), VersionId::new(2), digest)
     }
 
     fn line(signal: &str) -> String {
@@ -248,19 +249,19 @@ mod tests {
     #[test]
     fn blamed_once_it_is_suspect_and_twice_within_an_hour_it_is_held() {
         let state = Crashes(tempfile::tempdir().unwrap());
-        assert_eq!(standing(&state.start(10_000, None), DIGEST), Standing::Good);
+        assert_eq!(suspicion(&state.start(10_000, None), DIGEST), Suspicion::None);
         let once = state.start(10_100, Some((&line("SIGFPE"), 10_090)));
-        assert_eq!(standing(&once, DIGEST), Standing::Suspect);
-        assert_eq!(standing(&once, &DIGEST.replace('0', "f")), Standing::Good, "other files");
-        let other = once.standing(&ModelName::parse("n").unwrap(), VersionId::new(2), DIGEST);
-        assert_eq!(other, Standing::Good, "another model of the same files");
+        assert_eq!(suspicion(&once, DIGEST), Suspicion::Once);
+        assert_eq!(suspicion(&once, &DIGEST.replace('0', "f")), Suspicion::None, "other files");
+        let other = once.suspicion(&ModelName::parse("n").unwrap(), VersionId::new(2), DIGEST);
+        assert_eq!(other, Suspicion::None, "another model of the same files");
         let twice = state.start(12_000, Some((&line("SIGSEGV"), 11_000)));
-        assert_eq!(standing(&twice, DIGEST), Standing::Held("SIGSEGV".to_owned()));
+        assert_eq!(suspicion(&twice, DIGEST), Suspicion::Held("SIGSEGV".to_owned()));
         let later = state.start(1_000_000, None);
-        assert_eq!(standing(&later, DIGEST), Standing::Held("SIGSEGV".to_owned()));
+        assert_eq!(suspicion(&later, DIGEST), Suspicion::Held("SIGSEGV".to_owned()));
         later.forgive(&ModelName::parse("m").unwrap());
-        assert_eq!(standing(&later, DIGEST), Standing::Good);
-        assert_eq!(standing(&state.start(1_000_001, None), DIGEST), Standing::Good);
+        assert_eq!(suspicion(&later, DIGEST), Suspicion::None);
+        assert_eq!(suspicion(&state.start(1_000_001, None), DIGEST), Suspicion::None);
     }
 
     #[test]
@@ -268,8 +269,8 @@ mod tests {
         let state = Crashes(tempfile::tempdir().unwrap());
         state.start(10_000, Some((&line("SIGFPE"), 9_999)));
         let again = state.start(20_000, Some((&line("SIGFPE"), 19_999)));
-        assert_eq!(standing(&again, DIGEST), Standing::Suspect);
-        assert_eq!(standing(&state.start(30_000, None), DIGEST), Standing::Good);
+        assert_eq!(suspicion(&again, DIGEST), Suspicion::Once);
+        assert_eq!(suspicion(&state.start(30_000, None), DIGEST), Suspicion::None);
     }
 
     #[test]
@@ -280,13 +281,15 @@ mod tests {
         let odd = ["", "\n\n", "SIGFPE\tm\t2", cut, "SIGFPE\t../m\t2\tx\n", "\u{0}\u{0}", &long];
         for crash in odd {
             let blame = state.start(10_000, Some((crash, 9_999)));
-            assert_eq!(standing(&blame, DIGEST), Standing::Good, "{crash:.50}");
+            assert_eq!(suspicion(&blame, DIGEST), Suspicion::None, "{crash:.50}");
+            let left = fs::metadata(state.0.path().join("crashes")).unwrap().len();
+            assert_eq!(left, 0, "{crash:.50}");
         }
         // One start that was cut off, and the next.
         state.start(10_000, Some((&line("SIGFPE"), 9_999)));
         let same = state.start(10_001, Some((&line("SIGFPE"), 9_999)));
-        assert_eq!(standing(&same, DIGEST), Standing::Suspect);
+        assert_eq!(suspicion(&same, DIGEST), Suspicion::Once);
         fs::write(state.0.path().join("blamed"), "{").unwrap();
-        assert_eq!(standing(&state.start(10_000, None), DIGEST), Standing::Good);
+        assert_eq!(suspicion(&state.start(10_000, None), DIGEST), Suspicion::None);
     }
 }

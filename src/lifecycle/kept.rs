@@ -52,7 +52,7 @@ pub(super) struct KeptVersion {
     seen: Option<(Fingerprint, Instant)>,
     /// When a failure that may pass is tried again, and how long was waited for it.
     retry: Option<(Instant, Duration)>,
-    /// What its folder looked like when it was held back for what it did to this server.
+    /// Its folder's fingerprint at the time it was held back for ending this server.
     blamed: Option<Fingerprint>,
     /// Whether requests for it have it loaded, while it is not.
     on_demand: bool,
@@ -320,7 +320,7 @@ impl Kept {
         Some(plan)
     }
 
-    /// Whether a version is held back for what it did to this server.
+    /// True if a version is held back for ending this server.
     fn is_blamed(&self, id: VersionId) -> bool {
         let blamed = self.versions.get(&id).and_then(|kept| kept.blamed);
         blamed.is_some() && blamed == self.listed.get(&id).map(|listed| listed.fingerprint)

@@ -22,7 +22,7 @@ use crate::{
 
 use super::{
     Blame, Case, Golden, GoldenError, Origin, ProofFailure, Prover,
-    blame::Standing,
+    blame::Suspicion,
     proof::{message::MessageError, trial},
 };
 
@@ -47,7 +47,7 @@ pub struct Loader {
     pub spare_prover: bool,
     /// How many versions are fetched and proven at a time; one at a time is then loaded into this process.
     pub loads_at_once: NonZeroUsize,
-    /// Which versions ended this server before; `None` where that is not known.
+    /// The versions that ended this server before; `None` if that is not known.
     pub blame: Option<Blame>,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
@@ -332,8 +332,8 @@ impl Loader {
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let digest = identity.as_deref().unwrap_or(&artifact.sha256);
-        let standing = self.blame.as_ref().map(|blame| blame.standing(model, id, digest));
-        if let Some(Standing::Held(signal)) = standing {
+        let suspicion = self.blame.as_ref().map(|blame| blame.suspicion(model, id, digest));
+        if let Some(Suspicion::Held(signal)) = suspicion {
             return Err(LoadFailure::Blamed { model: model.clone(), signal });
         }
         let tag = Tag::new(model.as_str(), id.number(), digest);
@@ -352,7 +352,7 @@ impl Loader {
                 intra_op_threads: options.intra_op_threads,
                 warmup_runs: self.warmup_runs,
                 identity: identity.as_deref(),
-                anew: standing == Some(Standing::Suspect),
+                anew: suspicion == Some(Suspicion::Once),
             });
             upkeep.proven(match &proof {
                 Ok(proof) if proof.remembered => "remembered",
@@ -487,7 +487,7 @@ fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure>
     Ok((ModelFile { bytes: artifact.model.clone(), external }, hazards))
 }
 
-/// What the proof found, and no empty inputs where an operator ends the process on them.
+/// Combines the guards that the proof found with one against all empty inputs if an operator ends the process on them.
 fn guarded(proven: Option<&Guards>, hazards: &[Hazard]) -> Guards {
     let found = proven.cloned().unwrap_or(Guards::NONE);
     let reasons: Vec<_> = (hazards.iter())
@@ -497,7 +497,7 @@ fn guarded(proven: Option<&Guards>, hazards: &[Hazard]) -> Guards {
     if reasons.is_empty() { found } else { found.never_empty(reasons.join("; ")) }
 }
 
-/// What people should know of an operator that no guard of the inputs covers.
+/// A note about an operator that no guard of the inputs covers.
 fn by_values(hazard: &Hazard) -> String {
     format!(
         "the size of what `{}` is given follows from a request's values: where it becomes 0, {}; serve this version only \

@@ -1,4 +1,4 @@
-//! What requests must not bring to a version, because its engine would end or freeze the process on it.
+//! Guards: inputs that requests must not bring to a version, because its engine would end or freeze the process on them.
 //!
 //! Engines end the process on inputs that are legal: most often on a dimension of 0, rarely on another size. What is known of
 //! a version (from its operators, and from the process that proved it) is a value here, and is compared with a request's
@@ -18,14 +18,14 @@ use crate::tensor::Shape;
 
 use super::{Input, Signature};
 
-/// What a version must not be given.
+/// The inputs that a version must not be given.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Guards {
     empty: Empty,
     sizes: Vec<SizeGuard>,
 }
 
-/// Which inputs with a dimension of 0 a version may be given.
+/// The inputs with a dimension of 0 that a version may be given.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Empty {
@@ -87,15 +87,15 @@ pub enum GuardError {
         name: String,
         /// Its shape.
         shape: Shape,
-        /// What would be right.
+        /// The sizes to send instead.
         advice: String,
     },
 }
 
-/// What the dimensions of an empty tensor may make without those that are 0: engines multiply them in 64 bits with others.
+/// The largest product of an empty tensor's other dimensions: engines multiply them in 64 bits with others.
 const BESIDE_EMPTY_MAX: i64 = i32::MAX as i64;
 
-/// What a client can do about an empty input.
+/// The advice to a client about an empty input.
 const ADVICE: &str = "send at least one element in every dimension";
 
 impl Guards {
@@ -171,7 +171,7 @@ impl Guards {
         }
     }
 
-    /// What people should know of it: one line for each.
+    /// Notes for people, one line for each guard.
     pub fn notes(&self, signature: &Signature) -> Vec<String> {
         let mut notes = Vec::new();
         let name =

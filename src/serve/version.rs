@@ -50,7 +50,7 @@ pub struct VersionParts {
     pub id: VersionId,
     /// Inputs and outputs.
     pub signature: Signature,
-    /// What requests must not bring.
+    /// The inputs that requests must not bring.
     pub guards: Guards,
     /// What the repository says about the model.
     pub description: Arc<ModelDescription>,

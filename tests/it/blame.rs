@@ -14,14 +14,19 @@ use crate::{
 
 /// Gives the rows below 100 to an LSTM, which ends the process where none is left: no proof tries that.
 fn lstm_of_small_numbers() -> Vec<u8> {
+    lstm_of_numbers_below(100.0)
+}
+
+/// Gives the rows below a limit to an LSTM, which ends the process where none is left.
+pub(crate) fn lstm_of_numbers_below(limit: f32) -> Vec<u8> {
     let nodes = vec![
-        node("Less", &["x", "hundred"], &["is_small"]),
+        node("Less", &["x", "limit"], &["is_small"]),
         node("Compress", &["x", "is_small"], &["small"]),
         node("Unsqueeze", &["small", "axes"], &["steps"]),
         node("LSTM", &["steps", "w", "r"], &["y"]).message(5, int_attribute("hidden_size", 1)),
     ];
     let initializers = vec![
-        floats("hundred", &[1], &[100.0]),
+        floats("limit", &[1], &[limit]),
         integers("axes", INT64, &[2], &[0, 2]),
         floats("w", &[1, 4, 1], &[0.5; 4]),
         floats("r", &[1, 4, 1], &[0.5; 4]),

@@ -2,21 +2,28 @@
 //!
 //! The models and requests are in `tests/fixtures/killers`, made by `make_killers.py`.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tidegate::{
     engine::onnx::{Hazard, KILLERS, Limits, OnnxError, check_operators, summarize},
-    lifecycle::{Proof, ProofLimits},
+    lifecycle::{Code, Proof, ProofLimits},
     model::Input,
     tensor::{Data, Shape, Tensor},
 };
 
 use crate::{
+    blame::lstm_of_numbers_below,
     clients::python,
     models::{
         FLOAT, INT64, Message, declared, floats, graph, graph_attribute, int_attribute, integers,
-        model, node,
+        loop_of_three, model, node,
     },
     proof,
     repository::{Repository, source},
@@ -331,6 +338,27 @@ fn what_ends_the_proving_process_on_a_size_becomes_a_guard() {
         let error = guards.check(&ones(&["x"], &[&[rows]])).unwrap_err().to_string();
         assert!(error.contains("send the size 1 in dimension 0 of `x`"), "{error}");
     }
+}
+
+#[test]
+fn what_ends_the_proving_process_on_ordinary_values_is_refused() {
+    let prover = proof::prover(ProofLimits::default());
+    assert!(proof::prove(&prover, &lstm_of_numbers_below(100.0)).is_ok());
+    // Zeros are let through, ones are not.
+    let failure = proof::prove(&prover, &lstm_of_numbers_below(0.5)).unwrap_err();
+    assert_eq!(failure.code, Code::Crashed, "{failure}");
+}
+
+#[test]
+fn what_never_returns_becomes_a_guard_within_the_time_of_a_proof() {
+    let limits = ProofLimits { time_max: Duration::from_secs(20), ..ProofLimits::default() };
+    let begin = Instant::now();
+    let guards = proof::prove(&proof::prover(limits), &loop_of_three()).unwrap().guards;
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert!(guards.check(&ones(&["x"], &[&[2]])).is_ok(), "{guards:?}");
+    assert!(guards.check(&ones(&["x"], &[&[0]])).is_ok(), "{guards:?}");
+    assert!(guards.check(&ones(&["x"], &[&[3]])).is_err(), "{guards:?}");
+    assert_eq!(proof::children(), Vec::<PathBuf>::new());
 }
 
 #[test]

@@ -140,6 +140,27 @@ pub(crate) fn counted_loop() -> Vec<u8> {
     ))
 }
 
+/// A loop of 2^62 rounds where its input has three elements, and of one round elsewhere.
+pub(crate) fn loop_of_three() -> Vec<u8> {
+    model(graph(
+        vec![
+            node("Shape", &["x"], &["n"]),
+            node("Equal", &["n", "three"], &["is_three"]),
+            node("Where", &["is_three", "many", "once"], &["rounds"]),
+            adding_loop("zero"),
+        ],
+        vec![
+            integers("three", INT64, &[1], &[3]),
+            integers("many", INT64, &[1], &[1 << 62]),
+            integers("once", INT64, &[1], &[1]),
+            floats("zero", &[1], &[0.0]),
+            integers("yes", BOOL, &[], &[1]),
+        ],
+        vec![declared("x", FLOAT, &[-1])],
+        vec![declared("y", FLOAT, &[1])],
+    ))
+}
+
 /// Adds one to this in each of `rounds`, to give `y`.
 fn adding_loop(first: &str) -> Message {
     let body = graph(

@@ -99,7 +99,7 @@ struct Graph<'a> {
 }
 
 impl Graph<'_> {
-    /// What a request can choose of the size of an input.
+    /// The sizes of an input that a request can choose.
     fn sizes_of(&self, input: &str) -> Sizes {
         self.open.get(input).copied().unwrap_or(Sizes::Fixed)
     }
@@ -291,7 +291,7 @@ fn of_number(number: i64, smallest: i64) -> Facts {
     minus_one | smallest | low
 }
 
-/// What a request can choose of the size of an input, and whether its last two dimensions are declared and equal.
+/// The sizes of an input that a request can choose, and true if its last two dimensions are declared and equal.
 fn sizes(input: &Declared) -> (Sizes, bool) {
     let ValueType::Tensor { dims: Some(dims), .. } = &input.value_type else {
         return (Sizes::Open, false);
@@ -339,7 +339,7 @@ impl<'a> Scopes<'a> {
 
 struct Judge<'m, 'a> {
     functions: &'m HashMap<Key<'a>, Graph<'a>>,
-    /// What a request can choose of sizes.
+    /// The sizes that a request can choose.
     sizes: Sizes,
     /// Those of the main graph.
     squares: &'m HashSet<&'a str>,
@@ -647,7 +647,7 @@ const SHAPED_BY: &[(&str, usize)] = &[
     ("Upsample", 1),
 ];
 
-/// Whether the output at `index` of an operator, and its shape, follow from the values of a request.
+/// Tells if the output at `index` of an operator, or its shape, follows from the values of a request.
 fn origin(node: &Node<'_>, index: usize, inputs: &[Facts], branches: &[Vec<Facts>]) -> Facts {
     let (domain, operator, _) = node.key;
     let all = inputs.iter().fold(0, |found, facts| found | facts) & RUNTIME;

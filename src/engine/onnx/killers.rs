@@ -23,13 +23,13 @@ pub struct Killer {
     pub domain: &'static str,
     /// Its name.
     pub operator: &'static str,
-    /// What it does, and when.
+    /// The harm it does, and when.
     pub reason: &'static str,
-    /// What is done about it.
+    /// The protection against it.
     pub remedy: Remedy,
 }
 
-/// What is done about an operator.
+/// The protection against an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remedy {
     /// Inputs with a dimension of 0 are kept from the version.
@@ -60,7 +60,7 @@ pub enum Remedy {
 pub struct Hazard {
     /// The operator's name, with its domain unless that is ONNX's own.
     pub operator: String,
-    /// What it does, and when.
+    /// The harm it does, and when.
     pub reason: &'static str,
     /// True if the proof settles which empty inputs run well.
     pub settled_by_proof: bool,
@@ -156,7 +156,7 @@ pub const KILLERS: &[Killer] = &[
     },
 ];
 
-/// What a request can choose of the sizes of a model's inputs.
+/// The sizes of a model's inputs that a request can choose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sizes {
     /// Nothing.
@@ -171,7 +171,7 @@ pub(super) enum Sizes {
 pub(super) struct Judged<'n> {
     /// Domain and name.
     pub(super) operator: (&'n str, &'n str),
-    /// What it gives.
+    /// The name of its first output.
     pub(super) output: &'n str,
     pub(super) names: &'n [&'n str],
     pub(super) operands: &'n [Facts],

@@ -239,11 +239,11 @@ pub enum OnnxError {
     Killer {
         /// The operator.
         operator: &'static str,
-        /// What it gives.
+        /// The name of its first output.
         output: String,
-        /// What it does, and when.
+        /// The harm it does, and when.
         reason: &'static str,
-        /// What would be right.
+        /// The change that would make it right.
         advice: &'static str,
     },
     /// A tensor has more or fewer bytes than its shape asks for.

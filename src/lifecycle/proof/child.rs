@@ -82,7 +82,7 @@ impl Request {
     }
 }
 
-/// What is to be tried after a version has shown what it must.
+/// The runs to try after a version is proven.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Probing {
     /// The first probe of the plan that is run; above 0, an earlier process has shown the rest.
@@ -93,11 +93,11 @@ pub(super) struct Probing {
     pub(super) time_max: Duration,
 }
 
-/// What the process says, in this order: an answer, and where a version is proven, probes and the end of them.
+/// A message of the process; in this order: an answer and, if the version is proven, its probes and the end of them.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Said {
-    /// What it was asked for.
+    /// The answer to the request.
     Answer(Box<Answer>),
     /// It is about to run this probe, of this number in the plan.
     Trying(usize, Probe),
@@ -135,7 +135,6 @@ pub(super) struct Report {
     pub(super) run: Option<Duration>,
     pub(super) notes: Vec<String>,
     /// Filled in by the parent, who outlives what the probes find.
-    #[serde(default)]
     pub(super) guards: Guards,
 }
 

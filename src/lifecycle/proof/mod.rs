@@ -74,7 +74,7 @@ const LAST_WORDS: usize = 4096;
 /// How long a process may take to end after it closed its output.
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
 
-/// How many probes may end their process before no more are made.
+/// The most probes that may end their process; after that no more are run.
 const FATAL_MAX: usize = 6;
 
 /// The share of a proof's time that probes may take, and the least that one may.
@@ -157,7 +157,7 @@ pub struct Case<'a> {
     pub warmup_runs: u32,
     /// The digest of the manifest of its files, where it is known; without it nothing is remembered.
     pub identity: Option<&'a str>,
-    /// Whether what is remembered of it is not believed, and forgotten.
+    /// True to forget an earlier proof and prove it again.
     pub anew: bool,
 }
 
@@ -176,7 +176,7 @@ pub struct Proof {
     pub memory_peak: Option<u64>,
     /// What people should know.
     pub notes: Vec<String>,
-    /// What requests must not bring.
+    /// The inputs that requests must not bring.
     pub guards: Guards,
     /// What protected the machine meanwhile.
     pub sandbox: Sandbox,
@@ -326,7 +326,7 @@ impl Prover {
         }
     }
 
-    /// What requests must not bring, by what was heard of probes; those that follow a fatal one are made by another process.
+    /// Makes guards of the probes; those that follow a fatal one are run by another process.
     fn guards(
         &self,
         first: Heard,
@@ -353,7 +353,7 @@ impl Prover {
         probes::guards(&tried)
     }
 
-    /// How long probes may take, all those of one process together.
+    /// The time for all probes of one process together.
     fn probes_time_max(&self) -> Duration {
         self.limits.time_max / PROBES_SHARE
     }
@@ -476,7 +476,7 @@ enum Trouble {
     Answer(String),
 }
 
-/// What a process has said.
+/// The messages of a process so far.
 #[derive(Debug, Default)]
 struct Heard {
     answer: Option<Answer>,

@@ -40,7 +40,7 @@ const ELEMENTS_MAX: usize = 1 << 22;
 pub(super) struct Probe {
     /// The dimensions that are changed, each with the sample's size.
     places: Vec<(Place, i64)>,
-    /// What they are changed to.
+    /// Their size in this run.
     size: i64,
     /// The other open dimensions, where they are changed to an odd size meanwhile.
     rest: Vec<Place>,
@@ -48,7 +48,7 @@ pub(super) struct Probe {
     empty: Vec<Place>,
 }
 
-/// What came of a probe.
+/// The outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     /// The process was running it when it ended, or did not come back.
@@ -132,12 +132,12 @@ fn groups(summary: &Summary, signature: &Signature, sample: &[Input]) -> (Vec<Gr
 }
 
 impl Probe {
-    /// Whether it is sure to end as badly as one that was fatal.
+    /// True if it empties or changes all that a fatal one did.
     pub(super) fn is_as_bad_as(&self, fatal: &Self) -> bool {
         self.size == fatal.size && fatal.places.iter().all(|place| self.places.contains(place))
     }
 
-    /// Whether a dimension is 0 in it.
+    /// True if a dimension is 0 in it.
     pub(super) fn is_empty(&self) -> bool {
         !self.empty.is_empty()
     }
@@ -245,7 +245,7 @@ pub(super) fn ordinary(sample: &[Input]) -> [Vec<Input>; 2] {
     [filled(&mut || 1), filled(&mut small)]
 }
 
-/// What a version must be guarded from after these probes.
+/// Makes guards of the outcomes of probes.
 pub(super) fn guards(tried: &[(&Probe, Fate)]) -> Guards {
     let empty = |wanted: Fate| -> BTreeSet<Vec<Place>> {
         let probes = tried.iter().filter(|(probe, fate)| probe.is_empty() && *fate == wanted);
