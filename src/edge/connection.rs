@@ -40,7 +40,7 @@ use tokio::net::TcpStream;
 
 use crate::serve::Listed;
 
-use super::{Limits, service::Worker};
+use super::{Limits, worker::Worker};
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::{
     serve::{Lease, RouteError},
 };
 
-use super::{refusal::Refusal, service::Worker};
+use super::{refusal::Refusal, worker::Worker};
 
 /// How often a request waits: a version may be evicted again, or another take its place, before it is looked up.
 const ROUNDS_MAX: u32 = 8;

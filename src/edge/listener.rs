@@ -28,7 +28,7 @@ use crate::{
 
 use super::{
     connection::{self, Watched},
-    service::{Plane, Worker},
+    worker::{Plane, Worker},
 };
 
 /// The data plane, listening.

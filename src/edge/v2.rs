@@ -26,7 +26,7 @@ use crate::{
 
 use super::{
     body::Unread, budget::Held, compression::Encoding, demand::Patience, refusal::Refusal,
-    service::Worker,
+    worker::Worker,
 };
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");

@@ -1,0 +1,255 @@
+//! A worker's state, and what all workers share.
+//!
+//! A worker is a thread; its state never leaves it, so that plain cells do. Always true: once it is given up it counts
+//! nothing and answers nothing, for another one counts in its shard.
+//!
+//! Not here: the thread itself (`listener`), who answers a request (`dispatch`).
+
+use std::{cell::Cell, num::NonZeroUsize, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::sync::Notify;
+use tower::util::BoxCloneSyncService;
+
+use crate::{
+    monitor::{Clock, Monitor, WorkerId},
+    serve::{self, Names, Serving, Watch},
+    wire,
+};
+
+use super::{Limits, Settings, budget::Budget, load::Load, memory};
+
+/// A request for the control plane, read to its end; of its headers only `Host` and `Origin`.
+pub type ControlRequest = Request<Bytes>;
+
+/// Answers requests that change what is served: the protocol's repository API.
+pub type ControlService =
+    BoxCloneSyncService<ControlRequest, Response<Bytes>, std::convert::Infallible>;
+
+/// What all workers of the data plane share.
+pub struct Plane {
+    settings: Settings,
+    decode_limits: wire::v2::Limits,
+    serving: Arc<Serving>,
+    monitor: Arc<Monitor>,
+    control: ControlService,
+    /// Tells this process's prediction names from another's.
+    start: u32,
+    in_flight_bytes_max: usize,
+}
+
+impl Plane {
+    /// The data plane over what is served; `start` are 32 random bits of this process.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        serving: Arc<Serving>,
+        monitor: Arc<Monitor>,
+        control: ControlService,
+        start: u32,
+    ) -> Self {
+        let limits = &settings.limits;
+        let decode_limits = wire::v2::Limits {
+            json_depth_max: limits.json_depth_max,
+            inputs_max: limits.inputs_max,
+            outputs_max: limits.outputs_max,
+            parameters_max: limits.parameters_max,
+            name_bytes_max: limits.name_bytes_max,
+            ..wire::v2::Limits::default()
+        };
+        let in_flight_bytes_max = limits
+            .in_flight_bytes_max
+            .map_or_else(|| memory::share(memory::limit()), NonZeroUsize::get);
+        Self { settings, decode_limits, serving, monitor, control, start, in_flight_bytes_max }
+    }
+
+    /// The settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(super) fn serving(&self) -> &Arc<Serving> {
+        &self.serving
+    }
+
+    pub(super) fn monitor(&self) -> &Monitor {
+        &self.monitor
+    }
+
+    pub(super) fn control(&self) -> &ControlService {
+        &self.control
+    }
+}
+
+impl std::fmt::Debug for Plane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plane").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// One worker's state; never leaves its thread.
+pub(super) struct Worker {
+    plane: Arc<Plane>,
+    id: WorkerId,
+    watch: Arc<Watch>,
+    /// Whether another worker stands in its place: then it does nothing any more.
+    given_up: Cell<bool>,
+    /// Told when it was given up.
+    ended: Notify,
+    names: Names,
+    budget: Budget,
+    load: Load,
+    leaving: Cell<bool>,
+    draining: Cell<bool>,
+    begin: Instant,
+    /// Milliseconds since `begin`, as of the last look at the clock.
+    now_ms: Cell<u32>,
+}
+
+impl Worker {
+    pub(super) fn new(plane: Arc<Plane>, watch: Arc<Watch>, workers: usize) -> Self {
+        let id = watch.worker();
+        let limits = &plane.settings.limits;
+        let share = plane.in_flight_bytes_max / workers.max(1);
+        let share = share.max(limits.body_bytes_max);
+        let begin = plane.monitor.clock().now();
+        Self {
+            id,
+            watch,
+            given_up: Cell::new(false),
+            ended: Notify::new(),
+            names: Names::new(plane.start, id),
+            budget: Budget::new(share),
+            load: Load::default(),
+            leaving: Cell::new(false),
+            draining: Cell::new(false),
+            begin,
+            // 0 means "no write waits"; the count begins behind it.
+            now_ms: Cell::new(1),
+            plane,
+        }
+    }
+
+    pub(super) fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    pub(super) fn id(&self) -> WorkerId {
+        self.id
+    }
+
+    /// What it runs, as the watchdog sees it.
+    pub(super) fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// Ends the worker: another stands in its place, which counts in its shard.
+    pub(super) fn give_up(&self) {
+        self.given_up.set(true);
+        self.ended.notify_one();
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.get()
+    }
+
+    /// Waits until the worker is given up.
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.plane.settings.limits
+    }
+
+    pub(super) fn decode_limits(&self) -> &wire::v2::Limits {
+        &self.plane.decode_limits
+    }
+
+    pub(super) fn serving(&self) -> &Serving {
+        &self.plane.serving
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &**self.plane.monitor.clock()
+    }
+
+    pub(super) fn now_ms(&self) -> u32 {
+        self.now_ms.get()
+    }
+
+    /// Looks at the clock for the sweeper's coarse time.
+    pub(super) fn tick(&self) {
+        self.note(self.clock().now());
+    }
+
+    /// Takes an instant that the clock has just shown for the coarse time.
+    pub(super) fn note(&self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.begin);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "wraps after 49 days, and differences wrap with it"
+        )]
+        self.now_ms.set((elapsed.as_millis() as u32).max(1));
+    }
+
+    pub(super) fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Hands memory back to the system where a burst is over; for the sweeper.
+    pub(super) fn rest(&self) {
+        if self.load.is_over(self.now_ms()) {
+            serve::hand_back_memory();
+            let before = self.now_ms();
+            self.tick();
+            let took_ms = self.now_ms().wrapping_sub(before);
+            tracing::debug!(worker = self.id.0, took_ms, "handed memory back after a burst");
+        }
+    }
+
+    /// True from the signal to stop on, also while connections are still accepted.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// True once no more connections are accepted.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    pub(super) fn drain(&self) {
+        self.leave();
+        self.draining.set(true);
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.plane.monitor.server().connection_opened(self.id);
+    }
+
+    pub(super) fn connection_closed(&self) {
+        if self.is_given_up() {
+            // Counted by the worker that took its place.
+            return;
+        }
+        self.plane.monitor.server().connection_closed(self.id);
+    }
+
+    pub(super) fn head_refused(&self) {
+        self.plane.monitor.server().head_refused(self.id);
+    }
+
+    /// What bodies and answers may hold.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+}
