@@ -14,7 +14,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use crate::lifecycle::Event;
+use crate::monitor::Event;
 
 use super::Admin;
 
@@ -30,7 +30,7 @@ pub(super) fn router() -> Router<Admin> {
 /// Source of the format: WHATWG HTML, section 9.2, server-sent events.
 async fn follow(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
-    let (recent, later) = admin.lifecycle.events().follow();
+    let (recent, later) = admin.monitor.events().follow();
     let recent = recent.into_iter().filter(|event| seen.is_none_or(|seen| event.sequence > seen));
     let stream = Stream { recent: recent.collect(), later };
     let frames = futures_util::stream::unfold(stream, |mut stream| async move {

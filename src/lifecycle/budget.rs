@@ -18,6 +18,7 @@ use std::{
 
 use crate::{
     model::{ModelName, VersionId, VersionState},
+    monitor::EventKind,
     registry::Action,
     serve::{self, Lease, Version, Wish},
     source::Digest,
@@ -26,7 +27,6 @@ use crate::{
 use super::{
     Origin,
     crew::Job,
-    events::EventKind,
     keeper::Keeper,
     kept::{Kept, KeptVersion, ON_DEMAND},
     reclaim::Retired,

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     model::{ModelName, VersionId},
+    monitor::EventKind,
     registry::{Action, Cause, Decisions, Entry, Registry},
     serve::{Model, Serving, Table, Version, Wish},
     source::{Digest, Folder, ListedModel, Listing, Store},
@@ -28,7 +29,6 @@ use super::{
     clients::breaks_clients,
     collect::{Collector, Needed},
     crew::{Crew, Job, Loaded, Origin},
-    events::{EventKind, Events},
     kept::{Due, Kept, KeptVersion},
     operate::{Asked, Waiting},
     queue::{Jobs, Running},
@@ -63,7 +63,6 @@ pub(super) struct Keeper {
     pub(super) serving: Arc<Serving>,
     pub(super) registry: Registry,
     pub(super) policies: BTreeMap<ModelName, Policy>,
-    pub(super) events: Events,
     /// Whether a look waits in the queue.
     pub(super) look_due: Arc<AtomicBool>,
     pub(super) messages: mpsc::Sender<Message>,
@@ -185,7 +184,8 @@ impl Keeper {
         kind: EventKind,
         detail: &str,
     ) {
-        self.events.tell(self.loader.monitor.clock().unix(), model, version, kind, detail);
+        let monitor = &self.loader.monitor;
+        monitor.events().tell(monitor.clock().unix(), model, version, kind, detail);
     }
 
     /// Compares the folder with what is served, for all models or one, and makes good the difference.

@@ -19,7 +19,6 @@ mod clients;
 mod collect;
 mod crew;
 mod drain;
-mod events;
 mod golden;
 mod keeper;
 mod kept;
@@ -46,7 +45,6 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-pub use events::{Event, EventKind, Events};
 pub use golden::{Golden, GoldenError};
 pub use load::{Code, LoadFailure, Loader};
 pub use plan::OnNewVersion;
@@ -90,7 +88,6 @@ pub struct Handle {
     waiting: Arc<AtomicUsize>,
     /// Whether the keeper ended in a panic.
     broken: Arc<AtomicBool>,
-    events: Events,
     /// One upload at a time: each takes memory for all its files.
     uploading: Arc<Semaphore>,
     /// Where uploads are kept, and the most bytes of a version.
@@ -257,12 +254,10 @@ impl Lifecycle {
     ) -> Result<Self, StartError> {
         let (messages, incoming) = mpsc::channel();
         let look_due = Arc::new(AtomicBool::new(false));
-        let events = Events::default();
         let handle = Handle {
             messages: messages.clone(),
             waiting: Arc::default(),
             broken: Arc::default(),
-            events: events.clone(),
             uploading: Arc::new(Semaphore::new(1)),
             keep: (loader.store.clone(), loader.artifact_bytes_max),
         };
@@ -293,7 +288,6 @@ impl Lifecycle {
             serving,
             registry,
             policies,
-            events,
             look_due,
             messages,
             reclaim: reclaim.map_err(StartError::Thread)?,
@@ -414,11 +408,6 @@ impl Handle {
         } else {
             OperationError::Busy
         }
-    }
-
-    /// What happens to models.
-    pub fn events(&self) -> &Events {
-        &self.events
     }
 }
 

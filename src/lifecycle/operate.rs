@@ -5,12 +5,12 @@
 
 use crate::{
     model::{ModelName, VersionId},
+    monitor::EventKind,
     registry::{Action, Cause, Entry},
 };
 
 use super::{
     Done, OnNewVersion, Operation, OperationError, Reply,
-    events::EventKind,
     keeper::Keeper,
     kept::{Kept, KeptVersion},
 };

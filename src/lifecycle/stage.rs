@@ -10,6 +10,7 @@ use std::{
 
 use crate::{
     model::{ModelDescription, ModelName, VersionId},
+    monitor::EventKind,
     registry::{Action, Cause, Decisions, Entry},
     serve::Version,
     source::{Digest, Hold, ListedModel, Override, SourceError, StoreError},
@@ -19,7 +20,6 @@ use super::{
     Done, OnNewVersion, OperationError, Reply, UploadPlace,
     clients::breaks_clients,
     crew::{Job, Loaded, Origin},
-    events::EventKind,
     keeper::{Keeper, log_ready, trouble},
     kept::KeptVersion,
     operate::{Asked, failed},

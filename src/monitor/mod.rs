@@ -12,6 +12,7 @@
 //! Not here: who is served (`serve`), HTTP (`edge`, `admin`).
 
 mod clock;
+mod events;
 mod exposition;
 mod histogram;
 mod outcome;
@@ -19,6 +20,7 @@ mod recorder;
 mod upkeep;
 
 pub use clock::Clock;
+pub use events::{Event, EventKind, Events};
 pub use exposition::{Exposition, ExpositionError};
 pub use histogram::Latencies;
 pub use outcome::Outcome;

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 
 use crate::model::{ModelName, VersionId};
 
-use super::{Clock, Latencies, Upkeep};
+use super::{Clock, Events, Latencies, Upkeep};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,7 @@ pub struct Monitor {
     clock: Arc<dyn Clock>,
     server: Arc<ServerRecorder>,
     upkeep: Upkeep,
+    events: Events,
     models: Mutex<BTreeMap<ModelName, Arc<ModelRecorder>>>,
 }
 
@@ -185,7 +186,14 @@ impl Monitor {
     pub fn new(workers: usize, clock: Arc<dyn Clock>) -> Self {
         let server =
             Arc::new(ServerRecorder { shards: shards(workers), workers_lost: AtomicU64::new(0) });
-        Self { workers, clock, server, upkeep: Upkeep::default(), models: Mutex::default() }
+        Self {
+            workers,
+            clock,
+            server,
+            upkeep: Upkeep::default(),
+            events: Events::default(),
+            models: Mutex::default(),
+        }
     }
 
     /// The clock that everything measures with.
@@ -201,6 +209,11 @@ impl Monitor {
     /// The control plane's recorder.
     pub fn upkeep(&self) -> &Upkeep {
         &self.upkeep
+    }
+
+    /// What happens to models.
+    pub fn events(&self) -> &Events {
+        &self.events
     }
 
     /// The recorder of a model; made when it is first asked for.

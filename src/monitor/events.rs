@@ -96,7 +96,8 @@ impl Events {
         (recent.iter().cloned().collect(), self.sender.subscribe())
     }
 
-    pub(super) fn tell(
+    /// Tells everybody who follows, and whoever asks late.
+    pub fn tell(
         &self,
         at: Duration,
         model: &ModelName,
