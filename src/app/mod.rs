@@ -91,20 +91,6 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
     })
 }
 
-/// Where models are read from, as the configuration says.
-pub fn source_settings(config: &Config) -> source::Settings {
-    let settings = &config.source;
-    source::Settings {
-        root: settings.root.clone(),
-        poll_interval: settings.poll_interval,
-        model_name: settings.model_name.clone(),
-        artifact_bytes_max: settings.artifact_bytes_max,
-        models_max: settings.models_max,
-        versions_max: settings.versions_max,
-        vanished_grace: settings.vanished_grace,
-    }
-}
-
 /// Opens what outlives the process: the log of decisions and the content store. Where the folder cannot be written,
 /// the server does without and says so.
 fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
@@ -161,7 +147,7 @@ async fn repository(
     config: &Config,
     monitor: &Arc<Monitor>,
 ) -> anyhow::Result<(source::Settings, Option<source::Mirror>)> {
-    let settings = source_settings(config);
+    let settings = config.source.clone();
     if !source::Mirror::is_for(&settings.root) {
         return Ok((settings, None));
     }
@@ -199,7 +185,7 @@ async fn repository(
     config: &Config,
     _: &Arc<Monitor>,
 ) -> anyhow::Result<(source::Settings, Option<()>)> {
-    Ok((source_settings(config), None))
+    Ok((config.source.clone(), None))
 }
 
 /// What the operator says about models.
@@ -233,7 +219,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         Arc::clone(&serving),
         registry,
         policies(&config),
-        config.source.loaded_bytes_max,
+        config.loaded_bytes_max,
     )?;
     let repository = RepositoryApi {
         serving: Arc::clone(&serving),

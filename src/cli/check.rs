@@ -32,7 +32,7 @@ struct Found {
 pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
     let monitor = Arc::new(Monitor::new(1, Arc::new(SystemClock)));
     let loader = app::loader(config, 1, monitor)?;
-    let listing = Folder::new(app::source_settings(config))
+    let listing = Folder::new(config.source.clone())
         .list()
         .map_err(|error| anyhow::anyhow!("{}; name the folder with --repository", error.chain()))?;
     let count: usize = listing.models.values().map(|model| model.versions.len()).sum();

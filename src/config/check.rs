@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    Admin, Config, Findings, Logs, ModelPolicy, Repository, Reserved, Uploads,
+    Admin, Config, Findings, Logs, ModelPolicy, Reserved, Uploads,
     draft::Places,
     file::{self, File},
     value::{RepositoryApi, Size, Text, Whole},
 };
-use crate::{edge, engine, lifecycle, model::ModelName, serve, state};
+use crate::{edge, engine, lifecycle, model::ModelName, serve, source, state};
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
@@ -60,6 +60,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             log_bytes_max: file.state.log_bytes.0,
             ..state::Settings::default()
         },
+        loaded_bytes_max: Some(file.repository.loaded_bytes.0).filter(|bytes| *bytes > 0),
         source: repository(file.repository),
         logs: Logs {
             filter: file.logs.level.0.0,
@@ -112,8 +113,8 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
     }
 }
 
-fn repository(section: file::RepositorySection) -> Repository {
-    Repository {
+fn repository(section: file::RepositorySection) -> source::Settings {
+    source::Settings {
         root: section.root.0.0,
         poll_interval: section.poll_interval.0,
         model_name: section.model_name.map(|Text(name)| name),
@@ -121,7 +122,6 @@ fn repository(section: file::RepositorySection) -> Repository {
         models_max: count(section.models),
         versions_max: count(section.versions),
         vanished_grace: section.vanished_grace.0,
-        loaded_bytes_max: Some(section.loaded_bytes.0).filter(|bytes| *bytes > 0),
     }
 }
 

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LogFormat, Logs, Repository, Reserved, Uploads,
+    LogFormat, Logs, Reserved, Uploads,
     value::{
         DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, SECOND, Size, Switch,
         TIB, Text, Time, Whole,
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve,
-    state,
+    source, state,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -337,7 +337,7 @@ impl Default for Limits {
 
 impl Default for RepositorySection {
     fn default() -> Self {
-        let Repository {
+        let source::Settings {
             root,
             poll_interval,
             model_name,
@@ -345,8 +345,7 @@ impl Default for RepositorySection {
             models_max,
             versions_max,
             vanished_grace,
-            loaded_bytes_max,
-        } = Repository::default();
+        } = source::Settings::default();
         let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
         let uploads = Uploads::default();
         Self {
@@ -361,7 +360,7 @@ impl Default for RepositorySection {
             models: Whole(count(models_max)),
             versions: Whole(count(versions_max)),
             vanished_grace: Time(vanished_grace),
-            loaded_bytes: Size(loaded_bytes_max.unwrap_or(0)),
+            loaded_bytes: Size(0),
             demand_timeout: Time(demand_timeout),
             demand_waiting: Whole(count(demand_waiting_max)),
         }

@@ -27,7 +27,6 @@ use std::{
     io::Read,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 pub use crate::model::EngineChoice;
@@ -37,7 +36,7 @@ use crate::{
     edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    serve, state,
+    serve, source, state,
 };
 use draft::Draft;
 
@@ -55,8 +54,10 @@ pub struct Config {
     pub edge: edge::Settings,
     /// The admin plane's listener.
     pub admin: Admin,
-    /// Where models are found.
-    pub source: Repository,
+    /// Where models are found, and how many.
+    pub source: source::Settings,
+    /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
+    pub loaded_bytes_max: Option<u64>,
     /// Whether the repository API is served on the data plane.
     pub repository_api: bool,
     /// What a load may bring.
@@ -84,27 +85,6 @@ pub struct Admin {
     pub address: SocketAddr,
     /// Most connections at once.
     pub connections_max: usize,
-}
-
-/// Where models are found, and how many.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Repository {
-    /// The folder, relative to the current directory or absolute; or an object store's address, which has `://`.
-    pub root: PathBuf,
-    /// How often it is read again.
-    pub poll_interval: Duration,
-    /// The model's name if `root` is itself a model's folder. `None`: the folder's name.
-    pub model_name: Option<ModelName>,
-    /// Largest file of a model in bytes.
-    pub artifact_bytes_max: u64,
-    /// Most models that are listed.
-    pub models_max: usize,
-    /// Most versions of one model that are listed.
-    pub versions_max: usize,
-    /// How long a repository without any of its models is taken for a lost volume.
-    pub vanished_grace: Duration,
-    /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
-    pub loaded_bytes_max: Option<u64>,
 }
 
 /// What a request to load a model may bring.
@@ -314,7 +294,8 @@ impl Default for Config {
             uploads: Uploads::default(),
             edge,
             admin: Admin::default(),
-            source: Repository::default(),
+            source: source::Settings::default(),
+            loaded_bytes_max: None,
             engine: engine::Settings::default(),
             proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
@@ -332,21 +313,6 @@ impl Default for Admin {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 8002)),
             // Probes, metrics and a few who follow events.
             connections_max: 64,
-        }
-    }
-}
-
-impl Default for Repository {
-    fn default() -> Self {
-        Self {
-            root: "./models".into(),
-            poll_interval: Duration::from_secs(2),
-            model_name: None,
-            artifact_bytes_max: 4 * value::GIB,
-            models_max: 10_000,
-            versions_max: 1000,
-            vanished_grace: Duration::from_mins(10),
-            loaded_bytes_max: None,
         }
     }
 }

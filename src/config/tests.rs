@@ -1,5 +1,7 @@
 //! The configuration as a user meets it: texts in, findings out.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -52,7 +52,7 @@ pub use watch::{WatchError, Watcher};
 /// Where the repository is, and how much of it is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The repository's folder.
+    /// The repository's folder, relative to the current directory or absolute; or an object store's address, which has `://`.
     pub root: PathBuf,
     /// How often the folder is looked at, whether or not file events came.
     pub poll_interval: Duration,
@@ -71,9 +71,15 @@ pub struct Settings {
 impl Settings {
     /// The defaults for a folder.
     pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into(), ..Self::default() }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
         Self {
-            root: root.into(),
-            poll_interval: Duration::from_secs(5),
+            root: "./models".into(),
+            poll_interval: Duration::from_secs(2),
             model_name: None,
             artifact_bytes_max: 4 << 30,
             models_max: 10_000,
