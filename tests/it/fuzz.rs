@@ -147,7 +147,7 @@ fn elements(datatype: &str, count: usize, choices: &mut Choices) -> Vec<u8> {
     (0..count).flat_map(|_| one(choices)).collect()
 }
 
-/// Runs as long as a request asks for, which is for the deadline of a run to end.
+/// Runs as long as a request asks for: until its deadline, and only then a request may be late.
 const WITHOUT_END: &str = "branches";
 
 /// Every model that the tests have, by name.
@@ -170,7 +170,7 @@ fn models() -> BTreeMap<String, PathBuf> {
             models.insert(path.file_stem().unwrap().to_str().unwrap().to_owned(), path);
         }
     }
-    models.remove(WITHOUT_END).expect("the fixtures have it");
+    assert!(models.contains_key(WITHOUT_END), "the fixtures have it");
     models
 }
 
@@ -184,7 +184,8 @@ fn no_request_ends_or_freezes_the_server() {
         repository.add_as(&name, "1", &file);
         repository.describe(&name, "model.toml", "max_batch_size = 0\n");
     }
-    let mut server = Launch::of(&repository).start();
+    // Long enough for a busy machine.
+    let mut server = Launch::of(&repository).set("SERVE__REQUEST_TIMEOUT", "400ms").start();
     let ready = server.index().into_iter().filter(|entry| entry["state"] == "READY");
     let ready: Vec<String> =
         ready.map(|entry| entry["name"].as_str().unwrap().to_owned()).collect();
@@ -224,7 +225,9 @@ fn storm(
         let response = connection
             .try_ask(&request)
             .unwrap_or_else(|error| panic!("{model}: no answer to {number}, {request:?}: {error}"));
-        *codes.entry(response.status).or_default() += 1;
+        if response.status != 504 || model != WITHOUT_END {
+            *codes.entry(response.status).or_default() += 1;
+        }
         if response.header("connection") == Some("close") {
             connection = Connection::open(server.http);
         }
