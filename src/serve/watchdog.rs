@@ -2,7 +2,7 @@
 //! which worker does not come back.
 //!
 //! Each worker notes what it runs in a [`Watch`] of its own, in plain stores; one thread looks at all of them every few
-//! milliseconds while anything runs, and sleeps while nothing does. Always true:
+//! milliseconds, and sleeps once nothing has run for a while. Always true:
 //! - A run that has ended is never taken for the next one (`engine::Leash`).
 //! - A worker is given up once; from then on it records nothing, and whoever takes its place has a watch of its own.
 //! - The clients of a worker that was given up see their connections end.
@@ -31,6 +31,10 @@ use crate::{
 
 /// How often the watchdog looks while anything runs.
 const TICK: Duration = Duration::from_millis(10);
+
+/// After so many looks at which nothing ran it sleeps: whoever runs next has to wake it, which costs more than the run of a
+/// small model.
+const QUIET_LOOKS: u32 = 100;
 
 /// From when on a run is long enough to ask whether its client still waits.
 const LONG: Duration = Duration::from_millis(50);
@@ -236,12 +240,14 @@ impl Watchdog {
 
     /// Watches until `stop` is true; the calling thread does nothing else. Ring after `stop` was set.
     fn run(&self, stop: &AtomicBool) {
-        let mut flock = Vec::new();
+        let (mut flock, mut quiet) = (Vec::new(), 0);
         while !stop.load(SeqCst) {
-            if self.look(&mut flock) {
+            quiet = if self.look(&mut flock) { 0 } else { quiet + 1 };
+            if quiet < QUIET_LOOKS {
                 std::thread::sleep(TICK);
             } else {
                 self.bell.sleep_unless(|| self.look(&mut flock) || stop.load(SeqCst));
+                quiet = 0;
             }
         }
     }
