@@ -6,7 +6,8 @@
 //! - What is refused for it costs nothing, and is told to try again.
 //! - What was taken comes back, wherever a request ends.
 //!
-//! Answers below [`SMALL_BYTES`] are not counted: streams and connections bound them well enough.
+//! Answers below [`SMALL_BYTES`] are not counted: streams and connections bound them well enough. One answer is let through
+//! whatever its size while no other is unread, so that a large one can be given at all.
 //!
 //! Not here: what one body may be (`body`), connections that do not read (`connection`).
 
@@ -26,14 +27,19 @@ const SMALL_BYTES: usize = 4 * 1024;
 ///
 /// Only its worker takes from it; an answer may be let go of by whoever holds it last.
 #[derive(Debug, Clone)]
-pub(super) struct Budget {
-    left: Arc<AtomicUsize>,
+pub(super) struct Budget(Arc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    left: AtomicUsize,
+    /// Answers that are counted now.
+    answers: AtomicUsize,
 }
 
 /// Bytes taken from the budget, given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Held<'a> {
-    left: &'a Arc<AtomicUsize>,
+    pool: &'a Arc<Pool>,
     bytes: usize,
 }
 
@@ -41,13 +47,13 @@ pub(super) struct Held<'a> {
 #[derive(Debug)]
 struct Answer<T> {
     bytes: T,
-    left: Arc<AtomicUsize>,
+    pool: Arc<Pool>,
     held: usize,
 }
 
 impl Budget {
     pub(super) fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)) }
+        Self(Arc::new(Pool { left: AtomicUsize::new(bytes), answers: AtomicUsize::new(0) }))
     }
 
     /// Takes bytes for a body.
@@ -63,7 +69,7 @@ impl Budget {
     /// Takes bytes for an answer; nothing for a small one.
     pub(super) fn reserve(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
         let bytes = if bytes < SMALL_BYTES { 0 } else { bytes };
-        self.take(bytes).ok_or_else(|| {
+        self.take(bytes).or_else(|| self.take_rest()).ok_or_else(|| {
             Refusal::unavailable(
                 "too many bytes of answers wait to be read; read them, try again, or raise limits.in_flight_bytes",
             )
@@ -71,10 +77,16 @@ impl Budget {
     }
 
     fn take(&self, bytes: usize) -> Option<Held<'_>> {
-        let taken =
-            self.left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok();
+        let left = &self.0.left;
+        let taken = left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok();
         // Made only where it was taken: it gives back.
-        taken.then(|| Held { left: &self.left, bytes })
+        taken.then(|| Held { pool: &self.0, bytes })
+    }
+
+    /// All that is left, for an answer while no other is unread.
+    fn take_rest(&self) -> Option<Held<'_>> {
+        let alone = self.0.answers.load(Relaxed) == 0;
+        alone.then(|| Held { pool: &self.0, bytes: self.0.left.swap(0, Relaxed) })
     }
 
     /// An answer that is counted as long as anybody holds its bytes; `held` are those that were reserved for it.
@@ -92,8 +104,12 @@ impl Budget {
             // Given back with the rest.
             std::mem::forget(more);
         }
-        let answer = Answer { bytes, left: Arc::clone(&self.left), held: held.bytes };
+        // What was reserved for a larger one goes back.
+        let taken = held.bytes.min(length);
+        self.0.left.fetch_add(held.bytes - taken, Relaxed);
         std::mem::forget(held);
+        self.0.answers.fetch_add(1, Relaxed);
+        let answer = Answer { bytes, pool: Arc::clone(&self.0), held: taken };
         Ok(Bytes::from_owner(answer))
     }
 }
@@ -114,7 +130,7 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.left.fetch_add(self.bytes, Relaxed);
+            self.pool.left.fetch_add(self.bytes, Relaxed);
         }
     }
 }
@@ -127,7 +143,8 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Answer<T> {
 
 impl<T> Drop for Answer<T> {
     fn drop(&mut self) {
-        self.left.fetch_add(self.held, Relaxed);
+        self.pool.left.fetch_add(self.held, Relaxed);
+        self.pool.answers.fetch_sub(1, Relaxed);
     }
 }
 
@@ -155,9 +172,16 @@ mod tests {
         assert!(budget.hold(8_001).is_err(), "a piece is still on its way");
         drop(piece);
         assert!(budget.hold(20_000).is_ok());
-        let reserved = budget.reserve(0).unwrap();
-        let refused = budget.count(vec![7; 30_000], reserved).unwrap_err();
+        let held = budget.reserve(15_000).unwrap();
+        let small = budget.count(vec![7; 5_000], held).unwrap();
+        assert!(budget.hold(15_000).is_ok(), "only its own size counts");
+        let refused = budget.count(vec![7; 30_000], budget.reserve(0).unwrap()).unwrap_err();
         assert_eq!(refused.status, http::StatusCode::SERVICE_UNAVAILABLE);
+        drop(small);
+        assert!(budget.hold(20_000).is_ok());
+        let large = budget.count(vec![7; 30_000], budget.reserve(25_000).unwrap()).unwrap();
+        assert!(budget.reserve(SMALL_BYTES).is_err() && budget.hold(1).is_err(), "the only one");
+        drop(large);
         assert!(budget.hold(20_000).is_ok());
         let small = budget.count(vec![7; 100], budget.reserve(100).unwrap()).unwrap();
         assert!(budget.hold(20_000).is_ok());
