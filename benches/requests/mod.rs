@@ -119,7 +119,7 @@ impl Served {
         let models = HashMap::from([(name, Arc::new(model))]);
         drop(serving.publish(Table::new(models, true, Arc::default())));
         let watch = serving.watchdog().watch(WorkerId(0));
-        let (names, limits) = (Names::new(0, WorkerId(0)), v2::Limits::default());
+        let (names, limits) = (Names::new(0, WorkerId(0), 0), v2::Limits::default());
         Self { serving, watch, version, names, clock, limits }
     }
 

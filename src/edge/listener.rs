@@ -4,10 +4,11 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     net::{IpAddr, SocketAddr},
+    num::NonZeroUsize,
     os::fd::AsRawFd as _,
     rc::Rc,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     thread::JoinHandle,
@@ -67,8 +68,11 @@ enum Stage {
 
 /// A worker as the acceptor sees it.
 struct Seat {
-    sockets: mpsc::Sender<Socket>,
+    /// `None` once nothing is accepted any more: the worker ends when it has no connection left.
+    sockets: Option<mpsc::Sender<Socket>>,
     open: Arc<AtomicUsize>,
+    /// How many of them come from each address; goes with the seat, so that a lost worker's count no more.
+    addresses: Arc<PerAddress>,
     watch: Arc<Watch>,
 }
 
@@ -87,6 +91,9 @@ struct Place {
 }
 
 type PerAddress = Mutex<HashMap<IpAddr, usize>>;
+
+/// How often to look whether a worker has come back, or has ended.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Sockets that may wait for a worker; it takes them as fast as it can turn.
 const HANDOFF_MAX: usize = 1024;
@@ -125,7 +132,7 @@ impl Listener {
             connections_max: limits
                 .connections_max
                 .map_or_else(connections_by_descriptors, Into::into),
-            per_address: limits.connections_per_ip_max.map(|max| (max.get(), Arc::default())),
+            per_address_max: limits.connections_per_ip_max,
         };
         tokio::spawn(acceptor.run(listener, stages, lost));
         Ok(Self { address, workers: threads, stage, serving })
@@ -147,22 +154,19 @@ impl Listener {
     /// Gives whether everything finished in time.
     pub async fn drain(self, grace: Duration) -> bool {
         self.stage.send_replace(Stage::Draining);
-        let workers = self.workers;
-        let mut joined = tokio::task::spawn_blocking(move || {
-            let workers =
-                std::mem::take(&mut *workers.lock().unwrap_or_else(PoisonError::into_inner));
-            for worker in workers {
-                // A worker that panicked has been reported by the panic itself.
-                let _ = worker.join();
+        // Looked at and not joined: one that is lost meanwhile may never end, and another takes its place in the list.
+        let ended = async || {
+            while !lock(&self.workers).iter().all(JoinHandle::is_finished) {
+                tokio::time::sleep(LOOK).await;
             }
-        });
-        if tokio::time::timeout(grace, &mut joined).await.is_ok() {
+        };
+        if tokio::time::timeout(grace, ended()).await.is_ok() {
             return true;
         }
-        self.stage.send_replace(Stage::Ending);
-        // A worker in the midst of a run hears of it when that has ended.
+        // A worker in the midst of a run hears of the stage when that has ended.
         self.serving.watchdog().end_all();
-        let _ = tokio::time::timeout(Duration::from_millis(500), joined).await;
+        self.stage.send_replace(Stage::Ending);
+        let _ = tokio::time::timeout(Duration::from_millis(500), ended()).await;
         false
     }
 }
@@ -186,7 +190,8 @@ impl Start {
         let (sockets, incoming) = mpsc::channel(HANDOFF_MAX);
         let watch = self.plane.serving().watchdog().watch(id);
         let (plane, stages, workers) = (Arc::clone(&self.plane), self.stages.clone(), self.workers);
-        let seat = Seat { sockets, open: Arc::default(), watch: Arc::clone(&watch) };
+        let (open, addresses) = (Arc::default(), Arc::default());
+        let seat = Seat { sockets: Some(sockets), open, addresses, watch: Arc::clone(&watch) };
         let thread = std::thread::Builder::new()
             .name(format!("worker-{}", id.0))
             .spawn(move || work(Worker::new(plane, watch, workers), lost, incoming, stages))?;
@@ -228,7 +233,7 @@ struct Acceptor {
     /// Tells itself once more of a worker whose place could not be taken.
     losses: mpsc::Sender<WorkerId>,
     connections_max: usize,
-    per_address: Option<(usize, Arc<PerAddress>)>,
+    per_address_max: Option<NonZeroUsize>,
 }
 
 impl Acceptor {
@@ -240,7 +245,9 @@ impl Acceptor {
     ) {
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                // Those whom no worker could answer wait in the kernel.
+                accepted = listener.accept(), if self.has_room() => accepted,
+                () = tokio::time::sleep(LOOK), if !self.has_room() => continue,
                 Some(worker) = lost.recv() => {
                     self.replace(worker);
                     continue;
@@ -257,6 +264,20 @@ impl Acceptor {
             }
         }
         self.accept_the_last(&listener).await;
+        drop(listener);
+        // Workers may be lost until the last of them has ended.
+        loop {
+            self.seats.iter_mut().for_each(|seat| seat.sockets = None);
+            tokio::select! {
+                Some(worker) = lost.recv() => self.replace(worker),
+                _ = stages.wait_for(|stage| *stage >= Stage::Ending) => return,
+            }
+        }
+    }
+
+    /// Whether a worker takes connections that is not stuck in a run.
+    fn has_room(&self) -> bool {
+        self.seats.iter().any(|seat| !seat.watch.is_overdue())
     }
 
     /// Accepts whoever is connected already: closing the listener would reset them, perhaps with a request on its way.
@@ -281,7 +302,7 @@ impl Acceptor {
     /// Lets a fresh worker take the place of one that does not come back.
     fn replace(&mut self, id: WorkerId) {
         let Some(seat) = self.seats.get_mut(id.0) else { return };
-        let lost = seat.watch.sockets();
+        let lost = seat.watch.open();
         let (fresh, thread) = match self.start.worker(id, lost) {
             Ok(started) => started,
             Err(error) => {
@@ -295,6 +316,8 @@ impl Acceptor {
                 return;
             }
         };
+        // Also those that were on their way to it.
+        seat.watch.shut_down();
         self.start.plane.serving().replaced(&seat.watch);
         self.start.plane.monitor().server().worker_lost();
         tracing::error!(
@@ -303,7 +326,7 @@ impl Acceptor {
             "a worker did not come back from a run and was given up with its connections; another takes its place"
         );
         *seat = fresh;
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = lock(&self.threads);
         if let Some(place) = threads.get_mut(id.0) {
             // The thread that was there ends when its run does, if ever.
             drop(std::mem::replace(place, thread));
@@ -317,38 +340,40 @@ impl Acceptor {
         if total >= self.connections_max {
             return turn_away(&stream);
         }
-        let Some(address) = self.address(address) else { return turn_away(&stream) };
+        if self.per_address_max.is_some_and(|max| self.of_address(address) >= max.get()) {
+            return turn_away(&stream);
+        }
         let load = |seat: &&Seat| (seat.watch.is_overdue(), seat.open.load(Relaxed));
-        let Some(seat) = self.seats.iter().min_by_key(load) else {
-            return;
-        };
+        let Some(seat) = self.seats.iter().min_by_key(load) else { return };
+        let Some(sockets) = &seat.sockets else { return turn_away(&stream) };
         seat.open.fetch_add(1, Relaxed);
+        let address = self.per_address_max.is_some().then(|| {
+            *lock(&seat.addresses).entry(address).or_default() += 1;
+            (address, Arc::clone(&seat.addresses))
+        });
         let place = Place { open: Arc::clone(&seat.open), address };
         let listed = seat.watch.list(stream.as_raw_fd());
-        if let Err(refused) = seat.sockets.try_send(Socket { listed, stream, seat: place }) {
+        if let Err(refused) = sockets.try_send(Socket { listed, stream, seat: place }) {
             turn_away(&refused.into_inner().stream);
         }
     }
 
-    /// Counts a connection of this address; `None` if it has too many already.
-    #[expect(clippy::option_option, reason = "no count to keep is not the same as too many")]
-    fn address(&self, address: IpAddr) -> Option<Option<(IpAddr, Arc<PerAddress>)>> {
-        let Some((max, counts)) = &self.per_address else { return Some(None) };
-        let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(address).or_default();
-        if *count >= *max {
-            return None;
-        }
-        *count += 1;
-        Some(Some((address, Arc::clone(counts))))
+    /// Connections of this address.
+    fn of_address(&self, address: IpAddr) -> usize {
+        let of = |seat: &Seat| lock(&seat.addresses).get(&address).copied().unwrap_or(0);
+        self.seats.iter().map(of).sum()
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.open.fetch_sub(1, Relaxed);
         let Some((address, counts)) = &self.address else { return };
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = lock(counts);
         if let Some(count) = counts.get_mut(address) {
             *count -= 1;
             if *count == 0 {
@@ -383,8 +408,7 @@ fn work(
         Err(error) => return tracing::error!(%error, "a worker cannot start"),
     };
     let worker = Rc::new(worker);
-    // Nobody else counts in this shard any more.
-    (0..lost).for_each(|_| worker.connection_closed());
+    worker.inherit(lost);
     tokio::task::LocalSet::new().block_on(&runtime, turn(worker, sockets, stages));
 }
 

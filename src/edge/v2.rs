@@ -177,7 +177,11 @@ async fn predict_later(
             }
             Later::Busy(arrived, version) => {
                 let left = arrived.deadline.saturating_duration_since(worker.clock().now());
-                if tokio::time::timeout(left, version.session_freed()).await.is_err() {
+                // With the next table another version may answer.
+                let freed = std::pin::pin!(version.session_freed());
+                let published = std::pin::pin!(worker.serving().published());
+                let either = futures_util::future::select(freed, published);
+                if tokio::time::timeout(left, either).await.is_err() {
                     return refused(Refusal::deadline());
                 }
                 arrived
@@ -227,8 +231,9 @@ fn predict<'w>(
         let encoded = answer(worker, &mut call, arrived)?;
         let (kind, encoding) = (encoded.json_bytes, Encoding::of_answer(&head.headers));
         let body = compress(encoding, encoded.body)?;
+        let body = worker.budget().count(body, room)?;
         call.version().note_answer(body.len());
-        Ok(respond(worker.budget().count(body, room)?, kind, encoding))
+        Ok(respond(body, kind, encoding))
     });
     if worker.watch().is_lost() {
         return Err(Box::new(Later::Lost));

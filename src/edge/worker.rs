@@ -116,12 +116,12 @@ impl Worker {
         let begin = plane.monitor.clock().now();
         Self {
             id,
-            watch,
             given_up: Cell::new(false),
             ended: Notify::new(),
-            names: Names::new(plane.start, id),
+            names: Names::new(plane.start, id, watch.before()),
             budget: Budget::new(share),
             load: Load::default(),
+            watch,
             leaving: Cell::new(false),
             draining: Cell::new(false),
             begin,
@@ -233,6 +233,7 @@ impl Worker {
     }
 
     pub(super) fn connection_opened(&self) {
+        self.watch.opened();
         self.plane.monitor.server().connection_opened(self.id);
     }
 
@@ -241,7 +242,13 @@ impl Worker {
             // Counted by the worker that took its place.
             return;
         }
+        self.watch.closed();
         self.plane.monitor.server().connection_closed(self.id);
+    }
+
+    /// Counts connections as closed that a lost worker of the same number had open: nobody else counts in its shard.
+    pub(super) fn inherit(&self, connections: usize) {
+        (0..connections).for_each(|_| self.plane.monitor.server().connection_closed(self.id));
     }
 
     pub(super) fn head_refused(&self) {

@@ -4,6 +4,7 @@
 //! the next run with the same options is safe from it. Always true:
 //! - The options are touched by another thread only between its claim and its word that it is done, for which the running
 //!   thread waits before it lets go of them.
+//! - A run is abandoned or has ended, never both: whoever comes second learns of it.
 //! - A run that nobody ends pays two atomic operations on a cache line of its own.
 //!
 //! ONNX Runtime looks at the flag between kernels: a run within one kernel, or of tract, ends when it ends.
@@ -24,7 +25,7 @@ use ort::sys::OrtRunOptions;
 /// What a run is held by; each belongs to one running thread at a time.
 #[derive(Debug, Default)]
 pub struct Leash {
-    /// A generation, and in the lowest two bits where its run stands.
+    /// A generation, and in the lowest three bits where its run stands.
     state: AtomicU64,
     options: AtomicPtr<OrtRunOptions>,
     bell: Arc<Bell>,
@@ -41,7 +42,7 @@ pub struct Bell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Generation(u64);
 
-const PHASES: u64 = 3;
+const PHASES: u64 = 7;
 /// Nothing runs.
 const IDLE: u64 = 0;
 /// A run goes on.
@@ -50,6 +51,8 @@ const RUNNING: u64 = 1;
 const ENDING: u64 = 2;
 /// It was told to end.
 const ENDED: u64 = 3;
+/// It did not end, and nobody waits for it any more.
+const ABANDONED: u64 = 4;
 
 impl Bell {
     /// Sleeps until a run begins or [`Bell::ring`] is called, unless `is_awake` sees one; the calling thread is always
@@ -97,6 +100,16 @@ impl Leash {
         true
     }
 
+    /// Gives up a run that was told to end; false if it has ended all the same.
+    pub fn abandon(&self, run: Generation) -> bool {
+        self.state.compare_exchange(run.0 | ENDED, run.0 | ABANDONED, SeqCst, Relaxed).is_ok()
+    }
+
+    /// Whether its last run was given up.
+    pub fn is_abandoned(&self) -> bool {
+        self.state.load(SeqCst) & PHASES == ABANDONED
+    }
+
     /// Begins a run that these options can end; null where nothing can.
     pub(super) fn begin(&self, options: *mut OrtRunOptions) -> Running<'_> {
         let run = (self.state.load(Relaxed) | PHASES) + 1;
@@ -128,10 +141,12 @@ impl Drop for Running<'_> {
         while let Err(seen) =
             state.compare_exchange(self.run | RUNNING, self.run | IDLE, AcqRel, Acquire)
         {
-            if seen & PHASES == ENDED {
+            if seen & PHASES >= ENDED {
                 // The same options serve the next run.
                 set_terminate(self.leash.options.load(Relaxed), false);
-                state.store(self.run | IDLE, SeqCst);
+                // Where it was abandoned meanwhile, that stands.
+                let idle = self.run | IDLE;
+                let _ = state.compare_exchange(self.run | ENDED, idle, SeqCst, Relaxed);
                 return;
             }
             // The other thread stands between two lines.
@@ -178,6 +193,22 @@ mod tests {
         assert!(!leash.pull(first) && !run.was_ended(), "the next run goes on");
         drop(run);
         assert_eq!(leash.running(), None);
+    }
+
+    #[test]
+    fn a_run_is_abandoned_or_has_ended_never_both() {
+        let leash = Leash::default();
+        let run = leash.begin(std::ptr::null_mut());
+        let generation = leash.running().unwrap();
+        assert!(!leash.abandon(generation), "it must be told first");
+        leash.pull(generation);
+        drop(run);
+        assert!(!leash.abandon(generation) && !leash.is_abandoned(), "it has ended");
+        let run = leash.begin(std::ptr::null_mut());
+        let generation = leash.running().unwrap();
+        assert!(leash.pull(generation) && leash.abandon(generation));
+        drop(run);
+        assert!(leash.is_abandoned(), "also once it has come back");
     }
 
     #[test]

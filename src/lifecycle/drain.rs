@@ -225,7 +225,7 @@ mod tests {
                 client: None,
                 model: "m",
                 selector: VersionSelector::Default,
-                id: Names::new(0, WorkerId(client)).next(),
+                id: Names::new(0, WorkerId(client), 0).next(),
                 arrived: now,
                 waited: Duration::ZERO,
                 deadline: now + Duration::from_mins(1),

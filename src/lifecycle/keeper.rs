@@ -687,8 +687,9 @@ impl Keeper {
             let stays = self.state.models.get(&name).is_some_and(|kept| kept.is_ready(id));
             let decided = self.registry.decisions(&name);
             let served = decided.is_some_and(|decided| decided.served.contains_key(&id));
+            self.serving.watchdog().retire(&version);
             if decided.is_some_and(|decided| decided.unloaded) {
-                self.serving.watchdog().end_runs(&version);
+                self.serving.watchdog().end_runs(&name);
             }
             if !stays && served {
                 self.remember(&name, Action::Retire { version: id.number() });

@@ -113,6 +113,8 @@ impl Keeper {
                 if self.reconcile(model, false) {
                     self.publish();
                 }
+                // Also those of versions that another had taken the place of.
+                self.serving.watchdog().end_runs(model);
                 Ok(None)
             }
             Operation::Rollback { to } => {

@@ -112,6 +112,9 @@ pub enum PredictError {
     /// The version had to go before it was done; worth retrying.
     #[error("version {0} was unloaded while this request ran; try again")]
     Leaving(VersionId),
+    /// The process had to end before it was done.
+    #[error("the server is stopping and could not wait for this request; try again")]
+    Stopping,
     /// The worker was given up: another stands in its place, and this one must do nothing any more.
     #[error("the worker was given up")]
     Lost,
@@ -161,6 +164,14 @@ impl Serving {
         let before = self.table.swap(Arc::new(table));
         self.published.notify_waiters();
         before
+    }
+
+    /// Waits for the next table.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any time.
+    pub async fn published(&self) {
+        self.published.notified().await;
     }
 
     /// Waits until a request for a model that came during the first pass over the repository can be answered, or cannot
@@ -214,8 +225,10 @@ impl Serving {
         let versions = table.models().into_iter().flat_map(Model::ready);
         // One that has left the table meanwhile is not counted any more.
         for version in versions.filter(|version| version.serial() == lost.version()) {
-            let (parts, unix) = (version.parts(), self.unix_at(self.clock.now()));
-            let (code, sample) = (Outcome::Deadline.code(), Sample::default());
+            let (parts, now) = (version.parts(), self.clock.now());
+            let (code, unix) = (Outcome::Deadline.code(), self.unix_at(now));
+            let took = self.watchdog.nanoseconds(now).saturating_sub(lost.arrived());
+            let sample = Sample { total: Duration::from_nanos(took), ..Sample::default() };
             parts.recorder.record(lost.worker(), code, &sample, unix);
             tracing::error!(
                 model = %parts.model,
@@ -237,6 +250,7 @@ impl Serving {
         match watch.reason() {
             Some(Reason::Gone) => PredictError::Gone,
             Some(Reason::Leaving) => PredictError::Leaving(version.id()),
+            Some(Reason::Stopping) => PredictError::Stopping,
             Some(Reason::Deadline) | None => PredictError::Deadline,
         }
     }
@@ -260,7 +274,8 @@ impl Serving {
             return Err(PredictError::Deadline);
         }
         let watch = on.watch;
-        watch.note(self.watchdog.nanoseconds(on.deadline), version.serial(), on.client);
+        let since = |at| self.watchdog.nanoseconds(at);
+        watch.note(since(on.arrived), since(on.deadline), version.serial(), on.client);
         let inputs = std::mem::take(&mut request.inputs);
         let run = || session.run_leashed(inputs, &wanted, &watch.leash);
         let outputs = version.tag().during(run);
@@ -291,6 +306,7 @@ impl Serving {
 #[derive(Debug, Clone, Copy)]
 struct Run<'a> {
     watch: &'a Watch,
+    arrived: Instant,
     deadline: Instant,
     /// The socket of the client that waits for it, where that may be asked for the client's end.
     client: Option<RawFd>,

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use crate::monitor::WorkerId;
 
-/// Makes the names of one worker: 8 digits of the process's start, 4 of the worker, 12 of its count, all
-/// hexadecimal.
+/// Makes the names of one worker: 8 digits of the process's start, 4 of the worker, 3 of how many had its number before it, 9 of
+/// its count, all hexadecimal.
 #[derive(Debug)]
 pub struct Names {
     prefix: u64,
@@ -17,11 +17,11 @@ pub struct Names {
 pub struct PredictionId([u8; 24]);
 
 impl Names {
-    /// `start` tells processes apart: 32 random bits.
+    /// `start` tells processes apart: 32 random bits; `before` workers had this number before.
     #[must_use]
-    pub fn new(start: u32, worker: WorkerId) -> Self {
+    pub fn new(start: u32, worker: WorkerId, before: u64) -> Self {
         let worker = u64::try_from(worker.0 & 0xffff).expect("16 bits fit");
-        Self { prefix: u64::from(start) << 16 | worker, count: Cell::new(0) }
+        Self { prefix: u64::from(start) << 16 | worker, count: Cell::new(before << 36) }
     }
 
     /// The name of the worker's next prediction.
@@ -56,8 +56,10 @@ mod tests {
 
     #[test]
     fn names_tell_process_worker_and_count() {
-        let names = Names::new(0xdead_beef, WorkerId(1));
+        let names = Names::new(0xdead_beef, WorkerId(1), 0);
         assert_eq!(names.next().as_str(), "deadbeef0001000000000000");
         assert_eq!(names.next().as_str(), "deadbeef0001000000000001");
+        let names = Names::new(0xdead_beef, WorkerId(1), 2);
+        assert_eq!(names.next().as_str(), "deadbeef0001002000000000");
     }
 }

@@ -26,6 +26,7 @@ use std::{
 use super::{Serving, Version};
 use crate::{
     engine::{self, Bell, Generation, Leash},
+    model::ModelName,
     monitor::{Clock, WorkerId},
 };
 
@@ -50,7 +51,11 @@ const VACANT_MAX: Duration = Duration::from_secs(10);
 #[repr(align(128))]
 pub struct Watch {
     worker: WorkerId,
+    /// How many workers had this number before.
+    before: u64,
     pub(super) leash: Leash,
+    /// When the run's request had arrived, in nanoseconds since the watchdog's begin.
+    arrived: AtomicU64,
     /// When the run must end, in nanoseconds since the watchdog's begin.
     deadline: AtomicU64,
     /// Which version runs.
@@ -61,8 +66,9 @@ pub struct Watch {
     reason: AtomicU8,
     /// Whether a run goes on although it was told to end.
     overdue: AtomicBool,
-    lost: AtomicBool,
-    /// The sockets of the worker's clients.
+    /// Connections that the worker has opened and not closed.
+    open: AtomicUsize,
+    /// The sockets of the worker's clients, also those on their way to it.
     sockets: Mutex<HashSet<RawFd>>,
 }
 
@@ -83,6 +89,8 @@ pub(super) enum Reason {
     Gone = 2,
     /// Its version must go.
     Leaving = 3,
+    /// The process must end.
+    Stopping = 4,
 }
 
 /// Ends runs that must not go on, and tells of workers that do not come back.
@@ -95,17 +103,31 @@ pub struct Watchdog {
     begin: Instant,
     /// How long a run that was told to end may go on.
     stuck_after: Duration,
-    /// Versions whose runs must end.
-    leaving: Mutex<Vec<(u64, Weak<Version>)>>,
+    /// Versions that left the table and are still held by somebody.
+    retired: Mutex<Vec<Retired>>,
     /// Whether all runs must end.
     ending: AtomicBool,
     /// Workers that were given up and have not come back since.
     stuck: AtomicUsize,
-    workers: AtomicUsize,
-    /// Since when the place of a worker is empty, in nanoseconds since `begin`; 0 if none is.
+    /// Watches so far, by the number of their worker.
+    watches: Mutex<Vec<u64>>,
+    /// Places of workers that were given up and that nobody has taken yet.
+    vacant: AtomicUsize,
+    /// When the last of them became empty, in nanoseconds since `begin`.
     vacant_since: AtomicU64,
     /// Told of a worker that is given up.
     on_loss: OnceLock<OnLoss>,
+}
+
+/// A version that left the table.
+#[derive(Debug)]
+struct Retired {
+    /// Never upgraded: whoever frees a version must be the last that holds it.
+    version: Weak<Version>,
+    serial: u64,
+    model: ModelName,
+    /// Whether its runs must end.
+    must_end: bool,
 }
 
 struct OnLoss(Box<dyn Fn(WorkerId) + Send + Sync>);
@@ -151,10 +173,11 @@ impl Watchdog {
             clock,
             begin,
             stuck_after,
-            leaving: Mutex::default(),
+            retired: Mutex::default(),
             ending: AtomicBool::new(false),
             stuck: AtomicUsize::new(0),
-            workers: AtomicUsize::new(0),
+            watches: Mutex::default(),
+            vacant: AtomicUsize::new(0),
             vacant_since: AtomicU64::new(0),
             on_loss: OnceLock::new(),
         }
@@ -162,19 +185,26 @@ impl Watchdog {
 
     /// A watch for a worker, also for one that takes the place of another.
     pub fn watch(&self, worker: WorkerId) -> Arc<Watch> {
+        let mut watches = lock(&self.watches);
+        if watches.len() <= worker.0 {
+            watches.resize(worker.0 + 1, 0);
+        }
+        let before = watches[worker.0];
+        watches[worker.0] += 1;
         let watch = Arc::new(Watch {
             worker,
+            before,
+            arrived: AtomicU64::new(0),
             leash: Leash::new(Arc::clone(&self.bell)),
             deadline: AtomicU64::new(0),
             version: AtomicU64::new(0),
             client: AtomicI32::new(-1),
             reason: AtomicU8::new(0),
             overdue: AtomicBool::new(false),
-            lost: AtomicBool::new(false),
+            open: AtomicUsize::new(0),
             sockets: Mutex::default(),
         });
         lock(&self.new).push(Arc::downgrade(&watch));
-        self.workers.fetch_max(worker.0 + 1, Relaxed);
         watch
     }
 
@@ -184,11 +214,23 @@ impl Watchdog {
         let _ = self.on_loss.set(OnLoss(Box::new(told)));
     }
 
-    /// Ends the runs of a version that must go, once they have taken too long to be waited for.
-    pub fn end_runs(&self, version: &Arc<Version>) {
-        let mut leaving = lock(&self.leaving);
-        leaving.retain(|(_, version)| version.strong_count() > 0);
-        leaving.push((version.serial(), Arc::downgrade(version)));
+    /// Takes note of a version that left the table, until it is freed.
+    pub fn retire(&self, version: &Arc<Version>) {
+        let mut retired = lock(&self.retired);
+        retired.retain(|retired| retired.version.strong_count() > 0);
+        retired.push(Retired {
+            version: Arc::downgrade(version),
+            serial: version.serial(),
+            model: version.parts().model.clone(),
+            must_end: false,
+        });
+    }
+
+    /// Ends the runs of a model's versions that left the table, once they have taken too long to be waited for.
+    pub fn end_runs(&self, model: &ModelName) {
+        for retired in lock(&self.retired).iter_mut().filter(|retired| retired.model == *model) {
+            retired.must_end = true;
+        }
     }
 
     /// Ends every run, those that go on and those that begin: the process is about to end.
@@ -199,23 +241,24 @@ impl Watchdog {
 
     /// Why the process should be started anew, if so: one stuck run is no reason, most of the workers are.
     pub fn ailment(&self) -> Option<String> {
-        let (stuck, workers) = (self.stuck.load(Relaxed), self.workers.load(Relaxed));
-        if 2 * stuck > workers {
+        let (stuck, workers) = (self.stuck.load(Relaxed), lock(&self.watches).len());
+        if stuck > workers / 2 {
             return Some(format!(
                 "{stuck} threads do not come back from a model's run, where {workers} workers serve; start the server anew, \
                  and unload the model that the log names"
             ));
         }
-        let vacant = self.vacant_since.load(Relaxed);
-        let waited =
-            Duration::from_nanos(self.nanoseconds(self.clock.now()).saturating_sub(vacant));
-        (vacant != 0 && waited > VACANT_MAX)
-            .then(|| "no worker could take the place of one that is stuck".to_owned())
+        let since = self.vacant_since.load(Relaxed);
+        let waited = Duration::from_nanos(self.nanoseconds(self.clock.now()).saturating_sub(since));
+        (self.vacant.load(Relaxed) > 0 && waited > VACANT_MAX).then(|| {
+            "no worker could take the place of one that is stuck; start the server anew, with more threads or memory"
+                .to_owned()
+        })
     }
 
     /// A worker took the place of one that was given up.
     pub(super) fn replaced(&self) {
-        self.vacant_since.store(0, Relaxed);
+        self.vacant.fetch_sub(1, Relaxed);
     }
 
     /// A worker that was given up came back.
@@ -300,7 +343,7 @@ impl Watchdog {
                 watch.overdue.store(true, Relaxed);
                 let waited = now.saturating_duration_since(told);
                 if waited >= self.stuck_after {
-                    self.give_up(watch);
+                    self.give_up(watch, seen.run);
                 }
             }
         }
@@ -311,26 +354,32 @@ impl Watchdog {
             return Some(Reason::Deadline);
         }
         let took = now.saturating_duration_since(seen.since);
-        if self.ending.load(Relaxed) || took >= LEAVING && self.is_leaving(watch.version()) {
+        if self.ending.load(Relaxed) {
+            return Some(Reason::Stopping);
+        }
+        if took >= LEAVING && self.must_end(watch.version()) {
             return Some(Reason::Leaving);
         }
         // Only this worker closes the socket, and it is in a run.
         (took >= LONG && engine::peer_is_gone(watch.client.load(Relaxed))).then_some(Reason::Gone)
     }
 
-    /// Whether a version must go; a lock, but only for what is long in a run.
-    fn is_leaving(&self, serial: u64) -> bool {
-        // Never upgraded: whoever frees a version must be the last that holds it.
-        lock(&self.leaving).iter().any(|(leaving, _)| *leaving == serial)
+    /// Whether a version's runs must end; a lock, but only for what is long in a run.
+    fn must_end(&self, serial: u64) -> bool {
+        lock(&self.retired).iter().any(|retired| retired.must_end && retired.serial == serial)
     }
 
-    fn give_up(&self, watch: &Watch) {
-        watch.lost.store(true, SeqCst);
+    fn give_up(&self, watch: &Watch, run: Generation) {
+        // Before the worker can learn of it and come back.
         self.stuck.fetch_add(1, Relaxed);
-        self.vacant_since.store(self.nanoseconds(self.clock.now()).max(1), Relaxed);
-        for socket in &*lock(&watch.sockets) {
-            engine::shut_down(*socket);
+        if !watch.leash.abandon(run) {
+            // It has come back in this very moment.
+            self.stuck.fetch_sub(1, Relaxed);
+            return;
         }
+        self.vacant_since.store(self.nanoseconds(self.clock.now()), Relaxed);
+        self.vacant.fetch_add(1, Relaxed);
+        watch.shut_down();
         if let Some(OnLoss(told)) = self.on_loss.get() {
             told(watch.worker);
         }
@@ -343,9 +392,14 @@ impl Watch {
         self.worker
     }
 
+    /// How many workers had its worker's number before.
+    pub fn before(&self) -> u64 {
+        self.before
+    }
+
     /// Whether its worker was given up: whatever it does is done by another from now on.
     pub fn is_lost(&self) -> bool {
-        self.lost.load(Relaxed)
+        self.leash.is_abandoned()
     }
 
     /// Whether its worker should be given nothing new.
@@ -359,9 +413,26 @@ impl Watch {
         Listed { watch: Arc::clone(self), socket }
     }
 
-    /// How many sockets are on the list.
-    pub fn sockets(&self) -> usize {
-        lock(&self.sockets).len()
+    /// Counts a connection that its worker opened.
+    pub fn opened(&self) {
+        self.open.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection that its worker closed.
+    pub fn closed(&self) {
+        self.open.fetch_sub(1, Relaxed);
+    }
+
+    /// Connections that its worker has open.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Ends the connections of all sockets on the list.
+    pub fn shut_down(&self) {
+        for socket in &*lock(&self.sockets) {
+            engine::shut_down(*socket);
+        }
     }
 
     /// Which version it runs, or ran last.
@@ -369,8 +440,14 @@ impl Watch {
         self.version.load(Relaxed)
     }
 
+    /// When the request of its last run had arrived, in nanoseconds since the watchdog's begin.
+    pub(super) fn arrived(&self) -> u64 {
+        self.arrived.load(Relaxed)
+    }
+
     /// Notes what the next run is.
-    pub(super) fn note(&self, deadline: u64, version: u64, client: Option<RawFd>) {
+    pub(super) fn note(&self, arrived: u64, deadline: u64, version: u64, client: Option<RawFd>) {
+        self.arrived.store(arrived, Relaxed);
         self.deadline.store(deadline, Relaxed);
         self.version.store(version, Relaxed);
         self.client.store(client.unwrap_or(-1), Relaxed);
@@ -383,6 +460,7 @@ impl Watch {
             1 => Some(Reason::Deadline),
             2 => Some(Reason::Gone),
             3 => Some(Reason::Leaving),
+            4 => Some(Reason::Stopping),
             _ => None,
         }
     }

@@ -132,6 +132,9 @@ fn a_worker_that_does_not_come_back_is_replaced() {
         .set("SERVE__STUCK_AFTER", "200ms")
         .start();
     let mut kept: Vec<Connection> = (0..6).map(|_| server.connect()).collect();
+    let mut ids: Vec<_> = (0..9)
+        .map(|_| plain(&server).header("x-tidegate-prediction-id").unwrap().to_owned())
+        .collect();
     let mut stuck = server.connect();
     stuck.send(wide(WIDE).header("x-request-timeout-ms", "1000").bytes());
     assert!(stuck.is_closed(), "nobody can answer it");
@@ -140,11 +143,23 @@ fn a_worker_that_does_not_come_back_is_replaced() {
     });
     // Whoever shared the worker was cut off; everybody else goes on, and new connections find workers.
     let request = Request::post_json(&infer("plain"), &identity("FP32", &json!([1.0])));
-    let answered = kept.iter_mut().filter_map(|client| client.try_ask(&request).ok());
-    assert!(answered.filter(|answer| answer.status == 200).count() >= 4);
+    kept.retain_mut(|client| client.try_ask(&request).is_ok_and(|answer| answer.status == 200));
+    assert!(kept.len() >= 4, "{} of 6", kept.len());
     for _ in 0..9 {
-        assert_eq!(plain(&server).status, 200);
+        let answer = plain(&server);
+        assert_eq!(answer.status, 200);
+        ids.push(answer.header("x-tidegate-prediction-id").unwrap().to_owned());
     }
+    let all = ids.len();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "whoever takes a worker's place gives other names");
+    let open = "tidegate_http_connections_open";
+    #[expect(clippy::cast_precision_loss, reason = "a handful")]
+    let still = kept.len() as f64;
+    eventually("the others are counted as closed", || {
+        (metric(&server, open) == Some(still)).then_some(())
+    });
     assert_eq!(server.admin("/livez").status, 200, "one stuck run is no reason to start anew");
     server.wait_until_said("its deadline has passed");
     let series = r#"tidegate_requests_total{model="wide",version="1",code="504"}"#;
@@ -188,12 +203,46 @@ fn a_request_that_waits_for_a_session_holds_up_nobody_else() {
 }
 
 #[test]
+fn who_waits_for_a_session_takes_the_next_version_instead() {
+    let repository = repository();
+    let server = Launch::of(&repository)
+        .set("SERVER__WORKERS", "2")
+        .set("ENGINE__SESSIONS", "1")
+        .set("REPOSITORY__POLL_INTERVAL", "100ms")
+        .start();
+    let mut runs = server.connect();
+    runs.send(count(ENDLESS).header("x-request-timeout-ms", "5000").bytes());
+    let mut wait: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for client in &mut wait {
+        client.send(count(7).bytes());
+    }
+    repository.add_bytes("count", "2", &counted_loop());
+    // Those that share the worker of the run are read after it; the others are told of the new table.
+    for client in &mut wait {
+        let answer = client.answer().ok();
+        assert_eq!(answer.header("x-tidegate-version"), Some("2"), "{answer:?}");
+    }
+    assert_eq!(runs.answer().status, 504);
+}
+
+#[test]
 fn an_unload_ends_runs_that_take_long() {
-    let server = Launch::of(&repository()).set("SERVER__WORKERS", "1").start();
+    let repository = repository();
+    let server = Launch::of(&repository)
+        .set("SERVER__WORKERS", "1")
+        .set("REPOSITORY__POLL_INTERVAL", "100ms")
+        .start();
     let mut client = server.connect();
     let before = worker_ticks(&server);
     client.send(count(ENDLESS).bytes());
     eventually("it runs", || (worker_ticks(&server) > before + 3).then_some(()));
+    // By then it is no longer the version that serves.
+    repository.add_bytes("count", "2", &counted_loop());
+    let ready = |version: &Value| version["version"] == 2 && version["state"] == "READY";
+    eventually("another takes over", || {
+        let model = server.admin("/api/v1/models/count").json();
+        model["versions"].as_array()?.iter().any(ready).then_some(())
+    });
     let mut admin = Connection::open(server.admin);
     admin.send(Request::post_json("/api/v1/models/count/unload", &json!({})).bytes());
     let told = client.answer();
@@ -220,5 +269,6 @@ fn the_end_of_the_process_ends_runs() {
     server.terminate();
     let told = client.answer();
     assert_eq!(told.status, 503, "{told:?}");
+    assert!(told.error().contains("the server is stopping"), "{told:?}");
     assert_eq!(server.exit_code(PATIENCE), 0);
 }
