@@ -27,5 +27,6 @@ mod settings;
 mod v2;
 
 pub use listener::{Listener, ListenerError};
+pub use memory::share_of_memory;
 pub use service::{ControlRequest, ControlService, Plane};
 pub use settings::{Limits, Settings};

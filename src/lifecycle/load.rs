@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{
         self, Engines, LoadError, ModelFile, SessionOptions, Tag,
-        onnx::{Hazard, OnnxError},
+        onnx::{self, Hazard, OnnxError},
     },
-    model::{EngineChoice, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    model::{
+        EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+    },
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
@@ -37,6 +39,8 @@ pub struct Loader {
     pub sessions: usize,
     /// Threads within one run, where a description says nothing.
     pub intra_op_threads: usize,
+    /// Bytes that one run may allocate where a request's values choose how many.
+    pub run_memory_max: u64,
     /// Runs before a version answers.
     pub warmup_runs: u32,
     /// Engines that the operator chose; they win over what a repository says.
@@ -328,7 +332,8 @@ impl Loader {
     ) -> Result<Version, LoadFailure> {
         let clock = self.monitor.clock();
         let begin = clock.now();
-        let Fetched { artifact, file, hazards, description, identity } = self.fetch(origin)?;
+        let Fetched { artifact, checked, description, identity } = self.fetch(origin)?;
+        let Checked { file, hazards, growth } = checked;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let digest = identity.as_deref().unwrap_or(&artifact.sha256);
@@ -402,6 +407,7 @@ impl Loader {
             model: model.clone(),
             id,
             class_names: class_names(description, &signature),
+            growth: growth.unwrap_or_default().fitted(&signature, self.run_memory_max),
             signature,
             guards,
             description: Arc::clone(description),
@@ -429,50 +435,58 @@ impl Loader {
             (Origin::Store(digest), Some(store)) => {
                 let stored = store.version(digest, self.artifact_bytes_max)?;
                 let (artifact, description) = (stored.artifact, Arc::new(stored.description));
-                let ((file, hazards), identity) = (checked(&artifact)?, Some(digest.to_string()));
-                return Ok(Fetched { artifact, file, hazards, description, identity });
+                let (checked, identity) = (checked(&artifact)?, Some(digest.to_string()));
+                return Ok(Fetched { artifact, checked, description, identity });
             }
             (Origin::Store(_), None) => return Err(LoadFailure::NoStore),
         };
         let kept = self.store.as_ref().map(|store| {
             let artifact = listed.fetch(Some(store))?;
-            let file = checked(&artifact)?;
+            let checked = checked(&artifact)?;
             let identity = Some(artifact.keep(store)?.to_string());
-            Ok((artifact, file, identity))
+            Ok((artifact, checked, identity))
         });
-        let (artifact, (file, hazards), identity) = match kept {
+        let (artifact, checked, identity) = match kept {
             Some(Ok(kept)) => kept,
             // A store that is full or broken must not keep a version from serving.
             Some(Err(LoadFailure::Source(reason, SourceError::Store { .. }))) => {
                 tracing::error!("a version is loaded without being kept: {reason}");
                 let artifact = listed.fetch(None)?;
-                let file = checked(&artifact)?;
-                (artifact, file, None)
+                let checked = checked(&artifact)?;
+                (artifact, checked, None)
             }
             Some(Err(error)) => return Err(error),
             None => {
                 let artifact = listed.fetch(None)?;
-                let file = checked(&artifact)?;
-                (artifact, file, None)
+                let checked = checked(&artifact)?;
+                (artifact, checked, None)
             }
         };
-        Ok(Fetched { artifact, file, hazards, description, identity })
+        Ok(Fetched { artifact, checked, description, identity })
     }
 }
 
 /// A version's bytes, as one state of its folder.
 struct Fetched {
     artifact: Artifact,
-    file: ModelFile,
-    hazards: Vec<Hazard>,
+    checked: Checked,
     description: Arc<ModelDescription>,
     /// The digest of its manifest in the content store.
     identity: Option<String>,
 }
 
+/// The bytes for the engine, and what our own look at them found.
+struct Checked {
+    file: ModelFile,
+    hazards: Vec<Hazard>,
+    /// What grows by the values of a request; `None` if nothing does.
+    growth: Option<Growth>,
+}
+
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
-fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure> {
+fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let (summary, hazards) = trial::preflight(&artifact.model)?;
+    let growth = onnx::growth(&artifact.model, &summary, &onnx::Limits::default())?;
     let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
@@ -484,7 +498,8 @@ fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure>
     // All of it from one state of the folder.
     artifact.confirm()?;
     let external = files.into_iter().collect();
-    Ok((ModelFile { bytes: artifact.model.clone(), external }, hazards))
+    let file = ModelFile { bytes: artifact.model.clone(), external };
+    Ok(Checked { file, hazards, growth })
 }
 
 /// What the proof found, and no empty inputs where an operator ends the process on them.

@@ -43,7 +43,7 @@ pub use watchdog::{Listed, Watch, Watchdog, Watching};
 pub use crate::engine::hand_back_memory;
 use crate::{
     engine::{RunError, Session},
-    model::{GuardError, InferRequest, SignatureError, VersionId},
+    model::{GrowthError, GuardError, InferRequest, SignatureError, VersionId},
     monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
@@ -89,6 +89,9 @@ pub enum PredictError {
     /// The engine would end the process on such inputs; the caller's mistake.
     #[error(transparent)]
     Guarded(#[from] GuardError),
+    /// A run of them would allocate too much; the caller's mistake.
+    #[error(transparent)]
+    Oversized(#[from] GrowthError),
     /// More rows than one request may bring; the caller's mistake.
     #[error("{rows} rows are more than the {rows_max} that one request may bring; split the batch")]
     Rows {
@@ -264,6 +267,7 @@ impl Serving {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
         version.parts().guards.check(&request.inputs)?;
+        version.parts().growth.check(&request.inputs)?;
         let rows = self.check_rows(version, request)?;
         let started = self.clock.now();
         if started > on.deadline {

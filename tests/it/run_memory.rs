@@ -1,0 +1,265 @@
+//! Runs whose memory the values of a request choose: each is bounded by `engine.run_memory`, and the server's memory with it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tidegate::{
+    engine::onnx::{Limits, growth, summarize},
+    model::Growth,
+};
+
+use crate::{
+    http::Response,
+    models::{
+        BOOL, FLOAT, INT64, Message, declared, floats, graph, graph_attribute, int_attribute,
+        integers, model, node,
+    },
+    repository::Repository,
+    server::{Launch, Server},
+    tensors::{add_sub, body, infer, input},
+};
+
+/// What one run may take in these tests.
+const RUN_MEMORY: &str = "64MiB";
+const RUN_MEMORY_MAX: i64 = 64 << 20;
+
+/// As much as the server may take beside its runs, in KiB: its binary, the engine's library, sessions, answers.
+const BESIDE_KIB: u64 = 400 << 10;
+
+/// Zeros of the shape that the input says, and their sum.
+fn zeros() -> Vec<u8> {
+    model(graph(
+        vec![
+            node("ConstantOfShape", &["n"], &["zeros"]),
+            node("ReduceSum", &["zeros"], &["y"]).message(5, int_attribute("keepdims", 0)),
+        ],
+        vec![],
+        vec![declared("n", INT64, &[-1])],
+        vec![declared("y", FLOAT, &[])],
+    ))
+}
+
+/// As many rows as the input says, collected by a loop; then how many elements they are.
+fn rows() -> Vec<u8> {
+    let round = graph(
+        vec![node("Identity", &["go"], &["on"]), node("Add", &["row", "row"], &["double"])],
+        vec![],
+        vec![declared("round", INT64, &[]), declared("go", BOOL, &[])],
+        vec![declared("on", BOOL, &[]), declared("double", FLOAT, &[1000])],
+    );
+    model(graph(
+        vec![
+            node("Loop", &["rounds", "yes"], &["rows"]).message(5, graph_attribute("body", round)),
+            node("Size", &["rows"], &["y"]),
+        ],
+        vec![integers("yes", BOOL, &[], &[1]), floats("row", &[1000], &[1.0; 1000])],
+        vec![declared("rounds", INT64, &[])],
+        vec![declared("y", INT64, &[])],
+    ))
+}
+
+/// All pairs of the numbers below the input, which no program of sizes follows.
+fn pairs() -> Vec<u8> {
+    model(graph(
+        vec![
+            node("Range", &["zero", "n", "one"], &["across"]),
+            node("Unsqueeze", &["across", "axis"], &["down"]),
+            node("Add", &["across", "down"], &["sums"]),
+            node("Size", &["sums"], &["y"]),
+        ],
+        vec![
+            integers("zero", INT64, &[], &[0]),
+            integers("one", INT64, &[], &[1]),
+            integers("axis", INT64, &[1], &[1]),
+        ],
+        vec![declared("n", INT64, &[])],
+        vec![declared("y", INT64, &[])],
+    ))
+}
+
+fn serve() -> Server {
+    let repository = Repository::of(&["add_sub"]);
+    for (name, bytes) in [("zeros", zeros()), ("rows", rows()), ("pairs", pairs())] {
+        repository.add_bytes(name, "1", &bytes);
+        repository.describe(name, "model.toml", "max_batch_size = 0\n");
+    }
+    let server = Launch::of(&repository).set("ENGINE__RUN_MEMORY", RUN_MEMORY).start();
+    for name in ["zeros", "rows", "pairs"] {
+        server.wait_for_state(name, "1", "READY");
+    }
+    server
+}
+
+fn ask(server: &Server, model: &str, name: &str, shape: &[usize], values: &[i64]) -> Response {
+    server.post(&infer(model), &body(&[input(name, "INT64", shape, &json!(values))]))
+}
+
+fn answer(response: &Response) -> Value {
+    assert_eq!(response.status, 200, "{response:?}");
+    response.json()["outputs"][0]["data"][0].clone()
+}
+
+/// A refusal that says what to do, by the caller's values.
+fn is_refused(response: &Response) {
+    assert_eq!(response.status, 400, "{response:?}");
+    assert!(response.text().contains("engine.run_memory"), "{response:?}");
+}
+
+fn neighbour_answers(server: &Server) {
+    let response = server.post(&infer("add_sub"), &add_sub());
+    assert_eq!(response.json()["outputs"][0]["data"][3], 4, "{response:?}");
+}
+
+/// The most memory that the server ever held, in KiB.
+fn peak(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn a_size_beyond_the_limit_is_refused_before_the_run() {
+    let server = serve();
+    for values in [vec![1 << 31], vec![1 << 15, 1 << 15], vec![RUN_MEMORY_MAX / 4 + 1]] {
+        let response = ask(&server, "zeros", "n", &[values.len()], &values);
+        is_refused(&response);
+        let bytes = (values.iter().product::<i64>() * 4).to_string();
+        for part in ["ConstantOfShape", "zeros", &bytes, &RUN_MEMORY_MAX.to_string()] {
+            assert!(response.text().contains(part), "{part}: {response:?}");
+        }
+        neighbour_answers(&server);
+    }
+    for values in [vec![3], vec![0], vec![1 << 10, 1 << 10], vec![RUN_MEMORY_MAX / 8]] {
+        let sum = answer(&ask(&server, "zeros", "n", &[values.len()], &values));
+        assert_eq!(sum, 0.0, "{values:?}");
+    }
+    assert!(peak(&server) < BESIDE_KIB, "{}", peak(&server));
+}
+
+#[test]
+fn the_default_refuses_what_takes_gigabytes() {
+    let repository = Repository::empty();
+    repository.add_bytes("zeros", "1", &zeros());
+    let server = Launch::of(&repository).start();
+    server.wait_for_state("zeros", "1", "READY");
+    is_refused(&ask(&server, "zeros", "n", &[1], &[1 << 31]));
+    assert!(peak(&server) < BESIDE_KIB, "{}", peak(&server));
+}
+
+fn growth_of(bytes: &[u8]) -> Option<Growth> {
+    let limits = Limits::default();
+    growth(bytes, &summarize(bytes, &limits).unwrap(), &limits).unwrap()
+}
+
+/// A model of these nodes with inputs `n` (vector), `s` (scalar), `f` (numbers) and `x`.
+fn with(nodes: Vec<Message>) -> Vec<u8> {
+    let inputs = vec![
+        declared("n", INT64, &[-1]),
+        declared("s", INT64, &[]),
+        declared("f", FLOAT, &[-1]),
+        declared("x", FLOAT, &[-1, 3]),
+    ];
+    let constants = vec![
+        integers("one", INT64, &[1], &[1]),
+        integers("zero", INT64, &[], &[0]),
+        integers("four", INT64, &[], &[4]),
+        integers("grid", INT64, &[2], &[2, 3]),
+        floats("halves", &[2], &[0.5, 1.5]),
+        floats("off_on", &[2], &[0.0, 1.0]),
+    ];
+    model(graph(nodes, constants, inputs, vec![]))
+}
+
+#[test]
+fn operators_that_grow_by_values_are_found_and_followed() {
+    /// What is to be found.
+    #[derive(Debug, PartialEq)]
+    enum Found {
+        Nothing,
+        Bounded,
+        Followed,
+    }
+    let cast =
+        |from, to, element| node("Cast", &[from], &[to]).message(5, int_attribute("to", element));
+    let concat =
+        |parts: &[&str]| node("Concat", parts, &["c"]).message(5, int_attribute("axis", 0));
+    let table: Vec<(&str, Found, Vec<Message>)> = vec![
+        ("a fixed shape", Found::Nothing, vec![node("ConstantOfShape", &["grid"], &["y"])]),
+        (
+            "a shape of a shape",
+            Found::Nothing,
+            vec![node("Shape", &["x"], &["c"]), node("ConstantOfShape", &["c"], &["y"])],
+        ),
+        ("an ordinary operator", Found::Nothing, vec![node("Add", &["x", "x"], &["y"])]),
+        ("a shape", Found::Followed, vec![node("ConstantOfShape", &["n"], &["y"])]),
+        (
+            "joined",
+            Found::Followed,
+            vec![concat(&["n", "one"]), node("ConstantOfShape", &["c"], &["y"])],
+        ),
+        (
+            "a scalar, made a vector",
+            Found::Followed,
+            vec![node("Unsqueeze", &["s", "one"], &["c"]), node("Expand", &["x", "c"], &["y"])],
+        ),
+        ("counted", Found::Followed, vec![node("Range", &["zero", "s", "four"], &["y"])]),
+        (
+            "arithmetic",
+            Found::Followed,
+            vec![
+                node("Mul", &["s", "four"], &["a"]),
+                node("Add", &["a", "one"], &["c"]),
+                node("ConstantOfShape", &["c"], &["y"]),
+            ],
+        ),
+        ("repeats", Found::Followed, vec![node("Tile", &["x", "n"], &["y"])]),
+        (
+            "repeats of something unknown",
+            Found::Bounded,
+            vec![node("MatMul", &["x", "x"], &["p"]), node("Tile", &["p", "n"], &["y"])],
+        ),
+        ("depth", Found::Followed, vec![node("OneHot", &["n", "s", "off_on"], &["y"])]),
+        ("a fixed depth", Found::Nothing, vec![node("OneHot", &["n", "four", "off_on"], &["y"])]),
+        ("pads", Found::Followed, vec![node("Pad", &["x", "n"], &["y"])]),
+        ("a size", Found::Followed, vec![node("Resize", &["x", "", "", "n"], &["y"])]),
+        ("a scale", Found::Followed, vec![node("Resize", &["x", "", "f"], &["y"])]),
+        ("a fixed scale", Found::Nothing, vec![node("Resize", &["x", "", "halves"], &["y"])]),
+        ("an old scale", Found::Followed, vec![node("Upsample", &["x", "f"], &["y"])]),
+        (
+            "numbers made whole",
+            Found::Followed,
+            vec![cast("f", "c", INT64), node("ConstantOfShape", &["c"], &["y"])],
+        ),
+        (
+            "picked",
+            Found::Followed,
+            vec![
+                node("Gather", &["n", "zero"], &["a"]),
+                node("Range", &["zero", "a", "four"], &["y"]),
+            ],
+        ),
+        (
+            "through a value",
+            Found::Bounded,
+            vec![node("ReduceMax", &["n"], &["a"]), node("ConstantOfShape", &["a"], &["y"])],
+        ),
+        (
+            "what is found in values",
+            Found::Bounded,
+            vec![
+                node("NonZero", &["x"], &["i"]),
+                node("Shape", &["i"], &["a"]),
+                node("ConstantOfShape", &["a"], &["y"]),
+            ],
+        ),
+    ];
+    for (name, expected, nodes) in table {
+        let found = match growth_of(&with(nodes)) {
+            None => Found::Nothing,
+            Some(growth) if growth.is_empty() => Found::Bounded,
+            Some(_) => Found::Followed,
+        };
+        assert_eq!(found, expected, "{name}");
+    }
+    assert!(growth_of(&rows()).is_some_and(|growth| growth.is_empty()), "a loop");
+}
