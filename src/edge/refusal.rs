@@ -150,7 +150,9 @@ impl From<PredictError> for Refusal {
             | PredictError::Rows { .. }
             | PredictError::Inputs(_) => Self::bad_request(error.to_string()),
             PredictError::Deadline => Self::deadline(),
-            PredictError::Leaving(_) => Self::unavailable(error.to_string()),
+            PredictError::Leaving(_) | PredictError::Crowded(_) => {
+                Self::unavailable(error.to_string())
+            }
             // Nobody reads this answer; it only has a code to be counted by.
             PredictError::Gone | PredictError::Lost => {
                 Self::new(client_gone(), error.to_string()).closing()

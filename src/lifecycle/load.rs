@@ -346,7 +346,8 @@ impl Loader {
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
-        let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
+        let intra_op_threads = self.intra_op_threads(description);
+        let options = SessionOptions { intra_op_threads, arena: None };
         let proof = self.prover.as_ref().map(|prover| {
             // A description that does not fit is told in either case; what harms is told only there.
             let begin = clock.now();
@@ -354,7 +355,7 @@ impl Loader {
                 file: &file,
                 golden: artifact.golden.as_deref(),
                 engine: Engines::choice_of(engine),
-                intra_op_threads: options.intra_op_threads,
+                intra_op_threads,
                 warmup_runs: self.warmup_runs,
                 identity: identity.as_deref(),
                 anew: standing == Some(Standing::Suspect),
@@ -376,6 +377,11 @@ impl Loader {
         // What a load takes beside the version itself is taken once, not once for each load.
         let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = clock.now();
+        let arena = growth.as_ref().map(|_| {
+            tag.during(|| engine.arena(&file, options, self.sessions, self.run_memory_max))
+        });
+        let arena = arena.transpose()?.flatten();
+        let options = SessionOptions { arena: arena.as_ref(), ..options };
         let mut first = tag.during(|| engine.load(&file, options))?;
         let signature = first.signature().clone();
         agree(description, &signature)?;

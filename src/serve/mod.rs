@@ -103,6 +103,9 @@ pub enum PredictError {
     /// The model cannot run on these values; the caller's mistake.
     #[error("the model cannot run on these inputs: {0}")]
     Inputs(String),
+    /// Other runs have the memory that it needs; worth retrying.
+    #[error("{0}")]
+    Crowded(String),
     /// The engine failed; our fault or the model's, details stay in the log.
     #[error("the engine failed on this request")]
     Engine(#[source] RunError),
@@ -124,6 +127,8 @@ impl From<RunError> for PredictError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Inputs(reason) => Self::Inputs(reason),
+            RunError::Oversized { .. } => Self::Inputs(error.to_string()),
+            RunError::Crowded { .. } => Self::Crowded(error.to_string()),
             RunError::Failed(_) | RunError::Output { .. } | RunError::Ended => Self::Engine(error),
         }
     }

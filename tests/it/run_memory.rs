@@ -1,6 +1,10 @@
 //! Runs whose memory the values of a request choose: each is bounded by `engine.run_memory`, and the server's memory with it.
 
-use std::fs;
+use std::{
+    fs,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
+};
 
 use serde_json::{Value, json};
 use tidegate::{
@@ -77,6 +81,23 @@ fn pairs() -> Vec<u8> {
     ))
 }
 
+/// A product with weights that are larger than what a run may take, and zeros as many as the input says.
+fn weights() -> Vec<u8> {
+    const WIDE: i64 = 5000;
+    let count = usize::try_from(WIDE * WIDE).unwrap();
+    model(graph(
+        vec![
+            node("MatMul", &["x", "weights"], &["product"]),
+            node("ConstantOfShape", &["n"], &["zeros"]),
+            node("Add", &["zeros", "product"], &["sum"]),
+            node("ReduceMax", &["sum"], &["y"]).message(5, int_attribute("keepdims", 0)),
+        ],
+        vec![floats("weights", &[WIDE, WIDE], &vec![0.5; count])],
+        vec![declared("x", FLOAT, &[1, WIDE]), declared("n", INT64, &[2])],
+        vec![declared("y", FLOAT, &[])],
+    ))
+}
+
 fn serve() -> Server {
     let repository = Repository::of(&["add_sub"]);
     for (name, bytes) in [("zeros", zeros()), ("rows", rows()), ("pairs", pairs())] {
@@ -144,6 +165,91 @@ fn the_default_refuses_what_takes_gigabytes() {
     server.wait_for_state("zeros", "1", "READY");
     is_refused(&ask(&server, "zeros", "n", &[1], &[1 << 31]));
     assert!(peak(&server) < BESIDE_KIB, "{}", peak(&server));
+}
+
+/// Rounds, or pairs, that take more than a run may have; the first without end.
+const TOO_MANY: [(&str, &str, i64); 3] =
+    [("rows", "rounds", 1 << 40), ("rows", "rounds", 20_000), ("pairs", "n", 5_000)];
+
+/// What is answered, with the largest that is.
+const ENOUGH: [(&str, &str, i64, i64); 3] = [
+    ("rows", "rounds", 3, 3_000),
+    ("rows", "rounds", 7_500, 7_500_000),
+    ("pairs", "n", 2_000, 4_000_000),
+];
+
+#[test]
+fn a_run_beyond_the_limit_fails_cleanly_and_the_next_is_right() {
+    let server = serve();
+    for round in 0..3 {
+        for (model, name, value) in TOO_MANY {
+            is_refused(&ask(&server, model, name, &[], &[value]));
+            neighbour_answers(&server);
+            for (model, name, value, expected) in ENOUGH {
+                let count = answer(&ask(&server, model, name, &[], &[value]));
+                assert_eq!(count, expected, "{model} of {value} in round {round}");
+            }
+        }
+    }
+    assert!(peak(&server) < BESIDE_KIB, "{}", peak(&server));
+}
+
+#[test]
+fn runs_at_the_same_time_share_the_bound() {
+    let server = serve();
+    let (answered, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for client in 0..6 {
+            let (server, answered, refused) = (&server, &answered, &refused);
+            scope.spawn(move || {
+                for round in 0..20 {
+                    if (client + round) % 2 == 0 {
+                        let (model, name, value) = TOO_MANY[round % TOO_MANY.len()];
+                        let response = ask(server, model, name, &[], &[value]);
+                        assert!([400, 503].contains(&response.status), "{response:?}");
+                        assert!(response.text().contains("engine.run_memory"), "{response:?}");
+                        refused.fetch_add(1, Relaxed);
+                        continue;
+                    }
+                    let (model, name, value, expected) = ENOUGH[round % ENOUGH.len()];
+                    let response = ask(server, model, name, &[], &[value]);
+                    if response.status == 503 {
+                        assert!(response.text().contains("try again"), "{response:?}");
+                        continue;
+                    }
+                    assert_eq!(answer(&response), expected);
+                    answered.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    assert!(answered.into_inner() > 0 && refused.into_inner() == 60);
+    for (model, name, value, expected) in ENOUGH {
+        assert_eq!(answer(&ask(&server, model, name, &[], &[value])), expected);
+    }
+    neighbour_answers(&server);
+    assert!(peak(&server) < BESIDE_KIB, "{}", peak(&server));
+}
+
+#[test]
+fn weights_take_nothing_from_runs_and_lift_no_bound() {
+    let repository = Repository::empty();
+    repository.add_bytes("weights", "1", &weights());
+    repository.describe("weights", "model.toml", "max_batch_size = 0\n");
+    let server = Launch::of(&repository).set("ENGINE__RUN_MEMORY", RUN_MEMORY).start();
+    server.wait_for_state("weights", "1", "READY");
+    let rows = |rows: i64| {
+        let x = input("x", "FP32", &[1, 5000], &json!(vec![1.0; 5000]));
+        let n = input("n", "INT64", &[2], &json!([rows, 5000]));
+        server.post(&infer("weights"), &body(&[x, n]))
+    };
+    let ready = peak(&server);
+    for _ in 0..3 {
+        // Twice the zeros, which is more than a run may take although the zeros alone are not.
+        is_refused(&rows(2_500));
+        assert_eq!(answer(&rows(1_200)), 2500.0);
+    }
+    assert!(peak(&server) < ready + (200 << 10), "{} after {ready}", peak(&server));
 }
 
 fn growth_of(bytes: &[u8]) -> Option<Growth> {
