@@ -15,8 +15,8 @@ use tidegate::{
 use crate::{
     http::Response,
     models::{
-        BOOL, FLOAT, INT64, Message, declared, floats, graph, graph_attribute, int_attribute,
-        integers, model, node,
+        BOOL, FLOAT, INT64, Message, counted_loop, declared, floats, graph, graph_attribute,
+        int_attribute, integers, model, node,
     },
     repository::Repository,
     server::{Launch, Server},
@@ -45,9 +45,26 @@ fn zeros() -> Vec<u8> {
 
 /// As many rows as the input says, collected by a loop; then how many elements they are.
 fn rows() -> Vec<u8> {
+    collecting(vec![node("Identity", &["go"], &["on"]), node("Add", &["row", "row"], &["double"])])
+}
+
+/// The same, by a condition that nobody knows before.
+fn conditional_rows() -> Vec<u8> {
+    collecting(vec![
+        node("Less", &["round", "many"], &["on"]),
+        node("Add", &["row", "row"], &["double"]),
+    ])
+}
+
+/// The same row each time, which takes no memory until the loop has ended.
+fn same_rows() -> Vec<u8> {
+    collecting(vec![node("Identity", &["go"], &["on"]), node("Identity", &["row"], &["double"])])
+}
+
+fn collecting(nodes: Vec<Message>) -> Vec<u8> {
     let round = graph(
-        vec![node("Identity", &["go"], &["on"]), node("Add", &["row", "row"], &["double"])],
-        vec![],
+        nodes,
+        vec![integers("many", INT64, &[], &[1 << 50])],
         vec![declared("round", INT64, &[]), declared("go", BOOL, &[])],
         vec![declared("on", BOOL, &[]), declared("double", FLOAT, &[1000])],
     );
@@ -98,14 +115,24 @@ fn weights() -> Vec<u8> {
     ))
 }
 
+fn models() -> [(&'static str, Vec<u8>); 5] {
+    [
+        ("zeros", zeros()),
+        ("rows", rows()),
+        ("conditional_rows", conditional_rows()),
+        ("same_rows", same_rows()),
+        ("pairs", pairs()),
+    ]
+}
+
 fn serve() -> Server {
     let repository = Repository::of(&["add_sub"]);
-    for (name, bytes) in [("zeros", zeros()), ("rows", rows()), ("pairs", pairs())] {
+    for (name, bytes) in models() {
         repository.add_bytes(name, "1", &bytes);
         repository.describe(name, "model.toml", "max_batch_size = 0\n");
     }
     let server = Launch::of(&repository).set("ENGINE__RUN_MEMORY", RUN_MEMORY).start();
-    for name in ["zeros", "rows", "pairs"] {
+    for (name, _) in models() {
         server.wait_for_state(name, "1", "READY");
     }
     server
@@ -168,13 +195,19 @@ fn the_default_refuses_what_takes_gigabytes() {
 }
 
 /// Rounds, or pairs, that take more than a run may have; the first without end.
-const TOO_MANY: [(&str, &str, i64); 3] =
-    [("rows", "rounds", 1 << 40), ("rows", "rounds", 20_000), ("pairs", "n", 5_000)];
+const TOO_MANY: [(&str, &str, i64); 5] = [
+    ("conditional_rows", "rounds", 1 << 40),
+    ("rows", "rounds", 1 << 40),
+    ("conditional_rows", "rounds", 20_000),
+    ("same_rows", "rounds", 1 << 40),
+    ("pairs", "n", 5_000),
+];
 
 /// What is answered, with the largest that is.
-const ENOUGH: [(&str, &str, i64, i64); 3] = [
+const ENOUGH: [(&str, &str, i64, i64); 4] = [
     ("rows", "rounds", 3, 3_000),
-    ("rows", "rounds", 7_500, 7_500_000),
+    ("conditional_rows", "rounds", 7_500, 7_500_000),
+    ("same_rows", "rounds", 7_500, 7_500_000),
     ("pairs", "n", 2_000, 4_000_000),
 ];
 
@@ -367,5 +400,9 @@ fn operators_that_grow_by_values_are_found_and_followed() {
         };
         assert_eq!(found, expected, "{name}");
     }
-    assert!(growth_of(&rows()).is_some_and(|growth| growth.is_empty()), "a loop");
+    for (model, is_followed) in
+        [(rows(), true), (same_rows(), true), (conditional_rows(), false), (counted_loop(), false)]
+    {
+        assert_eq!(growth_of(&model).map(|growth| !growth.is_empty()), Some(is_followed));
+    }
 }

@@ -12,12 +12,16 @@
 
 use std::collections::HashMap;
 
-use crate::model::{Grown, Growth, Numbers, Operation, Step};
+use crate::{
+    model::{Grown, Growth, Numbers, Operation, Step},
+    tensor::DataType,
+};
 
 use super::{
     Limits, OnnxError, Summary, ValueType,
     declared::{Dim, ElementType, declared},
     division::{Facts, SHAPED, VARIES, grows},
+    rounds::{self, Body},
     shown,
     walk::default_domain,
     wire::Fields,
@@ -59,6 +63,10 @@ const LOOP: &str = "Loop";
 
 /// Steps beyond which no program is written.
 const STEPS_MAX: usize = 100_000;
+
+/// What each round of a loop costs for each value that it collects, however small that is: a pointer to it, one to what
+/// counts its users, and one to its type.
+const HANDLE_BYTES: u64 = 24;
 
 /// The most numbers of a constant that are of use.
 const NUMBERS_MAX: usize = 64;
@@ -112,7 +120,9 @@ struct Attributes<'a> {
     integers: HashMap<&'a str, i64>,
     /// The element type, the dimensions and the numbers of a tensor.
     tensor: Option<Constant>,
-    /// It was told something else.
+    /// The body of a loop.
+    body: Option<Body>,
+    /// All that it was told.
     names: Vec<&'a str>,
 }
 
@@ -284,18 +294,56 @@ impl<'a, 'l> Writer<'a, 'l> {
         if let Some(known) = self.value(node) {
             self.values.insert(output, known);
         }
+        if node.operator == LOOP {
+            self.rounds(node);
+        }
         let Some(shape) = self.shape(node) else { return };
         self.shapes.insert(output, shape);
         let is_grown = GROWS.iter().any(|(name, _)| *name == node.operator);
         if is_grown && self.by_values[shape] {
-            let size = |element: &i32| ElementType(*element).datatype()?.size();
-            let element_bytes = self.elements.get(output).and_then(size).unwrap_or(1);
-            self.outputs.push(Grown {
-                operator: node.operator.to_owned(),
-                output: shown(output),
-                shape,
-                element_bytes: element_bytes as u64,
-            });
+            let element_bytes = self.elements.get(output).map_or(1, |element| size(*element));
+            self.grown(node, output, shape, element_bytes);
+        }
+    }
+
+    fn grown(&mut self, node: &Node<'a>, output: &str, shape: usize, element_bytes: u64) {
+        let (operator, output) = (node.operator.to_owned(), shown(output));
+        self.outputs.push(Grown { operator, output, shape, element_bytes });
+    }
+
+    /// What a loop collects that always goes on, with a count of rounds that follows from values.
+    fn rounds(&mut self, node: &Node<'a>) {
+        let Some(body) = node.attributes.body.as_ref().filter(|body| body.goes_on) else { return };
+        let known = |position: usize| {
+            let name = node.inputs.get(position).filter(|name| !name.is_empty());
+            name.map(|name| self.values.get(name).copied())
+        };
+        let begins = match known(1) {
+            None => true,
+            Some(None) => false,
+            Some(Some(Known { step, .. })) => {
+                self.steps[step] == Step::Constant(Numbers::whole_of([1]))
+            }
+        };
+        let Some(Some(Known { step: count, .. })) = known(0) else { return };
+        if !begins || !self.by_values[count] {
+            return;
+        }
+        for (index, row) in body.collected.iter().enumerate() {
+            let output = node.outputs.get(body.carried + index).copied().unwrap_or("");
+            let element_bytes = size(row.element);
+            let dims = row.dims.as_deref().unwrap_or_default();
+            let bytes = dims
+                .iter()
+                .fold(element_bytes, |bytes, dim| bytes.saturating_mul(dim.unsigned_abs()));
+            if row.dims.is_some() && bytes >= HANDLE_BYTES {
+                let row = self.whole(dims);
+                let shape = self.step(Step::Join(vec![count, row]));
+                self.grown(node, output, shape, element_bytes);
+            } else {
+                let shape = self.step(Step::Join(vec![count]));
+                self.grown(node, output, shape, HANDLE_BYTES);
+            }
         }
     }
 
@@ -482,6 +530,9 @@ impl<'a, 'l> Writer<'a, 'l> {
                 1 => name = field.text(self.limits.name_bytes)?,
                 3 => number = Some(field.int64()?),
                 5 => tensor = Some(self.tensor(field.message()?)?.1),
+                6 if told.body.is_none() => {
+                    told.body = Some(rounds::body(field.message()?, self.limits)?);
+                }
                 8 => {
                     has_numbers = true;
                     field.integers(|number| numbers.push(number))?;
@@ -540,7 +591,8 @@ impl<'a, 'l> Writer<'a, 'l> {
                 Numbers::real_of(first(raw).map(|raw| f32::from_le_bytes(raw).into()))
             }
             (11, Some(raw)) => Numbers::real_of(first(raw).map(f64::from_le_bytes)),
-            (6 | 7, None) => Numbers::whole_of(whole),
+            (9, Some(raw)) => Numbers::whole_of(first(raw).map(|[raw]| i64::from(raw))),
+            (6 | 7 | 9, None) => Numbers::whole_of(whole),
             _ => return Ok((name, constant)),
         };
         let mut sizes = constant.dims.iter();
@@ -550,6 +602,12 @@ impl<'a, 'l> Writer<'a, 'l> {
         constant.numbers = Some(numbers).filter(|_| is_small && !is_outside && !other);
         Ok((name, constant))
     }
+}
+
+/// Bytes of an element; 1 where its type has no size of its own.
+fn size(element: i32) -> u64 {
+    let size = ElementType(element).datatype().and_then(DataType::size);
+    size.map_or(1, |bytes| bytes as u64)
 }
 
 /// The first numbers of a tensor's bytes, one more than are of use.

@@ -16,6 +16,7 @@ mod expansion;
 mod external;
 mod growth;
 mod killers;
+mod rounds;
 mod walk;
 mod wire;
 
