@@ -35,6 +35,8 @@ pub struct Grown {
     pub shape: usize,
     /// Bytes of an element; 1 where its type is not known.
     pub element_bytes: u64,
+    /// The step that gives the bytes of an element's text beside it.
+    pub text: Option<usize>,
 }
 
 /// One step of the arithmetic; a number in it is an earlier step.
@@ -46,6 +48,8 @@ pub enum Step {
     Elements(usize),
     /// The dimensions of the input at this index.
     Shape(usize),
+    /// Bytes that the text of an element of the input at this index takes beside the element, on average.
+    Text(usize),
     /// Whole numbers, towards zero.
     Whole(usize),
     /// Floating point.
@@ -154,7 +158,7 @@ impl Growth {
         let place = |name: &String| signature.inputs.iter().position(|spec| spec.name == *name);
         let places: Vec<_> = self.inputs.iter().map(place).collect();
         for step in &mut self.steps {
-            if let Step::Elements(input) | Step::Shape(input) = step {
+            if let Step::Elements(input) | Step::Shape(input) | Step::Text(input) = step {
                 // No request brings an input that is not in the signature, so nothing is known of it.
                 *input = places.get(*input).copied().flatten().unwrap_or(usize::MAX);
             }
@@ -186,8 +190,13 @@ impl Growth {
             // What is negative the engine refuses.
             let Some(shape) = Shape::new(dims) else { continue };
             let product = |bytes: u64, dim: &i64| bytes.saturating_mul(dim.unsigned_abs());
+            let text = match grown.text.and_then(|text| known[text].as_ref()) {
+                Some(Numbers::Whole(bytes)) => bytes.iter().fold(1, product),
+                _ => 0,
+            };
+            let element_bytes = grown.element_bytes.saturating_add(text);
             let bytes =
-                if shape.contains(&0) { 0 } else { dims.iter().fold(grown.element_bytes, product) };
+                if shape.contains(&0) { 0 } else { dims.iter().fold(element_bytes, product) };
             if bytes > self.bytes_max {
                 return Err(GrowthError {
                     operator: grown.operator.clone(),
@@ -206,7 +215,7 @@ impl Step {
     /// The steps that it uses.
     pub fn uses(&self) -> SmallVec<[usize; 4]> {
         match self {
-            Self::Constant(_) | Self::Elements(_) | Self::Shape(_) => smallvec![],
+            Self::Constant(_) | Self::Elements(_) | Self::Shape(_) | Self::Text(_) => smallvec![],
             Self::Whole(from) | Self::Real(from) | Self::Sole(from) | Self::Product(from) => {
                 smallvec![*from]
             }
@@ -225,7 +234,7 @@ impl Step {
     #[must_use]
     pub fn moved(mut self, places: &[usize]) -> Self {
         let mut all: SmallVec<[&mut usize; 4]> = match &mut self {
-            Self::Constant(_) | Self::Elements(_) | Self::Shape(_) => smallvec![],
+            Self::Constant(_) | Self::Elements(_) | Self::Shape(_) | Self::Text(_) => smallvec![],
             Self::Whole(from) | Self::Real(from) | Self::Sole(from) | Self::Product(from) => {
                 smallvec![from]
             }
@@ -253,6 +262,7 @@ impl Step {
             Self::Shape(input) => {
                 Some(Numbers::Whole(inputs.get(*input)?.tensor.shape().iter().copied().collect()))
             }
+            Self::Text(input) => text(&inputs.get(*input)?.tensor),
             Self::Whole(from) => get(from)?.to_whole(),
             Self::Real(from) => Some(Numbers::Real(get(from)?.to_real())),
             Self::Join(parts) => join(parts.iter().map(get)),
@@ -366,6 +376,14 @@ impl Numbers {
             |at: i64| (if at < 0 { at.saturating_add(length) } else { at }).clamp(0, length);
         self.pick(&(place(start)..place(end)).collect::<SmallVec<[i64; 8]>>())
     }
+}
+
+/// What the strings of a tensor take on average beyond those that lie within an element.
+fn text(tensor: &Tensor) -> Option<Numbers> {
+    const WITHIN: usize = 15;
+    let strings = tensor.strings()?;
+    let bytes = strings.byte_len().checked_div(strings.len())?.saturating_sub(WITHIN);
+    Some(Numbers::Whole(smallvec![i64::try_from(bytes).ok()?]))
 }
 
 /// The whole part; `None` if that is no integer of 64 bits.
@@ -594,6 +612,7 @@ mod tests {
             output: "y".to_owned(),
             shape: 0,
             element_bytes: 4,
+            text: None,
         };
         Growth::new(vec!["n".to_owned()], vec![Step::Elements(0)], vec![grown])
             .fitted(&signature, bytes_max)

@@ -155,6 +155,8 @@ struct Writer<'a, 'l> {
     values: HashMap<&'a str, Known>,
     shapes: HashMap<&'a str, usize>,
     elements: HashMap<&'a str, i32>,
+    /// The bytes of strings that an input brought.
+    texts: HashMap<&'a str, usize>,
     outputs: Vec<Grown>,
 }
 
@@ -169,6 +171,7 @@ impl<'a, 'l> Writer<'a, 'l> {
             values: HashMap::new(),
             shapes: HashMap::new(),
             elements: HashMap::new(),
+            texts: HashMap::new(),
             outputs: Vec::new(),
         }
     }
@@ -209,6 +212,7 @@ impl<'a, 'l> Writer<'a, 'l> {
         let mut needed = vec![false; self.steps.len()];
         for grown in &self.outputs {
             needed[grown.shape] = true;
+            grown.text.iter().for_each(|text| needed[*text] = true);
         }
         for index in (0..needed.len()).rev() {
             if needed[index] {
@@ -223,7 +227,10 @@ impl<'a, 'l> Writer<'a, 'l> {
         }
         let kept = self.steps.into_iter().zip(needed).filter(|(_, is_needed)| *is_needed);
         let steps = kept.map(|(step, _)| step.moved(&places)).collect();
-        let moved = |grown: Grown| Grown { shape: places[grown.shape], ..grown };
+        let moved = |grown: Grown| {
+            let (shape, text) = (places[grown.shape], grown.text.map(|text| places[text]));
+            Grown { shape, text, ..grown }
+        };
         Growth::new(self.inputs, steps, self.outputs.into_iter().map(moved).collect())
     }
 
@@ -244,6 +251,10 @@ impl<'a, 'l> Writer<'a, 'l> {
         self.elements.insert(name, element);
         let shape = self.step(Step::Shape(index));
         self.shapes.insert(name, shape);
+        if ElementType(element) == ElementType::STRING {
+            let text = self.step(Step::Text(index));
+            self.texts.insert(name, text);
+        }
         if let Some(rank @ 0..=1) = dims.as_ref().map(Vec::<Dim>::len) {
             let step = self.step(Step::Elements(index));
             self.values.insert(name, Known { step, rank });
@@ -291,6 +302,20 @@ impl<'a, 'l> Writer<'a, 'l> {
         if let Some(element) = self.element(node) {
             self.elements.insert(output, element);
         }
+        if matches!(
+            node.operator,
+            "Identity"
+                | "Reshape"
+                | "Unsqueeze"
+                | "Squeeze"
+                | "Flatten"
+                | "Transpose"
+                | "Expand"
+                | "Tile"
+        ) && let Some(text) = node.inputs.first().and_then(|name| self.texts.get(name)).copied()
+        {
+            self.texts.insert(output, text);
+        }
         if let Some(known) = self.value(node) {
             self.values.insert(output, known);
         }
@@ -307,8 +332,9 @@ impl<'a, 'l> Writer<'a, 'l> {
     }
 
     fn grown(&mut self, node: &Node<'a>, output: &str, shape: usize, element_bytes: u64) {
+        let text = self.texts.get(output).copied();
         let (operator, output) = (node.operator.to_owned(), shown(output));
-        self.outputs.push(Grown { operator, output, shape, element_bytes });
+        self.outputs.push(Grown { operator, output, shape, element_bytes, text });
     }
 
     /// What a loop collects that always goes on, with a count of rounds that follows from values.
@@ -604,8 +630,11 @@ impl<'a, 'l> Writer<'a, 'l> {
     }
 }
 
-/// Bytes of an element; 1 where its type has no size of its own.
+/// Bytes of an element, of a string without its text; 1 where its type has no size of its own.
 fn size(element: i32) -> u64 {
+    if ElementType(element) == ElementType::STRING {
+        return 32;
+    }
     let size = ElementType(element).datatype().and_then(DataType::size);
     size.map_or(1, |bytes| bytes as u64)
 }
