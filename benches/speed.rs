@@ -73,7 +73,8 @@ fn predict(criterion: &mut Criterion) {
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         let file = ModelFile { bytes: std::fs::read(path).unwrap().into(), external: Vec::new() };
-        let session = engine.load(&file, SessionOptions { intra_op_threads: 1 }).unwrap();
+        let session =
+            engine.load(&file, SessionOptions { intra_op_threads: 1, arena: None }).unwrap();
         let served = Served::by(session);
         bench(name, &served, &served.row());
     }

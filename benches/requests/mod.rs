@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use tidegate::{
     engine::{RunError, Session},
     model::{
-        Guards, InferResponse, Input, ModelDescription, ModelName, ResponseOutput, Signature,
-        TensorSpec, VersionId, VersionSelector, VersionState,
+        Growth, Guards, InferResponse, Input, ModelDescription, ModelName, ResponseOutput,
+        Signature, TensorSpec, VersionId, VersionSelector, VersionState,
     },
     monitor::{Clock, Monitor, Outcome, WorkerId},
     serve::{Asked, Entry, Model, Names, Serving, Settings, Table, Version, VersionParts, Watch},
@@ -88,6 +88,7 @@ impl Served {
             description: Arc::new(ModelDescription::default()),
             class_names: Vec::new(),
             guards: Guards::NONE,
+            growth: Growth::NONE,
             engine: "onnxruntime",
             digest: String::new(),
             identity: None,

@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     io::IsTerminal as _,
     net::SocketAddr,
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -21,7 +21,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service},
     config::{self, Config},
-    edge::{Listener, Plane},
+    edge::{self, Listener, Plane},
     engine::{self, Engines},
     lifecycle::{Blame, Lifecycle, Loader, Policy, Prover, Verdicts},
     model::{ModelName, TensorSpec},
@@ -83,6 +83,8 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         monitor,
         sessions,
         intra_op_threads: config.engine.intra_op_threads.get(),
+        run_memory_max: (config.engine.run_memory_max)
+            .map_or_else(edge::share_of_memory, NonZeroU64::get),
         warmup_runs: config.engine.warmup_runs,
         chosen: chosen.collect::<BTreeMap<_, _>>(),
         blame: None,

@@ -4,7 +4,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
 };
 
 use super::{
@@ -131,6 +131,7 @@ fn engine(section: file::Engine) -> engine::Settings {
         default: section.default.0,
         sessions: nonzero(section.sessions),
         intra_op_threads: nonzero(section.intra_op_threads).unwrap_or(NonZeroUsize::MIN),
+        run_memory_max: NonZeroU64::new(section.run_memory.0),
         warmup_runs: u32::try_from(section.warmup_runs.0).unwrap_or(u32::MAX),
     }
 }

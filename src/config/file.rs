@@ -186,6 +186,10 @@ pub(super) struct Engine {
     /// Threads that one run of a model uses. The workers already fill the CPUs; more helps only a large model under
     /// few requests.
     pub(super) intra_op_threads: Whole<1, 256>,
+    /// Most bytes that one run may allocate where the values of a request choose how many: a size to fill, repeats, rounds
+    /// of a loop. Beyond it requests get 400. 0: a quarter of the memory that the process may use, of its control
+    /// group's or of the machine's, and 1 GiB at most.
+    pub(super) run_memory: Size<0, TIB>,
     /// Runs on made-up input before a version takes traffic: the first runs of a session are slow. 0 skips them.
     pub(super) warmup_runs: Whole<0, 10_000>,
 }
@@ -369,13 +373,20 @@ impl Default for RepositorySection {
 
 impl Default for Engine {
     fn default() -> Self {
-        let engine::Settings { onnxruntime, default, sessions, intra_op_threads, warmup_runs } =
-            engine::Settings::default();
+        let engine::Settings {
+            onnxruntime,
+            default,
+            sessions,
+            intra_op_threads,
+            run_memory_max,
+            warmup_runs,
+        } = engine::Settings::default();
         Self {
             onnxruntime: onnxruntime.map(Text),
             default: Text(default),
             sessions: Whole(count(sessions.map_or(0, Into::into))),
             intra_op_threads: Whole(count(intra_op_threads.get())),
+            run_memory: Size(run_memory_max.map_or(0, Into::into)),
             warmup_runs: Whole(u64::from(warmup_runs)),
         }
     }

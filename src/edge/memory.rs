@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+/// A quarter of the memory that this process may use, 1 GiB at most: for what many requests, or one run, may take.
+pub fn share_of_memory() -> u64 {
+    share(limit()) as u64
+}
+
 /// The bytes that bodies and answers may take together, of the memory that the process may use: a quarter, 1 GiB at most.
 pub(super) fn share(limit: Option<u64>) -> usize {
     const MAX: u64 = 1 << 30;

@@ -28,5 +28,6 @@ mod v2;
 mod worker;
 
 pub use listener::{Listener, ListenerError};
+pub use memory::share_of_memory;
 pub use settings::{Limits, Settings};
 pub use worker::{ControlRequest, ControlService, Plane};

@@ -146,10 +146,11 @@ impl From<PredictError> for Refusal {
         match &error {
             PredictError::Signature(_)
             | PredictError::Guarded(_)
+            | PredictError::Oversized(_)
             | PredictError::Rows { .. }
             | PredictError::Inputs(_) => Self::bad_request(error.to_string()),
             PredictError::Deadline => Self::deadline(),
-            PredictError::Leaving(_) | PredictError::Stopping => {
+            PredictError::Leaving(_) | PredictError::Stopping | PredictError::Crowded(_) => {
                 Self::unavailable(error.to_string())
             }
             // Nobody reads this answer; it only has a code to be counted by.

@@ -12,6 +12,7 @@
 
 pub mod onnx;
 
+mod arena;
 mod blame;
 mod descriptor;
 mod leash;
@@ -26,6 +27,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
+pub use arena::Arena;
 pub use blame::{Tag, write_crashes_to};
 pub use descriptor::{peer_is_gone, shut_down};
 pub use leash::{Bell, Generation, Leash};
@@ -53,8 +55,20 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
     fn load(
         &self,
         file: &ModelFile,
-        options: SessionOptions,
+        options: SessionOptions<'_>,
     ) -> Result<Box<dyn Session>, LoadError>;
+
+    /// An arena for so many sessions of a version, so that none of their runs allocates more than `run_memory_max` bytes;
+    /// `None` where the engine has none. May take as long as a load.
+    fn arena(
+        &self,
+        _file: &ModelFile,
+        _options: SessionOptions<'_>,
+        _sessions: usize,
+        _run_memory_max: u64,
+    ) -> Result<Option<Arena>, LoadError> {
+        Ok(None)
+    }
 }
 
 /// One loaded copy of a model, used by one thread at a time.
@@ -91,9 +105,11 @@ pub struct ModelFile {
 
 /// How a session runs.
 #[derive(Debug, Clone, Copy)]
-pub struct SessionOptions {
+pub struct SessionOptions<'a> {
     /// Threads within one run.
     pub intra_op_threads: usize,
+    /// Where runs allocate; `None` for an arena of the session's own, without a bound.
+    pub arena: Option<&'a Arena>,
 }
 
 /// Why a model could not be loaded.
@@ -142,6 +158,24 @@ pub enum RunError {
     /// The engine failed: our fault, or the model's.
     #[error("the engine failed: {0}")]
     Failed(String),
+    /// It needs more memory than a run may have: the caller's mistake.
+    #[error(
+        "they need more than the {run_memory_max} bytes that one run may allocate; send smaller values, or raise \
+         engine.run_memory"
+    )]
+    Oversized {
+        /// The bytes that one run may allocate.
+        run_memory_max: u64,
+    },
+    /// Other runs of the version had taken the memory that they share with it.
+    #[error(
+        "runs of this version together need more than the {run_memory_max} bytes that they may allocate; try again, \
+         or raise engine.run_memory"
+    )]
+    Crowded {
+        /// The bytes that one run may allocate.
+        run_memory_max: u64,
+    },
     /// It was told to end before it was done.
     #[error("the run was ended before it was done")]
     Ended,

@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ort::{
@@ -30,7 +31,9 @@ use crate::{
 };
 
 use super::{
-    Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions, shortened,
+    Arena, Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions,
+    arena::{Crowd, is_full},
+    shortened,
 };
 
 const NAME: &str = "onnxruntime";
@@ -143,8 +146,9 @@ impl Engine for OnnxRuntime {
     fn load(
         &self,
         file: &ModelFile,
-        options: SessionOptions,
+        options: SessionOptions<'_>,
     ) -> Result<Box<dyn Session>, LoadError> {
+        let crowd = options.arena.map(Arena::crowd);
         let session =
             open_session(&self.environment.0, file, options).map_err(|error| refused(&error))?;
         let inputs =
@@ -155,21 +159,75 @@ impl Engine for OnnxRuntime {
         let (outputs, readers): (Vec<_>, Vec<_>) =
             outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let signature = Signature { inputs, outputs };
-        let options = RunOptions::new().map_err(|error| refused(&error))?;
-        Ok(Box::new(Loaded { session, signature, readers, options, selection: None }))
+        let options = run_options(crowd.is_some()).map_err(|error| refused(&error))?;
+        Ok(Box::new(Loaded { session, signature, readers, options, selection: None, crowd }))
+    }
+
+    fn arena(
+        &self,
+        file: &ModelFile,
+        options: SessionOptions<'_>,
+        sessions: usize,
+        run_memory_max: u64,
+    ) -> Result<Option<Arena>, LoadError> {
+        let environment = &self.environment.0;
+        let measure = || {
+            let arena = Arena::new(environment, u64::MAX, run_memory_max)?;
+            let session =
+                open_session(environment, file, SessionOptions { arena: Some(&arena), ..options })?;
+            let kept = arena.in_use();
+            drop(session);
+            let external = file.external.iter().map(|(_, bytes)| bytes.len());
+            // Where the library does not tell: weights, as large as their files.
+            let files = file.bytes.len() + external.sum::<usize>();
+            Ok(kept.unwrap_or(files as u64))
+        };
+        let kept = measure().map_err(|error| refused(&error))?;
+        let bytes_max = kept.saturating_mul(sessions as u64).saturating_add(run_memory_max);
+        tracing::debug!(kept, sessions, bytes_max, "an arena");
+        Arena::new(environment, bytes_max, run_memory_max)
+            .map(Some)
+            .map_err(|error| refused(&error))
+    }
+}
+
+/// Options of runs; those in an arena with a bound leave none of it taken.
+fn run_options(is_bounded: bool) -> ort::Result<RunOptions> {
+    let mut options = RunOptions::new()?;
+    if is_bounded {
+        shrink_after(&mut options)?;
+    }
+    Ok(options)
+}
+
+/// Has a run give the regions of its arena back that are free when it ends.
+#[expect(unsafe_code, reason = "the crate sets no entries of a run's configuration")]
+fn shrink_after<O: ort::session::SelectedOutputMarker>(
+    options: &mut RunOptions<O>,
+) -> ort::Result<()> {
+    let (key, value) = (c"memory.enable_memory_arena_shrinkage", c"cpu:0");
+    // SAFETY: the options are alive and borrowed mutably, so that no run uses them; both strings are constant, end with a
+    // NUL and are copied.
+    unsafe {
+        let options = options.ptr().cast_mut();
+        let status = (ort::api().AddRunConfigEntry)(options, key.as_ptr(), value.as_ptr());
+        ort::Error::result_from_status(status)
     }
 }
 
 fn open_session(
     environment: &Environment,
     file: &ModelFile,
-    options: SessionOptions,
+    options: SessionOptions<'_>,
 ) -> ort::Result<OrtSession> {
     let mut builder = OrtSession::builder(environment)?
         .with_intra_threads(options.intra_op_threads)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
         .with_inter_op_spinning(false)?;
+    if options.arena.is_some() {
+        builder = builder.with_env_allocators()?;
+    }
     for (location, bytes) in &file.external {
         builder = builder.with_external_initializer_file_in_memory(location, bytes.clone())?;
     }
@@ -270,6 +328,8 @@ struct Loaded {
     options: RunOptions,
     /// The options of the last run that wanted only some outputs: clients tend to ask for the same ones.
     selection: Option<(SmallVec<[usize; 8]>, RunOptions<HasSelectedOutputs>)>,
+    /// The runs that share its arena, where that has a bound.
+    crowd: Option<Arc<Crowd>>,
 }
 
 impl Session for Loaded {
@@ -293,19 +353,31 @@ impl Session for Loaded {
             views.iter().map(View::value).collect::<Result<_, _>>()?;
         let all = wanted.len() == self.signature.outputs.len();
         if !all && self.selection.as_ref().is_none_or(|(selected, _)| selected[..] != *wanted) {
-            self.selection =
-                Some((wanted.into(), select(&self.signature, wanted).map_err(|e| failed(&e))?));
+            let selection = select(&self.signature, wanted, self.crowd.is_some());
+            self.selection = Some((wanted.into(), selection.map_err(|e| failed(&e))?));
         }
         let selection = self.selection.as_ref().filter(|_| !all).map(|(_, options)| options);
         let options = selection.map_or(self.options.ptr(), ort::AsPointer::ptr);
+        let visit = self.crowd.as_deref().map(Crowd::enter);
         let running = leash.begin(options.cast_mut());
-        let outputs = match selection {
-            Some(options) => self.session.run_with_options(&values[..], options),
-            None => self.session.run_with_options(&values[..], &self.options),
+        let mut again = visit.is_some();
+        let outputs = loop {
+            match run_once(&mut self.session, &values, &self.options, selection) {
+                Ok(outputs) => break Ok(outputs),
+                // A run gives back what is free in the arena, also what earlier answers took, but only when it ends.
+                Err(error) if again && is_full(error.message()) && !running.was_ended() => {
+                    again = false;
+                }
+                Err(error) => break Err(error),
+            }
         };
         let was_ended = running.was_ended();
         drop(running);
-        let ended = |error| if was_ended { RunError::Ended } else { failed(&error) };
+        let ended = |error: ort::Error| match &visit {
+            _ if was_ended => RunError::Ended,
+            Some(visit) if is_full(error.message()) => visit.full(),
+            _ => failed(&error),
+        };
         let outputs = outputs.map_err(ended)?;
         let large = inputs.iter().map(|input| input.tensor.raw_len()).sum::<usize>() > LARGE_BYTES;
         if large && !shares_memory(&views, &outputs) {
@@ -318,14 +390,30 @@ impl Session for Loaded {
     }
 }
 
+fn run_once<'s>(
+    session: &'s mut OrtSession,
+    values: &[SessionInputValue<'_>],
+    options: &'s RunOptions,
+    selection: Option<&'s RunOptions<HasSelectedOutputs>>,
+) -> ort::Result<SessionOutputs<'s>> {
+    match selection {
+        Some(options) => session.run_with_options(values, options),
+        None => session.run_with_options(values, options),
+    }
+}
+
 /// Inputs above this are worth letting go early.
 const LARGE_BYTES: usize = 64 * 1024;
 
-fn select(signature: &Signature, wanted: &[usize]) -> ort::Result<RunOptions<HasSelectedOutputs>> {
+fn select(
+    signature: &Signature,
+    wanted: &[usize],
+    is_bounded: bool,
+) -> ort::Result<RunOptions<HasSelectedOutputs>> {
     let selector = wanted.iter().fold(OutputSelector::no_default(), |selector, index| {
         selector.with(&*signature.outputs[*index].name)
     });
-    Ok(RunOptions::new()?.with_outputs(selector))
+    Ok(run_options(is_bounded)?.with_outputs(selector))
 }
 
 fn failed(error: &ort::Error) -> RunError {

@@ -1,6 +1,9 @@
 //! What the engines may be told.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+};
 
 use crate::model::EngineChoice;
 
@@ -15,6 +18,9 @@ pub struct Settings {
     pub sessions: Option<NonZeroUsize>,
     /// Threads that one run of a model uses.
     pub intra_op_threads: NonZeroUsize,
+    /// Bytes that one run may allocate where a request's values choose how many. `None`: a quarter of the memory that
+    /// the process may use, 1 GiB at most.
+    pub run_memory_max: Option<NonZeroU64>,
     /// Runs on made-up input before a version takes traffic; 0 skips warming.
     pub warmup_runs: u32,
 }
@@ -27,6 +33,7 @@ impl Default for Settings {
             sessions: None,
             // Workers already fill the CPUs; threads inside a run would fight them.
             intra_op_threads: NonZeroUsize::MIN,
+            run_memory_max: None,
             warmup_runs: 3,
         }
     }

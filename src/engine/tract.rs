@@ -36,7 +36,7 @@ impl Engine for Tract {
         "0.23".to_owned()
     }
 
-    fn load(&self, file: &ModelFile, _: SessionOptions) -> Result<Box<dyn Session>, LoadError> {
+    fn load(&self, file: &ModelFile, _: SessionOptions<'_>) -> Result<Box<dyn Session>, LoadError> {
         if !file.external.is_empty() {
             return Err(refused("external data is not supported by tract; use onnxruntime"));
         }

@@ -75,8 +75,8 @@ mod tests {
     use crate::{
         engine::{RunError, Session},
         model::{
-            Guards, InferRequest, Input, ModelDescription, ModelName, Signature, TensorSpec,
-            VersionId, VersionSelector, VersionState,
+            Growth, Guards, InferRequest, Input, ModelDescription, ModelName, Signature,
+            TensorSpec, VersionId, VersionSelector, VersionState,
         },
         monitor::{Clock, Monitor, Outcome, WorkerId},
         serve::{
@@ -177,6 +177,7 @@ mod tests {
                 }),
                 class_names: Vec::new(),
                 guards: Guards::NONE,
+                growth: Growth::NONE,
                 engine: "test",
                 digest: String::new(),
                 identity: None,

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{
         self, Engines, LoadError, ModelFile, SessionOptions, Tag,
-        onnx::{Hazard, OnnxError},
+        onnx::{self, Hazard, OnnxError},
     },
-    model::{EngineChoice, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    model::{
+        EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+    },
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
@@ -37,6 +39,8 @@ pub struct Loader {
     pub sessions: usize,
     /// Threads within one run, where a description says nothing.
     pub intra_op_threads: usize,
+    /// Bytes that one run may allocate where a request's values choose how many.
+    pub run_memory_max: u64,
     /// Runs before a version answers.
     pub warmup_runs: u32,
     /// Engines that the operator chose; they win over what a repository says.
@@ -328,7 +332,8 @@ impl Loader {
     ) -> Result<Version, LoadFailure> {
         let clock = self.monitor.clock();
         let begin = clock.now();
-        let Fetched { artifact, file, hazards, description, identity } = self.fetch(origin)?;
+        let Fetched { artifact, checked, description, identity } = self.fetch(origin)?;
+        let Checked { file, hazards, growth } = checked;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let digest = identity.as_deref().unwrap_or(&artifact.sha256);
@@ -341,7 +346,8 @@ impl Loader {
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
-        let options = SessionOptions { intra_op_threads: self.intra_op_threads(description) };
+        let intra_op_threads = self.intra_op_threads(description);
+        let options = SessionOptions { intra_op_threads, arena: None };
         let proof = self.prover.as_ref().map(|prover| {
             // A description that does not fit is told in either case; what harms is told only there.
             let begin = clock.now();
@@ -349,7 +355,7 @@ impl Loader {
                 file: &file,
                 golden: artifact.golden.as_deref(),
                 engine: Engines::choice_of(engine),
-                intra_op_threads: options.intra_op_threads,
+                intra_op_threads,
                 warmup_runs: self.warmup_runs,
                 identity: identity.as_deref(),
                 anew: suspicion == Some(Suspicion::Once),
@@ -371,6 +377,11 @@ impl Loader {
         // What a load takes beside the version itself is taken once, not once for each load.
         let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = clock.now();
+        let arena = growth.as_ref().map(|_| {
+            tag.during(|| engine.arena(&file, options, self.sessions, self.run_memory_max))
+        });
+        let arena = arena.transpose()?.flatten();
+        let options = SessionOptions { arena: arena.as_ref(), ..options };
         let mut first = tag.during(|| engine.load(&file, options))?;
         let signature = first.signature().clone();
         agree(description, &signature)?;
@@ -402,6 +413,7 @@ impl Loader {
             model: model.clone(),
             id,
             class_names: class_names(description, &signature),
+            growth: growth.unwrap_or_default().fitted(&signature, self.run_memory_max),
             signature,
             guards,
             description: Arc::clone(description),
@@ -429,50 +441,58 @@ impl Loader {
             (Origin::Store(digest), Some(store)) => {
                 let stored = store.version(digest, self.artifact_bytes_max)?;
                 let (artifact, description) = (stored.artifact, Arc::new(stored.description));
-                let ((file, hazards), identity) = (checked(&artifact)?, Some(digest.to_string()));
-                return Ok(Fetched { artifact, file, hazards, description, identity });
+                let (checked, identity) = (checked(&artifact)?, Some(digest.to_string()));
+                return Ok(Fetched { artifact, checked, description, identity });
             }
             (Origin::Store(_), None) => return Err(LoadFailure::NoStore),
         };
         let kept = self.store.as_ref().map(|store| {
             let artifact = listed.fetch(Some(store))?;
-            let file = checked(&artifact)?;
+            let checked = checked(&artifact)?;
             let identity = Some(artifact.keep(store)?.to_string());
-            Ok((artifact, file, identity))
+            Ok((artifact, checked, identity))
         });
-        let (artifact, (file, hazards), identity) = match kept {
+        let (artifact, checked, identity) = match kept {
             Some(Ok(kept)) => kept,
             // A store that is full or broken must not keep a version from serving.
             Some(Err(LoadFailure::Source(reason, SourceError::Store { .. }))) => {
                 tracing::error!("a version is loaded without being kept: {reason}");
                 let artifact = listed.fetch(None)?;
-                let file = checked(&artifact)?;
-                (artifact, file, None)
+                let checked = checked(&artifact)?;
+                (artifact, checked, None)
             }
             Some(Err(error)) => return Err(error),
             None => {
                 let artifact = listed.fetch(None)?;
-                let file = checked(&artifact)?;
-                (artifact, file, None)
+                let checked = checked(&artifact)?;
+                (artifact, checked, None)
             }
         };
-        Ok(Fetched { artifact, file, hazards, description, identity })
+        Ok(Fetched { artifact, checked, description, identity })
     }
 }
 
 /// A version's bytes, as one state of its folder.
 struct Fetched {
     artifact: Artifact,
-    file: ModelFile,
-    hazards: Vec<Hazard>,
+    checked: Checked,
     description: Arc<ModelDescription>,
     /// The digest of its manifest in the content store.
     identity: Option<String>,
 }
 
+/// The bytes for the engine, and what our own look at them found.
+struct Checked {
+    file: ModelFile,
+    hazards: Vec<Hazard>,
+    /// What grows by the values of a request; `None` if nothing does.
+    growth: Option<Growth>,
+}
+
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
-fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure> {
+fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let (summary, hazards) = trial::preflight(&artifact.model)?;
+    let growth = onnx::growth(&artifact.model, &summary, &onnx::Limits::default())?;
     let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
@@ -484,7 +504,8 @@ fn checked(artifact: &Artifact) -> Result<(ModelFile, Vec<Hazard>), LoadFailure>
     // All of it from one state of the folder.
     artifact.confirm()?;
     let external = files.into_iter().collect();
-    Ok((ModelFile { bytes: artifact.model.clone(), external }, hazards))
+    let file = ModelFile { bytes: artifact.model.clone(), external };
+    Ok(Checked { file, hazards, growth })
 }
 
 /// Combines the guards that the proof found with one against all empty inputs if an operator ends the process on them.

@@ -7,6 +7,7 @@
 //! (`serve`).
 
 mod description;
+mod growth;
 mod guard;
 mod name;
 mod request;
@@ -18,6 +19,7 @@ pub use description::{
     DeclaredTensor, DynamicBatching, EngineChoice, FileName, FileNameError, ModelDescription,
     VersionPolicy, Warmup, WarmupData, WarmupInput,
 };
+pub use growth::{Grown, Growth, GrowthError, Numbers, Operation, Step};
 pub use guard::{Empty, GuardError, Guards, Place, SizeGuard};
 pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};

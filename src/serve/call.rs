@@ -219,7 +219,9 @@ mod tests {
     use super::*;
     use crate::{
         engine::{RunError, Session},
-        model::{Guards, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionState},
+        model::{
+            Growth, Guards, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionState,
+        },
         monitor::{Clock, Monitor},
         serve::{Entry, Model, Names, Settings, VersionParts},
         tensor::{Data, DataType, Shape, Tensor},
@@ -286,6 +288,7 @@ mod tests {
                 description: Arc::new(ModelDescription::default()),
                 class_names: Vec::new(),
                 guards: Guards::NONE,
+                growth: Growth::NONE,
                 engine: "test",
                 digest: String::new(),
                 identity: None,

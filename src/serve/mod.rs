@@ -43,7 +43,7 @@ pub use watchdog::{Listed, Watch, Watchdog, Watching};
 pub use crate::engine::hand_back_memory;
 use crate::{
     engine::{RunError, Session},
-    model::{GuardError, InferRequest, SignatureError, VersionId},
+    model::{GrowthError, GuardError, InferRequest, SignatureError, VersionId},
     monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
@@ -89,6 +89,9 @@ pub enum PredictError {
     /// The engine would end the process on such inputs; the caller's mistake.
     #[error(transparent)]
     Guarded(#[from] GuardError),
+    /// A run of them would allocate too much; the caller's mistake.
+    #[error(transparent)]
+    Oversized(#[from] GrowthError),
     /// More rows than one request may bring; the caller's mistake.
     #[error("{rows} rows are more than the {rows_max} that one request may bring; split the batch")]
     Rows {
@@ -100,6 +103,9 @@ pub enum PredictError {
     /// The model cannot run on these values; the caller's mistake.
     #[error("the model cannot run on these inputs: {0}")]
     Inputs(String),
+    /// Other runs have the memory that it needs; worth retrying.
+    #[error("{0}")]
+    Crowded(String),
     /// The engine failed; our fault or the model's, details stay in the log.
     #[error("the engine failed on this request")]
     Engine(#[source] RunError),
@@ -124,6 +130,8 @@ impl From<RunError> for PredictError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Inputs(reason) => Self::Inputs(reason),
+            RunError::Oversized { .. } => Self::Inputs(error.to_string()),
+            RunError::Crowded { .. } => Self::Crowded(error.to_string()),
             RunError::Failed(_) | RunError::Output { .. } | RunError::Ended => Self::Engine(error),
         }
     }
@@ -268,6 +276,7 @@ impl Serving {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.is_batched())?;
         version.parts().guards.check(&request.inputs)?;
+        version.parts().growth.check(&request.inputs)?;
         let rows = self.check_rows(version, request)?;
         let started = self.clock.now();
         if started > on.deadline {

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::{
     engine::{Session, Tag},
-    model::{Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
+    model::{Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
     monitor::{VersionRecorder, WorkerId},
 };
 
@@ -52,6 +52,8 @@ pub struct VersionParts {
     pub signature: Signature,
     /// The inputs that requests must not bring.
     pub guards: Guards,
+    /// How large outputs become by the values of a request.
+    pub growth: Growth,
     /// What the repository says about the model.
     pub description: Arc<ModelDescription>,
     /// Names of classes, by the index of the output.

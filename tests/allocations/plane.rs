@@ -66,6 +66,7 @@ impl Running {
             monitor: Arc::clone(&monitor),
             sessions: 1,
             intra_op_threads: 1,
+            run_memory_max: 1 << 30,
             warmup_runs: 1,
             chosen: BTreeMap::new(),
             spare_prover: false,

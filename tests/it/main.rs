@@ -14,6 +14,7 @@
 mod http;
 mod models;
 mod repository;
+mod run_memory;
 mod server;
 mod tensors;
 

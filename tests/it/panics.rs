@@ -48,6 +48,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         monitor: Arc::clone(&monitor),
         sessions: 1,
         intra_op_threads: 1,
+        run_memory_max: 1 << 30,
         warmup_runs: 1,
         chosen: BTreeMap::new(),
         spare_prover: false,

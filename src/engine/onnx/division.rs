@@ -12,7 +12,8 @@
 //! followed with what is known of their arguments. The work is bounded by a number of steps.
 //!
 //! On the same walk each node is compared with the table of other operators that end the process (`killers`), which needs
-//! to know of an operand whether its elements, or its shape, follow from the values of a request.
+//! to know of an operand whether its elements, or its shape, follow from the values of a request; and so does the table of
+//! those whose output may be of any size (`growth`).
 //!
 //! Not here: divisions inside of other operators, which ONNX Runtime guards.
 
@@ -21,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     Limits, OnnxError, ValueType,
     declared::{Declared, Dim, ElementType, declared},
+    growth::grows_by_values,
     killers::{Hazard, Judged, Sizes},
     shown,
     walk::default_domain,
@@ -57,6 +59,15 @@ const STEPS_MAX: u64 = 20_000_000;
 ///
 /// `bytes` were accepted by [`super::summarize`].
 pub fn check_operators(bytes: &[u8], limits: &Limits) -> Result<Vec<Hazard>, OnnxError> {
+    Ok(judged(bytes, limits)?.0)
+}
+
+/// Whether the size of what an operator gives follows from a request's values.
+pub(super) fn grows(bytes: &[u8], limits: &Limits) -> Result<bool, OnnxError> {
+    Ok(judged(bytes, limits)?.1)
+}
+
+fn judged(bytes: &[u8], limits: &Limits) -> Result<(Vec<Hazard>, bool), OnnxError> {
     let mut fields = Fields::new(bytes);
     let (mut main, mut functions) = (None, HashMap::new());
     let mut reader = Reader { limits, steps: 0 };
@@ -70,14 +81,21 @@ pub fn check_operators(bytes: &[u8], limits: &Limits) -> Result<Vec<Hazard>, Onn
             _ => {}
         }
     }
-    let Some(main) = main else { return Ok(Vec::new()) };
+    let Some(main) = main else { return Ok((Vec::new(), false)) };
     let inputs = vec![ANYTHING | VARIES; main.inputs.len()];
     let sizes = main.inputs.iter().map(|input| main.sizes_of(input)).fold(Sizes::Fixed, Sizes::max);
     let squares = &main.squares;
-    let mut judge =
-        Judge { functions: &functions, sizes, squares, hazards: Vec::new(), calls: 0, steps: 0 };
+    let mut judge = Judge {
+        functions: &functions,
+        sizes,
+        squares,
+        hazards: Vec::new(),
+        grows: false,
+        calls: 0,
+        steps: 0,
+    };
     judge.graph(&main, Some(&inputs), &mut Scopes::default())?;
-    Ok(judge.hazards)
+    Ok((judge.hazards, judge.grows))
 }
 
 /// Domain, name and overload.
@@ -344,6 +362,8 @@ struct Judge<'m, 'a> {
     /// Those of the main graph.
     squares: &'m HashSet<&'a str>,
     hazards: Vec<Hazard>,
+    /// An output has a size that follows from a request's values.
+    grows: bool,
     /// Functions that are being followed.
     calls: usize,
     steps: u64,
@@ -398,6 +418,7 @@ impl<'m, 'a> Judge<'m, 'a> {
             sizes: self.sizes,
         };
         judged.judge(&mut self.hazards)?;
+        self.grows |= grows_by_values(node.key.1, &inputs);
         let mut branches = Vec::new();
         for inner in &node.graphs {
             branches.push(self.graph(inner, None, scopes)?);

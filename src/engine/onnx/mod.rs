@@ -14,7 +14,9 @@ mod declared;
 mod division;
 mod expansion;
 mod external;
+mod growth;
 mod killers;
+mod rounds;
 mod walk;
 mod wire;
 
@@ -23,6 +25,7 @@ use std::collections::BTreeSet;
 pub use declared::{Declared, Dim, ElementType, ValueType};
 pub use division::check_operators;
 pub use external::{Carrier, ExternalTensor};
+pub use growth::growth;
 pub use killers::{Hazard, KILLERS, Killer, Remedy};
 
 /// What a model holds.
@@ -344,6 +347,7 @@ pub fn check_bytes(bytes: &[u8]) {
         match summarize(bytes, &limits) {
             Ok(summary) => {
                 drop(check_operators(bytes, &limits));
+                drop(growth(bytes, &summary, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);
                 assert!(!summary.opsets.is_empty());

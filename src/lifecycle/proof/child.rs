@@ -282,7 +282,7 @@ fn prove(
     let named = |choice: &EngineChoice| request.engine.as_deref() == Some(choice.as_str());
     let choice = choices.into_iter().find(named).unwrap_or(EngineChoice::Auto);
     let engine = engines.choose(choice)?;
-    let options = SessionOptions { intra_op_threads: request.intra_op_threads };
+    let options = SessionOptions { intra_op_threads: request.intra_op_threads, arena: None };
     let begin = clock.now();
     let mut session = engine.load(&ModelFile { bytes: model, external }, options)?;
     let load = clock.now() - begin;
