@@ -187,7 +187,8 @@ pub(super) struct Engine {
     /// few requests.
     pub(super) intra_op_threads: Whole<1, 256>,
     /// Most bytes that one run may allocate where the values of a request choose how many: a size to fill, repeats, rounds
-    /// of a loop. Beyond it requests get 400. 0: a quarter of the memory that the process may use, of its control
+    /// of a loop. Beyond it requests get 400. Runs of one version at the same time share it where the size cannot be
+    /// worked out before, and get 503 beyond it. 0: a quarter of the memory that the process may use, of its control
     /// group's or of the machine's, and 1 GiB at most.
     pub(super) run_memory: Size<0, TIB>,
     /// Runs on made-up input before a version takes traffic: the first runs of a session are slow. 0 skips them.

@@ -331,6 +331,7 @@ fn with(nodes: Vec<Message>) -> Vec<u8> {
         integers("zero", INT64, &[], &[0]),
         integers("four", INT64, &[], &[4]),
         integers("grid", INT64, &[2], &[2, 3]),
+        floats("none", &[0], &[]),
         floats("halves", &[2], &[0.5, 1.5]),
         floats("off_on", &[2], &[0.0, 1.0]),
     ];
@@ -390,6 +391,12 @@ fn operators_that_grow_by_values_are_found_and_followed() {
         ("pads", Found::Followed, vec![node("Pad", &["x", "n"], &["y"])]),
         ("a size", Found::Followed, vec![node("Resize", &["x", "", "", "n"], &["y"])]),
         ("a scale", Found::Followed, vec![node("Resize", &["x", "", "f"], &["y"])]),
+        ("a scale of a region", Found::Bounded, vec![node("Resize", &["x", "f", "f"], &["y"])]),
+        (
+            "a scale of no region",
+            Found::Followed,
+            vec![node("Resize", &["x", "none", "f"], &["y"])],
+        ),
         ("a fixed scale", Found::Nothing, vec![node("Resize", &["x", "", "halves"], &["y"])]),
         ("an old scale", Found::Followed, vec![node("Upsample", &["x", "f"], &["y"])]),
         (
@@ -428,6 +435,13 @@ fn operators_that_grow_by_values_are_found_and_followed() {
         };
         assert_eq!(found, expected, "{name}");
     }
+}
+
+#[test]
+fn loops_count_always_and_a_function_hides_what_has_its_name() {
+    let function = Message::default().bytes(1, "Range").bytes(4, "a").bytes(10, "com.microsoft");
+    let renamed = Message(with(vec![node("Tile", &["x", "n"], &["y"])])).message(25, function);
+    assert!(growth_of(&renamed.0).is_some_and(|growth| growth.is_empty()), "a function's name");
     for (model, is_followed) in
         [(rows(), true), (same_rows(), true), (conditional_rows(), false), (counted_loop(), false)]
     {

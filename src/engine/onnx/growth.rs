@@ -4,6 +4,7 @@
 //! from values: such a version runs with bounded memory. And, for operators of the main graph, a program
 //! (`model::Growth`) that works the size out of a request's inputs: an oversized request is then refused before it runs.
 //! Always true:
+//! - A loop counts always, and its collected rows are followed where its count is its only end (`rounds`).
 //! - An operator that is not in the table, or whose operands are fixed or follow from shapes alone, does not count.
 //! - A program is written only where each step is certain: numbers in vectors and scalars, one after the other.
 //!
@@ -98,12 +99,33 @@ pub fn growth(
         return Ok(None);
     }
     let mut fields = Fields::new(bytes);
+    let mut written = Growth::NONE;
     while let Some(field) = fields.advance()? {
-        if field.number == 7 {
-            return Writer::new(limits).graph(field.message()?).map(Some);
+        match field.number {
+            7 => written = Writer::new(limits).graph(field.message()?)?,
+            // Which of two the engine takes where a function has the name of an operator is not certain.
+            25 if is_followed(function_domain(field.message()?, limits)?) => {
+                return Ok(Some(Growth::NONE));
+            }
+            _ => {}
         }
     }
-    Ok(Some(Growth::NONE))
+    Ok(Some(written))
+}
+
+/// True if operators of this domain are followed.
+fn is_followed(domain: &str) -> bool {
+    matches!(domain, "" | "com.microsoft")
+}
+
+fn function_domain<'a>(mut fields: Fields<'a>, limits: &Limits) -> Result<&'a str, OnnxError> {
+    let mut domain = "";
+    while let Some(field) = fields.advance()? {
+        if field.number == 10 {
+            domain = default_domain(field.text(limits.name_bytes)?);
+        }
+    }
+    Ok(domain)
 }
 
 /// Numbers that are known as a step.
@@ -199,7 +221,7 @@ impl<'a, 'l> Writer<'a, 'l> {
         while let Some(field) = all.advance()? {
             if field.number == 1 && self.steps.len() < STEPS_MAX {
                 let node = self.node(field.message()?)?;
-                if matches!(node.domain, "" | "com.microsoft") {
+                if is_followed(node.domain) {
                     self.write(&node);
                 }
             }
@@ -482,6 +504,12 @@ impl<'a, 'l> Writer<'a, 'l> {
         }
     }
 
+    /// True if an operand is left out, or a constant without elements.
+    fn is_nothing(&self, name: &str) -> bool {
+        let shape = self.shapes.get(name).map(|step| &self.steps[*step]);
+        name.is_empty() || shape == Some(&Step::Constant(Numbers::whole_of([0])))
+    }
+
     /// The shape of what a node gives.
     fn shape(&mut self, node: &Node<'a>) -> Option<usize> {
         let shape_of = |writer: &Self, position: usize| -> Option<usize> {
@@ -521,6 +549,8 @@ impl<'a, 'l> Writer<'a, 'l> {
             "Upsample" => Step::Scaled(shape_of(self, 0)?, value_of(self, 1)?),
             "Resize" if told("axes") || told("keep_aspect_ratio_policy") => return None,
             "Resize" if given == 4 && !node.inputs[3].is_empty() => return value_of(self, 3),
+            // A region makes it smaller.
+            "Resize" if given == 3 && !self.is_nothing(node.inputs[1]) => return None,
             "Resize" if given == 3 => Step::Scaled(shape_of(self, 0)?, value_of(self, 2)?),
             "Resize" if given == 2 => Step::Scaled(shape_of(self, 0)?, value_of(self, 1)?),
             _ => return None,
