@@ -15,8 +15,8 @@ use smallvec::SmallVec;
 use tidegate::{
     engine::{RunError, Session},
     model::{
-        Growth, Guards, InferResponse, Input, ModelDescription, ModelName, ResponseOutput,
-        Signature, TensorSpec, VersionId, VersionSelector, VersionState,
+        InferResponse, Input, ModelName, ResponseOutput, Signature, TensorSpec, VersionId,
+        VersionSelector, VersionState,
     },
     monitor::{Clock, Monitor, Outcome, WorkerId},
     serve::{Asked, Entry, Model, Names, Serving, Settings, Table, Version, VersionParts, Watch},
@@ -80,24 +80,8 @@ impl Served {
         let monitor = Monitor::new(1, Arc::clone(&clock));
         let model = ModelName::parse("breast_cancer").unwrap();
         let id = VersionId::parse("1").unwrap();
-        let parts = VersionParts {
-            recorder: monitor.version(&model, id),
-            model,
-            id,
-            signature: session.signature().clone(),
-            description: Arc::new(ModelDescription::default()),
-            class_names: Vec::new(),
-            guards: Guards::NONE,
-            growth: Growth::NONE,
-            engine: "onnxruntime",
-            digest: String::new(),
-            identity: None,
-            size_bytes: 0,
-            load: Duration::ZERO,
-            warmup: Duration::ZERO,
-            run: None,
-            notes: Vec::new(),
-        };
+        let recorder = monitor.version(&model, id);
+        let parts = VersionParts::new(model, id, session.signature().clone(), recorder);
         let name = parts.model.clone();
         let version = Arc::new(Version::new(parts, vec![session]));
         let entry = Entry {

@@ -75,8 +75,8 @@ mod tests {
     use crate::{
         engine::{RunError, Session},
         model::{
-            Growth, Guards, InferRequest, Input, ModelDescription, ModelName, Signature,
-            TensorSpec, VersionId, VersionSelector, VersionState,
+            InferRequest, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+            VersionSelector, VersionState,
         },
         monitor::{Clock, Monitor, Outcome, WorkerId},
         serve::{
@@ -166,27 +166,14 @@ mod tests {
                 dims: Some(vec![1]),
             };
             let signature = Signature { inputs: Vec::new(), outputs: vec![label] };
+            let id = VersionId::new(id);
+            let recorder = self.monitor.version(&name(), id);
+            let description = ModelDescription { max_batch_size: Some(0), ..Default::default() };
             let parts = VersionParts {
-                recorder: self.monitor.version(&name(), VersionId::new(id)),
-                model: name(),
-                id: VersionId::new(id),
-                signature: signature.clone(),
-                description: Arc::new(ModelDescription {
-                    max_batch_size: Some(0),
-                    ..ModelDescription::default()
-                }),
-                class_names: Vec::new(),
-                guards: Guards::NONE,
-                growth: Growth::NONE,
-                engine: "test",
-                digest: String::new(),
-                identity: None,
-                size_bytes: 0,
-                load: Duration::ZERO,
-                warmup: Duration::ZERO,
-                run: None,
-                notes: Vec::new(),
+                description: Arc::new(description),
+                ..VersionParts::new(name(), id, signature.clone(), recorder)
             };
+            let id = id.number();
             let session = || -> Box<dyn Session> {
                 let freed = Arc::clone(&self.freed);
                 Box::new(Numbered { signature: signature.clone(), id, freed })

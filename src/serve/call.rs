@@ -219,9 +219,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::{RunError, Session},
-        model::{
-            Growth, Guards, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionState,
-        },
+        model::{Input, ModelName, Signature, TensorSpec, VersionState},
         monitor::{Clock, Monitor},
         serve::{Entry, Model, Names, Settings, VersionParts},
         tensor::{Data, DataType, Shape, Tensor},
@@ -280,24 +278,8 @@ mod tests {
                 dims: Some(vec![1]),
             };
             let signature = Signature { inputs: Vec::new(), outputs: vec![output] };
-            let parts = VersionParts {
-                recorder: monitor.version(&name, id),
-                model: name.clone(),
-                id,
-                signature: signature.clone(),
-                description: Arc::new(ModelDescription::default()),
-                class_names: Vec::new(),
-                guards: Guards::NONE,
-                growth: Growth::NONE,
-                engine: "test",
-                digest: String::new(),
-                identity: None,
-                size_bytes: 0,
-                load: Duration::ZERO,
-                warmup: Duration::ZERO,
-                run: None,
-                notes: Vec::new(),
-            };
+            let recorder = monitor.version(&name, id);
+            let parts = VersionParts::new(name.clone(), id, signature.clone(), recorder);
             let version = Version::new(parts, vec![Box::new(Seven { signature, fails })]);
             let entry = Entry {
                 id,

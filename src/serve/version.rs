@@ -78,6 +78,35 @@ pub struct VersionParts {
     pub notes: Vec<String>,
 }
 
+impl VersionParts {
+    /// Only what every version has: nothing described, guarded, measured or noted.
+    pub fn new(
+        model: ModelName,
+        id: VersionId,
+        signature: Signature,
+        recorder: Arc<VersionRecorder>,
+    ) -> Self {
+        Self {
+            model,
+            id,
+            signature,
+            description: Arc::default(),
+            class_names: Vec::new(),
+            guards: Guards::NONE,
+            growth: Growth::NONE,
+            recorder,
+            engine: "",
+            digest: String::new(),
+            identity: None,
+            size_bytes: 0,
+            load: Duration::ZERO,
+            warmup: Duration::ZERO,
+            run: None,
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// A session per worker, each on cache lines of its own.
 #[repr(align(128))]
 struct Slot(Mutex<Box<dyn Session>>);
