@@ -53,9 +53,10 @@ pub(super) struct Server {
     /// `/metrics`, `/livez` and `/readyz`.
     pub(super) admin: Text<SocketAddr>,
     /// Most connections to the admin plane at once, never more than a quarter of the file-descriptor limit. When all are
-    /// taken, one that asks nothing makes room for the next. `limits.header_timeout`, `idle_timeout` and
-    /// `write_timeout` hold there, too.
-    pub(super) admin_connections: Whole<1, 100_000>,
+    /// taken, one that asks nothing makes room for the next, or else one that does not read. Half are for streams of
+    /// events and operations, which get 503 beyond that; probes find a place at any time. `limits.header_timeout`,
+    /// `idle_timeout` and `write_timeout` hold there, too.
+    pub(super) admin_connections: Whole<2, 100_000>,
     /// Threads that serve connections. 0: as many as the process may use CPUs, by cgroup quota and affinity,
     /// which on a shared host is less than it has.
     pub(super) workers: Whole<0, 1024>,
