@@ -157,7 +157,8 @@ pub(super) struct RepositorySection {
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
     /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
-    /// volume: what serves goes on, and nothing that was kept is removed. Long enough for somebody to mount it again.
+    /// volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is removed.
+    /// Long enough for somebody to mount it again.
     /// A root that cannot be read, or is another folder and empty, is never taken for a wish.
     pub(super) vanished_grace: Time<0, { 30 * DAY }>,
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
