@@ -21,8 +21,11 @@ use super::Admin;
 /// After this long without an event a comment is sent: proxies close what is silent.
 const QUIET_MAX: Duration = Duration::from_secs(15);
 
+/// Where events are followed.
+pub(super) const PATH: &str = "/api/v1/events";
+
 pub(super) fn router() -> Router<Admin> {
-    Router::new().route("/api/v1/events", get(follow))
+    Router::new().route(PATH, get(follow))
 }
 
 /// The last events, then each as it comes; with `Last-Event-ID` only those after it.

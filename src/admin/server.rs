@@ -1,8 +1,10 @@
 //! The admin plane's listener: HTTP/1.1 on few connections, each held to times.
 //!
 //! Always true:
-//! - Connections are counted. When all places are taken, one that asks nothing makes room, so that whoever opens
-//!   connections and says nothing shuts neither probes out nor takes the descriptors that the data plane needs.
+//! - Connections are counted. When all places are taken, one that asks nothing makes room, or else one that does not read
+//!   its answer, so that neither shuts probes out or takes the descriptors that the data plane needs.
+//! - Requests that may last, streams of events and operations, take at most half of the places: the rest is for `/livez`,
+//!   `/readyz`, `/metrics` and what else is answered at once.
 //! - A connection that sends no head, no body or no next request, or does not read what is written, ends in time; one
 //!   that follows events may stay.
 //!
@@ -17,18 +19,20 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
-use http::{Request, Response};
+use axum::{Router, body::Body, response::IntoResponse as _};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{AbortHandle, JoinSet},
 };
 use tower::ServiceExt as _;
+
+use super::Problem;
 
 /// What clients of the admin plane may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,7 @@ pub async fn serve(
     let mut stop = pin!(stop);
     let (stopping, _) = watch::channel(false);
     let mut places = Places { max: connections_max(&limits), taken: Vec::new() };
+    let lasting = Arc::new(Semaphore::new(places.max / 2));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -65,7 +70,7 @@ pub async fn serve(
                 let (doing, seen) = watch::channel(Doing::default());
                 let serving = connection(
                     stream,
-                    router.clone(),
+                    Answering { router: router.clone(), lasting: Arc::clone(&lasting) },
                     limits.clone(),
                     Arc::new(doing),
                     stopping.subscribe(),
@@ -87,7 +92,7 @@ pub async fn serve(
 fn connections_max(limits: &Limits) -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let quarter = descriptors.and_then(|most| usize::try_from(most / 4).ok());
-    quarter.map_or(limits.connections_max, |quarter| limits.connections_max.min(quarter.max(1)))
+    quarter.map_or(limits.connections_max, |quarter| limits.connections_max.min(quarter.max(2)))
 }
 
 /// The connections there are, oldest first.
@@ -97,13 +102,15 @@ struct Places {
 }
 
 impl Places {
-    /// Whether there is a place for one more, if need be that of one that asks nothing.
+    /// Whether there is a place for one more, if need be that of one that asks nothing or does not read.
     fn make_room(&mut self) -> bool {
         self.taken.retain(|(_, task)| !task.is_finished());
         if self.taken.len() < self.max {
             return true;
         }
-        let idle = self.taken.iter().position(|(doing, _)| !doing.borrow().answering);
+        let first =
+            |is: fn(Doing) -> bool| self.taken.iter().position(|(doing, _)| is(*doing.borrow()));
+        let idle = first(|doing| !doing.answering).or_else(|| first(|doing| doing.stalled));
         let Some(idle) = idle else { return false };
         self.taken.remove(idle).1.abort();
         true
@@ -157,7 +164,7 @@ fn tell(told: &watch::Sender<Doing>, change: impl FnOnce(&mut Doing)) {
 
 async fn connection(
     stream: TcpStream,
-    router: Router,
+    answering: Answering,
     limits: Limits,
     told: Told,
     mut stopping: watch::Receiver<bool>,
@@ -165,7 +172,7 @@ async fn connection(
     let doing = told.subscribe();
     let io = TokioIo::new(Noting { stream, told: Arc::clone(&told) });
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(router.clone(), request, &told);
+        let answer = answering.answer(request, &told);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     // Heads are timed with the rest.
@@ -194,20 +201,57 @@ async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-/// Answers a request; notes that it is being answered, until the last byte has been taken from the answer's body.
-fn answer(
+/// What answers the requests of every connection.
+#[derive(Clone)]
+struct Answering {
     router: Router,
-    request: Request<Incoming>,
-    told: &Told,
-) -> impl Future<Output = Response<Body>> + use<> {
-    let comes = !request.body().is_end_stream();
-    tell(told, |doing| (doing.head, doing.body, doing.answering) = (false, comes, true));
-    let read = Guard { told: Arc::clone(told), done: |doing| doing.body = false };
-    let answered = Guard { told: Arc::clone(told), done: |doing| doing.answering = false };
-    let request = request.map(|body| Body::new(Guarded { body, guard: Some(read) }));
-    async move {
-        let Ok(response) = router.oneshot(request).await;
-        response.map(|body| Body::new(Guarded { body, guard: Some(answered) }))
+    /// The places that requests may take that last.
+    lasting: Arc<Semaphore>,
+}
+
+impl Answering {
+    /// Answers a request; notes that it is being answered, until the last byte has been taken from the answer's body.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        told: &Told,
+    ) -> impl Future<Output = Response<Body>> + use<> {
+        let comes = !request.body().is_end_stream();
+        tell(told, |doing| (doing.head, doing.body, doing.answering) = (false, comes, true));
+        let place = self.place(&request);
+        let read = Guard { told: Arc::clone(told), done: |doing| doing.body = false, place: None };
+        let request = request.map(|body| Body::new(Guarded { body, guard: Some(read) }));
+        let (router, told) = (self.router.clone(), Arc::clone(told));
+        let mut answered = Guard { told, done: |doing| doing.answering = false, place: None };
+        async move {
+            let response = match place {
+                Ok(place) => {
+                    answered.place = place;
+                    let Ok(response) = router.oneshot(request).await;
+                    response
+                }
+                Err(response) => response,
+            };
+            response.map(|body| Body::new(Guarded { body, guard: Some(answered) }))
+        }
+    }
+
+    /// A place for a request that may last; `None` for one that needs none.
+    #[expect(clippy::result_large_err, reason = "an answer is what the caller needs")]
+    fn place(
+        &self,
+        request: &Request<Incoming>,
+    ) -> Result<Option<OwnedSemaphorePermit>, Response<Body>> {
+        if request.method().is_safe() && request.uri().path() != super::events::PATH {
+            return Ok(None);
+        }
+        Arc::clone(&self.lasting).try_acquire_owned().map(Some).map_err(|_| {
+            let detail = "streams of events and operations take half of the connections already; try again when some have \
+                          ended, or raise server.admin_connections";
+            let mut response = Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            response
+        })
     }
 }
 
@@ -233,11 +277,14 @@ async fn overdue(mut doing: watch::Receiver<Doing>, limits: &Limits) {
 struct Guard {
     told: Told,
     done: fn(&mut Doing),
+    /// Given back at that end.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         tell(&self.told, self.done);
+        drop(self.place.take());
     }
 }
 

@@ -53,9 +53,10 @@ pub(super) struct Server {
     /// `/metrics`, `/livez` and `/readyz`.
     pub(super) admin: Text<SocketAddr>,
     /// Most connections to the admin plane at once, never more than a quarter of the file-descriptor limit. When all are
-    /// taken, one that asks nothing makes room for the next. `limits.header_timeout`, `idle_timeout` and
-    /// `write_timeout` hold there, too.
-    pub(super) admin_connections: Whole<1, 100_000>,
+    /// taken, one that asks nothing makes room for the next, or else one that does not read. Half are for streams of
+    /// events and operations, which get 503 beyond that; probes find a place at any time. `limits.header_timeout`,
+    /// `idle_timeout` and `write_timeout` hold there, too.
+    pub(super) admin_connections: Whole<2, 100_000>,
     /// Threads that serve connections. 0: as many as the process may use CPUs, by cgroup quota and affinity,
     /// which on a shared host is less than it has.
     pub(super) workers: Whole<0, 1024>,
@@ -156,7 +157,8 @@ pub(super) struct RepositorySection {
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
     /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
-    /// volume: what serves goes on, and nothing that was kept is removed. Long enough for somebody to mount it again.
+    /// volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is removed.
+    /// Long enough for somebody to mount it again.
     /// A root that cannot be read, or is another folder and empty, is never taken for a wish.
     pub(super) vanished_grace: Time<0, { 30 * DAY }>,
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::{
+    cli::tidegate,
     http::{Connection, Request},
     models::{FLOAT, INT64, declared, floats, graph, int_attribute, integers, model, node},
     repository::Repository,
@@ -78,6 +79,13 @@ fn a_version_that_ends_the_server_twice_is_held_back_and_an_older_one_serves() {
     answers(&first, "2");
     let notes = first.admin("/api/v1/models/risky").text();
     assert!(notes.contains("follows from a request's values"), "{notes}");
+    let (folder, admin) = (repository.path().display().to_string(), first.admin.to_string());
+    for command in
+        [&["check", "--repository", &folder][..], &["models", "show", "risky", "--admin", &admin]]
+    {
+        let told = String::from_utf8(tidegate(command, "").stdout).unwrap();
+        assert!(told.contains("serve this version only to clients that you trust"), "{told}");
+    }
     assert_eq!(end(first), libc::SIGABRT);
 
     let second = launch().start();

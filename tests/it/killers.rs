@@ -312,6 +312,8 @@ fn sizes_that_follow_from_values_are_told() {
     assert!(!told(vec![lstm("x")]));
     assert!(told(vec![node("Compress", &["x", "n"], &["t"]), lstm("t")]));
     assert!(!told(vec![node("Slice", &["x", "one", "one"], &["t"]), lstm("t")]));
+    let normalized = node("InstanceNormalization", &["t", "c", "c"], &["y"]);
+    assert!(told(vec![node("Compress", &["x", "n"], &["t"]), normalized]));
 }
 
 /// What the proof makes of a model of the corpus.

@@ -167,6 +167,64 @@ fn whoever_says_nothing_on_the_admin_plane_stops_nobody() {
 }
 
 #[test]
+fn probes_find_a_place_whatever_lasts_on_the_admin_plane() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .set("LIMITS__HEADER_TIMEOUT", "60s")
+        .set("LIMITS__WRITE_TIMEOUT", "60s")
+        .set("SERVER__ADMIN_CONNECTIONS", "8")
+        .start();
+    let follow = Request::get("/api/v1/events").bytes();
+    let half_a_body = "POST /api/v1/models/add_sub/load HTTP/1.1\r\nHost: localhost\r\n\
+                       Content-Type: application/json\r\nContent-Length: 90\r\n\r\n{";
+    let unread = Request::get("/metrics").bytes().repeat(2000);
+    let kinds: [(&str, &[u8]); 3] = [
+        ("follows events", &follow),
+        ("sends half an operation", half_a_body.as_bytes()),
+        ("reads no answer", &unread),
+    ];
+    for (kind, bytes) in kinds {
+        let mut lasting: Vec<_> = (0..16).map(|_| Connection::open(server.admin)).collect();
+        for connection in &mut lasting {
+            let _ = connection.try_send(bytes);
+        }
+        let status = |path| {
+            let mut probe = Connection::try_open(server.admin)?;
+            probe.try_ask(&Request::get(path)).ok().map(|answer| answer.status)
+        };
+        // For a moment all of them are being answered.
+        let what = format!("a probe finds a place beside clients of which each {kind}");
+        eventually(&what, || (status("/livez") == Some(200)).then_some(()));
+        for path in ["/livez", "/readyz", "/metrics"].repeat(10) {
+            assert_eq!(status(path), Some(200), "{path} beside clients of which each {kind}");
+        }
+    }
+}
+
+#[test]
+fn followers_of_events_beyond_half_of_the_places_are_told_the_key() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("SERVER__ADMIN_CONNECTIONS", "4").start();
+    let events = Request::get("/api/v1/events");
+    let mut following: Vec<_> = (0..2).map(|_| Connection::open(server.admin)).collect();
+    for connection in &mut following {
+        let head = connection.listen(&events, |text| text.contains("\r\n\r\n"));
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    }
+    let load = Request::post_json("/api/v1/models/add_sub/load", &json!({}));
+    for request in [&events, &load] {
+        let refused = Connection::open(server.admin).ask(request);
+        assert_eq!(refused.status, 503, "{refused:?}");
+        assert!(refused.text().contains("raise server.admin_connections"), "{refused:?}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    following.pop();
+    eventually("the place is free again", || {
+        (Connection::open(server.admin).ask(&load).status == 200).then_some(())
+    });
+}
+
+#[test]
 fn slow_clients_of_the_admin_plane_are_cut_off() {
     let repository = Repository::of(&["add_sub"]);
     let server = Launch::of(&repository)

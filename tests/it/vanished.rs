@@ -84,6 +84,61 @@ fn an_unmounted_volume_costs_neither_service_nor_files_nor_a_restart() {
 }
 
 #[test]
+fn another_folder_with_other_models_takes_nothing_out_of_service() {
+    let repository = two_models();
+    let server = serve(&repository).start();
+    let kept = blobs(&repository);
+    let volume = repository.beside("volume");
+    fs::rename(repository.path(), &volume).unwrap();
+    fs::create_dir(repository.path()).unwrap();
+    repository.add("iris", "1");
+    said(&server, "none of the 2 known ones: taken for a lost volume");
+    both_answer(&server);
+    assert_eq!(blobs(&repository), kept);
+    assert_eq!(server.get("/v2/models/iris").status, 404);
+
+    fs::remove_dir_all(repository.path()).unwrap();
+    fs::rename(&volume, repository.path()).unwrap();
+    eventually("the repository is back", || {
+        (server.admin("/readyz?verbose").text() == "ok\n").then_some(())
+    });
+    // One after the other is a wish, also where others come meanwhile.
+    repository.add("iris", "1");
+    server.wait_for_state("iris", "1", "READY");
+    for model in ["add_sub", IDENTITY] {
+        fs::remove_dir_all(repository.path().join(model)).unwrap();
+        eventually(&format!("{model} is gone"), || {
+            (server.get(&format!("/v2/models/{model}")).status == 404).then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_only_model_may_be_renamed_and_is_missed_in_another_folder() {
+    let repository = Repository::of(&[IDENTITY]);
+    let server = serve(&repository).set("REPOSITORY__VANISHED_GRACE", "4s").start();
+    fs::rename(repository.path().join(IDENTITY), repository.path().join("renamed")).unwrap();
+    server.wait_for_state("renamed", "1", "READY");
+    eventually("the old name is gone", || server.indexed(IDENTITY, "1").is_none().then_some(()));
+
+    fs::rename(repository.path(), repository.beside("volume")).unwrap();
+    fs::create_dir(repository.path()).unwrap();
+    repository.add("add_sub", "1");
+    said(&server, "none of the 1 known ones: taken for a lost volume");
+    server.post(&infer("renamed"), &identity("FP32", &json!([1.0]))).ok();
+    eventually("then it is believed", || {
+        (server.get("/v2/models/renamed").status == 404).then_some(())
+    });
+    server.wait_for_state("add_sub", "1", "READY");
+    // A start over other models is a wish.
+    drop(server);
+    fs::rename(repository.path().join("add_sub"), repository.beside("add_sub")).unwrap();
+    repository.add("iris", "1");
+    let server = serve(&repository).start();
+    server.wait_for_state("iris", "1", "READY");
+}
+
+#[test]
 fn a_rollback_to_the_version_before_needs_no_repository() {
     let repository = Repository::of(&[IDENTITY]);
     let server = serve(&repository).start();

@@ -88,6 +88,7 @@ pub const KILLERS: &[Killer] = &[
     guarded("", "LSTM", "a batch of 0 ends the process (SIGABRT)"),
     guarded("", "RNN", "it shares what ends the process for LSTM"),
     guarded("", "Attention", "0 heads, or heads of size 0, end the process (SIGFPE)"),
+    guarded("", "InstanceNormalization", "a spatial dimension of 0 ends the process (SIGSEGV)"),
     guarded("ai.onnx.ml", "FeatureVectorizer", "0 rows end the process (SIGABRT)"),
     guarded(MICROSOFT, "FusedMatMul", EMPTY),
     guarded(MICROSOFT, "GroupQueryAttention", "a batch of 0 ends the process (SIGFPE)"),
