@@ -635,10 +635,11 @@ impl Keeper {
                 self.refresh(name);
                 self.publish();
                 self.tell(name, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
-                self.retire(retired);
+                // What serves now is written before what served is written off: a start between the two needs one of them.
                 if let Some(identity) = identity {
                     self.remember_served(name, id, identity);
                 }
+                self.retire(retired);
                 self.proven(name);
             }
             Err((code, reason, may_pass)) => {
