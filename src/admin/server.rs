@@ -5,6 +5,7 @@
 //!   its answer, so that neither shuts probes out or takes the descriptors that the data plane needs.
 //! - Requests that may last, streams of events and operations, take at most half of the places: the rest is for `/livez`,
 //!   `/readyz`, `/metrics` and what else is answered at once.
+//! - Where the process has no descriptor left, a spare one still answers one connection at a time.
 //! - A connection that sends no head, no body or no next request, or does not read what is written, ends in time; one
 //!   that follows events may stay.
 //!
@@ -33,6 +34,7 @@ use tokio::{
 use tower::ServiceExt as _;
 
 use super::Problem;
+use crate::serve::{self, Spare};
 
 /// What clients of the admin plane may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,36 +60,49 @@ pub async fn serve(
     let (stopping, _) = watch::channel(false);
     let mut places = Places { max: connections_max(&limits), taken: Vec::new() };
     let lasting = Arc::new(Semaphore::new(places.max / 2));
+    let mut spare = Spare::of("the admin plane");
     let mut connections = JoinSet::new();
     loop {
+        let is_spared = spare.take_back();
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = tokio::time::sleep(TAKE_BACK_EVERY), if !is_spared => continue,
             Some(_) = connections.join_next() => continue,
             () = &mut stop => break,
         };
-        match accepted {
-            Ok((stream, _)) if places.make_room() => {
-                let (doing, seen) = watch::channel(Doing::default());
-                let serving = connection(
-                    stream,
-                    Answering { router: router.clone(), lasting: Arc::clone(&lasting) },
-                    limits.clone(),
-                    Arc::new(doing),
-                    stopping.subscribe(),
-                );
-                places.taken.push((seen, connections.spawn(serving)));
-            }
-            Ok((stream, _)) => turn_away(&stream),
+        let accepted = match accepted {
+            Ok((stream, _)) => Some(stream),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection to the admin plane");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                let accepted = spare.accept(&listener, &error).await;
+                // What was accepted with the spare one is answered by now, or asks nothing.
+                if accepted.is_none() && !spare.take_back() && serve::is_awaited(&listener) {
+                    places.vacate();
+                }
+                accepted
             }
+        };
+        let Some(stream) = accepted else { continue };
+        if !places.make_room() {
+            turn_away(&stream);
+            continue;
         }
+        let (doing, seen) = watch::channel(Doing::default());
+        let serving = connection(
+            stream,
+            Answering { router: router.clone(), lasting: Arc::clone(&lasting) },
+            limits.clone(),
+            Arc::new(doing),
+            stopping.subscribe(),
+        );
+        places.taken.push((seen, connections.spawn(serving)));
     }
     drop(listener);
     stopping.send_replace(true);
     while connections.join_next().await.is_some() {}
 }
+
+/// How often to try to take the spare descriptor back: the data plane takes no new client until then.
+const TAKE_BACK_EVERY: Duration = Duration::from_millis(20);
 
 fn connections_max(limits: &Limits) -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -105,9 +120,11 @@ impl Places {
     /// Whether there is a place for one more, if need be that of one that asks nothing or does not read.
     fn make_room(&mut self) -> bool {
         self.taken.retain(|(_, task)| !task.is_finished());
-        if self.taken.len() < self.max {
-            return true;
-        }
+        self.taken.len() < self.max || self.vacate()
+    }
+
+    /// Ends a connection that asks nothing or does not read; false if there is none.
+    fn vacate(&mut self) -> bool {
         let first =
             |is: fn(Doing) -> bool| self.taken.iter().position(|(doing, _)| is(*doing.borrow()));
         let idle = first(|doing| !doing.answering).or_else(|| first(|doing| doing.stalled));

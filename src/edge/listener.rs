@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::{
     monitor::WorkerId,
-    serve::{Listed, Serving, Watch},
+    serve::{Listed, Serving, Spare, Watch, is_spare_missing},
 };
 
 use super::{
@@ -243,7 +243,9 @@ impl Acceptor {
         mut stages: watch::Receiver<Stage>,
         mut lost: mpsc::Receiver<WorkerId>,
     ) {
+        let mut spare = Spare::of("the data plane");
         loop {
+            spare.take_back();
             let accepted = tokio::select! {
                 // Those whom no worker could answer wait in the kernel.
                 accepted = listener.accept(), if self.has_room() => accepted,
@@ -255,11 +257,13 @@ impl Acceptor {
                 _ = stages.wait_for(|stage| *stage >= Stage::Draining) => break,
             };
             match accepted {
-                Ok((stream, peer)) => self.seat(stream, peer.ip()),
+                Ok((stream, peer)) if !is_spare_missing() => self.seat(stream, peer.ip()),
+                Ok((stream, _)) => refuse(stream),
+                // Out of descriptors, most likely: those in use must close before another fits.
                 Err(error) => {
-                    // Out of descriptors, most likely: those in use must close before another fits.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    if let Some(stream) = spare.accept(&listener, &error).await {
+                        refuse(stream);
+                    }
                 }
             }
         }
@@ -380,6 +384,12 @@ impl Drop for Place {
                 counts.remove(address);
             }
         }
+    }
+}
+
+fn refuse(stream: TcpStream) {
+    if let Ok(stream) = stream.into_std() {
+        turn_away(&stream);
     }
 }
 

@@ -225,6 +225,38 @@ fn followers_of_events_beyond_half_of_the_places_are_told_the_key() {
 }
 
 #[test]
+fn without_descriptors_new_clients_are_refused_at_once_and_probes_answered() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .descriptors(96)
+        .set("LIMITS__CONNECTIONS", "1000")
+        .set("LIMITS__IDLE_TIMEOUT", "60s")
+        .start();
+    let request = Request::post_json(&infer("add_sub"), &add_sub());
+    let mut open = server.connect();
+    open.ask(&request).ok();
+    let ask = || server.connect().try_ask(&request).map(|answer| answer.status).ok();
+    let mut held = Vec::new();
+    while ask() == Some(200) {
+        held.push(server.connect());
+    }
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(1500) {
+        let answer = ask();
+        assert!(matches!(answer, Some(200 | 503)), "{answer:?} beside {} others", held.len());
+        // The server itself opens and closes files.
+        held.push(server.connect());
+        assert_eq!(server.admin("/livez").status, 200);
+        open.ask(&request).ok();
+    }
+    let seconds = usize::try_from(started.elapsed().as_secs()).unwrap();
+    let said = server.said().matches("cannot accept a connection to the data plane").count();
+    assert!((1..=seconds + 3).contains(&said), "{said} times in {seconds} s: {}", server.said());
+    drop(held);
+    eventually("new clients are served", || (ask() == Some(200)).then_some(()));
+}
+
+#[test]
 fn slow_clients_of_the_admin_plane_are_cut_off() {
     let repository = Repository::of(&["add_sub"]);
     let server = Launch::of(&repository)
