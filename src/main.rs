@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 /// Rust's own memory; ONNX Runtime allocates with the system's.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tidegate::engine::Allocator = tidegate::engine::Allocator;
 
 fn main() -> ExitCode {
     tidegate::engine::forbid_telemetry();

@@ -5,10 +5,10 @@
 //! - The handler calls only what POSIX lists as safe in one, takes no lock, allocates nothing, and reads only what the thread
 //!   that was interrupted has noted.
 //! - The process ends by the same signal as without the handler.
-//! - A run costs two stores to a variable of its thread.
+//! - A run costs three stores to variables of its thread.
 //!
-//! A thread of the library's own notes nothing, so with more than one thread within a run nobody may be blamed. An `abort`
-//! for want of memory looks like any other.
+//! A thread of the library's own notes nothing, so with more than one thread within a run nobody may be blamed. Nobody is
+//! blamed either for an abort after an allocation of the thread's has failed: memory was short, and our own code ends then.
 //!
 //! Not here: what is done about it at the next start (`lifecycle::blame`).
 
@@ -20,6 +20,8 @@ use std::{
     ptr,
     sync::atomic::{AtomicBool, AtomicI32, Ordering, compiler_fence},
 };
+
+use super::memory::{feed, is_starved};
 
 /// The signals by which a fault ends a process, with the words that are written.
 const SIGNALS: [(libc::c_int, &str); 5] = [
@@ -53,6 +55,7 @@ impl Tag {
     /// Does something that an engine may crash in, in this version's name.
     #[inline]
     pub fn during<T>(&self, run: impl FnOnce() -> T) -> T {
+        feed();
         let _before = Before(RUNNING.replace(self));
         // The handler runs on this thread: only the compiler could move the store.
         compiler_fence(Ordering::SeqCst);
@@ -108,7 +111,8 @@ fn handle(signal: libc::c_int, handler: Option<extern "C" fn(libc::c_int)>) -> i
 #[expect(unsafe_code, reason = "a handler of signals calls C and reads what the thread noted")]
 extern "C" fn crashed(signal: libc::c_int) {
     let running = RUNNING.get();
-    if !running.is_null() && !WRITTEN.swap(true, Ordering::SeqCst) {
+    let starved = signal == libc::SIGABRT && is_starved();
+    if !running.is_null() && !starved && !WRITTEN.swap(true, Ordering::SeqCst) {
         let word =
             SIGNALS.iter().find(|(known, _)| *known == signal).map_or("?\t", |(_, word)| word);
         // SAFETY: `running` was noted by this very thread in `Tag::during`, whose caller lends the tag until the note is

@@ -31,7 +31,7 @@ pub use arena::Arena;
 pub use blame::{Tag, write_crashes_to};
 pub use descriptor::{peer_is_gone, shut_down};
 pub use leash::{Bell, Generation, Leash};
-pub use memory::hand_back_memory;
+pub use memory::{Allocator, hand_back_memory};
 pub use onnxruntime::OnnxRuntime;
 pub use settings::Settings;
 pub use telemetry::forbid_telemetry;
