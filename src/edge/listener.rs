@@ -444,7 +444,11 @@ async fn turn(
     let (mut count, mut ending, mut handed_over) = (0u64, false, false);
     loop {
         tokio::select! {
+            // Whatever it still holds is dropped with the runtime.
+            () = worker.ended() => return,
             socket = sockets.recv(), if !handed_over => match socket {
+                // On its way to a worker that was given up: nobody counts it here any more.
+                Some(_) if worker.is_given_up() => return,
                 Some(socket) => {
                     count += 1;
                     open(&worker, &connections, count, socket);
@@ -460,8 +464,6 @@ async fn turn(
                 worker.rest();
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
-            // Whatever it still holds is dropped with the runtime.
-            () = worker.ended() => return,
             changed = stages.changed(), if !ending => {
                 let stage = if changed.is_err() { Stage::Ending } else { *stages.borrow_and_update() };
                 ending = stage == Stage::Ending;
