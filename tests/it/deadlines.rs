@@ -69,15 +69,18 @@ fn metric(server: &Server, series: &str) -> Option<f64> {
     line.trim().parse().ok()
 }
 
-/// Hundredths of a second that the only worker has run so far.
+/// Hundredths of a second that the workers have run so far.
 fn worker_ticks(server: &Server) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{}/task", server.id())).unwrap();
-    let stats =
-        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok());
-    let worker = stats.filter(|stat| stat.contains("(worker-0)")).last().unwrap();
-    // proc_pid_stat(5): time in user mode and in the kernel, 11 fields behind the state.
-    let fields: Vec<_> = worker.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    let stats = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("stat")).ok())
+        .filter(|stat| stat.contains("(worker-"));
+    let ticks = |stat: String| -> u64 {
+        // proc_pid_stat(5): time in user mode and in the kernel, 11 fields behind the state.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+    };
+    stats.map(ticks).sum()
 }
 
 #[test]
@@ -182,7 +185,9 @@ fn a_request_that_waits_for_a_session_holds_up_nobody_else() {
     let server =
         Launch::of(&repository()).set("SERVER__WORKERS", "2").set("ENGINE__SESSIONS", "1").start();
     let mut runs = server.connect();
+    let before = worker_ticks(&server);
     runs.send(count(ENDLESS).header("x-request-timeout-ms", "3000").bytes());
+    eventually("it runs", || (worker_ticks(&server) > before + 3).then_some(()));
     let mut waits = server.connect();
     waits.send(count(7).bytes());
     let mut gives_up = server.connect();
@@ -211,7 +216,9 @@ fn who_waits_for_a_session_takes_the_next_version_instead() {
         .set("REPOSITORY__POLL_INTERVAL", "100ms")
         .start();
     let mut runs = server.connect();
+    let before = worker_ticks(&server);
     runs.send(count(ENDLESS).header("x-request-timeout-ms", "5000").bytes());
+    eventually("it runs", || (worker_ticks(&server) > before + 3).then_some(()));
     let mut wait: Vec<_> = (0..4).map(|_| server.connect()).collect();
     for client in &mut wait {
         client.send(count(7).bytes());
