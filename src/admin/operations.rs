@@ -30,7 +30,7 @@ pub struct OperationRequest {
     /// Why, for the audit trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Whether a version may answer from then on that the clients of the one before cannot use.
+    /// True if a version may answer from then on that the clients of the one before cannot use.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub signature_may_change: bool,
 }

@@ -117,7 +117,7 @@ struct Places {
 }
 
 impl Places {
-    /// Whether there is a place for one more, if need be that of one that asks nothing or does not read.
+    /// True if there is a place for one more, if need be that of one that asks nothing or does not read.
     fn make_room(&mut self) -> bool {
         self.taken.retain(|(_, task)| !task.is_finished());
         self.taken.len() < self.max || self.vacate()

@@ -48,7 +48,7 @@ struct Lines {
 #[derive(Debug, Default)]
 struct Waiting {
     bytes: Vec<u8>,
-    /// Whether what was taken from here is being written.
+    /// True if what was taken from here is being written.
     writes: bool,
     closed: bool,
     /// Lines that were dropped and not told yet.
@@ -93,7 +93,7 @@ impl Logs {
         Ok(Self { lines, json })
     }
 
-    /// Whether lines are JSON.
+    /// True if lines are JSON.
     pub(super) fn is_json(&self) -> bool {
         self.json
     }

@@ -223,23 +223,9 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         policies(&config),
         config.loaded_bytes_max,
     )?;
-    let repository = RepositoryApi {
-        serving: Arc::clone(&serving),
-        lifecycle: lifecycle.handle(),
-        enabled: config.repository_api,
-        local: config.edge.http.ip().is_loopback(),
-        uploads: config.uploads.allowed.then_some(UploadLimits {
-            bytes_max: config.uploads.bytes_max,
-            files_max: config.uploads.files_max,
-        }),
-    };
+    let repository = repository_api(&config, &serving, &lifecycle);
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
-    let admin_limits = admin::Limits {
-        connections_max: config.admin.connections_max,
-        header_timeout: config.edge.limits.header_timeout,
-        idle_timeout: config.edge.limits.idle_timeout,
-        write_timeout: config.edge.limits.write_timeout,
-    };
+    let admin_limits = admin_limits(&config);
     let plane = Plane::new(
         config.edge,
         Arc::clone(&serving),
@@ -281,6 +267,31 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The protocol's repository API, as the configuration allows it.
+fn repository_api(config: &Config, serving: &Arc<Serving>, lifecycle: &Lifecycle) -> RepositoryApi {
+    RepositoryApi {
+        serving: Arc::clone(serving),
+        lifecycle: lifecycle.handle(),
+        enabled: config.repository_api,
+        local: config.edge.http.ip().is_loopback(),
+        uploads: config.uploads.allowed.then_some(UploadLimits {
+            bytes_max: config.uploads.bytes_max,
+            files_max: config.uploads.files_max,
+        }),
+    }
+}
+
+/// The admin plane keeps its clients to the data plane's times.
+fn admin_limits(config: &Config) -> admin::Limits {
+    let limits = &config.edge.limits;
+    admin::Limits {
+        connections_max: config.admin.connections_max,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+        write_timeout: limits.write_timeout,
+    }
+}
+
 /// CPUs that this process may use: its affinity and its cgroup's quota.
 fn cpu_budget() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
@@ -319,7 +330,7 @@ struct Signals {
     hangup: tokio::signal::unix::Signal,
     user1: tokio::signal::unix::Signal,
     user2: tokio::signal::unix::Signal,
-    /// Whether a hangup means that the terminal is gone, and with it whoever started the server by hand.
+    /// True if a hangup means that the terminal is gone, and with it whoever started the server by hand.
     terminal: bool,
 }
 

@@ -279,7 +279,7 @@ impl Acceptor {
         }
     }
 
-    /// Whether a worker takes connections that is not stuck in a run.
+    /// True if a worker takes connections that is not stuck in a run.
     fn has_room(&self) -> bool {
         self.seats.iter().any(|seat| !seat.watch.is_overdue())
     }

@@ -43,7 +43,7 @@ impl Load {
         }
     }
 
-    /// Whether a burst is over since a while, as of this moment in the worker's milliseconds; true once for each.
+    /// True if a burst is over since a while, as of this moment in the worker's milliseconds; true once for each.
     pub(super) fn is_over(&self, now: u32) -> bool {
         let moved = self.moved.get();
         if moved < BURST_BYTES {

@@ -19,7 +19,7 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After SIGTERM: when whatever still runs is cut off, counted from the signal.
     pub grace: Duration,
-    /// Whether web pages of other sites may ask what changes something or costs time.
+    /// True if web pages of other sites may ask what changes something or costs time.
     pub web_pages: bool,
     /// What one client, one connection and one request may use.
     pub limits: Limits,

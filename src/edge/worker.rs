@@ -93,7 +93,7 @@ pub(super) struct Worker {
     plane: Arc<Plane>,
     id: WorkerId,
     watch: Arc<Watch>,
-    /// Whether another worker stands in its place: then it does nothing any more.
+    /// True if another worker stands in its place: then it does nothing any more.
     given_up: Cell<bool>,
     /// Told when it was given up.
     ended: Notify,

@@ -9,7 +9,7 @@ use rustix::{
     net::Shutdown,
 };
 
-/// Whether the peer of a socket has closed it or its writing side; false where the system does not tell.
+/// True if the peer of a socket has closed it or its writing side; false where the system does not tell.
 ///
 /// The descriptor must be open; of another kind of file, the answer means nothing.
 pub fn peer_is_gone(socket: RawFd) -> bool {

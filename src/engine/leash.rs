@@ -105,7 +105,7 @@ impl Leash {
         self.state.compare_exchange(run.0 | ENDED, run.0 | ABANDONED, SeqCst, Relaxed).is_ok()
     }
 
-    /// Whether its last run was given up.
+    /// True if its last run was given up.
     pub fn is_abandoned(&self) -> bool {
         self.state.load(SeqCst) & PHASES == ABANDONED
     }
@@ -129,7 +129,7 @@ pub(super) struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Whether it was told to end.
+    /// True if it was told to end.
     pub(super) fn was_ended(&self) -> bool {
         self.leash.state.load(Acquire) & PHASES >= ENDING
     }

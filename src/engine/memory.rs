@@ -16,7 +16,7 @@ thread_local! {
     static STARVED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether an allocation of this thread has failed since it was last fed; also for a handler of signals.
+/// True if an allocation of this thread has failed since it was last fed; also for a handler of signals.
 pub(super) fn is_starved() -> bool {
     STARVED.get()
 }

@@ -404,41 +404,18 @@ impl Keeper {
         let running = self.state.running.iter().filter(|running| running.model == *name);
         let running: Vec<VersionId> = running.map(|running| running.id).collect();
         let Some(kept) = self.state.models.get_mut(name) else { return false };
-        let broken = kept.problem.clone();
-        if let Some(problem) = &broken {
-            // Versions that serve go on; those that do not say why.
-            for id in kept.listed.keys().copied().collect::<Vec<_>>() {
-                let version =
-                    kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
-                if version.version.is_none() && version.loading.is_none() {
-                    version.reason.clone_from(problem);
-                    version.forget();
-                }
-            }
+        if kept.shows_problem() {
             return self.refresh(name);
         }
         let Some(description) = kept.description.clone() else { return false };
         let there: BTreeSet<VersionId> = kept.listed.keys().copied().collect();
         let (unloaded, pinned) = (decisions.unloaded, decisions.pinned);
-        let stored: BTreeMap<_, _> = if lost {
-            let stored = decisions.served.iter().chain(&decisions.released);
-            stored.filter_map(|(id, digest)| Some((*id, Digest::parse(digest)?))).collect()
-        } else {
-            BTreeMap::new()
-        };
+        let stored = if lost { stored(&decisions) } else { BTreeMap::new() };
         let Some(mut plan) = kept.plan_for(decisions, policy) else { return false };
         let starts = !self.state.complete && !kept.settled;
-        let withheld = if policy.signature_may_change || starts {
-            None
-        } else {
-            kept.withhold(name, &mut plan, pinned)
-        };
-        if withheld != kept.withheld {
-            if let Some(reason) = &withheld {
-                tracing::error!(model = %name, "{reason}");
-            }
-            kept.withheld = withheld;
-        }
+        let may_change = policy.signature_may_change || starts;
+        let withheld = if may_change { None } else { kept.withhold(name, &mut plan, pinned) };
+        kept.note_withheld(name, withheld);
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
         kept.stand_in = kept.stand_in_for(&plan);
         plan.wanted.extend(kept.stand_in);
@@ -621,43 +598,55 @@ impl Keeper {
         });
         let outcome = loaded.as_ref().map_or_else(|(code, ..)| *code, |_| "ok");
         self.loader.monitor.upkeep().loaded(name, outcome);
-        let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
-        let tried = job.fingerprint();
-        let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
         match loaded {
-            Ok(version) => {
-                log_ready(&version);
-                let (identity, load) = (version.parts().identity.clone(), version.parts().load);
-                let mut retired: Vec<_> = entry.succeed(tried, version).into_iter().collect();
-                entry.loaded_at = self.loader.monitor.clock().unix();
-                kept.settled |= kept.plan.default == Some(id);
-                retired.extend(kept.follow_plan(unloaded));
-                self.refresh(name);
-                self.publish();
-                self.tell(name, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
-                // What serves now is written before what served is written off: a start between the two needs one of them.
-                if let Some(identity) = identity {
-                    self.remember_served(name, id, identity);
-                }
-                self.retire(retired);
-                self.proven(name);
-            }
+            Ok(version) => self.serve(job, version),
             Err((code, reason, may_pass)) => {
-                let news = entry.fail(tried, reason.clone(), may_pass.then_some(now));
-                let is_blamed = code == Code::Blamed.as_str();
-                if is_blamed {
-                    entry.hold_back();
-                }
-                if news {
-                    tracing::error!(model = %name, version = %id, "not served: {reason}");
-                    self.tell(name, Some(id), EventKind::Failed, &reason);
-                }
-                // A failure that may pass brings the next look forward; an older version that is to serve instead was there.
-                self.reconcile(name, is_blamed);
-                self.refresh(name);
-                self.publish();
+                self.not_served(job, code, &reason, may_pass.then_some(now));
             }
         }
+    }
+
+    /// Lets a version that was loaded take its place.
+    fn serve(&mut self, job: &Job, version: Version) {
+        let (name, id) = (&job.model, job.id);
+        let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
+        let Some(kept) = self.state.models.get_mut(name) else { return };
+        log_ready(&version);
+        let (identity, load) = (version.parts().identity.clone(), version.parts().load);
+        let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
+        let mut retired: Vec<_> = entry.succeed(job.fingerprint(), version).into_iter().collect();
+        entry.loaded_at = self.loader.monitor.clock().unix();
+        kept.settled |= kept.plan.default == Some(id);
+        retired.extend(kept.follow_plan(unloaded));
+        self.refresh(name);
+        self.publish();
+        self.tell(name, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
+        // What serves now is written before what served is written off: a start between the two needs one of them.
+        if let Some(identity) = identity {
+            self.remember_served(name, id, identity);
+        }
+        self.retire(retired);
+        self.proven(name);
+    }
+
+    /// Says why a version is not served; `again` is the time of a failure that may pass.
+    fn not_served(&mut self, job: &Job, code: &str, reason: &str, again: Option<Instant>) {
+        let (name, id) = (&job.model, job.id);
+        let Some(kept) = self.state.models.get_mut(name) else { return };
+        let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
+        let news = entry.fail(job.fingerprint(), reason.to_owned(), again);
+        let is_blamed = code == Code::Blamed.as_str();
+        if is_blamed {
+            entry.hold_back();
+        }
+        if news {
+            tracing::error!(model = %name, version = %id, "not served: {reason}");
+            self.tell(name, Some(id), EventKind::Failed, reason);
+        }
+        // A failure that may pass brings the next look forward; an older version that is to serve instead was there.
+        self.reconcile(name, is_blamed);
+        self.refresh(name);
+        self.publish();
     }
 
     /// Notes what serves, for a start without a repository.
@@ -785,4 +774,10 @@ pub(super) fn log_ready(version: &Version) {
     for note in &parts.notes {
         tracing::warn!(model = %parts.model, version = %version.id(), "{note}");
     }
+}
+
+/// Versions of a model that the content store has, for a look without the repository.
+fn stored(decisions: &Decisions) -> BTreeMap<VersionId, Digest> {
+    let stored = decisions.served.iter().chain(&decisions.released);
+    stored.filter_map(|(id, digest)| Some((*id, Digest::parse(digest)?))).collect()
 }

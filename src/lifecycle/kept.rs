@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    model::{ModelDescription, Signature, VersionId, VersionState},
+    model::{ModelDescription, ModelName, Signature, VersionId, VersionState},
     registry::Decisions,
     serve::{Entry, Version},
     source::{Fingerprint, ListedVersion},
@@ -28,7 +28,7 @@ pub(super) struct Kept {
     pub(super) stand_in: Option<VersionId>,
     /// What answered by default last.
     pub(super) answered: Option<VersionId>,
-    /// Whether the version that should answer has done so since the start.
+    /// True if the version that should answer has done so since the start.
     pub(super) settled: bool,
     /// The version that was decided for, whatever its signature.
     pub(super) accepted: Option<VersionId>,
@@ -238,7 +238,7 @@ impl KeptVersion {
 }
 
 impl Kept {
-    /// Whether all its versions are gone at once, and that is not to be believed yet.
+    /// True if all its versions are gone at once, and that is not to be believed yet.
     pub(super) fn is_emptied(
         &mut self,
         there: &BTreeMap<VersionId, ListedVersion>,
@@ -390,6 +390,30 @@ impl Kept {
             let none = self.follow_plan(unloaded);
             debug_assert!(none.is_empty(), "following the same plan twice retires nothing");
         }
+    }
+
+    /// Has versions that do not serve say what is wrong with the model; those that serve go on. False if nothing is wrong.
+    pub(super) fn shows_problem(&mut self) -> bool {
+        let Some(problem) = &self.problem else { return false };
+        for id in self.listed.keys() {
+            let version = self.versions.entry(*id).or_insert_with(|| KeptVersion::unavailable(""));
+            if version.version.is_none() && version.loading.is_none() {
+                version.reason.clone_from(problem);
+                version.forget();
+            }
+        }
+        true
+    }
+
+    /// Remembers why the version that should answer does not, and logs it once.
+    pub(super) fn note_withheld(&mut self, name: &ModelName, withheld: Option<String>) {
+        if withheld == self.withheld {
+            return;
+        }
+        if let Some(reason) = &withheld {
+            tracing::error!(model = %name, "{reason}");
+        }
+        self.withheld = withheld;
     }
 
     /// What the table shows. Of a model that is unloaded nothing answers, not even what is loaded to be decided about.

@@ -23,7 +23,7 @@ use crate::{
 };
 
 use super::{
-    Blame, Case, Golden, GoldenError, Origin, ProofFailure, Prover,
+    Blame, Case, Golden, GoldenError, Origin, Proof, ProofFailure, Prover,
     blame::Suspicion,
     proof::{message::MessageError, trial},
 };
@@ -348,32 +348,16 @@ impl Loader {
         let engine = self.engines.choose(choice)?;
         let intra_op_threads = self.intra_op_threads(description);
         let options = SessionOptions { intra_op_threads, arena: None };
-        let proof = self.prover.as_ref().map(|prover| {
-            // A description that does not fit is told in either case; what harms is told only there.
-            let begin = clock.now();
-            let proof = prover.prove(&Case {
-                file: &file,
-                golden: artifact.golden.as_deref(),
-                engine: Engines::choice_of(engine),
-                intra_op_threads,
-                warmup_runs: self.warmup_runs,
-                identity: identity.as_deref(),
-                anew: suspicion == Some(Suspicion::Once),
-            });
-            upkeep.proven(match &proof {
-                Ok(proof) if proof.remembered => "remembered",
-                Ok(_) => "proven",
-                Err(_) => "failed",
-            });
-            let proof = proof?;
-            if !proof.remembered {
-                upkeep.took(Phase::Proof, clock.now() - begin);
-            }
-            tracing::debug!(%model, version = %id, load = ?proof.load, memory = proof.memory_peak, "proven");
-            agree(description, &proof.signature)?;
-            Ok::<_, LoadFailure>(proof)
-        });
-        let proof = proof.transpose()?;
+        let case = Case {
+            file: &file,
+            golden: artifact.golden.as_deref(),
+            engine: Engines::choice_of(engine),
+            intra_op_threads,
+            warmup_runs: self.warmup_runs,
+            identity: identity.as_deref(),
+            anew: suspicion == Some(Suspicion::Once),
+        };
+        let proof = self.prove(&case, description)?;
         // What a load takes beside the version itself is taken once, not once for each load.
         let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = clock.now();
@@ -432,6 +416,31 @@ impl Loader {
             verdict.keep();
         }
         Ok(Version::new(parts, sessions))
+    }
+
+    /// Proves a version in a process of its own, where versions are proven.
+    fn prove(
+        &self,
+        case: &Case<'_>,
+        description: &ModelDescription,
+    ) -> Result<Option<Proof>, LoadFailure> {
+        let Some(prover) = &self.prover else { return Ok(None) };
+        let (clock, upkeep) = (self.monitor.clock(), self.monitor.upkeep());
+        let begin = clock.now();
+        let proof = prover.prove(case);
+        upkeep.proven(match &proof {
+            Ok(proof) if proof.remembered => "remembered",
+            Ok(_) => "proven",
+            Err(_) => "failed",
+        });
+        let proof = proof?;
+        if !proof.remembered {
+            upkeep.took(Phase::Proof, clock.now() - begin);
+        }
+        tracing::debug!(load = ?proof.load, memory = proof.memory_peak, "proven");
+        // A description that does not fit is told in either case; what harms is told only here.
+        agree(description, &proof.signature)?;
+        Ok(Some(proof))
     }
 
     /// The bytes of a version, kept in the content store where there is one.

@@ -86,7 +86,7 @@ pub struct Handle {
     messages: mpsc::Sender<Message>,
     /// Operations that wait for the keeper.
     waiting: Arc<AtomicUsize>,
-    /// Whether the keeper ended in a panic.
+    /// True if the keeper ended in a panic.
     broken: Arc<AtomicBool>,
     /// One upload at a time: each takes memory for all its files.
     uploading: Arc<Semaphore>,

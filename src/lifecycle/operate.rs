@@ -27,7 +27,7 @@ pub(super) struct Waiting {
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) cause: Cause,
-    /// Whether a version may answer that the clients of the one before cannot use.
+    /// True if a version may answer that the clients of the one before cannot use.
     pub(super) signature_may_change: bool,
 }
 
@@ -339,7 +339,7 @@ impl Keeper {
 }
 
 impl Waiting {
-    /// Whether it accepts any version of this model, whatever its signature.
+    /// True if it accepts any version of this model, whatever its signature.
     pub(super) fn accepts(&self, model: &ModelName) -> bool {
         self.asked.signature_may_change && matches!(self.goal, Goal::Serve) && self.model == *model
     }

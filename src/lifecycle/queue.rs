@@ -21,7 +21,7 @@ use super::{crew::Job, keeper::Keeper};
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     queue: VecDeque<Job>,
-    /// Whether the order may have changed.
+    /// True if the order may have changed.
     unranked: bool,
 }
 
@@ -128,13 +128,13 @@ impl Keeper {
         if serves || self.is_pressing(model, id) { Rank::InUse } else { Rank::New }
     }
 
-    /// Whether a version of a model is being loaded, or will be.
+    /// True if a version of a model is being loaded, or will be.
     pub(super) fn is_busy(&self, model: &ModelName) -> bool {
         self.state.running.iter().any(|running| running.model == *model)
             || self.state.jobs.iter().any(|job| job.model == *model)
     }
 
-    /// Whether this version is being loaded, or will be.
+    /// True if this version is being loaded, or will be.
     pub(super) fn is_pending(&self, model: &ModelName, id: VersionId) -> bool {
         let mut running = self.state.running.iter();
         running.any(|running| running.model == *model && running.id == id)

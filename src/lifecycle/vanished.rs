@@ -42,7 +42,7 @@ struct Look {
 }
 
 impl Sight {
-    /// Whether a look may be acted on.
+    /// True if a look may be acted on.
     fn believes(&mut self, look: Look, now: Instant, grace: Duration) -> bool {
         let same = self.is_in(look.root);
         let elsewhere = self.root.is_some_and(|known| known.device != look.root.device);
@@ -60,7 +60,7 @@ impl Sight {
         true
     }
 
-    /// Whether this is the root in which models were seen last.
+    /// True if this is the root in which models were seen last.
     fn is_in(&self, root: RootId) -> bool {
         self.root == Some(root)
     }
@@ -101,7 +101,7 @@ impl Keeper {
         ))
     }
 
-    /// Whether it cannot be a wish that all these models are gone from a root in which others lie: several at once, or one
+    /// True if it cannot be a wish that all these models are gone from a root in which others lie: several at once, or one
     /// that serves, from another folder than before. What a start finds is a wish, whatever served last.
     fn is_no_wish(&self, gone: &[ModelName], root: RootId) -> bool {
         let kept = |name| self.state.models.get(name);
@@ -122,7 +122,7 @@ impl Keeper {
         self.state.models.keys().filter(own).cloned().collect()
     }
 
-    /// Whether a version serves that is not there, of a model that is.
+    /// True if a version serves that is not there, of a model that is.
     fn lacks_version(&self, listing: &Listing) -> bool {
         self.state.models.iter().any(|(name, kept)| {
             let Some(listed) = listing.models.get(name) else { return false };
@@ -134,12 +134,12 @@ impl Keeper {
     }
 }
 
-/// Whether all that serves of a model was uploaded.
+/// True if all that serves of a model was uploaded.
 pub(super) fn is_uploaded(decided: &Decisions) -> bool {
     decided.uploaded.as_ref().is_some_and(|uploaded| !uploaded.versions.is_empty())
 }
 
-/// Whether a model is in the repository, be it that it cannot be read.
+/// True if a model is in the repository, be it that it cannot be read.
 fn is_there(listing: &Listing, name: &ModelName) -> bool {
     listing.models.contains_key(name) || trouble(listing, name).is_some()
 }
@@ -156,7 +156,7 @@ mod tests {
     const GOOD: Look = Look { root: HERE, empty: false, lacking: false, replaced: false };
     const GONE: Look = Look { root: HERE, empty: true, lacking: true, replaced: false };
 
-    /// Whether a look is believed at once, and after the grace period, where models were seen in `HERE`.
+    /// True if a look is believed at once, and after the grace period, where models were seen in `HERE`.
     fn believed(root: RootId, [empty, lacking, replaced]: [bool; 3]) -> (bool, bool) {
         let begin = Instant::now();
         let mut sight = Sight::default();

@@ -171,7 +171,7 @@ impl Table {
         obstacles
     }
 
-    /// Whether a request for a model must wait for the first pass over the repository: until that is done, a model that
+    /// True if a request for a model must wait for the first pass over the repository: until that is done, a model that
     /// is not there may only be not there yet.
     pub(super) fn is_settling(&self, name: &str) -> bool {
         let loads =

@@ -64,7 +64,7 @@ pub struct Watch {
     client: AtomicI32,
     /// Why the run was told to end; see [`Reason`].
     reason: AtomicU8,
-    /// Whether a run goes on although it was told to end.
+    /// True if a run goes on although it was told to end.
     overdue: AtomicBool,
     /// Connections that the worker has opened and not closed.
     open: AtomicUsize,
@@ -105,7 +105,7 @@ pub struct Watchdog {
     stuck_after: Duration,
     /// Versions that left the table and are still held by somebody.
     retired: Mutex<Vec<Retired>>,
-    /// Whether all runs must end.
+    /// True if all runs must end.
     ending: AtomicBool,
     /// Workers that were given up and have not come back since.
     stuck: AtomicUsize,
@@ -126,7 +126,7 @@ struct Retired {
     version: Weak<Version>,
     serial: u64,
     model: ModelName,
-    /// Whether its runs must end.
+    /// True if its runs must end.
     must_end: bool,
 }
 
@@ -364,7 +364,7 @@ impl Watchdog {
         (took >= LONG && engine::peer_is_gone(watch.client.load(Relaxed))).then_some(Reason::Gone)
     }
 
-    /// Whether a version's runs must end; a lock, but only for what is long in a run.
+    /// True if a version's runs must end; a lock, but only for what is long in a run.
     fn must_end(&self, serial: u64) -> bool {
         lock(&self.retired).iter().any(|retired| retired.must_end && retired.serial == serial)
     }
@@ -397,12 +397,12 @@ impl Watch {
         self.before
     }
 
-    /// Whether its worker was given up: whatever it does is done by another from now on.
+    /// True if its worker was given up: whatever it does is done by another from now on.
     pub fn is_lost(&self) -> bool {
         self.leash.is_abandoned()
     }
 
-    /// Whether its worker should be given nothing new.
+    /// True if its worker should be given nothing new.
     pub fn is_overdue(&self) -> bool {
         self.overdue.load(Relaxed)
     }

@@ -62,7 +62,7 @@ pub fn check_operators(bytes: &[u8], limits: &Limits) -> Result<Vec<Hazard>, Onn
     Ok(judged(bytes, limits)?.0)
 }
 
-/// Whether the size of what an operator gives follows from a request's values.
+/// True if the size of what an operator gives follows from a request's values.
 pub(super) fn grows(bytes: &[u8], limits: &Limits) -> Result<bool, OnnxError> {
     Ok(judged(bytes, limits)?.1)
 }

@@ -172,7 +172,7 @@ struct Writer<'a, 'l> {
     steps: Vec<Step>,
     /// Initializers that no step has used yet.
     constants: HashMap<&'a str, Constant>,
-    /// Whether a step follows from the elements of an input.
+    /// True if a step follows from the elements of an input.
     by_values: Vec<bool>,
     values: HashMap<&'a str, Known>,
     shapes: HashMap<&'a str, usize>,

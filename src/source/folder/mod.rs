@@ -450,7 +450,7 @@ fn own_name(root: &Path) -> Result<ModelName, SourceError> {
     ModelName::parse(&name).map_err(|_| SourceError::NameNeeded(shown(&name)))
 }
 
-/// Whether an entry of a folder is a folder; an error where it is there and cannot be looked at, such as a mount that
+/// True if an entry of a folder is a folder; an error where it is there and cannot be looked at, such as a mount that
 /// failed or a link to nothing.
 fn is_folder(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {

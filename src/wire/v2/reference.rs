@@ -189,12 +189,12 @@ impl Tree {
         }
     }
 
-    /// Whether this is one element, or an array of elements.
+    /// True if this is one element, or an array of elements.
     fn is_flat(&self) -> bool {
         self.items().is_none_or(|items| items.iter().all(|item| item.items().is_none()))
     }
 
-    /// Whether arrays nest as these dimensions say.
+    /// True if arrays nest as these dimensions say.
     fn nests_as(&self, dims: &[i64]) -> bool {
         match (self.items(), dims) {
             (None, []) => true,
