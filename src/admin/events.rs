@@ -21,7 +21,7 @@ use super::Admin;
 /// After this long without an event a comment is sent: proxies close what is silent.
 const QUIET_MAX: Duration = Duration::from_secs(15);
 
-/// Where events are followed.
+/// The path at which events are followed.
 pub(super) const PATH: &str = "/api/v1/events";
 
 pub(super) fn router() -> Router<Admin> {

@@ -1,10 +1,10 @@
 //! The admin plane's listener: HTTP/1.1 on few connections, each held to times.
 //!
 //! Always true:
-//! - Connections are counted. When all places are taken, one that asks nothing makes room, or else one that does not read
-//!   its answer, so that neither shuts probes out or takes the descriptors that the data plane needs.
-//! - Requests that may last, streams of events and operations, take at most half of the places: the rest is for `/livez`,
-//!   `/readyz`, `/metrics` and what else is answered at once.
+//! - Connections are counted. When all places are taken, one that asks nothing makes room, or else one that does not
+//!   read its answer, so that neither shuts probes out or takes the descriptors that the data plane needs.
+//! - Requests that may last, streams of events and operations, take at most half of the places: the rest is for
+//!   `/livez`, `/readyz`, `/metrics` and what else is answered at once.
 //! - Where the process has no descriptor left, a spare one still answers one connection at a time.
 //! - A connection that sends no head, no body or no next request, or does not read what is written, ends in time; one
 //!   that follows events may stay.
@@ -36,14 +36,14 @@ use tower::ServiceExt as _;
 use super::Problem;
 use crate::serve::{self, Spare};
 
-/// What clients of the admin plane may use.
+/// Bounds on the clients of the admin plane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Most connections at once; never more than a quarter of the file descriptors.
     pub connections_max: usize,
     /// How long a request's head may take to arrive, and its body behind it.
     pub header_timeout: Duration,
-    /// How long a connection may stay open without a request.
+    /// Longest time that a connection stays open without a request.
     pub idle_timeout: Duration,
     /// How long a client may take to accept any byte of an answer.
     pub write_timeout: Duration,
@@ -218,7 +218,7 @@ async fn told_to_stop(stopping: &mut watch::Receiver<bool>) {
     let _ = stopping.wait_for(|stopping| *stopping).await;
 }
 
-/// What answers the requests of every connection.
+/// The service behind every connection.
 #[derive(Clone)]
 struct Answering {
     router: Router,

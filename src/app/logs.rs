@@ -1,7 +1,7 @@
 //! The log's way out: a bounded buffer that one thread writes to standard output.
 //!
-//! Whoever logs never waits for whoever reads: a pipe that nobody reads would otherwise stop, one after the other, every
-//! thread that has something to say. Always true:
+//! Whoever logs never waits for whoever reads: a pipe that nobody reads would otherwise stop, one after the other,
+//! every thread that has something to say. Always true:
 //! - To log is to copy a line into memory. Where the buffer is full, the newest line is dropped and counted.
 //! - While the lines are read, none is lost, and none at the end of the process either.
 //! - Once a reader that stalled is back, a line says how many were dropped. A reader that is gone costs its lines.
@@ -55,7 +55,7 @@ struct Waiting {
     untold: u64,
 }
 
-/// How long the end waits for a reader that stalls.
+/// Longest time that the end waits for a reader that stalls.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
 /// After a burst no more than this is kept for the next.

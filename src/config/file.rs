@@ -52,9 +52,9 @@ pub(super) struct Server {
     /// The admin plane's address: metrics, health, admin API. On any address but loopback it answers only
     /// `/metrics`, `/livez` and `/readyz`.
     pub(super) admin: Text<SocketAddr>,
-    /// Most connections to the admin plane at once, never more than a quarter of the file-descriptor limit. When all are
-    /// taken, one that asks nothing makes room for the next, or else one that does not read. Half are for streams of
-    /// events and operations, which get 503 beyond that; probes find a place at any time. `limits.header_timeout`,
+    /// Most connections to the admin plane at once, never more than a quarter of the file-descriptor limit. When all
+    /// are taken, one that asks nothing makes room for the next, or else one that does not read. Half are for streams
+    /// of events and operations, which get 503 beyond that; probes find a place at any time. `limits.header_timeout`,
     /// `idle_timeout` and `write_timeout` hold there, too.
     pub(super) admin_connections: Whole<2, 100_000>,
     /// Threads that serve connections. 0: as many as the process may use CPUs, by cgroup quota and affinity,
@@ -64,8 +64,8 @@ pub(super) struct Server {
     /// to see that before they stop sending; one second covers those that watch closely and keeps restarts
     /// short. Must be shorter than `grace`.
     pub(super) drain_delay: Time<0, HOUR>,
-    /// Whether web pages of other sites may ask for predictions. "auto" lets them where `http` is not on loopback: any page
-    /// that a browser on this machine shows can reach loopback. "on" is for a proxy on this machine that serves
+    /// Whether web pages of other sites may ask for predictions. "auto" lets them where `http` is not on loopback: any
+    /// page that a browser on this machine shows can reach loopback. "on" is for a proxy on this machine that serves
     /// browsers. Programs may always ask.
     pub(super) web_pages: Text<RepositoryApi>,
     /// After SIGTERM: when whatever still runs is cut off. Below the 30 s after which Kubernetes kills.
@@ -102,9 +102,9 @@ pub(super) struct Limits {
     pub(super) connections: Whole<0, 1_000_000>,
     /// Most connections at once from one address. 0: no cap, as many clients may share a proxy's address.
     pub(super) connections_per_ip: Whole<0, 1_000_000>,
-    /// Most bytes of request bodies and of answers that are not read yet, all connections together; beyond it requests get
-    /// 503. At least `body`, or the largest request could never be served. 0: a quarter of the memory that the process may
-    /// use, of its control group's or of the machine's, and 1 GiB at most.
+    /// Most bytes of request bodies and of answers that are not read yet, all connections together; beyond it requests
+    /// get 503. At least `body`, or the largest request could never be served. 0: a quarter of the memory that the
+    /// process may use, of its control group's or of the machine's, and 1 GiB at most.
     pub(super) in_flight_bytes: Size<0, TIB>,
     /// Most concurrent streams of one HTTP/2 connection.
     pub(super) http2_streams: Whole<1, 10_000>,
@@ -142,8 +142,8 @@ pub(super) struct RepositorySection {
     /// Whether the protocol's repository API may load and unload on the data plane's address; its index only reads
     /// and always answers. "auto" allows it only where that address is on loopback.
     pub(super) api: Text<RepositoryApi>,
-    /// Whether a load may bring a configuration and files of its own, which then serve instead of the repository's. Off:
-    /// whoever may load could have this server run any model.
+    /// Whether a load may bring a configuration and files of its own, which then serve instead of the repository's.
+    /// Off: whoever may load could have this server run any model.
     pub(super) uploads: Switch,
     /// Most bytes of one upload's files together. `limits.body` bounds the request that carries them, which is a
     /// third larger.
@@ -157,8 +157,8 @@ pub(super) struct RepositorySection {
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
     /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
-    /// volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is removed.
-    /// Long enough for somebody to mount it again.
+    /// volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is
+    /// removed. Long enough for somebody to mount it again.
     /// A root that cannot be read, or is another folder and empty, is never taken for a wish.
     pub(super) vanished_grace: Time<0, { 30 * DAY }>,
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
@@ -188,10 +188,10 @@ pub(super) struct Engine {
     /// Threads that one run of a model uses. The workers already fill the CPUs; more helps only a large model under
     /// few requests.
     pub(super) intra_op_threads: Whole<1, 256>,
-    /// Most bytes that one run may allocate where the values of a request choose how many: a size to fill, repeats, rounds
-    /// of a loop. Beyond it requests get 400. Runs of one version at the same time share it where the size cannot be
-    /// worked out before, and get 503 beyond it. 0: a quarter of the memory that the process may use, of its control
-    /// group's or of the machine's, and 1 GiB at most.
+    /// Most bytes that one run may allocate where the values of a request choose how many: a size to fill, repeats,
+    /// rounds of a loop. Beyond it requests get 400. Runs of one version at the same time share it where the size
+    /// cannot be worked out before, and get 503 beyond it. 0: a quarter of the memory that the process may use, of its
+    /// control group's or of the machine's, and 1 GiB at most.
     pub(super) run_memory: Size<0, TIB>,
     /// Runs on made-up input before a version takes traffic: the first runs of a session are slow. 0 skips them.
     pub(super) warmup_runs: Whole<0, 10_000>,
@@ -204,15 +204,15 @@ pub(super) struct Engine {
 pub(super) struct Proof {
     /// Off only where no second process can be started and the repository is trusted like the program itself.
     pub(super) enabled: Switch,
-    /// Whether a proof is remembered below `state.path`, so that a restart does not make it again: of the same files, by
-    /// the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
+    /// Whether a proof is remembered below `state.path`, so that a restart does not make it again: of the same files,
+    /// by the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
     pub(super) remember: Switch,
     /// Whether the process of the next proof waits, its engine loaded: a new version is then served several times
     /// sooner, for some 20 MB of memory.
     pub(super) spare: Switch,
-    /// How many versions are proven at a time, so that a slow one does not hold up the next; each may take `memory_max`.
-    /// Versions of models that serve and what an operator asked for go first. One at a time with a budget for loaded
-    /// models.
+    /// How many versions are proven at a time, so that a slow one does not hold up the next; each may take
+    /// `memory_max`. Versions of models that serve and what an operator asked for go first. One at a time with a budget
+    /// for loaded models.
     pub(super) at_once: Whole<1, 64>,
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
@@ -231,8 +231,8 @@ pub(super) struct Proof {
 pub(super) struct Serve {
     /// Most rows of one request: larger ones hold a worker for too long.
     pub(super) batch_rows_max: Whole<1, 16_777_216>,
-    /// How long a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more. A run that is not
-    /// done by then is ended, where its engine can end it.
+    /// How long a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more. A run that
+    /// is not done by then is ended, where its engine can end it.
     pub(super) request_timeout: Time<1, DAY>,
     /// How long after it was told to end a run may go on. Then its worker is given up, the worker's connections are
     /// closed, and a fresh worker takes its place.

@@ -1,13 +1,13 @@
-//! How many bytes of bodies and answers one worker may hold at once.
+//! Bounds the bytes of bodies and answers that one worker holds at once.
 //!
 //! A body counts from its first byte until its call has ended; an answer from before its run until the socket, or
-//! HTTP/2's stream, has taken its last byte. So a client that asks and does not read uses up its worker's budget and not
-//! the machine's memory. Always true:
+//! HTTP/2's stream, has taken its last byte. So a client that asks and does not read uses up its worker's budget and
+//! not the machine's memory. Always true:
 //! - What is refused for it costs nothing, and is told to try again.
 //! - What was taken comes back, wherever a request ends.
 //!
-//! Answers below [`SMALL_BYTES`] are not counted: streams and connections bound them well enough. One answer is let through
-//! whatever its size while no other is unread, so that a large one can be given at all.
+//! Answers below [`SMALL_BYTES`] are not counted: streams and connections bound them well enough. One answer is let
+//! through whatever its size while no other is unread, so that a large one can be given at all.
 //!
 //! Not here: what one body may be (`body`), connections that do not read (`connection`).
 

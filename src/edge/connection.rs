@@ -209,14 +209,14 @@ impl Drop for Answering {
 /// An answer's body on its way out. On HTTP/2 it goes piece by piece, each when the client has made room for the one
 /// before, so that an answer which nobody takes can be told from one that flows.
 struct Sending {
-    /// What has not been sent.
+    /// The rest that has not been sent.
     left: Bytes,
     piece_bytes_max: usize,
     answering: Answering,
 }
 
 impl Sending {
-    /// What HTTP/2 may hold of an answer beyond the room that the client gave.
+    /// Most bytes of an answer that HTTP/2 holds beyond the room that the client gave.
     const PIECE_BYTES: usize = 64 * 1024;
 
     fn new(left: Bytes, answering: Answering) -> Self {

@@ -1,6 +1,7 @@
 //! Waiting for a version that loads on demand: bounded in time and number, and never by holding a thread.
 //!
-//! Always true: whoever has waited looks at the live table again, so that nothing that was published meanwhile is missed.
+//! Always true: whoever has waited looks at the live table again, so that nothing that was published meanwhile is
+//! missed.
 //!
 //! Not here: the wishes themselves (`serve`), what is loaded for them (`lifecycle`).
 

@@ -71,7 +71,7 @@ struct Seat {
     /// `None` once nothing is accepted any more: the worker ends when it has no connection left.
     sockets: Option<mpsc::Sender<Socket>>,
     open: Arc<AtomicUsize>,
-    /// How many of them come from each address; goes with the seat, so that a lost worker's count no more.
+    /// Connections by address; goes with the seat, so that a lost worker's count no more.
     addresses: Arc<PerAddress>,
     watch: Arc<Watch>,
 }
@@ -92,7 +92,7 @@ struct Place {
 
 type PerAddress = Mutex<HashMap<IpAddr, usize>>;
 
-/// How often to look whether a worker has come back, or has ended.
+/// The pause between two looks at whether a worker has come back, or has ended.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Sockets that may wait for a worker; it takes them as fast as it can turn.
@@ -177,7 +177,7 @@ fn connections_by_descriptors() -> usize {
     limit.and_then(|limit| usize::try_from(limit / 2).ok()).unwrap_or(16 * 1024)
 }
 
-/// What a worker starts with.
+/// Starts workers.
 struct Start {
     plane: Arc<Plane>,
     workers: usize,

@@ -1,7 +1,8 @@
-//! What a worker has had to hold, so that the memory of a burst does not stay with the process after it.
+//! Bytes that a worker has had to hold, so that the memory of a burst does not stay with the process after it.
 //!
-//! Allocators keep what was freed for whoever asks next, and give it back when they are next used: after a burst of large
-//! bodies nobody asks, and a gigabyte stays resident. A worker that has moved many bytes and then few hands it back.
+//! Allocators keep what was freed for whoever asks next, and give it back when they are next used: after a burst of
+//! large bodies nobody asks, and a gigabyte stays resident. A worker that has moved many bytes and then few hands it
+//! back.
 //!
 //! Not here: how memory is handed back (`engine`), budgets of what may be held at once (`body`).
 
@@ -18,13 +19,14 @@ pub(super) struct Load {
     calm: Cell<(usize, u32)>,
 }
 
-/// What is smaller takes its memory from pages that others use as well.
+/// Smaller bodies take their memory from pages that others use as well.
 const LARGE_BYTES: usize = 64 << 10;
 /// So many bytes make it worth while: less costs nobody anything.
 const BURST_BYTES: usize = 16 << 20;
 /// Fewer than these are calm.
 const CALM_BYTES: usize = 1 << 20;
-/// How long it must be calm: the next request of a burst comes sooner, and would pay for memory that was handed back.
+/// The time without large bodies that ends a burst: the next request of a burst comes sooner, and would pay for memory
+/// that was handed back.
 const CALM_MS: u32 = 1000;
 
 impl Load {

@@ -1,4 +1,4 @@
-//! How much memory this process may use: the machine's, or less where a cgroup says so.
+//! Memory that this process may use: the machine's, or less where a cgroup says so.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,8 @@ pub fn share_of_memory() -> u64 {
     share(limit()) as u64
 }
 
-/// The bytes that bodies and answers may take together, of the memory that the process may use: a quarter, 1 GiB at most.
+/// The bytes that bodies and answers may take together, of the memory that the process may use: a quarter, 1 GiB at
+/// most.
 pub(super) fn share(limit: Option<u64>) -> usize {
     const MAX: u64 = 1 << 30;
     let share = limit.map_or(MAX, |limit| (limit / 4).min(MAX));

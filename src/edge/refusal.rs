@@ -68,7 +68,7 @@ impl Refusal {
         Self::new(StatusCode::GATEWAY_TIMEOUT, "the request's deadline has passed")
     }
 
-    /// How a call ended that is answered with this.
+    /// The outcome of a call that is answered with this.
     pub(super) fn outcome(&self) -> Outcome {
         match self.status {
             StatusCode::SERVICE_UNAVAILABLE => Outcome::Capacity,

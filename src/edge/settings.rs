@@ -42,7 +42,7 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Longest request target in bytes.
     pub uri_bytes_max: usize,
-    /// How long a connection may stay open without a request.
+    /// Longest time that a connection stays open without a request.
     pub idle_timeout: Duration,
     /// How long a client may take to accept any byte of an answer.
     pub write_timeout: Duration,
@@ -53,8 +53,8 @@ pub struct Limits {
     pub connections_max: Option<NonZeroUsize>,
     /// Most connections at once from one address. `None`: no cap of its own.
     pub connections_per_ip_max: Option<NonZeroUsize>,
-    /// Most bytes of request bodies and unread answers held at once, all connections together; at least `body_bytes_max`.
-    /// `None`: a quarter of the memory that the process may use, 1 GiB at most.
+    /// Most bytes of request bodies and unread answers held at once, all connections together; at least
+    /// `body_bytes_max`. `None`: a quarter of the memory that the process may use, 1 GiB at most.
     pub in_flight_bytes_max: Option<NonZeroUsize>,
     /// Most concurrent streams of one HTTP/2 connection.
     pub http2_streams_max: NonZeroU32,

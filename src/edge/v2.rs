@@ -76,7 +76,7 @@ pub(super) async fn infer(
     response
 }
 
-/// What the path of a request names.
+/// The model and version that a path names, and who asks.
 struct Wanted<'a> {
     model: &'a str,
     selector: VersionSelector<'a>,
@@ -93,9 +93,9 @@ struct Arrived<'w> {
     /// The length of the JSON before binary tensors, if the client gave it.
     json_bytes: Option<usize>,
     at: Instant,
-    /// How long it waited for its version to be loaded.
+    /// Time spent waiting for its version or a session.
     waited: Duration,
-    /// When the answer is worth nothing any more.
+    /// The deadline of the answer.
     deadline: Instant,
 }
 
@@ -129,7 +129,7 @@ fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<u
         .ok_or_else(|| Refusal::bad_request(format!("header `{name}` must be {what}")).closing())
 }
 
-/// Why a request is not answered at once.
+/// A reason to answer a request later.
 enum Later<'w> {
     /// Its version loads on demand.
     Asleep(Arrived<'w>, RouteError),

@@ -27,7 +27,7 @@ pub type ControlRequest = Request<Bytes>;
 pub type ControlService =
     BoxCloneSyncService<ControlRequest, Response<Bytes>, std::convert::Infallible>;
 
-/// What all workers of the data plane share.
+/// State that all workers of the data plane share.
 pub struct Plane {
     settings: Settings,
     decode_limits: wire::v2::Limits,
@@ -139,7 +139,7 @@ impl Worker {
         self.id
     }
 
-    /// What it runs, as the watchdog sees it.
+    /// Its run, as the watchdog sees it.
     pub(super) fn watch(&self) -> &Watch {
         &self.watch
     }
@@ -255,7 +255,7 @@ impl Worker {
         self.plane.monitor.server().head_refused(self.id);
     }
 
-    /// What bodies and answers may hold.
+    /// The budget of bodies and answers.
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
     }

@@ -1,15 +1,16 @@
 //! One arena for the sessions of a version whose runs may need any amount of memory.
 //!
-//! Where a request's values choose how much a run allocates and nothing can tell before how much that is (rounds of a loop
-//! that collect rows), the sessions of the version share an arena of ONNX Runtime with a maximum: a run beyond it fails
-//! between two allocations, and the next one is right. Always true:
+//! Where a request's values choose how much a run allocates and nothing can tell before how much that is (rounds of a
+//! loop that collect rows), the sessions of the version share an arena of ONNX Runtime with a maximum: a run beyond it
+//! fails between two allocations, and the next one is right. Always true:
 //! - What sessions keep (weights, packed for their kernels) is measured on a session of its own and comes on top of the
 //!   maximum, so that it takes nothing from runs. An arena that keeps more than its maximum bounds nothing any more.
 //! - Only sessions that ask for it see the arena, and only while the [`Arena`] is held; they keep it alive themselves.
 //! - A run that ends gives back what is free. What its own answers take is given back by the next run of the version.
 //! - Whether a failed run was alone in the arena is known: only then is the request itself to blame.
 //!
-//! Not here: which versions need it (`onnx::growth`), memory that kernels take from elsewhere: handles of values, strings.
+//! Not here: which versions need it (`onnx::growth`), memory that kernels take from elsewhere: handles of values,
+//! strings.
 
 use std::{
     ffi::CStr,

@@ -1,14 +1,16 @@
 //! Blame: which version a thread was running when the process was ended by a signal.
 //!
-//! Nothing inside a process can outlive a crash of an engine's library. What can be kept is its cause: each thread notes what
-//! it runs, and a handler of the signals that end a process writes that down, to a file that was opened before. Always true:
-//! - The handler calls only what POSIX lists as safe in one, takes no lock, allocates nothing, and reads only what the thread
-//!   that was interrupted has noted.
+//! Nothing inside a process can outlive a crash of an engine's library. What can be kept is its cause: each thread
+//! notes what it runs, and a handler of the signals that end a process writes that down, to a file that was opened
+//! before. Always true:
+//! - The handler calls only what POSIX lists as safe in one, takes no lock, allocates nothing, and reads only what the
+//!   thread that was interrupted has noted.
 //! - The process ends by the same signal as without the handler.
 //! - A run costs three stores to variables of its thread.
 //!
-//! A thread of the library's own notes nothing, so with more than one thread within a run nobody may be blamed. Nobody is
-//! blamed either for an abort after an allocation of the thread's has failed: memory was short, and our own code ends then.
+//! A thread of the library's own notes nothing, so with more than one thread within a run nobody may be blamed. Nobody
+//! is blamed either for an abort after an allocation of the thread's has failed: memory was short, and our own code
+//! ends then.
 //!
 //! Not here: what is done about it at the next start (`lifecycle::blame`).
 
@@ -92,10 +94,10 @@ pub fn write_crashes_to(file: File) -> io::Result<()> {
 
 #[expect(unsafe_code, reason = "no safe interface handles signals of faults")]
 fn handle(signal: libc::c_int, handler: Option<extern "C" fn(libc::c_int)>) -> io::Result<()> {
-    // SAFETY: `sigaction` is a plain C struct for which zeros are valid (no flags, an empty mask, the default action); the
-    // calls get pointers to it that live as long as they do, and no place to write the old action. The handler has the
-    // type that goes without `SA_SIGINFO`, and does only what its own comment says is safe. `SA_ONSTACK` makes it run on
-    // the stack that the standard library gives its threads for overflows of the usual one.
+    // SAFETY: `sigaction` is a plain C struct for which zeros are valid (no flags, an empty mask, the default action);
+    // the calls get pointers to it that live as long as they do, and no place to write the old action. The handler has
+    // the type that goes without `SA_SIGINFO`, and does only what its own comment says is safe. `SA_ONSTACK` makes it
+    // run on the stack that the standard library gives its threads for overflows of the usual one.
     let status = unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction =
@@ -115,9 +117,9 @@ extern "C" fn crashed(signal: libc::c_int) {
     if !running.is_null() && !starved && !WRITTEN.swap(true, Ordering::SeqCst) {
         let word =
             SIGNALS.iter().find(|(known, _)| *known == signal).map_or("?\t", |(_, word)| word);
-        // SAFETY: `running` was noted by this very thread in `Tag::during`, whose caller lends the tag until the note is
-        // taken back; the thread is still within that call, so the tag lives and is not changed. `writev` is safe in a
-        // handler and reads the two buffers only, of the lengths that they have.
+        // SAFETY: `running` was noted by this very thread in `Tag::during`, whose caller lends the tag until the note
+        // is taken back; the thread is still within that call, so the tag lives and is not changed. `writev` is safe in
+        // a handler and reads the two buffers only, of the lengths that they have.
         unsafe {
             let tag = &*running;
             let parts = [
@@ -129,8 +131,8 @@ extern "C" fn crashed(signal: libc::c_int) {
         }
     }
     let _ = handle(signal, None);
-    // SAFETY: `raise` is safe in a handler and takes any signal. It is held back until this handler returns, and then takes
-    // the default action, which ends the process.
+    // SAFETY: `raise` is safe in a handler and takes any signal. It is held back until this handler returns, and then
+    // takes the default action, which ends the process.
     unsafe {
         libc::raise(signal);
     }

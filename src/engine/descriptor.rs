@@ -1,6 +1,7 @@
 //! The sockets of those who wait for a run, by their descriptors: whether they are gone, and telling them to go.
 //!
-//! The two system calls stand here because a borrowed descriptor is `unsafe` in Rust; nothing is read from or written to.
+//! The two system calls stand here because a borrowed descriptor is `unsafe` in Rust; nothing is read from or written
+//! to.
 
 use std::os::fd::{BorrowedFd, RawFd};
 
@@ -30,9 +31,9 @@ pub fn shut_down(socket: RawFd) {
 
 #[expect(unsafe_code, reason = "the descriptor is of a socket that another thread owns")]
 fn borrowed<'a>(socket: RawFd) -> Option<BorrowedFd<'a>> {
-    // SAFETY: the number is not -1, as asked for. Callers hold descriptors that their owner takes off the list before it
-    // closes them; a number that were closed all the same, and perhaps opened anew, would be polled or shut down in place
-    // of the one meant, which can end a connection, but touches no memory.
+    // SAFETY: the number is not -1, as asked for. Callers hold descriptors that their owner takes off the list before
+    // it closes them; a number that were closed all the same, and perhaps opened anew, would be polled or shut down in
+    // place of the one meant, which can end a connection, but touches no memory.
     (socket >= 0).then(|| unsafe { BorrowedFd::borrow_raw(socket) })
 }
 

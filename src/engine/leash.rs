@@ -2,8 +2,8 @@
 //!
 //! The thread that runs notes a generation and the run's options; whoever ends it claims that generation first, so that
 //! the next run with the same options is safe from it. Always true:
-//! - The options are touched by another thread only between its claim and its word that it is done, for which the running
-//!   thread waits before it lets go of them.
+//! - The options are touched by another thread only between its claim and its word that it is done, for which the
+//!   running thread waits before it lets go of them.
 //! - A run is abandoned or has ended, never both: whoever comes second learns of it.
 //! - A run that nobody ends pays two atomic operations on a cache line of its own.
 //!
@@ -22,7 +22,7 @@ use std::{
 
 use ort::sys::OrtRunOptions;
 
-/// What a run is held by; each belongs to one running thread at a time.
+/// Holds a run; belongs to one running thread at a time.
 #[derive(Debug, Default)]
 pub struct Leash {
     /// A generation, and in the lowest three bits where its run stands.
@@ -162,9 +162,9 @@ fn set_terminate(options: *mut OrtRunOptions, end: bool) {
     }
     let api = ort::api();
     let set = if end { api.RunOptionsSetTerminate } else { api.RunOptionsUnsetTerminate };
-    // SAFETY: the options belong to a session that is in a run, or whose `Running` is being dropped; that waits in `drop`
-    // until the one who claimed this run is done here, so the options are alive. The function only stores a flag that the
-    // library reads from the running thread.
+    // SAFETY: the options belong to a session that is in a run, or whose `Running` is being dropped; that waits in
+    // `drop` until the one who claimed this run is done here, so the options are alive. The function only stores a flag
+    // that the library reads from the running thread.
     let status = unsafe { set(options) };
     // It has no way to fail; if it had, the run would go on as one that cannot be ended.
     // SAFETY: a status is null or ours to free, which this does.

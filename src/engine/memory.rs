@@ -1,4 +1,5 @@
-//! Memory that engines allocate, ONNX Runtime from the C library's allocator, and that models are read into, from Rust's.
+//! Memory that engines allocate, ONNX Runtime from the C library's allocator, and that models are read into, from
+//! Rust's.
 
 use std::{
     alloc::{GlobalAlloc, Layout},
@@ -35,8 +36,8 @@ fn checked(memory: *mut u8) -> *mut u8 {
 }
 
 #[expect(unsafe_code, reason = "an allocator's interface")]
-// SAFETY: each function hands its arguments on to mimalloc's as they are, whose contract is the same, and gives what that
-// gives; a flag is all that is added.
+// SAFETY: each function hands its arguments on to mimalloc's as they are, whose contract is the same, and gives what
+// that gives; a flag is all that is added.
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -58,8 +58,8 @@ pub trait Engine: std::fmt::Debug + Send + Sync {
         options: SessionOptions<'_>,
     ) -> Result<Box<dyn Session>, LoadError>;
 
-    /// An arena for so many sessions of a version, so that none of their runs allocates more than `run_memory_max` bytes;
-    /// `None` where the engine has none. May take as long as a load.
+    /// An arena for so many sessions of a version, so that none of their runs allocates more than `run_memory_max`
+    /// bytes; `None` where the engine has none. May take as long as a load.
     fn arena(
         &self,
         _file: &ModelFile,
@@ -78,11 +78,12 @@ pub trait Session: Send {
 
     /// Runs the model.
     ///
-    /// `inputs` are in the signature's order and fit it; they are let go before outputs are copied. `wanted` are indexes of outputs, ascending and
-    /// without repetition; the answer has one tensor for each, in that order.
+    /// `inputs` are in the signature's order and fit it; they are let go before outputs are copied. `wanted` are
+    /// indexes of outputs, ascending and without repetition; the answer has one tensor for each, in that order.
     fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
 
-    /// Runs the model as [`Session::run`] does; whoever pulls the leash meanwhile ends the run early, where the engine can.
+    /// Runs the model as [`Session::run`] does; whoever pulls the leash meanwhile ends the run early, where the engine
+    /// can.
     fn run_leashed(
         &mut self,
         inputs: Vec<Input>,

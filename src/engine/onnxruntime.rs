@@ -116,8 +116,9 @@ fn open(path: &Path) -> Result<OnnxRuntime, String> {
 fn version_of(path: &Path) -> Option<String> {
     type Getter = unsafe extern "system" fn() -> *const ort::sys::OrtApiBase;
     // SAFETY: the library at `path` has just been loaded by the crate, which found `OrtGetApiBase` in it and called it
-    // with this very signature; so opening it again runs no initialiser, and both calls are the ones that went well. The
-    // string is constant and ends with a NUL; it is copied before our handle is dropped, and the crate keeps its own.
+    // with this very signature; so opening it again runs no initialiser, and both calls are the ones that went well.
+    // The string is constant and ends with a NUL; it is copied before our handle is dropped, and the crate keeps its
+    // own.
     unsafe {
         let library = libloading::Library::new(path).ok()?;
         let base = library.get::<Getter>(b"OrtGetApiBase").ok()?();
@@ -206,8 +207,8 @@ fn shrink_after<O: ort::session::SelectedOutputMarker>(
     options: &mut RunOptions<O>,
 ) -> ort::Result<()> {
     let (key, value) = (c"memory.enable_memory_arena_shrinkage", c"cpu:0");
-    // SAFETY: the options are alive and borrowed mutably, so that no run uses them; both strings are constant, end with a
-    // NUL and are copied.
+    // SAFETY: the options are alive and borrowed mutably, so that no run uses them; both strings are constant, end with
+    // a NUL and are copied.
     unsafe {
         let options = options.ptr().cast_mut();
         let status = (ort::api().AddRunConfigEntry)(options, key.as_ptr(), value.as_ptr());

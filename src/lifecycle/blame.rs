@@ -1,8 +1,8 @@
 //! Blame: versions that ended this server before, and what is done about them at the next start.
 //!
-//! `<state path>/crashes` is written by the handler of fatal signals (`engine::write_crashes_to`): one line for the version
-//! that the thread was running. The next start moves these lines into `<state path>/blamed`, with the time of the crash.
-//! Always true:
+//! `<state path>/crashes` is written by the handler of fatal signals (`engine::write_crashes_to`): one line for the
+//! version that the thread was running. The next start moves these lines into `<state path>/blamed`, with the time of
+//! the crash. Always true:
 //! - A version that is blamed once is proven anew, whatever was remembered of it.
 //! - One that is blamed twice within an hour is held back until its files change or an operator loads its model.
 //! - A version is who its files are: a changed file is another version.

@@ -1,11 +1,12 @@
 //! The budget for loaded models: who is loaded, who waits until a request asks for it, and who has to go.
 //!
 //! Off unless the operator sets one; then nothing here does anything. Always true with a budget:
-//! - What is loaded, what is being loaded and what still drains cost no more than the budget together. The one exception is a
-//!   version that takes the place of another: the one that it replaces is not counted while it is being loaded.
+//! - What is loaded, what is being loaded and what still drains cost no more than the budget together. The one
+//!   exception is a version that takes the place of another: the one that it replaces is not counted while it is being
+//!   loaded.
 //! - A version is loaded once for all requests that wait for it, and stays until they have been answered.
-//! - The one that was used longest ago goes first; never one that answers a request at this moment, nor one of a required
-//!   model, nor one that an operator pinned.
+//! - The one that was used longest ago goes first; never one that answers a request at this moment, nor one of a
+//!   required model, nor one that an operator pinned.
 //! - A load that nobody asked for evicts nothing.
 //!
 //! Not here: what a version costs (`serve`), how requests wait (`serve::Demand`), loading and freeing (`keeper`).
@@ -95,7 +96,8 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// How to have room for a version: the least recently used go first, and none if that would not be enough.
 ///
-/// `taken` is the cost of everything that is loaded or being loaded, candidates included; `draining` comes on top of it.
+/// `taken` is the cost of everything that is loaded or being loaded, candidates included; `draining` comes on top of
+/// it.
 fn room(
     needed: u64,
     bytes_max: u64,
@@ -434,7 +436,8 @@ impl Keeper {
     /// Holds a version that was loaded against the budget, now that its size is known; `aside` is what others cost that
     /// were loaded with it and are not in the table yet.
     ///
-    /// It is larger than it looked where its folder has grown meanwhile. Then what may go for it goes, without being waited for.
+    /// It is larger than it looked where its folder has grown meanwhile. Then what may go for it goes, without being
+    /// waited for.
     pub(super) fn check_loaded(
         &mut self,
         job: &Job,

@@ -1,8 +1,8 @@
 //! One rule for whatever changes which version answers: it must suit the clients of the one that answers now.
 //!
 //! A new version, an upload, a load, an unpin, a rollback, an alias that moves, a version that is removed: each is held
-//! against what its clients rely on, by [`misfit`]. The ways round it are explicit: `signature_may_change` of the model,
-//! or of the one operation. Two more are not refused:
+//! against what its clients rely on, by [`misfit`]. The ways round it are explicit: `signature_may_change` of the
+//! model, or of the one operation. Two more are not refused:
 //! - A plain rollback, to a version that served before: in an emergency the way back must be open. The log names what
 //!   changes for clients.
 //! - What lies there at the start: nobody relies on this process yet.
@@ -31,7 +31,8 @@ fn misfit(model: &ModelName, before: Side<'_>, after: Side<'_>, way: &str) -> Op
     ))
 }
 
-/// Why clients of what serves could not use a version in its place, if that matters; `by_load` where a load can let it in.
+/// Why clients of what serves could not use a version in its place, if that matters; `by_load` where a load can let it
+/// in.
 pub(super) fn breaks_clients(
     kept: &Kept,
     default: Option<VersionId>,

@@ -1,8 +1,8 @@
 //! Keeps the content store from growing: what no version needs any more is collected, on a thread of its own.
 //!
 //! The files of these versions stay: what serves, or served last, by the registry; what is loaded, whatever the
-//! registry says; what was uploaded; the version that was let go last, and any that is pinned or has an alias, as the way back. A
-//! rollback to an older version takes its files from the repository again. Always true:
+//! registry says; what was uploaded; the version that was let go last, and any that is pinned or has an alias, as the
+//! way back. A rollback to an older version takes its files from the repository again. Always true:
 //! - What is being fetched is not collected: each load holds what it puts until it is written down as served.
 //! - A process that ends in the middle leaves a good store: each blob is there or not, and a manifest that is no
 //!   longer needed may be left without its files, which nobody asks for.

@@ -392,7 +392,8 @@ impl Kept {
         }
     }
 
-    /// Has versions that do not serve say what is wrong with the model; those that serve go on. False if nothing is wrong.
+    /// Has versions that do not serve say what is wrong with the model; those that serve go on. False if nothing is
+    /// wrong.
     pub(super) fn shows_problem(&mut self) -> bool {
         let Some(problem) = &self.problem else { return false };
         for id in self.listed.keys() {

@@ -3,7 +3,8 @@
 //!
 //! One thread keeps it: it hears of changes (file events, polling, requests of operators) and publishes a whole
 //! table each time something changed; loading and freeing have threads of their own. Always true:
-//! - A version is loaded and run in a sandboxed process of its own before this one touches it, unless that is turned off.
+//! - A version is loaded and run in a sandboxed process of its own before this one touches it, unless that is turned
+//!   off.
 //! - A version answers only after it loaded, ran, and reproduced its golden outputs where it has any.
 //! - A folder that is still being written is not loaded: two looks must agree first.
 //! - A version that cannot be loaded costs nobody else anything, and the table says why.
@@ -364,8 +365,8 @@ impl Handle {
         Arc::clone(&self.uploading).try_acquire_owned().ok().map(UploadPlace)
     }
 
-    /// Serves what a request brought in place of what the repository has: a configuration as JSON, and files by their path
-    /// in the model's folder. As with [`Handle::operate`], it is done when this returns.
+    /// Serves what a request brought in place of what the repository has: a configuration as JSON, and files by their
+    /// path in the model's folder. As with [`Handle::operate`], it is done when this returns.
     ///
     /// # Cancel safety
     /// Dropped while it waits, it may still happen.
@@ -401,7 +402,7 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Why nobody answers.
+    /// The reason that nobody answers.
     fn gone(&self) -> OperationError {
         if self.broken.load(Ordering::Acquire) {
             OperationError::Broken

@@ -23,7 +23,7 @@ pub(super) struct Waiting {
     reply: Reply,
 }
 
-/// How an operation was asked for.
+/// The circumstances of an operation.
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
     pub(super) cause: Cause,

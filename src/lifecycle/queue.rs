@@ -1,4 +1,4 @@
-//! Which version is loaded next: what somebody waits for, then what serves already, then the rest.
+//! The order of loads: what somebody waits for, then what serves already, then the rest.
 //!
 //! Proofs of what nobody uses yet may be slow; they never take the last place, so that a new version of a model that
 //! serves, or what an operator or a request waits for, begins at once. Always true:
@@ -37,7 +37,7 @@ pub(super) struct Running {
     pub(super) hold: Option<Hold>,
 }
 
-/// What is loaded first.
+/// The order of loads, first to last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Rank {
     /// An operator or a request waits for it.
@@ -116,7 +116,7 @@ impl Keeper {
         self.state.jobs.queue.remove(next)
     }
 
-    /// How urgent a load is.
+    /// The urgency of a load.
     pub(super) fn rank(&self, job: &Job) -> Rank {
         let (model, id) = (&job.model, job.id);
         let awaited = self.state.waiting.iter().any(|waiting| waiting.model == *model);

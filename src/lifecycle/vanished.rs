@@ -20,7 +20,7 @@ use crate::{
 
 use super::keeper::{Keeper, trouble};
 
-/// How looks at the repository went so far.
+/// The outcome of looks at the repository so far.
 #[derive(Debug, Default)]
 pub(super) struct Sight {
     /// The root in which models were seen last.
@@ -101,8 +101,8 @@ impl Keeper {
         ))
     }
 
-    /// True if it cannot be a wish that all these models are gone from a root in which others lie: several at once, or one
-    /// that serves, from another folder than before. What a start finds is a wish, whatever served last.
+    /// True if it cannot be a wish that all these models are gone from a root in which others lie: several at once, or
+    /// one that serves, from another folder than before. What a start finds is a wish, whatever served last.
     fn is_no_wish(&self, gone: &[ModelName], root: RootId) -> bool {
         let kept = |name| self.state.models.get(name);
         let serves = |name| kept(name).is_some_and(|kept| kept.loaded().next().is_some());

@@ -1,8 +1,8 @@
 //! How large a run's tensors become where the values of a request choose it, worked out before the run.
 //!
-//! A few bytes can ask for gigabytes: `ConstantOfShape` of `[2147483648]`. Where the shape of such an output follows from
-//! the inputs by simple arithmetic, a version has a short program of that arithmetic, and each request is put through it
-//! before an engine sees it. Always true:
+//! A few bytes can ask for gigabytes: `ConstantOfShape` of `[2147483648]`. Where the shape of such an output follows
+//! from the inputs by simple arithmetic, a version has a short program of that arithmetic, and each request is put
+//! through it before an engine sees it. Always true:
 //! - What the program cannot work out (an overflow, too many numbers) refuses nothing: the engine bounds such runs.
 //! - A version without such outputs pays one look at an empty list.
 //!

@@ -1,8 +1,9 @@
-//! Guards: inputs that requests must not bring to a version, because its engine would end or freeze the process on them.
+//! Guards: inputs that requests must not bring to a version, because its engine would end or freeze the process on
+//! them.
 //!
-//! Engines end the process on inputs that are legal: most often on a dimension of 0, rarely on another size. What is known of
-//! a version (from its operators, and from the process that proved it) is a value here, and is compared with a request's
-//! inputs before the engine sees them. Always true:
+//! Engines end the process on inputs that are legal: most often on a dimension of 0, rarely on another size. What is
+//! known of a version (from its operators, and from the process that proved it) is a value here, and is compared with a
+//! request's inputs before the engine sees them. Always true:
 //! - An input with a dimension of 0 passes only where exactly these dimensions were 0 in a run that went well, or where
 //!   nothing in the model is known to mind.
 //! - Engines count with the dimensions beside a 0: these are bounded.

@@ -1,4 +1,4 @@
-//! How a call of a version ended, whatever protocol brought it.
+//! The end of a call of a version, whatever protocol brought it.
 
 use super::Code;
 

@@ -211,7 +211,7 @@ impl Monitor {
         &self.upkeep
     }
 
-    /// What happens to models.
+    /// The stream of what happens to models.
     pub fn events(&self) -> &Events {
         &self.events
     }
@@ -253,8 +253,8 @@ impl Monitor {
 /// Versions of a model that are counted apart: those that serve, and the last ones that did.
 const VERSIONS_MAX: usize = 16;
 
-/// Forgets the longest idle of the versions that nobody serves, so that an age of swaps costs no memory and no series; what
-/// they counted stays in the model's totals.
+/// Forgets the longest idle of the versions that nobody serves, so that an age of swaps costs no memory and no series;
+/// what they counted stays in the model's totals.
 fn make_room(
     versions: &mut BTreeMap<VersionId, Arc<VersionRecorder>>,
     forgotten: &Mutex<Forgotten>,

@@ -208,7 +208,7 @@ impl Upkeep {
         }
     }
 
-    /// Why the process should be started anew; empty if it is alive.
+    /// Reasons to start the process anew; empty if it is alive.
     pub fn broken(&self) -> Vec<String> {
         self.ledger().broken.clone()
     }

@@ -1,6 +1,6 @@
 //! A prediction's life: routed once, run, finished; counted exactly once.
 //!
-//! Whoever speaks a protocol asks for a [`Call`], decodes for its version, runs it, writes the answer and finishes it.
+//! A protocol's face asks for a [`Call`], decodes for its version, runs it, writes the answer and finishes it.
 //! Always true:
 //! - A call is counted before its answer can be seen, with one [`Outcome`]; one that is dropped counts as abandoned.
 //! - It borrows its version from the table that was loaded for it: nothing shared is written.
@@ -23,7 +23,7 @@ use super::{
     version::Taken,
 };
 
-/// What a request asks for, as soon as its last byte is here.
+/// A request whose last byte is here, before it is decoded.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// The worker that runs it.
@@ -32,19 +32,19 @@ pub struct Asked<'a> {
     pub client: Option<RawFd>,
     /// The model's name, as the client spelled it.
     pub model: &'a str,
-    /// Which of its versions.
+    /// The version or alias, if the path names one.
     pub selector: VersionSelector<'a>,
     /// The prediction's own name.
     pub id: PredictionId,
-    /// When its last byte had come.
+    /// The arrival of its last byte.
     pub arrived: Instant,
-    /// How long it waited since for its version to be loaded, or for a session.
+    /// Time spent waiting since for its version to be loaded, or for a session.
     pub waited: Duration,
-    /// When its answer is worth nothing any more.
+    /// The deadline of its answer.
     pub deadline: Instant,
 }
 
-/// Why a request has no call.
+/// A request that has no call.
 #[derive(Debug)]
 pub enum NotRouted {
     /// No version answers it.
@@ -71,7 +71,7 @@ pub struct Call<'t> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ArmName(&'static str);
 
-/// What a client is told of its prediction, whatever came of it.
+/// The prediction's name, version and arm, as clients are told them.
 #[derive(Debug, Clone, Copy)]
 pub struct Receipt {
     /// The prediction's own name.
@@ -80,7 +80,7 @@ pub struct Receipt {
     pub version: VersionId,
     /// The arm that it was assigned to.
     pub arm: ArmName,
-    /// When it was counted.
+    /// The time of counting.
     pub at: Instant,
 }
 

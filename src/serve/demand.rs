@@ -1,7 +1,7 @@
 //! Wishes for versions that load on demand, and the requests that wait for them.
 //!
-//! A request that finds its version known but not loaded leaves a wish here and awaits the answer; no thread is held by it.
-//! Always true:
+//! A request that finds its version known but not loaded leaves a wish here and awaits the answer; no thread is held by
+//! it. Always true:
 //! - No more requests wait than the settings allow, those included whose client has left.
 //! - An answer carries no version: whoever gets one looks at the live table again.
 //! - A version is not evicted while somebody holds a [`Lease`] of it.

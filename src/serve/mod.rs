@@ -248,7 +248,7 @@ impl Serving {
         }
     }
 
-    /// Why a session's run has no outputs.
+    /// The error of a session's run.
     fn failed(&self, version: &Version, watch: &Watch, error: RunError) -> PredictError {
         if watch.is_lost() {
             self.watchdog.came_back();

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use crate::monitor::WorkerId;
 
-/// Makes the names of one worker: 8 digits of the process's start, 4 of the worker, 3 of how many had its number before it, 9 of
-/// its count, all hexadecimal.
+/// Makes the names of one worker: 8 digits of the process's start, 4 of the worker, 3 of how many had its number before
+/// it, 9 of its count, all hexadecimal.
 #[derive(Debug)]
 pub struct Names {
     prefix: u64,

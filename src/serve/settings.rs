@@ -9,7 +9,7 @@ pub struct Settings {
     pub batch_rows_max: NonZeroUsize,
     /// How long a prediction may take, from its head to its answer; a client may ask for less, never for more.
     pub request_timeout: Duration,
-    /// How long after it was told to end a run may go on before its worker is given up and another takes its place.
+    /// Longest time that a run goes on after it was told to end, before its worker is given up and replaced.
     pub stuck_after: Duration,
     /// How long a request may wait for a version that loads on demand; never longer than its own deadline.
     pub demand_timeout: Duration,

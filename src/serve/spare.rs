@@ -2,8 +2,8 @@
 //!
 //! Without one a listener can neither accept nor refuse: clients wait until they give up, and the failed accept is
 //! tried again and again. Always true:
-//! - The spare one is taken back as soon as a descriptor is free; until then the data plane takes no new client, so that it
-//!   does not use up what the admin plane answers probes with.
+//! - The spare one is taken back as soon as a descriptor is free; until then the data plane takes no new client, so
+//!   that it does not use up what the admin plane answers probes with.
 //! - That nothing can be accepted is said at most once a second.
 //!
 //! Not here: what the client is told (`edge` and `admin`, which have a spare one each).
@@ -72,8 +72,8 @@ impl Spare {
         self.held.is_some()
     }
 
-    /// Reports a failed accept, and accepts with the spare descriptor if the others are used up; `None` if that is not the
-    /// reason, nobody waits, or the spare one is in use.
+    /// Reports a failed accept, and accepts with the spare descriptor if the others are used up; `None` if that is not
+    /// the reason, nobody waits, or the spare one is in use.
     ///
     /// # Cancel safety
     /// Not cancel safe: an accepted client would be closed without a word.
@@ -92,8 +92,8 @@ impl Spare {
         if is_used_up && let Some(held) = self.held.take() {
             MISSING.fetch_add(1, Relaxed);
             drop(held);
-            // Fails with EMFILE also where nobody waits, so that one that waits is not certain. Looked at once only, so that
-            // nobody else takes the descriptor meanwhile.
+            // Fails with EMFILE also where nobody waits, so that one that waits is not certain. Looked at once only, so
+            // that nobody else takes the descriptor meanwhile.
             return listener.accept().now_or_never()?.ok().map(|(stream, _)| stream);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

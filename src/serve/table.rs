@@ -200,7 +200,7 @@ impl Table {
         self.models.get(name).ok_or_else(|| self.missing(name))?.route(selector)
     }
 
-    /// Why there is no model of this name.
+    /// The error for a name without a model.
     pub fn missing(&self, name: &str) -> RouteError {
         let name = name.chars().take(128).flat_map(char::escape_debug).collect();
         // Before the first listing nobody knows what there is.

@@ -52,7 +52,7 @@ pub struct VersionParts {
     pub signature: Signature,
     /// The inputs that requests must not bring.
     pub guards: Guards,
-    /// How large outputs become by the values of a request.
+    /// Sizes of outputs that follow from the values of a request.
     pub growth: Growth,
     /// What the repository says about the model.
     pub description: Arc<ModelDescription>,
@@ -197,7 +197,8 @@ impl Version {
         declared.unwrap_or(settings.batch_rows_max.get() as u64)
     }
 
-    /// Bytes to reserve for an answer before it is known: of its largest so far, or of one row where the signature says.
+    /// Bytes to reserve for an answer before it is known: of its largest so far, or of one row where the signature
+    /// says.
     pub fn answer_bytes(&self) -> usize {
         self.answer_bytes_min.max(self.answer_bytes_max.load(Relaxed))
     }
@@ -209,13 +210,13 @@ impl Version {
         }
     }
 
-    /// What tells it from every other version of this process.
+    /// A number that no other version of this process has.
     pub(super) fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// The worker's own session, or any that is free where there are fewer sessions than workers; `None` if all are in a
-    /// run.
+    /// The worker's own session, or any that is free where there are fewer sessions than workers; `None` if all are in
+    /// a run.
     ///
     /// A session whose last run panicked is used on: engines keep no half-made state in it.
     pub(super) fn session(&self, worker: WorkerId) -> Option<Taken<'_>> {

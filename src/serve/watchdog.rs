@@ -1,5 +1,5 @@
-//! Watches every run: ends it at its deadline, when nobody waits for it any more, or when its version must go, and tells
-//! which worker does not come back.
+//! Watches every run: ends it at its deadline, when nobody waits for it any more, or when its version must go, and
+//! tells which worker does not come back.
 //!
 //! Each worker notes what it runs in a [`Watch`] of its own, in plain stores; one thread looks at all of them every few
 //! milliseconds, and sleeps once nothing has run for a while. Always true:
@@ -30,39 +30,39 @@ use crate::{
     monitor::{Clock, WorkerId},
 };
 
-/// How often the watchdog looks while anything runs.
+/// The pause between two looks.
 const TICK: Duration = Duration::from_millis(10);
 
-/// After so many looks at which nothing ran it sleeps: whoever runs next has to wake it, which costs more than the run of a
-/// small model.
+/// After so many looks at which nothing ran it sleeps: whoever runs next has to wake it, which costs more than the run
+/// of a small model.
 const QUIET_LOOKS: u32 = 100;
 
 /// From when on a run is long enough to ask whether its client still waits.
 const LONG: Duration = Duration::from_millis(50);
 
-/// How long a run of a version that was unloaded may have taken to be waited for.
+/// Longest run that an unload waits for.
 const LEAVING: Duration = Duration::from_secs(2);
 
-/// How long the place of a worker may stand empty before the process counts as ill.
+/// Longest time that a worker's place stands empty before the process counts as ill.
 const VACANT_MAX: Duration = Duration::from_secs(10);
 
-/// What a worker runs, as the watchdog sees it.
+/// A worker's run, as the watchdog sees it.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Watch {
     worker: WorkerId,
-    /// How many workers had this number before.
+    /// Workers that had this number before.
     before: u64,
     pub(super) leash: Leash,
-    /// When the run's request had arrived, in nanoseconds since the watchdog's begin.
+    /// Arrival of the run's request, in nanoseconds since the watchdog's begin.
     arrived: AtomicU64,
-    /// When the run must end, in nanoseconds since the watchdog's begin.
+    /// Deadline of the run, in nanoseconds since the watchdog's begin.
     deadline: AtomicU64,
-    /// Which version runs.
+    /// Serial number of the version that runs.
     version: AtomicU64,
     /// The socket of the client that waits for it; -1 if it is not known.
     client: AtomicI32,
-    /// Why the run was told to end; see [`Reason`].
+    /// A [`Reason`], once the run was told to end.
     reason: AtomicU8,
     /// True if a run goes on although it was told to end.
     overdue: AtomicBool,
@@ -79,7 +79,7 @@ pub struct Listed {
     socket: RawFd,
 }
 
-/// Why a run was told to end.
+/// A reason to end a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Reason {
@@ -101,7 +101,7 @@ pub struct Watchdog {
     new: Mutex<Vec<Weak<Watch>>>,
     clock: Arc<dyn Clock>,
     begin: Instant,
-    /// How long a run that was told to end may go on.
+    /// Longest time that a run goes on after it was told to end.
     stuck_after: Duration,
     /// Versions that left the table and are still held by somebody.
     retired: Mutex<Vec<Retired>>,
@@ -113,7 +113,7 @@ pub struct Watchdog {
     watches: Mutex<Vec<u64>>,
     /// Places of workers that were given up and that nobody has taken yet.
     vacant: AtomicUsize,
-    /// When the last of them became empty, in nanoseconds since `begin`.
+    /// The moment the last of them became empty, in nanoseconds since `begin`.
     vacant_since: AtomicU64,
     /// Told of a worker that is given up.
     on_loss: OnceLock<OnLoss>,
@@ -157,11 +157,11 @@ impl Drop for Watching {
     }
 }
 
-/// What the watchdog remembers of a worker's run between two looks.
+/// A worker's run, as the watchdog remembers it between two looks.
 struct Seen {
     run: Generation,
     since: Instant,
-    /// When it was told to end.
+    /// The moment it was told to end.
     told: Option<Instant>,
 }
 
@@ -239,7 +239,7 @@ impl Watchdog {
         self.bell.ring();
     }
 
-    /// Why the process should be started anew, if so: one stuck run is no reason, most of the workers are.
+    /// A reason to start the process anew, if there is one: one stuck run is no reason, most of the workers are.
     pub fn ailment(&self) -> Option<String> {
         let (stuck, workers) = (self.stuck.load(Relaxed), lock(&self.watches).len());
         if stuck > workers / 2 {
@@ -392,7 +392,7 @@ impl Watch {
         self.worker
     }
 
-    /// How many workers had its worker's number before.
+    /// Workers that had its worker's number before.
     pub fn before(&self) -> u64 {
         self.before
     }
@@ -435,12 +435,12 @@ impl Watch {
         }
     }
 
-    /// Which version it runs, or ran last.
+    /// Serial number of the version that it runs, or ran last.
     pub(super) fn version(&self) -> u64 {
         self.version.load(Relaxed)
     }
 
-    /// When the request of its last run had arrived, in nanoseconds since the watchdog's begin.
+    /// Arrival of its last run's request, in nanoseconds since the watchdog's begin.
     pub(super) fn arrived(&self) -> u64 {
         self.arrived.load(Relaxed)
     }
@@ -454,7 +454,7 @@ impl Watch {
         self.reason.store(0, Relaxed);
     }
 
-    /// Why the last run was told to end, if it was.
+    /// The reason to end the last run, if it was told to.
     pub(super) fn reason(&self) -> Option<Reason> {
         match self.reason.load(Relaxed) {
             1 => Some(Reason::Deadline),

@@ -52,7 +52,8 @@ pub use watch::{WatchError, Watcher};
 /// Where the repository is, and how much of it is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// The repository's folder, relative to the current directory or absolute; or an object store's address, which has `://`.
+    /// The repository's folder, relative to the current directory or absolute; or an object store's address, which has
+    /// `://`.
     pub root: PathBuf,
     /// How often the folder is looked at, whether or not file events came.
     pub poll_interval: Duration,

@@ -1,7 +1,8 @@
-//! Requests of any shape and value to every model that the tests have: nothing ends the server or keeps it from answering.
+//! Requests of any shape and value to every model that the tests have: nothing ends the server or keeps it from
+//! answering.
 //!
-//! Requests are made from each model's own signature, with dimensions of 0, 1, odd and huge numbers and values from the ends
-//! of their types. They can be made again: `TIDEGATE_TEST_SEED` names the seed of an earlier run.
+//! Requests are made from each model's own signature, with dimensions of 0, 1, odd and huge numbers and values from the
+//! ends of their types. They can be made again: `TIDEGATE_TEST_SEED` names the seed of an earlier run.
 
 use std::{
     collections::BTreeMap,

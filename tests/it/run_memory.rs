@@ -1,4 +1,5 @@
-//! Runs whose memory the values of a request choose: each is bounded by `engine.run_memory`, and the server's memory with it.
+//! Runs whose memory the values of a request choose: each is bounded by `engine.run_memory`, and the server's memory
+//! with it.
 
 use std::{
     fs,

@@ -4,16 +4,17 @@
 //! 0 it does look for. So a `Div` is let through only where one of these is certain: it does not divide integers of
 //! those widths, its divisor never is -1, or its dividend never is the smallest integer. What is not certain counts as
 //! possible. Certain are
-//! - the declared types of inputs and of values outside functions: engines refuse a model whose types turn out otherwise;
+//! - the declared types of inputs and of values outside functions: engines refuse a model whose types turn out
+//!   otherwise;
 //! - the elements of constants: of initializers that are no inputs, and of `Constant`;
 //! - the outputs of operators listed here; an unlisted operator may give anything.
 //!
 //! Both operands of a `Div` and its result have one type, so it is enough to know one of them. Function calls are
 //! followed with what is known of their arguments. The work is bounded by a number of steps.
 //!
-//! On the same walk each node is compared with the table of other operators that end the process (`killers`), which needs
-//! to know of an operand whether its elements, or its shape, follow from the values of a request; and so does the table of
-//! those whose output may be of any size (`growth`).
+//! On the same walk each node is compared with the table of other operators that end the process (`killers`), which
+//! needs to know of an operand whether its elements, or its shape, follow from the values of a request; and so does the
+//! table of those whose output may be of any size (`growth`).
 //!
 //! Not here: divisions inside of other operators, which ONNX Runtime guards.
 
@@ -620,7 +621,8 @@ const LIKE_ALL: &[&str] = &[
     "Sub", "Sum",
 ];
 
-/// Operators whose outputs have a shape that follows from the elements of these operands: from the one at this position on.
+/// Operators whose outputs have a shape that follows from the elements of these operands: from the one at this position
+/// on.
 const SHAPED_BY: &[(&str, usize)] = &[
     ("AffineGrid", 1),
     ("BlackmanWindow", 0),

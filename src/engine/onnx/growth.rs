@@ -2,8 +2,8 @@
 //!
 //! Two answers about a model. Whether any operator, also in subgraphs and functions, makes an output whose size follows
 //! from values: such a version runs with bounded memory. And, for operators of the main graph, a program
-//! (`model::Growth`) that works the size out of a request's inputs: an oversized request is then refused before it runs.
-//! Always true:
+//! (`model::Growth`) that works the size out of a request's inputs: an oversized request is then refused before it
+//! runs. Always true:
 //! - A loop counts always, and its collected rows are followed where its count is its only end (`rounds`).
 //! - An operator that is not in the table, or whose operands are fixed or follow from shapes alone, does not count.
 //! - A program is written only where each step is certain: numbers in vectors and scalars, one after the other.

@@ -1,7 +1,7 @@
 //! Operators that end or freeze the process: what each does, when, and what is done about it.
 //!
-//! Each row was found by running ONNX Runtime 1.31 (CPU) on the operator alone with sizes of 0, 1, odd and huge numbers and
-//! values at the ends of their ranges, and has a model of its own in `tests/fixtures/killers`. No exception can be
+//! Each row was found by running ONNX Runtime 1.31 (CPU) on the operator alone with sizes of 0, 1, odd and huge numbers
+//! and values at the ends of their ranges, and has a model of its own in `tests/fixtures/killers`. No exception can be
 //! caught there: the C++ library raises a signal, or spins where no request can stop it. Always true:
 //! - A row is found wherever the operator stands: in the main graph, in subgraphs, in functions that are called.
 //! - What a request can only do with an input that has a dimension of 0 is a [`Hazard`]: such requests are refused, the
@@ -34,18 +34,18 @@ pub struct Killer {
 pub enum Remedy {
     /// Inputs with a dimension of 0 are kept from the version.
     Guarded,
-    /// Guarded where an operand is a transposed one whose first dimension has moved, and where no proof shows which empty
-    /// inputs run well.
+    /// Guarded where an operand is a transposed one whose first dimension has moved, and where no proof shows which
+    /// empty inputs run well.
     GuardedIfMoved,
     /// Guarded where it has an axis; harmless without.
     GuardedWithAxis,
     /// Guarded where its kernel has three dimensions or more, or does not say; harmless below.
     GuardedInSpace,
-    /// Guarded where the operand is an input of the model whose last two dimensions are declared and equal, or where no input
-    /// has an open dimension. Refused elsewhere.
+    /// Guarded where the operand is an input of the model whose last two dimensions are declared and equal, or where no
+    /// input has an open dimension. Refused elsewhere.
     GuardedIfSquare,
-    /// Guarded where a request chooses nothing but the first dimension of each input: then the proof shows the other sizes.
-    /// Refused elsewhere.
+    /// Guarded where a request chooses nothing but the first dimension of each input: then the proof shows the other
+    /// sizes. Refused elsewhere.
     GuardedIfFixed,
     /// Guarded where the shape of the second operand follows from shapes. Refused where it follows from values.
     GuardedKernel,

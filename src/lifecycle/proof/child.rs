@@ -1,5 +1,5 @@
-//! The process that proves a version: a preparation and one request on standard input, one answer on standard output, and
-//! after it what the process is about to try.
+//! The process that proves a version: a preparation and one request on standard input, one answer on standard output,
+//! and after it what the process is about to try.
 //!
 //! Its order is its safety: read the preparation, which the parent wrote; close files; load the engine's library; put
 //! the rest of the sandbox on; only then wait for the request and read the model. It may wait long: the parent starts

@@ -12,8 +12,8 @@
 //!   the version, and another process tries the other sizes.
 //!
 //! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the
-//! serving process asks the same of it again), `probes` what it is tried with beside, `sandbox` what the child gives up first, `message` how the two speak,
-//! `verdicts` what is remembered of it.
+//! serving process asks the same of it again), `probes` what it is tried with beside, `sandbox` what the child gives up
+//! first, `message` how the two speak, `verdicts` what is remembered of it.
 //!
 //! Not here: reading a version's files, loading it for service (`lifecycle::load`).
 

@@ -1,10 +1,12 @@
 //! Probes: runs with sizes that no sample has, in the process that proves a version, which may end by them.
 //!
-//! Engines end the process on legal sizes, most often on a dimension of 0. So after a version has shown what it must, it is
-//! run with each open dimension, each name of dimensions, the first dimensions and all open dimensions at 0, 3, 1 and 2. What the runs give does not matter, only that the process goes on: before each run the child says which it is,
-//! so that its parent knows what ended it. Always true:
+//! Engines end the process on legal sizes, most often on a dimension of 0. So after a version has shown what it must,
+//! it is run with each open dimension, each name of dimensions, the first dimensions and all open dimensions at 0, 3, 1
+//! and 2. What the runs give does not matter, only that the process goes on: before each run the child says which it
+//! is, so that its parent knows what ended it. Always true:
 //! - A probe never refuses a version: what it finds becomes [`Guards`].
-//! - The number of probes, their elements and their time are bounded; what was not run with a dimension of 0 is not allowed.
+//! - The number of probes, their elements and their time are bounded; what was not run with a dimension of 0 is not
+//!   allowed.
 //!
 //! Not here: the runs that a version must pass (`trial`), the processes (`super`).
 

@@ -1,7 +1,8 @@
 //! The elements of a tensor in JSON: straight into the buffer of their datatype.
 //!
-//! `data` is flat, or nested as the shape says, and a tensor of one element may be a bare value. Whole numbers are strict (no fraction, no exponent, in range), floats take every
-//! number, and NaN, Infinity, -Infinity as Python writes them. Always true:
+//! `data` is flat, or nested as the shape says, and a tensor of one element may be a bare value. Whole numbers are
+//! strict (no fraction, no exponent, in range), floats take every number, and NaN, Infinity, -Infinity as Python writes
+//! them. Always true:
 //! - Room is made for no more elements than the bytes left can hold.
 //! - Reading ends at the first element more than the shape has.
 //! - Nesting costs something at brackets only, and nothing where `data` is flat.
