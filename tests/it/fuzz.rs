@@ -14,6 +14,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    choices::Choices,
     http::{Connection, Request},
     killers,
     repository::{FIXTURES, Repository, SAMPLES},
@@ -26,30 +27,6 @@ const REQUESTS: usize = 10_000;
 const CONNECTIONS: usize = 4;
 /// Elements of one input; more are only claimed.
 const ELEMENTS_MAX: u64 = 4_096;
-
-/// Choices that can be made again (`SplitMix64`).
-struct Choices(u64);
-
-impl Choices {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).unwrap()
-    }
-
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        all[self.below(all.len())]
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-}
 
 /// A model's inputs: name, datatype, dimensions.
 type Inputs = Vec<(String, String, Vec<i64>)>;
@@ -221,7 +198,7 @@ fn storm(
     let mut connection = server.connect();
     let mut codes = BTreeMap::new();
     for number in 0..REQUESTS / CONNECTIONS {
-        let (inputs, model) = &signatures[choices.below(signatures.len())];
+        let (inputs, model) = &choices.of(signatures);
         let request = request(model, inputs, &mut choices);
         let response = connection
             .try_ask(&request)

@@ -17,6 +17,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    choices::Choices,
     cli::tidegate,
     http::{Connection, Request, Response},
     repository::{Repository, source},
@@ -29,9 +30,6 @@ const ROUNDS: usize = 27;
 
 /// Makes the choices of an earlier run again; a failed test says which.
 const SEED: &str = "TIDEGATE_TEST_SEED";
-
-/// Choices that can be made again (`SplitMix64`).
-struct Choices(u64);
 
 /// What is decided about the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +80,7 @@ fn a_kill_while_a_version_appears() {
 #[test]
 fn a_kill_while_versions_are_swapped() {
     History::new().suffer(|choices, decided| {
-        let back = Step::Rollback(choices.version(decided));
+        let back = Step::Rollback(version(choices, decided));
         choices.of(&[back.clone(), back, Step::Load, Step::Unpin])
     });
 }
@@ -90,7 +88,7 @@ fn a_kill_while_versions_are_swapped() {
 #[test]
 fn a_kill_while_an_alias_moves() {
     History::new().suffer(|choices, decided| {
-        let set = Step::SetAlias(choices.of(&["canary", "stage"]), choices.version(decided));
+        let set = Step::SetAlias(choices.of(&["canary", "stage"]), version(choices, decided));
         let named = decided.aliases.keys().next().cloned();
         choices.of(&[set.clone(), named.map_or(set, Step::RemoveAlias)])
     });
@@ -154,7 +152,7 @@ impl History {
 
     /// Any operation.
     fn any(&mut self) -> Step {
-        let version = self.choices.version(&self.decided);
+        let version = version(&mut self.choices, &self.decided);
         let name = self.choices.of(&["canary", "stage"]);
         self.choices.of(&[
             Step::Register,
@@ -372,26 +370,9 @@ impl Step {
     }
 }
 
-impl Choices {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn of<T: Clone>(&mut self, all: &[T]) -> T {
-        all[usize::try_from(self.below(all.len() as u64)).unwrap()].clone()
-    }
-
-    /// One of the newest versions.
-    fn version(&mut self, decided: &Decided) -> u64 {
-        decided.newest - self.below(3)
-    }
+/// One of the newest versions.
+fn version(choices: &mut Choices, decided: &Decided) -> u64 {
+    decided.newest - choices.below(3)
 }
 
 /// The version that answers by default.

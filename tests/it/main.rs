@@ -11,6 +11,7 @@
     reason = "in a test a file that cannot be asked about counts as missing"
 )]
 
+mod choices;
 mod http;
 mod models;
 mod repository;
