@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
     sync::Arc,
@@ -185,7 +186,7 @@ impl Session for Ready {
         &self.0
     }
 
-    fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, _: Cow<'_, [Input]>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
         Ok(answer())
     }
 }

@@ -58,6 +58,7 @@ mod tests {
     //! search gets: the real table, the real look-up and run, the real drain, on threads that `shuttle` schedules.
 
     use std::{
+        borrow::Cow,
         collections::{BTreeMap, HashMap},
         sync::{
             Mutex,
@@ -116,7 +117,7 @@ mod tests {
             &self.signature
         }
 
-        fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        fn run(&mut self, _: Cow<'_, [Input]>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
             thread::yield_now();
             let answer = Data::Int64(vec![self.id.cast_signed()]);
             Ok(vec![Tensor::new(Shape::new(&[1]).unwrap(), answer).unwrap()])

@@ -126,6 +126,7 @@ impl Serving {
                 arrived: asked.arrived,
                 deadline: asked.deadline,
                 client: asked.client,
+                keeps_inputs: false,
             },
             id: asked.id,
             arrived: asked.arrived,
@@ -158,9 +159,15 @@ impl Call<'_> {
         self.run.deadline = self.run.deadline.min(deadline);
     }
 
+    /// Leaves the inputs in the request when it runs, for a run on another version; they take memory until the request
+    /// is dropped.
+    pub fn keep_inputs(&mut self) {
+        self.run.keeps_inputs = true;
+    }
+
     /// Runs the request on the calling thread, the worker's own.
     ///
-    /// Takes `request.inputs`.
+    /// Takes `request.inputs`, unless [`Call::keep_inputs`] was called; then they stay, in the signature's order.
     pub fn run(&mut self, request: &mut InferRequest) -> Result<Prediction, PredictError> {
         let ran = self.serving.run(self.version, &mut *self.session, self.run, request);
         if matches!(ran, Err(PredictError::Lost)) {
@@ -168,8 +175,6 @@ impl Call<'_> {
             self.is_finished = true;
         }
         let prediction = ran?;
-        // The answer may need their room.
-        request.inputs = Vec::new();
         let decoded = prediction.started.saturating_duration_since(self.arrived);
         self.sample.rows = prediction.rows;
         self.sample.decode = decoded.saturating_sub(self.sample.queue);
@@ -214,7 +219,10 @@ impl Drop for Call<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashMap};
+    use std::{
+        borrow::Cow,
+        collections::{BTreeMap, HashMap},
+    };
 
     use super::*;
     use crate::{
@@ -249,7 +257,7 @@ mod tests {
             &self.signature
         }
 
-        fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        fn run(&mut self, _: Cow<'_, [Input]>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
             if self.fails {
                 return Err(RunError::Failed("broken".to_owned()));
             }
@@ -265,8 +273,12 @@ mod tests {
     }
 
     impl House {
-        /// Serves `m`, version 1.
+        /// Serves `m`, version 1, which takes nothing.
         fn new(fails: bool) -> Self {
+            Self::taking(Vec::new(), fails)
+        }
+
+        fn taking(inputs: Vec<TensorSpec>, fails: bool) -> Self {
             let begin = Instant::now();
             let clock: Arc<dyn Clock> = Arc::new(StoppedClock(begin));
             let monitor = Monitor::new(1, Arc::clone(&clock));
@@ -277,7 +289,7 @@ mod tests {
                 datatype: DataType::Int64,
                 dims: Some(vec![1]),
             };
-            let signature = Signature { inputs: Vec::new(), outputs: vec![output] };
+            let signature = Signature { inputs, outputs: vec![output] };
             let recorder = monitor.version(&name, id);
             let parts = VersionParts::new(name.clone(), id, signature.clone(), recorder);
             let version = Version::new(parts, vec![Box::new(Seven { signature, fails })]);
@@ -359,6 +371,32 @@ mod tests {
             },
             200,
         );
+    }
+
+    #[test]
+    fn inputs_stay_in_the_request_only_where_they_are_kept() {
+        let check = |fails, keeps, left: &[&str]| {
+            let spec = |name: &str| {
+                let (name, dims) = (name.to_owned(), Some(vec![1]));
+                TensorSpec { name, datatype: DataType::Int64, dims }
+            };
+            let house = House::taking(vec![spec("a"), spec("b")], fails);
+            let tensor = || Tensor::new(Shape::new(&[1]).unwrap(), Data::Int64(vec![7])).unwrap();
+            let given = ["b", "a"].map(|name| Input { name: name.to_owned(), tensor: tensor() });
+            let mut request = InferRequest { inputs: given.into(), ..Default::default() };
+            let table = house.serving.table();
+            let asked = house.asked("m", VersionSelector::Default);
+            let mut call = house.serving.call(&table, &asked).unwrap();
+            if keeps {
+                call.keep_inputs();
+            }
+            assert_eq!(call.run(&mut request).is_err(), fails);
+            let names: Vec<&str> = request.inputs.iter().map(|input| &*input.name).collect();
+            assert_eq!(names, left);
+        };
+        check(false, false, &[]);
+        check(false, true, &["a", "b"]);
+        check(true, true, &["a", "b"]);
     }
 
     #[test]

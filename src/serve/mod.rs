@@ -20,6 +20,7 @@ mod version;
 mod watchdog;
 
 use std::{
+    borrow::Cow,
     os::fd::RawFd,
     pin::pin,
     sync::{
@@ -267,7 +268,7 @@ impl Serving {
 
     /// Runs a request on a session of a version, on the calling thread.
     ///
-    /// Takes `request.inputs`.
+    /// Takes `request.inputs`, unless they are kept; then they stay, in the signature's order.
     fn run(
         &self,
         version: &Version,
@@ -287,7 +288,11 @@ impl Serving {
         let watch = on.watch;
         let since = |at| self.watchdog.nanoseconds(at);
         watch.note(since(on.arrived), since(on.deadline), version.serial(), on.client);
-        let inputs = std::mem::take(&mut request.inputs);
+        let inputs = if on.keeps_inputs {
+            Cow::Borrowed(&*request.inputs)
+        } else {
+            Cow::Owned(std::mem::take(&mut request.inputs))
+        };
         let run = || session.run_leashed(inputs, &wanted, &watch.leash);
         let outputs = version.tag().during(run);
         let outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
@@ -321,6 +326,8 @@ struct Run<'a> {
     deadline: Instant,
     /// The socket of the client that waits for it, where that may be asked for the client's end.
     client: Option<RawFd>,
+    /// True if the inputs are needed after the run.
+    keeps_inputs: bool,
 }
 
 /// Indexes of the outputs that a request wants, ascending; all if it names none.
