@@ -11,6 +11,7 @@
 //! Not here: HTTP (`edge`), bytes (`wire`), what should be served (`lifecycle`).
 
 mod call;
+mod compare;
 mod demand;
 mod names;
 mod settings;
@@ -35,6 +36,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 pub use call::{ArmName, Asked, Call, NotRouted, Receipt};
+pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
 pub use names::{Names, PredictionId};
 pub use settings::Settings;
