@@ -44,6 +44,9 @@ impl Registered {
                 aliases: BTreeMap::new(),
                 pinned: None,
                 problem: None,
+                traffic: None,
+                traffic_revision: 0,
+                route_override: false,
             };
             (name, Arc::new(model))
         };

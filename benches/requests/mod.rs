@@ -100,6 +100,9 @@ impl Served {
             aliases: BTreeMap::new(),
             pinned: None,
             problem: None,
+            traffic: None,
+            traffic_revision: 0,
+            route_override: false,
         };
         let serving = Serving::new(Settings::default(), Arc::clone(&clock));
         let models = HashMap::from([(name, Arc::new(model))]);
@@ -134,6 +137,8 @@ impl Served {
             client: None,
             model: "breast_cancer",
             selector: VersionSelector::Default,
+            route: None,
+            key: None,
             id: self.names.next(),
             arrived: now,
             waited: Duration::ZERO,

@@ -7,7 +7,7 @@ use axum::{
 };
 
 use crate::{
-    model::VersionState,
+    model::{SLOTS, VersionState},
     monitor::{Exposition, Monitor},
     serve::Serving,
 };
@@ -17,6 +17,7 @@ use super::{Admin, Problem};
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     let mut page = Exposition::of(&admin.monitor);
     versions(&admin.serving, &admin.monitor, &mut page);
+    weights(&admin.serving, &mut page);
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
     let help = "Requests that wait for versions that load on demand.";
@@ -67,6 +68,25 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
     let help =
         "What loaded versions are taken to occupy in memory: what repository.loaded_bytes bounds.";
     page.gauges("tidegate_loaded_cost_bytes", help, &[(vec![], cost as f64)]);
+}
+
+/// The arms of every split.
+fn weights(serving: &Serving, page: &mut Exposition) {
+    let table = serving.table();
+    let mut weights = Vec::new();
+    for model in table.models() {
+        for arm in model.traffic.iter().flat_map(|traffic| traffic.arms()) {
+            let weight = f64::from(arm.slots) / f64::from(SLOTS);
+            weights.push((model.name.to_string(), arm.id.to_string(), arm.name, weight));
+        }
+    }
+    let mut gauges = Vec::new();
+    for (model, version, arm, weight) in &weights {
+        let labels = vec![("model", &**model), ("version", &**version), ("arm", arm.as_str())];
+        gauges.push((labels, *weight));
+    }
+    let help = "The share of a model's requests that an arm of its split gets.";
+    page.gauges("tidegate_traffic_weight_ratio", help, &gauges);
 }
 
 const STATES: [(VersionState, &str); 4] = [

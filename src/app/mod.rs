@@ -196,6 +196,7 @@ fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
         required: policy.required,
         on_new_version: policy.on_new_version,
         signature_may_change: policy.signature_may_change,
+        route_override: policy.route_override,
     };
     config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
 }
@@ -231,13 +232,14 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         Arc::clone(&serving),
         Arc::clone(&monitor),
         repository_service(repository),
-        random(),
+        (random() >> 32) as u32,
     );
     let listener = Listener::start(Arc::new(plane), workers).await?;
     let admin = Admin {
         serving: Arc::clone(&serving),
         monitor: Arc::clone(&monitor),
         lifecycle: lifecycle.handle(),
+        random,
     };
     let (admin_address, admin) = start_admin(config.admin.address, admin, admin_limits).await?;
     let signal = tokio::select! {
@@ -297,12 +299,11 @@ fn cpu_budget() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// Bits that tell this process from others; not a secret.
-fn random() -> u32 {
+/// Random bits; not a secret.
+fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     // The keys of a new hasher are random.
-    let bits = std::hash::RandomState::new().build_hasher().finish();
-    (bits >> 32) as u32
+    std::hash::RandomState::new().build_hasher().finish()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -142,6 +142,7 @@ fn policy(model: &file::Model) -> ModelPolicy {
         required: model.required.0,
         on_new_version: model.on_new_version.0,
         signature_may_change: model.signature_may_change.0,
+        route_override: model.route_override.0,
     }
 }
 

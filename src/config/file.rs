@@ -275,11 +275,15 @@ pub(super) struct Model {
     /// not take the others out of service.
     pub(super) required: Switch,
     /// What happens to a version that appears while an older one serves: \"serve\" proves it and lets it take over,
-    /// \"hold\" waits for `tidegate models load`.
+    /// \"hold\" waits for `tidegate models load`, \"rollout\" tries it on a growing share of requests and lets it take over if
+    /// it is no worse.
     pub(super) on_new_version: Text<OnNewVersion>,
     /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
     /// then fail. Off: such a version is refused.
     pub(super) signature_may_change: Switch,
+    /// Whether the header `x-tidegate-route` of a request may choose the arm or version that answers it. Off: it would let
+    /// every client out of a split.
+    pub(super) route_override: Switch,
 }
 
 impl File {
@@ -440,13 +444,19 @@ impl Default for State {
 
 impl Default for Model {
     fn default() -> Self {
-        let super::ModelPolicy { engine, required, on_new_version, signature_may_change } =
-            super::ModelPolicy::default();
+        let super::ModelPolicy {
+            engine,
+            required,
+            on_new_version,
+            signature_may_change,
+            route_override,
+        } = super::ModelPolicy::default();
         Self {
             engine: engine.map(Text),
             required: Switch(required),
             on_new_version: Text(on_new_version),
             signature_may_change: Switch(signature_may_change),
+            route_override: Switch(route_override),
         }
     }
 }

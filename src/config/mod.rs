@@ -132,6 +132,8 @@ pub struct ModelPolicy {
     pub on_new_version: OnNewVersion,
     /// Whether a version may have other inputs and outputs than the one that it replaces.
     pub signature_may_change: bool,
+    /// Whether a header of a request may choose the arm or version.
+    pub route_override: bool,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.

@@ -329,16 +329,17 @@ impl Meaning for EngineChoice {
 }
 
 impl Meaning for OnNewVersion {
-    const WORDS: &'static [&'static str] = &["serve", "hold"];
+    const WORDS: &'static [&'static str] = &["serve", "hold", "rollout"];
 
     fn from_text(text: &str) -> Result<Self, String> {
-        choose(text, [Self::Serve, Self::Hold])
+        choose(text, [Self::Serve, Self::Hold, Self::Rollout])
     }
 
     fn to_text(&self) -> String {
         match self {
             Self::Serve => "serve",
             Self::Hold => "hold",
+            Self::Rollout => "rollout",
         }
         .to_owned()
     }

@@ -199,6 +199,9 @@ mod tests {
                 aliases: BTreeMap::new(),
                 pinned: None,
                 problem: None,
+                traffic: None,
+                traffic_revision: 0,
+                route_override: false,
             };
             let models = HashMap::from([(name(), Arc::new(model))]);
             self.serving.publish(Table::new(models, true, Arc::default()))
@@ -214,6 +217,8 @@ mod tests {
                 client: None,
                 model: "m",
                 selector: VersionSelector::Default,
+                route: None,
+                key: None,
                 id: Names::new(0, WorkerId(client), 0).next(),
                 arrived: now,
                 waited: Duration::ZERO,

@@ -13,10 +13,13 @@
 mod call;
 mod compare;
 mod demand;
+mod evidence;
 mod names;
+mod routing;
 mod settings;
 mod spare;
 mod table;
+mod traffic;
 mod version;
 mod watchdog;
 
@@ -35,13 +38,15 @@ use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-pub use call::{ArmName, Asked, Call, NotRouted, Receipt};
+pub use call::{Asked, Call, NotRouted, Receipt};
 pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
+pub use evidence::{Entry as Evident, Evidence, Marks, Reading, SLOW_MAX};
 pub use names::{Names, PredictionId};
 pub use settings::Settings;
 pub use spare::{Spare, is_awaited, is_spare_missing};
 pub use table::{Entry, Model, RouteError, Table};
+pub use traffic::{Arm, Hashed, Traffic};
 pub use version::{Version, VersionParts, cost_bytes};
 pub use watchdog::{Listed, Watch, Watchdog, Watching};
 
@@ -52,6 +57,7 @@ use crate::{
     monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
+use evidence::Assignment;
 use watchdog::Reason;
 
 /// What is served now, and how predictions are run.
@@ -235,6 +241,10 @@ impl Serving {
     pub fn replaced(&self, lost: &Watch) {
         self.watchdog.replaced();
         let table = self.table();
+        for traffic in table.models().into_iter().filter_map(|model| model.traffic.as_deref()) {
+            let now = self.unix_at(self.clock.now());
+            traffic.evidence().into_iter().for_each(|evidence| evidence.lose(lost.worker(), now));
+        }
         let versions = table.models().into_iter().flat_map(Model::ready);
         // One that has left the table meanwhile is not counted any more.
         for version in versions.filter(|version| version.serial() == lost.version()) {
@@ -242,7 +252,7 @@ impl Serving {
             let (code, unix) = (Outcome::Deadline.code(), self.unix_at(now));
             let took = self.watchdog.nanoseconds(now).saturating_sub(lost.arrived());
             let sample = Sample { total: Duration::from_nanos(took), ..Sample::default() };
-            parts.recorder.record(lost.worker(), code, &sample, unix);
+            version.baseline().record(lost.worker(), code, &sample, unix);
             tracing::error!(
                 model = %parts.model,
                 version = %parts.id,

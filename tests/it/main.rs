@@ -53,6 +53,7 @@ mod smuggling;
 mod strangers;
 mod swap;
 mod tidy;
+mod traffic;
 mod uploads;
 mod vanished;
 mod verdicts;

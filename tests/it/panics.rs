@@ -68,7 +68,8 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     .unwrap();
     lifecycle.first_pass().await;
     let handle = lifecycle.handle();
-    let admin = Admin { serving: Arc::clone(&serving), monitor, lifecycle: handle.clone() };
+    let admin =
+        Admin { serving: Arc::clone(&serving), monitor, lifecycle: handle.clone(), random: || 7 };
     assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));
 
     let unload = || {
