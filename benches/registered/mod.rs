@@ -47,6 +47,7 @@ impl Registered {
                 traffic: None,
                 traffic_revision: 0,
                 route_override: false,
+                held_back: None,
             };
             (name, Arc::new(model))
         };

@@ -103,6 +103,7 @@ impl Served {
             traffic: None,
             traffic_revision: 0,
             route_override: false,
+            held_back: None,
         };
         let serving = Serving::new(Settings::default(), Arc::clone(&clock));
         let models = HashMap::from([(name, Arc::new(model))]);

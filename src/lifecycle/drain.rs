@@ -202,6 +202,7 @@ mod tests {
                 traffic: None,
                 traffic_revision: 0,
                 route_override: false,
+                held_back: None,
             };
             let models = HashMap::from([(name(), Arc::new(model))]);
             self.serving.publish(Table::new(models, true, Arc::default()))

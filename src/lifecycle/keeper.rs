@@ -419,6 +419,7 @@ impl Keeper {
         let withheld = if may_change { None } else { kept.withhold(name, &mut plan, pinned) };
         kept.note_withheld(name, withheld);
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
+        plan.wanted.extend(kept.prepared.iter().filter(|id| there.contains(id)));
         kept.stand_in = kept.stand_in_for(&plan);
         plan.wanted.extend(kept.stand_in);
         plan.held.retain(|id| !plan.wanted.contains(id));
@@ -723,6 +724,7 @@ impl Keeper {
             traffic: decisions.and_then(|decided| kept.traffic(decided, evidence)),
             traffic_revision: decisions.map_or(0, |decided| decided.traffic_revision),
             route_override,
+            held_back: kept.plan.held.last().copied(),
         };
         let before = self.state.published.get(name);
         if before.is_some_and(|before| **before == model) {

@@ -36,6 +36,8 @@ pub(super) struct Kept {
     pub(super) withheld: Option<String>,
     /// Since when its folder is there without any version.
     pub(super) emptied: Option<Instant>,
+    /// Versions that stay loaded until something is decided about them.
+    pub(super) prepared: BTreeSet<VersionId>,
 }
 
 /// A version.

@@ -143,6 +143,11 @@ pub enum Operation {
     },
     /// Another split of its requests.
     Split(Box<SplitChange>),
+    /// These versions loaded, and kept loaded until the next decision about the model.
+    Prepare {
+        /// The versions.
+        versions: Vec<VersionId>,
+    },
 }
 
 /// A change of how a model's requests are split; what is `None` stays as it is.
@@ -162,8 +167,8 @@ pub struct SplitChange {
     pub shadow: Option<Vec<ShadowSpec>>,
     /// Versions that stay loaded without a share.
     pub keep: Option<Vec<VersionId>>,
-    /// True if an operator may change what a rollout decided: it is paused.
-    pub is_while_paused: bool,
+    /// True if what a rollout decided may be changed: it is paused or over.
+    pub overrides: bool,
     /// The rollout whose step this is.
     pub rollout: Option<RolloutStep>,
 }
@@ -194,6 +199,8 @@ pub struct RolloutStep {
     pub serve: Option<VersionId>,
     /// True for a rollback: it is done, and recorded at once after.
     pub acts_first: bool,
+    /// True if nothing more is to be learnt from requests.
+    pub is_over: bool,
 }
 
 /// An operation that was carried out: requests that are sent from now on meet it.

@@ -36,6 +36,8 @@ pub(super) struct Asked {
 pub(super) enum Goal {
     /// That the model's default version serves.
     Serve,
+    /// That these versions are loaded; they stay until something is decided.
+    Prepare(Vec<VersionId>),
     /// That these versions are loaded, to decide this about them; the first is what it comes to.
     Decide(Vec<VersionId>, Action),
 }
@@ -139,6 +141,14 @@ impl Keeper {
                 Ok(Some(Goal::Decide(vec![to], Action::SetAlias { alias, version })))
             }
             Operation::Split(change) => self.begin_split(model, change, asked).map(Some),
+            Operation::Prepare { versions } => {
+                for version in versions {
+                    target(model, kept, Some(*version))?;
+                    retry_failed(kept, *version);
+                }
+                kept.prepared = versions.iter().copied().collect();
+                Ok(Some(Goal::Prepare(versions.clone())))
+            }
             Operation::RemoveAlias { alias } => {
                 if !self.decisions(model).aliases.contains_key(alias) {
                     let (model, alias) = (model.clone(), alias.to_string());
@@ -228,7 +238,7 @@ impl Keeper {
             // What is decided about one version waits for no other.
             let pending = match &waiting.goal {
                 Goal::Serve => self.is_busy(&model),
-                Goal::Decide(versions, _) => {
+                Goal::Prepare(versions) | Goal::Decide(versions, _) => {
                     versions.iter().any(|version| self.is_pending(&model, *version))
                 }
             };
@@ -238,11 +248,22 @@ impl Keeper {
             }
             let answer = match waiting.goal {
                 Goal::Serve => self.verdict(&model, None),
+                Goal::Prepare(versions) => {
+                    let ready = self.all_ready(&model, &versions);
+                    if ready.is_err()
+                        && let Some(kept) = self.state.models.get_mut(&model)
+                    {
+                        kept.prepared.clear();
+                    }
+                    if self.reconcile(&model, true) {
+                        self.publish();
+                    }
+                    ready
+                }
                 Goal::Decide(versions, action) => {
                     let releases = matches!(action, Action::Load { .. } | Action::Unpin);
-                    let mut ready = versions.iter().map(|id| self.verdict(&model, Some(*id)));
-                    let ready = ready.find(Result::is_err).unwrap_or(Ok(versions[0]));
-                    let decided = ready
+                    let decided = self
+                        .all_ready(&model, &versions)
                         .and_then(|version| self.decide(&model, version, action, &waiting.asked));
                     // Whatever came of it, the trial is over.
                     if self.reconcile(&model, true) {
@@ -261,6 +282,20 @@ impl Keeper {
         }
     }
 
+    /// The first of these versions, if all of them answer.
+    fn all_ready(
+        &self,
+        model: &ModelName,
+        versions: &[VersionId],
+    ) -> Result<VersionId, OperationError> {
+        let mut ready = versions.iter().map(|id| self.verdict(model, Some(*id)));
+        match (ready.find(Result::is_err), versions.first()) {
+            (Some(error), _) => error,
+            (None, Some(first)) => Ok(*first),
+            (None, None) => Err(failed(model, "no version is named")),
+        }
+    }
+
     /// Carries out a decision about a version that is loaded.
     fn decide(
         &mut self,
@@ -270,6 +305,9 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<VersionId, OperationError> {
         self.check_clients(model, &action, asked)?;
+        if let Some(kept) = self.state.models.get_mut(model) {
+            kept.prepared.clear();
+        }
         let cause = &asked.cause;
         // A full disk must not stop a rollback: it acts, and is recorded at once after.
         let acts_first = matches!(action, Action::Pin { .. }) || asked.acts_first;
@@ -360,7 +398,7 @@ impl Waiting {
     /// The versions that are loaded for it.
     pub(super) fn trials(&self) -> &[VersionId] {
         match &self.goal {
-            Goal::Decide(versions, _) => versions,
+            Goal::Prepare(versions) | Goal::Decide(versions, _) => versions,
             Goal::Serve => &[],
         }
     }

@@ -36,7 +36,7 @@ impl Keeper {
         if let Some(rollout) = decided.traffic.as_ref().and_then(|traffic| traffic.rollout.as_ref())
         {
             let own = change.rollout.as_ref().is_some_and(|step| step.id == *rollout);
-            if !own && !change.is_while_paused {
+            if !own && !change.overrides {
                 return Err(OperationError::InRollout {
                     model: model.clone(),
                     id: rollout.clone(),
@@ -74,6 +74,9 @@ impl Keeper {
         spec: Option<TrafficSpec>,
         decided: &Decisions,
     ) -> Action {
+        if step.is_over {
+            self.state.evidence.remove(model);
+        }
         if let Some(evidence) = &step.evidence {
             let evidence = std::sync::Arc::clone(evidence);
             self.state.evidence.insert(model.clone(), (step.id.clone(), evidence));

@@ -47,6 +47,8 @@ pub struct Model {
     pub traffic_revision: u64,
     /// True if a header may choose the arm or version.
     pub route_override: bool,
+    /// The newest version that waits to be let in.
+    pub held_back: Option<VersionId>,
 }
 
 /// A version of a model.
@@ -98,6 +100,7 @@ impl PartialEq for Model {
             && self.traffic == other.traffic
             && self.traffic_revision == other.traffic_revision
             && self.route_override == other.route_override
+            && self.held_back == other.held_back
     }
 }
 

@@ -136,6 +136,7 @@ fn model(loader: &Loader, path: &str) -> Model {
         traffic: None,
         traffic_revision: 0,
         route_override: false,
+        held_back: None,
     }
 }
 
