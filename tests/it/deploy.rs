@@ -1,7 +1,8 @@
 //! The examples in `deploy/`, with the programs that they are for: balancers in front that do their part of a canary.
 //!
 //! A file is taken as it is; only addresses, paths of the machine and, where a test says so, shares are replaced.
-//! `scripts/prepare-tests.sh` installs nginx and `HAProxy`.
+//! No gateway runs the route of the Gateway API here: it is checked against its schema, and its paths are asked for.
+//! `scripts/prepare-tests.sh` installs nginx, `HAProxy` and what reads the schema.
 
 use std::{
     collections::BTreeSet,
@@ -10,11 +11,13 @@ use std::{
     net::SocketAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
+    clients::python,
     http::{Connection, Request, Response},
     proxies::Proxy,
     repository::{Repository, source},
@@ -224,4 +227,38 @@ fn haproxy_splits_by_weight_and_keeps_clients_by_cookie() {
         assert_eq!(version(&ask(&mut connection, "infer", &headers)), "1");
     }
     assert_eq!(ask(&mut connection, "versions/2/infer", &[]).status, 404);
+}
+
+#[test]
+fn the_httproute_fits_its_schema_and_leads_to_both_versions() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let output = Command::new(python())
+        .arg(root.join("tests/clients/httproute.py"))
+        .arg(root.join("tests/fixtures/gateway-api/httproute.schema.json"))
+        .arg(example("gateway-api/httproute.yaml"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let route: Value = serde_json::from_slice(&output.stdout).unwrap();
+
+    // What the gateway would ask the server, by the route's rules.
+    let (_repository, server) = serve();
+    let mut connection = server.connect();
+    let mut rewritten = |filters: &Value| {
+        let rewrite = |filter: &Value| filter["type"] == "URLRewrite";
+        let filter = filters.as_array().unwrap().iter().find(|filter| rewrite(filter)).unwrap();
+        let path = filter["urlRewrite"]["path"]["replaceFullPath"].as_str().unwrap();
+        version(&connection.ask(&Request::post_json(path, &add_sub())))
+    };
+    let rules = route["spec"]["rules"].as_array().unwrap();
+    for (rule, arm, expected) in [(&rules[0], "baseline", "1"), (&rules[1], "canary", "2")] {
+        assert_eq!(rule["matches"][0]["headers"][0]["value"], arm);
+        assert_eq!(rewritten(&rule["filters"]), expected);
+    }
+    let split = rules[2]["backendRefs"].as_array().unwrap();
+    let versions: Vec<String> = split.iter().map(|arm| rewritten(&arm["filters"])).collect();
+    assert_eq!(versions, ["1", "2"]);
+    let weights = split.iter().map(|arm| arm["weight"].as_u64().unwrap());
+    assert_eq!(weights.sum::<u64>(), 100);
 }
