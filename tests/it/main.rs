@@ -27,6 +27,7 @@ mod clients;
 mod collection;
 mod corpus;
 mod deadlines;
+mod deploy;
 mod division;
 mod drain;
 mod engines;
