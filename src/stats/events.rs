@@ -162,13 +162,13 @@ pub struct RatioLimits {
 
 /// Limits that hold at all times at once with probability `1 - alpha`, whatever the shares were.
 ///
-/// A ratio is excluded when its likelihood is at most `alpha` times a mixture of fixed alternatives: half of the prior on
-/// ratio 1, the other half spread evenly over 1.1 to 20 in 16 equal steps of the logarithm and over their inverses
-/// (the method of mixtures: Robbins, "Statistical Methods Related to the Law of the Iterated Logarithm", 1970). What is left is
-/// an interval, as the likelihood is log-concave in the logarithm of the ratio. `base_probability` is that of
-/// [`EventProcess::new`]; `None` for events of which fewer are bad.
+/// A ratio is excluded when its likelihood is at most `alpha` times a mixture of fixed alternatives: half of the
+/// prior on ratio 1, the other half spread evenly over 16 ratios from 1.1 to 20, in equal steps of their logarithm,
+/// and their inverses (the method of mixtures: Robbins, "Statistical Methods Related to the Law of the Iterated
+/// Logarithm", 1970). What is left is an interval, as the likelihood is log-concave in the logarithm of the ratio.
+/// `base_probability` is that of [`EventProcess::new`]; `None` for events of which fewer are bad.
 ///
-/// Costs some twenty evaluations of the likelihood per end, each of some 20 ns per stratum.
+/// Takes some 2 us per stratum.
 ///
 /// # Panics
 ///

@@ -54,7 +54,7 @@ impl Likelihood {
         if candidate == 0.0 || baseline == 0.0 {
             return if candidate == 0.0 { f64::NEG_INFINITY } else { f64::INFINITY };
         }
-        // At the first end no stratum expects more events of the candidate than there are in all, at the other none less.
+        // At one end every stratum expects at most the observed part of the candidate's events, at the other at least.
         let all = libm::log(candidate / baseline);
         let offsets = self.terms.iter().map(|term| term.offset);
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);

@@ -54,7 +54,8 @@ fn limits(trials: u64, events: u64, alpha: f64, [a, b]: [f64; 2]) -> (f64, f64) 
 ///
 /// The mixture is Beta(1/2, 1/2) cut to rates above `rate_max`, against `rate_max` itself; as each of its
 /// likelihood ratios grows with the true rate, it covers every rate up to `rate_max`:
-/// `P(it ever reaches 1/alpha) <= alpha`. Nothing lies above a `rate_max` of 1: 0; a `rate_max` below 1e-9 counts as that.
+/// `P(it ever reaches 1/alpha) <= alpha`. Always 0 for a `rate_max` of 1, as nothing lies above it; a `rate_max`
+/// below 1e-9 counts as 1e-9.
 ///
 /// # Panics
 ///
