@@ -454,8 +454,7 @@ impl Handle {
         cause: Cause,
     ) -> Result<Done, OperationError> {
         let (reply, answer) = oneshot::channel();
-        let asked =
-            Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
+        let asked = Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
         self.messages
             .send(Message::Operate(model, operation, asked, reply))
             .map_err(|_| self.gone())?;

@@ -43,7 +43,9 @@ impl Driver {
             Command::Plan { model, policy, rate, base, reply } => {
                 drop(reply.send(self.plan(&model, &policy, rate, base)));
             }
-            Command::Freeze { freeze, cause, reply } => drop(reply.send(self.freeze(freeze, &cause))),
+            Command::Freeze { freeze, cause, reply } => {
+                drop(reply.send(self.freeze(freeze, &cause)))
+            }
             Command::IsFrozen(reply) => drop(reply.send(Ok(self.frozen.clone()))),
             Command::Validated { id, report, pass, why } => {
                 self.hear(&id, &Event::Validated { report, pass, why });
@@ -118,7 +120,9 @@ impl Driver {
     fn baseline(&self, wanted: &Wanted) -> Result<VersionId, RolloutError> {
         let table = self.serving.table();
         let model = table.model(&wanted.model);
-        let model = model.ok_or_else(|| RolloutError::Unknown(format!("the repository has no model '{}'", wanted.model)))?;
+        let model = model.ok_or_else(|| {
+            RolloutError::Unknown(format!("the repository has no model '{}'", wanted.model))
+        })?;
         let traffic = model.traffic.as_deref().and_then(|traffic| traffic.spec().baseline());
         let serves = traffic.or_else(|| model.standing().map(|entry| entry.id));
         match (wanted.baseline, serves) {
@@ -256,7 +260,9 @@ impl Driver {
         let policy = self.policy(model, draft)?;
         let table = self.serving.table();
         let known = table.model(model);
-        let known = known.ok_or_else(|| RolloutError::Unknown(format!("the repository has no model '{model}'")))?;
+        let known = known.ok_or_else(|| {
+            RolloutError::Unknown(format!("the repository has no model '{model}'"))
+        })?;
         let seen = known.answering().map(|version| version.parts().recorder.totals());
         let requests = seen.as_ref().map_or(0, |seen| seen.success + seen.failed);
         let errors = seen.as_ref().map_or(0, |seen| {
@@ -278,7 +284,8 @@ impl Driver {
     fn id(&self, now: Duration) -> String {
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let millis = now.as_millis() & ((1 << 48) - 1);
-        let random = (u128::from((self.random)()) << 64 | u128::from((self.random)())) & ((1 << 80) - 1);
+        let random =
+            (u128::from((self.random)()) << 64 | u128::from((self.random)())) & ((1 << 80) - 1);
         let bits = millis << 80 | random;
         let digit = |place: u32| char::from(DIGITS[((bits >> (5 * place)) & 31) as usize]);
         format!("r-{}", (0..26).rev().map(digit).collect::<String>())

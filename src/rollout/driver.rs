@@ -14,21 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::oneshot;
-
 use crate::{
-    lifecycle::{self, ArmChange, Operation, OperationError, RolloutStep, SplitChange},
-    model::{ArmName, ModelName, SLOTS, ShadowSpec, VersionId, VersionState, slots_of},
+    lifecycle::{self, Operation, OperationError},
+    model::{ArmName, ModelName, VersionId, VersionState},
     monitor::{EventKind, Monitor},
     registry::Cause,
     serve::{Evidence, Evident, Reading, Serving},
 };
 
 use super::{
-    course::{Effect, Event, GuardKind, Order, Rollout, Side, Start, State, Told},
-    handle::{Command, RolloutError, Shared, Wanted},
-    policy::{Gate, Policy, PolicyDraft},
-    report::Report,
+    Parts, Rollouts,
+    course::{Effect, Event, GuardKind, Rollout, Side, State, Told},
+    handle::{Command, Shared},
+    policy::{Gate, PolicyDraft},
     seen::{Marks, Seen, Threshold},
     store::{Frozen, Store},
 };
@@ -66,7 +64,6 @@ pub(super) struct Driver {
     /// The start of the process, since 1970.
     pub(super) started: Duration,
     pub(super) is_stopping: bool,
-    pub(super) validator: Option<super::Validator>,
     pub(super) rollouts: super::Rollouts,
 }
 
@@ -86,7 +83,7 @@ pub(super) struct Run {
     pub(super) is_placed: bool,
     /// True if it was brought back after a restart and has not gone on.
     pub(super) is_asleep: bool,
-    salt: [u64; 2],
+    pub(super) salt: [u64; 2],
     pub(super) problem: Option<String>,
     heard: Vec<Seen>,
     /// True if requests are judged.
@@ -120,6 +117,51 @@ impl Run {
 }
 
 impl Driver {
+    /// A driver with the rollouts that the log knows.
+    pub(super) fn new(parts: Parts, commands: mpsc::Receiver<Command>, rollouts: Rollouts) -> Self {
+        let mut store = Store::open(parts.state);
+        store.blamed = parts.blamed.into_iter().collect();
+        let mut runs = BTreeMap::new();
+        for (id, recorded) in parts.records {
+            let Some(rollout) = store.restore(&id, &recorded.record) else {
+                tracing::warn!(
+                    rollout = id,
+                    "passed over: its record is of another version of tidegate"
+                );
+                continue;
+            };
+            let version = |side: &Side| VersionId::parse(&side.version);
+            let versions = version(rollout.baseline()).zip(version(rollout.candidate()));
+            let Some((baseline, candidate)) = versions else { continue };
+            let salt = u128::from_str_radix(rollout.salt(), 16).unwrap_or_default();
+            #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+            let salt = [(salt >> 64) as u64, salt as u64];
+            let is_over = rollout.state().is_over();
+            let mut run = Run::new(rollout, (recorded.model, baseline, candidate), salt);
+            (run.is_placed, run.is_asleep) = (true, !is_over);
+            runs.insert(id, run);
+        }
+        Self {
+            lifecycle: parts.lifecycle,
+            serving: parts.serving,
+            started: parts.monitor.clock().unix(),
+            monitor: parts.monitor,
+            frozen: store.frozen(),
+            store,
+            drafts: parts.drafts,
+            workers: parts.workers,
+            random: parts.random,
+            commands,
+            shared: Arc::clone(&rollouts.shared),
+            runs,
+            reserved: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            looked_at: None,
+            is_stopping: false,
+            rollouts,
+        }
+    }
+
     pub(super) fn run(mut self) {
         loop {
             match self.next() {
@@ -131,7 +173,6 @@ impl Driver {
                 break;
             }
             self.look();
-            self.publish();
         }
         // What was learnt since the last second goes on in the next process.
         let now = self.now();
@@ -179,6 +220,7 @@ impl Driver {
                 self.check(id);
             }
             self.start_by_itself();
+            self.publish();
         }
     }
 
@@ -284,7 +326,12 @@ impl Driver {
             match effect {
                 Effect::Promote { .. } => self.hear(id, &Event::Promoted),
                 Effect::FreezeQuantiles(quantiles) => self.freeze_quantiles(id, quantiles),
-                Effect::Validate(validation) => self.validate(id, validation),
+                Effect::Validate(validation) => {
+                    let why = format!("{} cannot be read: not built yet", validation.data);
+                    let event =
+                        Event::Validated { report: serde_json::Value::Null, pass: false, why };
+                    self.hear(id, &event);
+                }
                 Effect::Tell { kind, detail } => self.tell(id, *kind, detail),
                 Effect::End => self.end(id),
                 Effect::Record
@@ -319,7 +366,10 @@ impl Driver {
             #[expect(clippy::cast_precision_loss, reason = "a share of counts")]
             let above = latencies.count_between(nanoseconds, u64::MAX) as f64
                 / latencies.len().max(1) as f64;
-            (limit, Threshold { quantile: *quantile, seconds: limit.as_secs_f64(), share_above: above })
+            (
+                limit,
+                Threshold { quantile: *quantile, seconds: limit.as_secs_f64(), share_above: above },
+            )
         };
         let (limits, thresholds): (Vec<_>, Vec<_>) = quantiles.iter().map(threshold).unzip();
         run.evidence.iter().for_each(|evidence| evidence.freeze(&limits));
@@ -393,7 +443,10 @@ impl Driver {
         if !run.is_placed {
             return Some(Wrong::Waits);
         }
-        let own = model.traffic.as_ref().is_some_and(|traffic| traffic.spec().rollout.as_deref() == Some(id));
+        let own = model
+            .traffic
+            .as_ref()
+            .is_some_and(|traffic| traffic.spec().rollout.as_deref() == Some(id));
         if !own {
             let why = "an operator changed what the model serves".to_owned();
             return Some(Wrong::Superseded(why));
@@ -422,7 +475,8 @@ impl Driver {
             evidence.freeze(&thresholds.iter().map(limit).collect::<Vec<_>>());
         }
         run.evidence = Some(evidence);
-        let candidate = (run.model.to_string(), run.candidate, run.rollout.candidate().digest.clone());
+        let candidate =
+            (run.model.to_string(), run.candidate, run.rollout.candidate().digest.clone());
         let crashed = self.store.blamed.contains(&candidate);
         let lost = "what was seen in the last second before the process ended";
         self.hear(id, &Event::Restarted { lost });
@@ -445,11 +499,14 @@ impl Driver {
         for (name, (_, by_itself)) in self.drafts.iter().filter(|(_, (_, by_itself))| *by_itself) {
             debug_assert!(by_itself, "the others were filtered out");
             let Some(model) = table.model(name) else { continue };
-            let Some(candidate) = model.held_back.filter(|id| model.default.is_some_and(|own| *id > own)) else {
+            let Some(candidate) =
+                model.held_back.filter(|id| model.default.is_some_and(|own| *id > own))
+            else {
                 continue;
             };
             let busy = self.open(name).is_some() || self.reserved.contains_key(name);
-            let settles = model.traffic.is_some() || self.tried.get(name).is_some_and(|tried| *tried >= candidate);
+            let settles = model.traffic.is_some()
+                || self.tried.get(name).is_some_and(|tried| *tried >= candidate);
             if !busy && !settles {
                 starts.push((name.clone(), candidate));
             }
@@ -474,8 +531,10 @@ impl Driver {
             let Some((id, _)) = oldest.map(|(id, _)| (id.clone(), ())) else { break };
             self.runs.remove(&id);
         }
-        let newest = self.runs.values().map(|run| (run.model.clone(), run)).collect::<BTreeMap<_, _>>();
-        self.shared.publish(newest.values().map(|run| run.rollout.standing()).collect());
+        let newest =
+            self.runs.values().map(|run| (run.model.clone(), run)).collect::<BTreeMap<_, _>>();
+        let now = self.now();
+        self.shared.publish(newest.values().map(|run| run.rollout.report(now)).collect());
     }
 }
 

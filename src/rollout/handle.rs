@@ -19,10 +19,10 @@ use crate::{
 
 use super::{
     course::{Order, State},
-    plan::{Plan, Seen as Rates},
+    plan::Plan,
     policy::PolicyDraft,
     replay::Bundle,
-    report::{Report, Standing},
+    report::Report,
     store::Frozen,
 };
 
@@ -84,7 +84,9 @@ pub enum RolloutError {
     #[error("nothing was changed: {0}")]
     Unrecorded(String),
     /// The driver has stopped.
-    #[error("rollouts are not run any more: the server is shutting down, or its log says what went wrong")]
+    #[error(
+        "rollouts are not run any more: the server is shutting down, or its log says what went wrong"
+    )]
     Gone,
 }
 
@@ -99,24 +101,59 @@ pub(super) enum Command {
     Begin(Box<Wanted>, Reply<Report>),
     /// Gives the place back; a rollout that began by itself is recorded as failed.
     Release(Box<Wanted>, String),
-    Order { id: String, order: Order, cause: Cause, revision: Option<u64>, reply: Reply<Report> },
-    Show { id: String, reply: Reply<Report> },
-    List { model: Option<String>, before: Option<String>, limit: usize, reply: Reply<Vec<Report>> },
-    Evidence { id: String, reply: Reply<Bundle> },
-    Plan { model: ModelName, policy: PolicyDraft, rate: Option<f64>, base: Option<f64>, reply: Reply<Plan> },
-    Freeze { freeze: bool, cause: Cause, reply: Reply<Option<Frozen>> },
+    Order {
+        id: String,
+        order: Order,
+        cause: Cause,
+        revision: Option<u64>,
+        reply: Reply<Report>,
+    },
+    Show {
+        id: String,
+        reply: Reply<Report>,
+    },
+    List {
+        model: Option<String>,
+        before: Option<String>,
+        limit: usize,
+        reply: Reply<Vec<Report>>,
+    },
+    Evidence {
+        id: String,
+        reply: Reply<Bundle>,
+    },
+    Plan {
+        model: ModelName,
+        policy: PolicyDraft,
+        rate: Option<f64>,
+        base: Option<f64>,
+        reply: Reply<Plan>,
+    },
+    Freeze {
+        freeze: bool,
+        cause: Cause,
+        reply: Reply<Option<Frozen>>,
+    },
     IsFrozen(Reply<Option<Frozen>>),
     /// A validation ended.
-    Validated { id: String, report: Value, pass: bool, why: String },
+    Validated {
+        id: String,
+        report: Value,
+        pass: bool,
+        why: String,
+    },
     /// An operator gave a paused rollout's candidate another share.
-    Weighed { id: String, weight: f64 },
+    Weighed {
+        id: String,
+        weight: f64,
+    },
     Stop,
 }
 
 /// What others read without asking.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    standings: Mutex<Vec<Standing>>,
+    standings: Mutex<Vec<Report>>,
     outcomes: Mutex<BTreeMap<(ModelName, &'static str), u64>>,
     starter: OnceLock<Starter>,
 }
@@ -131,7 +168,7 @@ impl std::fmt::Debug for Starter {
 }
 
 impl Shared {
-    pub(super) fn publish(&self, standings: Vec<Standing>) {
+    pub(super) fn publish(&self, standings: Vec<Report>) {
         *self.standings.lock().unwrap_or_else(PoisonError::into_inner) = standings;
     }
 
@@ -152,7 +189,10 @@ impl Shared {
             baseline: None,
             policy: PolicyDraft::default(),
             force: false,
-            cause: Cause { actor: "tidegate".to_owned(), reason: "a new version appeared".to_owned() },
+            cause: Cause {
+                actor: "tidegate".to_owned(),
+                reason: "a new version appeared".to_owned(),
+            },
             by_itself: true,
         };
         if let Some(Starter(start)) = self.starter.get() {
@@ -261,7 +301,7 @@ impl Rollouts {
     }
 
     /// The newest rollout of each model, as it stood a moment ago.
-    pub fn standings(&self) -> Vec<Standing> {
+    pub fn standings(&self) -> Vec<Report> {
         self.shared.standings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

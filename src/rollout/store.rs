@@ -72,9 +72,11 @@ impl Store {
         let path = folder.join(format!("{}.jsonl", rollout.id()));
         let written = match self.files.entry(rollout.id().to_owned()) {
             std::collections::btree_map::Entry::Occupied(open) => Ok(open.into_mut()),
-            std::collections::btree_map::Entry::Vacant(none) => {
-                OpenOptions::new().append(true).create(true).open(&path).map(|file| none.insert(file))
-            }
+            std::collections::btree_map::Entry::Vacant(none) => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&path)
+                .map(|file| none.insert(file)),
         };
         let written = written.and_then(|file| {
             let mut line = serde_json::to_vec(&rollout.checkpoint())?;
@@ -85,7 +87,10 @@ impl Store {
             Ok(()) => self.troubled = false,
             Err(error) if !self.troubled => {
                 self.troubled = true;
-                tracing::warn!("evidence is not written down: {}: {error}; make room or make it writable", path.display());
+                tracing::warn!(
+                    "evidence is not written down: {}: {error}; make room or make it writable",
+                    path.display()
+                );
             }
             Err(_) => {}
         }
