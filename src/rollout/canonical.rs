@@ -82,11 +82,19 @@ fn ecmascript(number: f64) -> String {
     if number == 0.0 {
         return "0".to_owned();
     }
-    // Rust's digits are the fewest, and of those the nearest, as well: `-1.2345e-7`.
-    let scientific = format!("{:e}", number.abs());
-    let (digits, exponent) = scientific.split_once('e').expect("the format has an exponent");
-    let digits: String = digits.chars().filter(|c| *c != '.').collect();
-    let exponent: i32 = exponent.parse().expect("the format's exponent is a number");
+    // The fewest digits, of those the nearest, and of two the even one, as `12.5`, `1e30` or `1.25e-7`.
+    let mut buffer = zmij::Buffer::new();
+    let shortest = buffer.format_finite(number.abs());
+    let (mantissa, power) = shortest.split_once('e').unwrap_or((shortest, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let padded = format!("{whole}{fraction}");
+    let digits = padded.trim_start_matches('0');
+    let leading = i32::try_from(padded.len() - digits.len()).expect("few digits");
+    let digits = digits.trim_end_matches('0');
+    let before = i32::try_from(whole.len()).expect("few digits");
+    let power: i32 = power.parse().expect("the exponent is a number");
+    // Of the first digit.
+    let exponent = power + before - 1 - leading;
     let sign = if number < 0.0 { "-" } else { "" };
     let count = i32::try_from(digits.len()).expect("a number has at most 17 digits");
     // The decimal point stands behind that many digits.

@@ -12,12 +12,12 @@ use crate::{
 };
 
 use super::{
-    course::{Effect, Event, Order, OrderError, Rollout, Side, Start, State},
     driver::{Driver, Run},
     handle::{Command, RolloutError, Wanted},
     plan::{self, Plan},
     policy::{Policy, PolicyDraft},
     report::Report,
+    state::{Effect, Event, Order, OrderError, Rollout, Side, Start, State},
     store::Frozen,
     values::Moment,
 };

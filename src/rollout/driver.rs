@@ -24,10 +24,10 @@ use crate::{
 
 use super::{
     Parts, Rollouts,
-    course::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     handle::{Command, Shared},
     policy::{Gate, PolicyDraft},
     seen::{Marks, Seen, Threshold},
+    state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     store::{Frozen, Store},
 };
 

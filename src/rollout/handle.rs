@@ -18,11 +18,11 @@ use crate::{
 };
 
 use super::{
-    course::{Order, State},
     plan::Plan,
     policy::PolicyDraft,
     replay::Bundle,
     report::Report,
+    state::{Order, State},
     store::Frozen,
 };
 

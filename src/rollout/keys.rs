@@ -191,7 +191,7 @@ mod tests {
             number += 1;
         }
         keys.halve();
-        assert_eq!(keys.share(), 0.5);
+        assert_eq!(keys.halvings, 1);
         let left = keys.len();
         assert!(left.abs_diff(KEYS_MAX / 2) < 1000, "{left}");
         let again = (0..number).filter(|key| keys.admit(*key)).count();

@@ -13,10 +13,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    course::{Order, State},
-    evidence::{Pair, SLOTS, direction, slot_name},
-    policy::{Gate, Policy},
+    evidence::{Evidence, Pair, SLOTS, direction, slot_name, slots_of},
+    policy::{Gate, Mode, Policy},
     seen::Threshold,
+    state::{Order, State},
     values::Moment,
 };
 use crate::stats::Direction;
@@ -423,6 +423,32 @@ fn join(policy: &Policy, entry: &mut Entry, next: &Entry) -> bool {
     *into = sum;
     entry.at = next.at;
     true
+}
+
+/// What every gate that is on says.
+pub(super) fn said(policy: &Policy, evidence: &Evidence) -> BTreeMap<Gate, Said> {
+    let on = Gate::ALL.into_iter().filter(|gate| policy.gate(*gate).mode != Mode::Off);
+    let gates = on.filter(|gate| *gate != Gate::OutputShift).map(|gate| {
+        let mut counts: BTreeMap<_, _> = slots_of(gate, policy)
+            .map(|slot| {
+                let (trials, events) = evidence.counts(slot);
+                let counts = [trials.baseline, trials.candidate, events.baseline, events.candidate];
+                (slot_name(slot, policy), counts)
+            })
+            .collect();
+        if gate == Gate::Disagreement {
+            let (compared, differing, _) = evidence.copies();
+            counts.insert(gate.name().to_owned(), [0, compared, 0, differing]);
+        }
+        (gate, Said { log_e: evidence.log_e(policy, gate), counts })
+    });
+    gates.collect()
+}
+
+/// Trials that an entry has of a meter.
+pub(super) fn trials_of(entry: &Counted, slot: usize, policy: &Policy) -> Pair {
+    let said = entry.trials.get(&slot_name(slot, policy)).copied();
+    said.unwrap_or_else(|| usual_trials(slot, entry.requests))
 }
 
 #[cfg(test)]

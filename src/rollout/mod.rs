@@ -17,6 +17,7 @@ mod course;
 mod driver;
 mod evidence;
 mod handle;
+mod judging;
 mod keys;
 mod ledger;
 mod plan;
@@ -25,19 +26,20 @@ mod record;
 mod replay;
 mod report;
 mod seen;
+mod state;
 mod store;
 mod values;
 
-pub use course::{
-    Change, Checkpoint, Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State,
-    Told,
-};
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
 pub use seen::{Comparison, Marks, Outcome, OutcomeKind, Seen, Threshold};
+pub use state::{
+    Change, Checkpoint, Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State,
+    Told,
+};
 pub use values::{Moment, Share, Span};
 
 use std::{

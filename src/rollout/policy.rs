@@ -298,8 +298,8 @@ pub const WEIGHT_MAX: f64 = 0.5;
 pub const QUANTILES_MAX: usize = 4;
 const THRESHOLDS_MAX: usize = 32;
 const PATH_BYTES_MAX: usize = 4096;
-const DAY: Duration = Duration::from_secs(86_400);
-const MONTH: Duration = Duration::from_secs(30 * 86_400);
+const DAY: Duration = Duration::from_hours(24);
+const MONTH: Duration = Duration::from_hours(30 * 24);
 const REQUESTS_MAX: u64 = 1_000_000_000;
 /// Words longer than this are no misspellings.
 const MISSPELT_BYTES_MAX: usize = 64;
@@ -309,6 +309,7 @@ fn yes() -> bool {
 }
 
 /// Reads a field that may be null: absent and null are different things.
+#[expect(clippy::option_option, reason = "left out, null and a value are three things")]
 fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<T>>, D::Error> {
@@ -376,7 +377,7 @@ impl Gate {
 
 impl Default for Shadow {
     fn default() -> Self {
-        Self { share: Share(1.0), requests: 1000, duration: Span(Duration::from_secs(300)) }
+        Self { share: Share(1.0), requests: 1000, duration: Span(Duration::from_mins(5)) }
     }
 }
 
@@ -399,10 +400,13 @@ impl PolicyDraft {
 
     /// A draft in which every field stands, as JSON.
     fn sample() -> Value {
-        let mut policy = Policy::default();
-        policy.shadow = Some(Shadow::default());
-        policy.validate =
-            Some(Validation { data: String::new(), thresholds: BTreeMap::new(), compare: true });
+        let validation =
+            Validation { data: String::new(), thresholds: BTreeMap::new(), compare: true };
+        let policy = Policy {
+            shadow: Some(Shadow::default()),
+            validate: Some(validation),
+            ..Policy::default()
+        };
         serde_json::to_value(policy).expect("a policy is plain JSON")
     }
 }
@@ -605,10 +609,10 @@ impl Check {
         self.wrong.push(format!("{key} = {}: {advice}", shortened(&value.to_string())));
     }
 
-    fn within<T: PartialOrd + Display>(&mut self, key: &str, value: T, bounds: (T, T)) -> T {
+    fn within<T: PartialOrd + Display + Copy>(&mut self, key: &str, value: T, bounds: (T, T)) -> T {
         // Written so that NaN is outside.
         if !(value >= bounds.0 && value <= bounds.1) {
-            self.say(key, &value, format!("must lie between {} and {}", bounds.0, bounds.1));
+            self.say(key, value, format!("must lie between {} and {}", bounds.0, bounds.1));
         }
         value
     }
@@ -759,7 +763,7 @@ impl Check {
             let advice = format!("must be 1 to {QUANTILES_MAX} increasing numbers between 0 and 1");
             self.say("gates.slow.quantiles", format!("{quantiles:?}"), advice);
         }
-        let most = Duration::from_secs(60);
+        let most = Duration::from_mins(1);
         self.span("gates.slow.min_difference", policy.min_difference, (Duration::ZERO, most));
     }
 }
@@ -861,9 +865,9 @@ mod tests {
                           "gates": {"errors": {"delta": 0.1, "margin": 1.0}}});
         let drafts = [request, file].map(|draft| PolicyDraft::read(&draft).unwrap());
         let policy = Policy::from_drafts(&[&drafts[0], &drafts[1]]).unwrap();
-        assert_eq!(policy.alpha, 0.02);
+        assert!((policy.alpha - 0.02).abs() < 1e-12);
         assert_eq!(policy.shadow, None, "null is an answer");
-        assert_eq!(policy.cooldown, Duration::from_secs(300));
+        assert_eq!(policy.cooldown, Duration::from_mins(5));
         let errors = policy.gate(Gate::Errors);
         assert_eq!((errors.delta, errors.margin, errors.absolute_rate), (0.5, 1.0, Some(0.005)));
         let policy = Policy::from_drafts(&[&drafts[1]]).unwrap();
@@ -882,8 +886,8 @@ mod tests {
                 ],
             ),
             (
-                json!({"steps": [{"weight": "x"}, {"wait": 1}]}),
-                vec!["steps[1].wait: unknown field, did you mean `weight`?"],
+                json!({"steps": [{"weight": "x"}, {"wieght": 1}]}),
+                vec!["steps[1].wieght: unknown field, did you mean `weight`?"],
             ),
             (
                 json!({"steps": [{"weight": "x"}, {"min_duration": 5}], "alpha": "small"}),

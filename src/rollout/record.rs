@@ -5,9 +5,9 @@
 use serde_json::Value;
 
 use super::{
-    course::{Head, Rollout},
     keys::Keys,
     ledger::Ledger,
+    state::{Head, Rollout},
 };
 
 impl Rollout {

@@ -12,11 +12,11 @@ use serde_json::Value;
 
 use super::{
     canonical::digest,
-    course::{Rollout, Side, State, said, trials_of},
     evidence::{Evidence, Pair, SLOTS, gate_of, slot_name},
     keys::Keys,
-    ledger::{Body, Counted, Entry, Runs, Said, Transition},
+    ledger::{Body, Counted, Entry, Runs, Said, Transition, said, trials_of},
     policy::{Gate, Mode, Policy},
+    state::{Rollout, Side, State},
     values::Moment,
 };
 

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    course::{Change, Rollout, State},
     evidence::{Pair, Verdict, direction, slots_of},
     ledger::Body,
     policy::{Gate, Mode, Policy},
     replay::Playback,
+    state::{Change, Rollout, State},
     values::Moment,
 };
 use crate::stats::{Direction, EventProcess, rate_limits};
@@ -371,7 +371,9 @@ impl Rollout {
         let last = path.len();
         // Counted from the end, as the end is what decided.
         let kept = path.into_iter().enumerate();
-        kept.filter(|(index, _)| (last - 1 - index) % stride == 0).map(|(_, point)| point).collect()
+        kept.filter(|(index, _)| (last - 1 - index).is_multiple_of(stride))
+            .map(|(_, point)| point)
+            .collect()
     }
 
     /// Expected traffic until the gate fires at each step's weight, at the rates that were seen.

@@ -21,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    course::{Checkpoint, Rollout},
+    state::{Checkpoint, Rollout},
     values::Moment,
 };
 

@@ -227,7 +227,7 @@ mod tests {
         for wrong in ["1.01", "-0.1", "\"5\"", "\"101%\"", "\"x%\"", "null", "\"nan%\""] {
             assert!(read(wrong).unwrap_err().contains("\"5%\""), "{wrong}");
         }
-        assert_eq!(Share(0.01).in_effect(), 655.0 / 65_536.0);
+        assert_eq!(Share(0.01).in_effect().to_bits(), (655.0_f64 / 65_536.0).to_bits());
     }
 
     #[test]
