@@ -66,6 +66,20 @@ impl Exposition {
         self.family(name, help, proto::MetricType::GAUGE, metrics.collect());
     }
 
+    /// Adds a family of counters: labels and value of each.
+    pub fn counts<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = (Vec<(&'a str, String)>, u64)>,
+    ) {
+        let metrics = values.map(|(labels, value)| {
+            let labels: Vec<_> = labels.iter().map(|(key, text)| (*key, text.as_str())).collect();
+            counter(&labels, value)
+        });
+        self.counters(name, help, metrics);
+    }
+
     /// Writes the page.
     pub fn write(&self) -> Result<String, ExpositionError> {
         Ok(TextEncoder::new().encode_to_string(&self.families)?)

@@ -378,6 +378,22 @@ pub struct Checkpoint {
 pub(super) const CHANGES_MAX: usize = 1000;
 
 impl State {
+    /// All states, in the order in which a rollout meets them.
+    pub const ALL: [Self; 12] = [
+        Self::Pending,
+        Self::Validating,
+        Self::Shadow,
+        Self::Canary,
+        Self::AwaitingApproval,
+        Self::Held,
+        Self::Paused,
+        Self::Promoting,
+        Self::Promoted,
+        Self::RolledBack,
+        Self::Failed,
+        Self::Superseded,
+    ];
+
     /// The word for it, such as `canary`.
     pub const fn name(self) -> &'static str {
         match self {
