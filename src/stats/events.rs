@@ -116,7 +116,8 @@ impl EventProcess {
         self.events = self.events.saturating_add(candidate).saturating_add(baseline);
     }
 
-    /// The natural logarithm of the e-value: 0 before any event, and finite.
+    /// The natural logarithm of the e-value: 0 before any event, and finite. Rises only with an event of the candidate,
+    /// or of the baseline for [`Direction::Fewer`]: after another one there is no need to look.
     pub fn log_e(&self) -> f64 {
         let (candidate, events) = (number(self.candidate), number(self.events));
         let logs: [f64; ALTERNATIVES] = std::array::from_fn(|index| {

@@ -1,6 +1,6 @@
 //! Simulates canaries before tidegate's judge and before others, and prints how often each is wrong.
 //!
-//! Every table is Markdown and follows from seeds alone. `judges [RUNS]`, 1,000 by default, takes about two minutes.
+//! Every table is Markdown and follows from seeds alone. `judges [RUNS]`, 1,000 by default, takes about three minutes.
 //!
 //! Not here: the machinery of a rollout. Only the rules are compared, each on the same requests.
 

@@ -69,7 +69,8 @@ pub(crate) fn run(base: f64, ratio: f64, requests_per_second: f64, seed: u64) ->
         let canary = random.unit() < share;
         if random.unit() < if canary { base * ratio } else { base } {
             errors.count(step, canary);
-            if errors.process.log_e() >= -ERRORS_ALPHA.ln() {
+            // Only an event of the canary raises the evidence.
+            if canary && errors.process.log_e() >= -ERRORS_ALPHA.ln() {
                 return (End::RolledBack, requests);
             }
         } else {
@@ -79,7 +80,7 @@ pub(crate) fn run(base: f64, ratio: f64, requests_per_second: f64, seed: u64) ->
                 .filter(|index| exceeds(*index))
                 .for_each(|index| slow[index].count(step, canary));
             let log_e = || mean_log_e(&slow.each_ref().map(|slow| slow.process.log_e()));
-            if exceeds(0) && log_e() >= -OTHERS_ALPHA.ln() {
+            if canary && exceeds(0) && log_e() >= -OTHERS_ALPHA.ln() {
                 return (End::RolledBack, requests);
             }
         }
@@ -88,7 +89,7 @@ pub(crate) fn run(base: f64, ratio: f64, requests_per_second: f64, seed: u64) ->
         if since >= SECONDS_MIN && in_step >= requests_min {
             if step + 1 < STEPS.len() {
                 (step, since, in_step) = (step + 1, 0.0, 0);
-            } else if canary && requests % 10 == 0 {
+            } else if canary && requests % 50 == 0 {
                 let pass = |events: &Events| events.pass(requests);
                 if pass(&errors) && slow.iter().all(pass) {
                     return (End::Promoted, requests);
