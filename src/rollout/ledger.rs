@@ -6,7 +6,7 @@
 //! - Played back, the entries give every sum that the decision had, and the order of events within a meter.
 //! - It is bounded: beyond [`ENTRIES_MAX`] entries or [`BYTES_MAX`] bytes the older half is thinned. Neighbours of one
 //!   step and share become one entry, whose events lose their order: those that speak for the candidate come first, so that
-//!   playing them back never reaches further than the entry's end.
+//!   playing them back never reaches further than the entry's end. Restarts, which change no sum, are left out.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -351,6 +351,9 @@ impl Ledger {
         let mut thinned: Vec<Entry> = Vec::with_capacity(half);
         let mut merged = false;
         for entry in std::mem::take(&mut self.entries) {
+            if matches!(entry.body, Body::Restarted { .. }) {
+                continue;
+            }
             // Pairs, so that every thinning halves the resolution and no more.
             let joined =
                 !merged && thinned.last_mut().is_some_and(|last| join(policy, last, &entry));

@@ -17,6 +17,7 @@ mod evidence;
 mod judging;
 mod keys;
 mod ledger;
+mod plan;
 pub mod policy;
 mod replay;
 mod report;
@@ -26,6 +27,7 @@ mod values;
 
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
+pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
@@ -36,5 +38,7 @@ pub use state::{
 };
 pub use values::{Moment, Share, Span};
 
+#[cfg(test)]
+mod simulations;
 #[cfg(test)]
 mod tests;
