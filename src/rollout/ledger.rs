@@ -5,8 +5,8 @@
 //! what operators asked for are entries of their own. Always true:
 //! - Played back, the entries give every sum that the decision had, and the order of events within a meter.
 //! - It is bounded: beyond [`ENTRIES_MAX`] entries or [`BYTES_MAX`] bytes the older half is thinned. Neighbours of one
-//!   step and share become one entry, whose events lose their order: those that speak for the candidate come first, so that
-//!   playing them back never reaches further than the entry's end. Restarts, which change no sum, are left out.
+//!   step and share become one entry, whose events lose their order: those that speak for the candidate come first, so
+//!   that playing them back never reaches further than the entry's end. Restarts, which change no sum, are left out.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -322,13 +322,15 @@ impl Ledger {
 
     /// Writes an entry.
     pub(super) fn push(&mut self, policy: &Policy, at: Moment, body: Body) {
-        self.last_seq += 1;
-        self.put(policy, Entry { seq: self.last_seq, at, body });
+        self.put(policy, Entry { seq: self.last_seq + 1, at, body });
     }
 
-    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others.
+    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others, unless it is there.
     pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
-        self.last_seq = self.last_seq.max(entry.seq);
+        if entry.seq <= self.last_seq {
+            return;
+        }
+        self.last_seq = entry.seq;
         self.bytes += entry.bytes();
         self.entries.push(entry);
         if self.entries.len() > ENTRIES_MAX || self.bytes > BYTES_MAX {

@@ -17,6 +17,7 @@ mod evidence;
 mod judging;
 mod keys;
 mod ledger;
+mod page;
 mod plan;
 pub mod policy;
 mod replay;

@@ -74,13 +74,34 @@ fn run(policy: &Policy, world: World, seed: u64) -> End {
                 |quantile: f64| Threshold { quantile, seconds: 0.01, share_above: 1.0 - quantile };
             rollout.hear(&Event::Thresholds(&[threshold(0.5), threshold(0.95)]), now);
         }
-        match rollout.state() {
-            State::RolledBack => return End::RolledBack(canary),
-            State::Promoting => return End::Promoted(canary),
-            _ => {}
+        if matches!(rollout.state(), State::RolledBack | State::Promoting) {
+            break;
         }
     }
-    End::Neither
+    if seed.is_multiple_of(8) {
+        check_bundle(&rollout);
+    }
+    match rollout.state() {
+        State::RolledBack => End::RolledBack(canary),
+        State::Promoting => End::Promoted(canary),
+        _ => End::Neither,
+    }
+}
+
+/// Replays what a run left behind: as it is, and with one request more.
+fn check_bundle(rollout: &Rollout) {
+    let mut bundle = serde_json::to_value(rollout.bundle()).unwrap();
+    let replayed = replay(&bundle).unwrap();
+    assert!(replayed.is_equal(), "{:#?}", replayed.differences);
+    assert_eq!(replayed.verdict.unwrap().state, rollout.state());
+    let ledger = bundle["ledger"].as_array_mut().unwrap();
+    let is_over = rollout.state() != State::Canary;
+    if let Some(entry) = ledger.iter_mut().find(|entry| entry.get("requests").is_some()) {
+        entry["requests"]["candidate"] =
+            json!(entry["requests"]["candidate"].as_u64().unwrap() + 1);
+        let differences = replay(&bundle).unwrap().differences;
+        assert!(differences.len() > usize::from(is_over), "{differences:?}");
+    }
 }
 
 fn request(
