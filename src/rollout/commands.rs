@@ -14,7 +14,6 @@ use crate::{
 use super::{
     driver::{Driver, Run},
     handle::{Command, RolloutError, Wanted},
-    plan::{self, Plan},
     policy::{Policy, PolicyDraft},
     report::Report,
     state::{Effect, Event, Order, OrderError, Rollout, Side, Start, State},
@@ -249,14 +248,14 @@ impl Driver {
         Ok(self.frozen.clone())
     }
 
-    /// A plan at the traffic that the baseline sees, or at this one.
+    /// What to plan with: the traffic that the baseline sees, or this one.
     fn plan(
         &self,
         model: &ModelName,
         draft: &PolicyDraft,
         rate: Option<f64>,
         base: Option<f64>,
-    ) -> Result<Plan, RolloutError> {
+    ) -> Result<(Policy, f64, f64), RolloutError> {
         let policy = self.policy(model, draft)?;
         let table = self.serving.table();
         let known = table.model(model);
@@ -277,7 +276,7 @@ impl Driver {
             // Without any error so far, as many as one more request may have.
             base.unwrap_or((errors.max(1) as f64 / requests.max(1000) as f64).min(0.5)),
         );
-        plan::plan(&policy, rate, base).map_err(|why| RolloutError::Malformed(vec![why]))
+        Ok((policy, rate, base))
     }
 
     /// A fresh id, later than all before it: 48 bits of milliseconds and 80 random ones, as a ULID has them.

@@ -1,7 +1,7 @@
 //! The course of a rollout: what moves it from state to state, and what has to be done about it.
 //!
-//! [`Rollout::hear`] is the decision: it takes an event and the time, changes the state and says what to do. A dumb driver
-//! carries out the effects in their order, each only after the one before succeeded: so what stands behind
+//! [`Rollout::hear`] is the decision: it takes an event and the time, changes the state and says what to do. A dumb
+//! driver carries out the effects in their order, each only after the one before succeeded: so what stands behind
 //! [`Effect::Record`] takes effect only once it cannot be forgotten, and a rollback stands before it. Always true:
 //! - While frozen nothing advances by itself; gates and guards still roll back.
 //! - Time counts in `shadow` and `canary` only, and not while frozen.
@@ -474,11 +474,7 @@ impl Rollout {
                 out.push(Effect::Record);
             }
             Order::Resume => self.resume(actor, words, out),
-            Order::Approve => {
-                self.head.approved = true;
-                self.enter(State::Canary, actor, words);
-                out.push(Effect::Record);
-            }
+            Order::Approve => self.approve(actor, words, out),
             Order::Promote => {
                 if self.shadow_share() > 0.0 {
                     out.push(Effect::NoShadow);
@@ -488,6 +484,18 @@ impl Rollout {
             Order::Abort => {
                 self.roll_back(None, actor, &format!("operator: {words} ({actor})"), out);
             }
+        }
+    }
+
+    /// Passes the step that waited for it, also while frozen; the last one only within the limits of this moment.
+    fn approve(&mut self, actor: &str, words: &str, out: &mut Vec<Effect>) {
+        self.head.approved = true;
+        self.enter(State::Canary, actor, words);
+        out.push(Effect::Record);
+        let waived = (!self.has_seen_enough()).then_some("on_timeout");
+        let ready = self.lacking().is_none();
+        if ready && (waived.is_some() || !self.is_last() || self.blocking().is_none()) {
+            self.pass(actor, words, waived, out);
         }
     }
 

@@ -18,8 +18,8 @@ use crate::{
 };
 
 use super::{
-    plan::Plan,
-    policy::PolicyDraft,
+    plan::{Plan, plan},
+    policy::{Policy, PolicyDraft},
     replay::Bundle,
     report::Report,
     state::{Order, State},
@@ -90,6 +90,9 @@ pub enum RolloutError {
     Gone,
 }
 
+/// The same plan for the same question.
+const SEED: u64 = 1;
+
 /// An answer to come.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RolloutError>>;
 
@@ -127,7 +130,7 @@ pub(super) enum Command {
         policy: PolicyDraft,
         rate: Option<f64>,
         base: Option<f64>,
-        reply: Reply<Plan>,
+        reply: Reply<(Policy, f64, f64)>,
     },
     Freeze {
         freeze: bool,
@@ -277,7 +280,12 @@ impl Rollouts {
         policy: PolicyDraft,
         (rate, base): (Option<f64>, Option<f64>),
     ) -> Result<Plan, RolloutError> {
-        self.ask(|reply| Command::Plan { model, policy, rate, base, reply }).await
+        let asked = self.ask(|reply| Command::Plan { model, policy, rate, base, reply });
+        let (policy, rate, base) = asked.await?;
+        // A simulation of some hundred milliseconds: nothing for the thread that judges.
+        let planned = tokio::task::spawn_blocking(move || plan(&policy, rate, base, SEED)).await;
+        let planned = planned.map_err(|_| RolloutError::Gone)?;
+        planned.map_err(|error| RolloutError::Malformed(vec![error.to_string()]))
     }
 
     /// Stops all automation, or lets it go on.

@@ -13,7 +13,7 @@ use super::{
     course::TIDEGATE,
     evidence::{
         ERRORS, Evidence, INVALID, LABELS, OUTCOMES, POSITIVES, Pair, SLOTS, SLOW, differs,
-        gate_of, slot_name,
+        direction, gate_of, slot_name,
     },
     ledger::{Body, Open, Sampled},
     policy::{Gate, Mode, QUANTILES_MAX},
@@ -21,6 +21,7 @@ use super::{
     state::{Effect, Rollout, State},
     values::Moment,
 };
+use crate::stats::Direction;
 
 impl Rollout {
     /// True while the candidate has a share that is judged.
@@ -204,7 +205,9 @@ impl Rollout {
         }
         head.evidence.count(&head.policy, slot, unit.share, unit.candidate, 1);
         head.open.event(slot, unit.candidate);
-        head.evidence.fires(&head.policy, gate_of(slot))
+        // An event of the other arm speaks for the candidate.
+        let is_bad = unit.candidate == (direction(slot) == Direction::More);
+        is_bad && head.evidence.fires(&head.policy, gate_of(slot))
     }
 
     /// True if the unit is in the sample; halves the sample where it has grown too large.

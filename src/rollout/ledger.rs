@@ -5,8 +5,8 @@
 //! what operators asked for are entries of their own. Always true:
 //! - Played back, the entries give every sum that the decision had, and the order of events within a meter.
 //! - It is bounded: beyond [`ENTRIES_MAX`] entries or [`BYTES_MAX`] bytes the older half is thinned. Neighbours of one
-//!   step and share become one entry, whose events lose their order: those that speak for the candidate come first, so that
-//!   playing them back never reaches further than the entry's end.
+//!   step and share become one entry, whose events lose their order: those that speak for the candidate come first, so
+//!   that playing them back never reaches further than the entry's end. Restarts, which change no sum, are left out.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -326,6 +326,16 @@ impl Ledger {
         self.lay(policy, Entry { seq: self.last_seq, at, body });
     }
 
+    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others, unless it is there.
+    pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
+        if entry.seq <= self.last_seq {
+            return;
+        }
+        // It was written already.
+        (self.last_seq, self.taken) = (entry.seq, entry.seq);
+        self.lay(policy, entry);
+    }
+
     fn lay(&mut self, policy: &Policy, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push(entry);
@@ -333,16 +343,6 @@ impl Ledger {
             self.thin(policy);
             self.bytes = self.entries.iter().map(Entry::bytes).sum();
         }
-    }
-
-    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others.
-    pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
-        if entry.seq <= self.last_seq {
-            return;
-        }
-        self.last_seq = entry.seq;
-        self.taken = entry.seq;
-        self.lay(policy, entry);
     }
 
     /// Takes copies of the entries since the last time.
@@ -359,6 +359,9 @@ impl Ledger {
         let mut thinned: Vec<Entry> = Vec::with_capacity(half);
         let mut merged = false;
         for entry in std::mem::take(&mut self.entries) {
+            if matches!(entry.body, Body::Restarted { .. }) {
+                continue;
+            }
             // Pairs, so that every thinning halves the resolution and no more.
             let joined =
                 !merged && thinned.last_mut().is_some_and(|last| join(policy, last, &entry));

@@ -20,6 +20,7 @@ mod handle;
 mod judging;
 mod keys;
 mod ledger;
+mod page;
 mod plan;
 pub mod policy;
 mod record;
@@ -32,6 +33,7 @@ mod values;
 
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
+pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
@@ -141,5 +143,7 @@ impl Drop for Running {
     }
 }
 
+#[cfg(test)]
+mod simulations;
 #[cfg(test)]
 mod tests;

@@ -329,7 +329,11 @@ pub enum Told {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
     /// The state is another.
-    #[error("`{order}` is not possible while the rollout is `{state}`; it is {possible}", order = order.name(), state = state.name())]
+    #[error(
+        "`{order}` is not possible while the rollout is `{state}`; it is {possible}",
+        order = order.name(),
+        state = state.name()
+    )]
     WrongState {
         /// What was asked for.
         order: Order,

@@ -69,6 +69,13 @@ impl Stage {
         Seen { candidate, share, key: self.number, sticky: false, at: self.now, prediction, marks }
     }
 
+    /// Does what lines say.
+    pub(super) fn play(&mut self, lines: &str) {
+        for line in lines.lines() {
+            self.act(line.trim());
+        }
+    }
+
     /// Does what a line says.
     fn act(&mut self, line: &str) -> Vec<Effect> {
         let words: Vec<&str> = line.split(' ').collect();
@@ -457,6 +464,13 @@ fn person_must_agree_where_the_step_says_so() {
         ),
     );
     check(quick(&more), &format!("{begin}canary 60 error => rolled_back/0 {ROLLED_BACK}"));
+    check(
+        quick(&more),
+        &format!(
+            "{begin}freeze => awaiting_approval/0
+             approve       => canary/1 record, record, weight 0.25, tell step"
+        ),
+    );
 }
 
 #[test]
