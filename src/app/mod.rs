@@ -27,7 +27,7 @@ use crate::{
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
-    serve::{Serving, Version, Watchdog},
+    serve::{Serving, Shadowing, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
     tensor::{DataType, Shape},
@@ -209,6 +209,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     monitor.upkeep().drops_lines(logs.dropped());
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
     let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;
+    let shadowing =
+        Shadowing::start(&serving).context("the thread that runs shadows cannot start")?;
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
     let mut loader = loader(&config, sessions, Arc::clone(&monitor))?;
     let registry = remember(&config, &mut loader)?;
@@ -251,6 +253,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     };
     tracing::info!(signal = signal.name(), "shutting down");
     serving.drain();
+    shadowing.stop();
     listener.leave();
     if signal == Signal::Terminate {
         // Load balancers must see readiness fail before connections are refused.
@@ -260,6 +263,10 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         }
     }
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
+    let shadowed = tokio::task::spawn_blocking(move || drop(shadowing));
+    if tokio::time::timeout(Duration::from_secs(1), shadowed).await.is_err() {
+        tracing::warn!("a shadow's run did not end");
+    }
     admin.stop().await;
     let ended = tokio::task::spawn_blocking(move || drop(lifecycle));
     if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
