@@ -18,6 +18,7 @@ pub mod wire;
 // control plane
 pub mod lifecycle;
 pub mod registry;
+pub mod rollout;
 pub mod source;
 pub mod state;
 

@@ -14,6 +14,7 @@ mod metrics;
 mod operations;
 mod repository;
 mod request;
+mod rollouts;
 mod server;
 mod traffic;
 
@@ -32,10 +33,13 @@ use serde::Serialize;
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
+pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
 pub use traffic::{ArmReport, ShadowReport, StickyReport, TrafficReport};
 
-use crate::{lifecycle::Handle, monitor::Monitor, serve::Serving, wire::stranger};
+use crate::{
+    lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving, wire::stranger,
+};
 
 /// The admin listener's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub struct Admin {
     pub monitor: Arc<Monitor>,
     /// Who loads, unloads and rolls back.
     pub lifecycle: Handle,
+    /// Who runs rollouts.
+    pub rollouts: Rollouts,
     /// Gives random bits, for the keys of hashes.
     pub random: fn() -> u64,
 }
@@ -69,7 +75,7 @@ impl Admin {
             Router::new().route("/livez", get(live)).route("/metrics", get(metrics::metrics));
         let guarded = if trusted {
             let api = api::router().merge(operations::router()).merge(events::router());
-            let api = api.merge(traffic::router());
+            let api = api.merge(traffic::router()).merge(rollouts::router());
             api.route("/readyz", get(ready_in_words))
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)

@@ -14,9 +14,10 @@ use serde_json::Value;
 use crate::{
     lifecycle::{ArmChange, Operation, SplitChange},
     model::{
-        ArmName, ModelName, SLOTS, ShadowSpec, Split, StickyBy, TrafficSource, VersionId, slots_of,
+        Alias, ArmName, ModelName, SLOTS, ShadowSpec, Split, StickyBy, TrafficSource, VersionId,
+        slots_of,
     },
-    monitor::ShadowTotals,
+    monitor::{EventKind, ShadowTotals},
     registry::Cause,
     serve::Model,
     stats::rate_limits,
@@ -266,25 +267,25 @@ fn sticky(fields: &Fields<'_>, errors: &mut Errors) -> Option<StickyBy> {
 }
 
 /// A version by its number or alias.
-fn version(model: &Model, fields: &Fields<'_>, errors: &mut Errors) -> Option<VersionId> {
-    let Some(named) = fields.version("version", errors) else {
-        errors.add(format!("{} is missing: a version's number or alias", fields.name("version")));
+pub(super) fn version_of(
+    model: &Model,
+    fields: &Fields<'_>,
+    field: &str,
+    errors: &mut Errors,
+) -> Option<VersionId> {
+    let Some(named) = fields.version(field, errors) else {
+        if fields.get(field).is_none() {
+            errors.add(format!("{} is missing: a version's number or alias", fields.name(field)));
+        }
         return None;
     };
-    let found = VersionId::parse(&named)
-        .or_else(|| model.aliases.get(named.as_str()).copied())
-        .or_else(|| {
-            (named == crate::model::Alias::STABLE)
-                .then(|| model.standing())
-                .flatten()
-                .map(|entry| entry.id)
-        });
+    let aliased = || model.aliases.get(named.as_str()).copied();
+    let stable = || model.standing().filter(|_| named == Alias::STABLE).map(|entry| entry.id);
+    let found = VersionId::parse(&named).or_else(aliased).or_else(stable);
     if found.is_none() {
         let named: String = named.chars().take(64).flat_map(char::escape_debug).collect();
-        errors.add(format!(
-            "{} is `{named}`, which is neither a number nor an alias of the model",
-            fields.name("version")
-        ));
+        let field = fields.name(field);
+        errors.add(format!("{field} is `{named}`, neither a number nor an alias of the model"));
     }
     found
 }
@@ -320,7 +321,7 @@ fn arms(model: &Model, fields: &Fields<'_>, errors: &mut Errors) -> Option<Vec<A
         if weight.is_none() && fields.get("weight").is_none() {
             errors.add(format!("{} is missing", fields.name("weight")));
         }
-        let version = version(model, &fields, errors);
+        let version = version_of(model, &fields, "version", errors);
         if let (Some(name), Some(version), Some(weight)) = (name, version, weight) {
             if arms.iter().any(|arm| arm.0 == name) {
                 errors.add(format!("arm `{name}` is there twice"));
@@ -361,7 +362,7 @@ fn shadow(model: &Model, fields: &Fields<'_>, errors: &mut Errors) -> Option<Vec
             continue;
         };
         let share = fields.share("share", errors).unwrap_or(1.0);
-        if let Some(version) = version(model, &fields, errors) {
+        if let Some(version) = version_of(model, &fields, "version", errors) {
             shadows.push(ShadowSpec { version: version.number(), slots: slots_of(share) });
         }
     }
@@ -389,10 +390,25 @@ async fn operate(
         return Problem::of(errors).into_response();
     }
     change.salt = admin.salt();
+    let weighed = match while_in_rollout(admin, model, &mut change).await {
+        Ok(weighed) => weighed,
+        Err(problem) => return problem.into_response(),
+    };
     let operation = Operation::Split(Box::new(change));
+    let told = name.clone();
     match admin.lifecycle.operate(name, operation, signature_may_change, cause).await {
         Ok(_) => match report(admin, model) {
-            Some(report) => answer(&report),
+            Some(report) => {
+                if let Some((id, weight)) = weighed {
+                    // A driver that is gone has nothing to be told.
+                    let _ = admin.rollouts.weighed(id, weight);
+                }
+                let (events, now) = (admin.monitor.events(), admin.monitor.clock().unix());
+                let object = serde_json::to_value(&report).ok();
+                let (kind, about) = (EventKind::TrafficChanged, (&told, None));
+                events.tell_about(now, about, kind, "by an operator", object);
+                answer(&report)
+            }
             None => Problem::unknown_model().into_response(),
         },
         Err(error) => {
@@ -400,6 +416,47 @@ async fn operate(
             refused_operation(&error, current)
         }
     }
+}
+
+/// Whether a split that a rollout decided may be changed: it is over, or paused, and then only weights and shadow; gives
+/// the rollout that must hear of the candidate's new weight.
+async fn while_in_rollout(
+    admin: &Admin,
+    model: &str,
+    change: &mut SplitChange,
+) -> Result<Option<(String, f64)>, Problem> {
+    let report = report(admin, model);
+    let Some((current, id)) = report.and_then(|report| Some((report.clone(), report.rollout?)))
+    else {
+        return Ok(None);
+    };
+    let Ok(rollout) = admin.rollouts.show(&id).await else { return Ok(None) };
+    if rollout.state.is_over() {
+        change.overrides = true;
+        return Ok(None);
+    }
+    let conflict = |detail: String| Problem {
+        current: serde_json::to_value(&current).ok(),
+        ..Problem::new(StatusCode::CONFLICT, detail)
+    };
+    if rollout.state != crate::rollout::State::Paused {
+        return Err(conflict(format!(
+            "rollout {id} decides about the traffic; pause it first (`tidegate rollout pause {id}`), or abort it"
+        )));
+    }
+    let same = |arms: &Vec<ArmChange>| {
+        let named = |arm: &ArmChange| (arm.name.to_string(), arm.version.to_string());
+        let current = current.arms.iter().map(|arm| (arm.name.clone(), arm.version.clone()));
+        arms.iter().map(named).eq(current)
+    };
+    if change.reset || change.sticky.is_some() || !change.arms.as_ref().is_none_or(same) {
+        return Err(conflict(format!(
+            "while rollout {id} is paused, only weights of its arms and the shadow can be changed"
+        )));
+    }
+    change.overrides = true;
+    let canary = change.arms.as_ref().and_then(|arms| arms.get(1));
+    Ok(canary.map(|arm| (id, f64::from(arm.slots) / f64::from(SLOTS))))
 }
 
 /// The revision that a change is meant for.

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, SECOND, Size, Switch,
-        TIB, Text, Time, Whole,
+        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, RolloutPolicy, SECOND,
+        Size, Switch, TIB, Text, Time, Whole,
     },
 };
 use crate::{
-    edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve,
-    source, state,
+    edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName,
+    rollout::PolicyDraft, serve, source, state,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -289,6 +289,10 @@ pub(super) struct Model {
     /// Whether the header `x-tidegate-route` of a request may choose the arm or version that answers it. Off: it would let
     /// every client out of a split.
     pub(super) route_override: Switch,
+    /// How a version is tried before it takes over: the policy of rollouts of this model, laid over the defaults field by
+    /// field. With it, `on_new_version` is \"rollout\" where nothing else is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rollout: Option<RolloutPolicy>,
 }
 
 impl File {
@@ -299,7 +303,9 @@ impl File {
         file.repository.model_name = Some(name("fraud"));
         file.engine.onnxruntime = Some(Text("/opt/onnxruntime/lib/libonnxruntime.so".into()));
         let engine = Some(Text(EngineChoice::Tract));
-        file.models.insert("fraud".to_owned(), Model { engine, ..Model::default() });
+        let policy = PolicyDraft { alpha: Some(0.01), ..PolicyDraft::default() };
+        let rollout = Some(RolloutPolicy(policy));
+        file.models.insert("fraud".to_owned(), Model { engine, rollout, ..Model::default() });
         file
     }
 }
@@ -463,6 +469,7 @@ impl Default for Model {
             on_new_version,
             signature_may_change,
             route_override,
+            rollout,
         } = super::ModelPolicy::default();
         Self {
             engine: engine.map(Text),
@@ -470,6 +477,7 @@ impl Default for Model {
             on_new_version: Text(on_new_version),
             signature_may_change: Switch(signature_may_change),
             route_override: Switch(route_override),
+            rollout: rollout.map(RolloutPolicy),
         }
     }
 }

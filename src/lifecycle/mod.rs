@@ -439,11 +439,26 @@ impl Handle {
             .send(Message::Operate(
                 model,
                 operation,
-                Asked { cause, signature_may_change, acts_first: false },
+                Asked { cause, signature_may_change, acts_first: false, evidence: None },
                 reply,
             ))
             .map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Does something to a model as [`Handle::operate`] does, for a thread that may wait.
+    pub fn operate_blocking(
+        &self,
+        model: ModelName,
+        operation: Operation,
+        cause: Cause,
+    ) -> Result<Done, OperationError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
+        self.messages
+            .send(Message::Operate(model, operation, asked, reply))
+            .map_err(|_| self.gone())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// The right to upload, if nobody has it.

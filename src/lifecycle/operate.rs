@@ -3,10 +3,13 @@
 //! A decision about a version takes effect only once that version is loaded: until then it is on trial, wanted
 //! beside what serves. So a rollback to something that cannot be served changes nothing.
 
+use std::sync::Arc;
+
 use crate::{
     model::{ModelName, VersionId},
     monitor::EventKind,
     registry::{Action, Cause, Entry},
+    serve::Evidence,
 };
 
 use super::{
@@ -31,6 +34,8 @@ pub(super) struct Asked {
     pub(super) signature_may_change: bool,
     /// True if it is recorded only once it is done: a rollback.
     pub(super) acts_first: bool,
+    /// Where the rollout that asks reads what comes of requests from then on; `None` in it for nowhere.
+    pub(super) evidence: Option<(String, Option<Arc<Evidence>>)>,
 }
 
 pub(super) enum Goal {
@@ -309,14 +314,17 @@ impl Keeper {
             kept.prepared.clear();
         }
         let cause = &asked.cause;
+        let evidence = asked.evidence.clone();
         // A full disk must not stop a rollback: it acts, and is recorded at once after.
         let acts_first = matches!(action, Action::Pin { .. }) || asked.acts_first;
         if !acts_first {
             if self.changes(model, &action) {
                 self.write(model, action, cause)?;
             }
+            self.follow_evidence(model, evidence);
             return Ok(version);
         }
+        self.follow_evidence(model, evidence);
         let what = action.name();
         let at = self.loader.monitor.clock().unix();
         let entry = Entry { at, model: model.clone(), action, cause: cause.clone() };
@@ -327,6 +335,22 @@ impl Keeper {
         self.decided(model, Some(version), what, cause);
         recorded.map_err(|error| OperationError::NotDurable { reason: error.reason })?;
         Ok(version)
+    }
+
+    fn follow_evidence(
+        &mut self,
+        model: &ModelName,
+        evidence: Option<(String, Option<Arc<Evidence>>)>,
+    ) {
+        match evidence {
+            Some((id, Some(evidence))) => {
+                self.state.evidence.insert(model.clone(), (id, evidence));
+            }
+            Some((_, None)) => {
+                self.state.evidence.remove(model);
+            }
+            None => {}
+        }
     }
 
     /// Refuses a decision after which clients would fail, unless whoever asks accepts that.

@@ -52,6 +52,9 @@ impl Keeper {
             None => Action::Split { traffic: spec },
             Some(step) => {
                 asked.acts_first = step.acts_first;
+                let evidence = step.evidence.clone().filter(|_| !step.is_over);
+                let changes = step.is_over || evidence.is_some();
+                asked.evidence = changes.then(|| (step.id.clone(), evidence));
                 self.rollout(model, step, change.keeps_all(), spec, &decided)
             }
         };
@@ -74,13 +77,6 @@ impl Keeper {
         spec: Option<TrafficSpec>,
         decided: &Decisions,
     ) -> Action {
-        if step.is_over {
-            self.state.evidence.remove(model);
-        }
-        if let Some(evidence) = &step.evidence {
-            let evidence = std::sync::Arc::clone(evidence);
-            self.state.evidence.insert(model.clone(), (step.id.clone(), evidence));
-        }
         let traffic = match spec {
             _ if keeps => TrafficChange::Keep,
             None => TrafficChange::Clear,

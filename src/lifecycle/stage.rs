@@ -105,7 +105,7 @@ impl Keeper {
     /// Begins to serve what a request brought.
     pub(super) fn upload(&mut self, upload: Upload) {
         let Upload { model, instead, cause, place, hold, reply } = upload;
-        let asked = Asked { cause, signature_may_change: false, acts_first: false };
+        let asked = Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
         self.stage(&model, Some(instead), (asked, reply), (Some(place), hold));
     }
 

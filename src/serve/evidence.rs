@@ -40,6 +40,7 @@ pub struct Evidence {
     slow: [AtomicU64; SLOW_MAX],
     lost: AtomicU64,
     compared: ArrayQueue<Compared>,
+    copies_dropped: AtomicU64,
     shut: AtomicBool,
     /// Nanoseconds since 1970 of the last answer that the candidate gave, or failed to give.
     candidate_last: AtomicU64,
@@ -235,6 +236,7 @@ impl Evidence {
             slow: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             lost: AtomicU64::new(0),
             compared: ArrayQueue::new(COMPARED_MAX),
+            copies_dropped: AtomicU64::new(0),
             shut: AtomicBool::new(false),
             candidate_last: AtomicU64::new(0),
             reader: Mutex::new(None),
@@ -327,9 +329,21 @@ impl Evidence {
         Duration::from_nanos(self.candidate_last.load(Relaxed))
     }
 
-    /// Hands on what came of a copy; without room for it, it is lost.
+    /// Hands on what came of a copy; without room for it, it counts as dropped.
     pub(super) fn compare(&self, compared: Compared) {
-        let _ = self.compared.push(compared);
+        if self.compared.push(compared).is_err() {
+            self.drop_copy();
+        }
+    }
+
+    /// Counts a copy of which nothing is known.
+    pub(super) fn drop_copy(&self) {
+        self.copies_dropped.fetch_add(1, Relaxed);
+    }
+
+    /// Copies since the last time of which nothing is known: they were not run, or nobody took the comparison in time.
+    pub fn copies_dropped(&self) -> u64 {
+        self.copies_dropped.swap(0, Relaxed)
     }
 
     /// Takes the comparisons since the last time, in the order in which they were made; those of several shadows in one.

@@ -214,6 +214,11 @@ impl Serving {
         }
     }
 
+    /// True if a model, or versions of it, may still come with the first pass over the repository.
+    pub fn is_settling(&self, model: &str) -> bool {
+        self.table.load().is_settling(model)
+    }
+
     /// Why the server should get no new requests; empty if it is ready.
     pub fn obstacles(&self) -> Vec<String> {
         if self.draining.load(Relaxed) {

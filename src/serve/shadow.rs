@@ -180,6 +180,14 @@ impl Shadow {
         (shadow.serial == self.serial).then(|| Arc::clone(version))
     }
 
+    /// Counts a copy that is not run.
+    fn drop_copy(&self) {
+        self.recorder.shadow().dropped();
+        if let Some(evidence) = &self.evidence {
+            evidence.drop_copy();
+        }
+    }
+
     fn count(&self, prediction: PredictionId, at: Duration, ran: &Ran) {
         match *ran {
             Ran::Compared(mut sample, shape_differs) => {
@@ -191,7 +199,7 @@ impl Shadow {
                     evidence.compare(compared);
                 }
             }
-            Ran::Dropped => self.recorder.shadow().dropped(),
+            Ran::Dropped => self.drop_copy(),
             Ran::Lost => {}
         }
     }
@@ -251,10 +259,10 @@ impl Shadows {
         let copy = Copy { shadow: Arc::clone(shadow), prediction, copied };
         // There is a place for whatever has been reserved, and nobody else in it: to reserve is to push without waiting.
         if self.is_stuck.load(Relaxed) || !self.reserve(bytes) {
-            shadow.recorder.shadow().dropped();
+            shadow.drop_copy();
         } else if self.queue.push(copy).is_err() {
             self.release(bytes);
-            shadow.recorder.shadow().dropped();
+            shadow.drop_copy();
         }
         if self.is_asleep.load(SeqCst) && self.is_asleep.swap(false, SeqCst) {
             self.wake();
@@ -309,7 +317,7 @@ impl Shadows {
             }
         }
         while let Some(copy) = self.queue.pop() {
-            copy.shadow.recorder.shadow().dropped();
+            copy.shadow.drop_copy();
             self.release(copy.copied.bytes);
         }
     }
@@ -718,6 +726,7 @@ mod tests {
             assert!(first.prediction.as_str() < "00000000000000000000000f", "{first:?}");
             let dropped = house.totals().dropped;
             assert!((69..=125).contains(&dropped), "{dropped}");
+            assert_eq!(house.evidence.copies_dropped(), dropped);
             house.serving.shadows.release(first.copied.bytes);
             let totals = house.run();
             assert_eq!((totals.requests, totals.dropped), (2, dropped));

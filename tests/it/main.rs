@@ -50,6 +50,7 @@ mod proof;
 mod protocol;
 mod proxies;
 mod reload;
+mod rollouts;
 mod shadow;
 mod smuggling;
 mod strangers;

@@ -1,0 +1,129 @@
+//! The decision's food: requests, comparisons and outcomes as the judge hears of them.
+//!
+//! A request is heard once everything that was assigned before it has ended, so the order of evidence does not
+//! depend on how fast an arm fails. Whatever is here is a value; nobody waits for it.
+
+use std::time::Duration;
+
+/// A request that was assigned to one of the two arms and has ended, in the order of assignment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Seen {
+    /// True if it was assigned to the candidate, whoever answered in the end.
+    pub candidate: bool,
+    /// Probability of the candidate among the two arms, as of assignment, 0 to 1.
+    pub share: f64,
+    /// Hash of what it was assigned by.
+    pub key: u64,
+    /// True if the key stands for a user whose requests stay together: then the key is the unit of evidence, and
+    /// the request otherwise.
+    pub sticky: bool,
+    /// Time of assignment since 1970.
+    pub at: Duration,
+    /// Prediction id in hexadecimal.
+    pub prediction: [u8; 24],
+    /// How it ended on the arm that it was assigned to.
+    pub marks: Marks,
+}
+
+/// How a request ended on its arm: a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks(pub u16);
+
+impl Marks {
+    /// The arm gave an answer.
+    pub const ANSWERED: Self = Self(1);
+    /// No valid answer to inputs that fit the signature, whatever the code, or a deadline that passed.
+    pub const ERROR: Self = Self(1 << 1);
+    /// An output that is not finite or not in its range.
+    pub const INVALID: Self = Self(1 << 2);
+    /// The engine failed, the arm crashed or could not be loaded: what the guard counts. Comes with [`Self::ERROR`].
+    pub const FAULT: Self = Self(1 << 3);
+    /// Refused for want of capacity: neither an error nor an answer of this arm.
+    pub const CAPACITY: Self = Self(1 << 4);
+    /// The client left before the end; counted only if a threshold of slowness had passed.
+    pub const ABANDONED: Self = Self(1 << 5);
+    /// Slower than the first frozen threshold.
+    pub const SLOW_0: Self = Self(1 << 8);
+    /// Slower than the second.
+    pub const SLOW_1: Self = Self(1 << 9);
+    /// Slower than the third.
+    pub const SLOW_2: Self = Self(1 << 10);
+    /// Slower than the fourth.
+    pub const SLOW_3: Self = Self(1 << 11);
+
+    /// True if all marks of `other` are among these.
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The mark of the threshold at this place in the list of frozen quantiles, 0 to 3.
+    pub const fn slow(index: usize) -> Self {
+        Self(Self::SLOW_0.0 << index)
+    }
+}
+
+impl std::ops::BitOr for Marks {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A copied request: the candidate's outputs beside the baseline's.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Comparison {
+    /// Largest absolute difference of two values.
+    pub max_abs: f64,
+    /// Largest relative difference of two values; NaN where outputs cannot be compared, which is a difference.
+    pub max_rel: f64,
+    /// True if a label or the best class is another.
+    pub flipped: bool,
+}
+
+/// What came back about a prediction after its answer, credited with the weight of its assignment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// True if the request was assigned to the candidate.
+    pub candidate: bool,
+    /// Probability of the candidate, as of assignment.
+    pub share: f64,
+    /// Hash of what it was assigned by.
+    pub key: u64,
+    /// True if the key is the unit of evidence.
+    pub sticky: bool,
+    /// Time of assignment since 1970.
+    pub at: Duration,
+    /// Prediction id in hexadecimal.
+    pub prediction: [u8; 24],
+    /// What came.
+    pub kind: OutcomeKind,
+}
+
+/// What came back about a prediction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutcomeKind {
+    /// A label was joined.
+    Label {
+        /// True if the prediction was another.
+        wrong: bool,
+    },
+    /// The good outcome that users of either arm should have equally often happened.
+    Happened,
+    /// A class was predicted.
+    Predicted {
+        /// True if it was the positive one.
+        positive: bool,
+    },
+}
+
+/// A frozen quantile of the baseline: what counts as slow.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Threshold {
+    /// The quantile, as the policy lists it.
+    pub quantile: f64,
+    /// Slower than this many seconds is slow: the frozen quantile and the policy's least difference.
+    pub seconds: f64,
+    /// Share of the baseline's frozen histogram above it, 0 to 1.
+    pub share_above: f64,
+}
