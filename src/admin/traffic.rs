@@ -17,9 +17,10 @@ use crate::{
         Alias, ArmName, ModelName, SLOTS, ShadowSpec, Split, StickyBy, TrafficSource, VersionId,
         slots_of,
     },
-    monitor::EventKind,
+    monitor::{EventKind, ShadowTotals},
     registry::Cause,
     serve::Model,
+    stats::rate_limits,
 };
 
 use super::{
@@ -74,6 +75,59 @@ pub struct ShadowReport {
     pub version: String,
     /// The share of requests that is copied.
     pub share: f64,
+    /// Copies that it ran since the process started.
+    pub requests: u64,
+    /// Copies that it did not run.
+    pub dropped: u64,
+    /// Copies whose answers disagree with those returned, or that failed.
+    pub disagreements: u64,
+    /// Disagreements per request; `None` before the first.
+    pub rate: Option<f64>,
+    /// The lower limit of the rate; both hold at all times at once with a probability of 95 %.
+    pub rate_lower: f64,
+    /// The upper limit of the rate.
+    pub rate_upper: f64,
+    /// The largest absolute difference; `None` if it is no number.
+    pub max_absolute: Option<f64>,
+    /// The largest relative difference; `None` if it is no number.
+    pub max_relative: Option<f64>,
+    /// Rows whose largest element is another.
+    pub argmax_flips: u64,
+    /// Rows with another label.
+    pub label_flips: u64,
+    /// Copies that it gave no answer to.
+    pub failed: u64,
+}
+
+impl ShadowReport {
+    fn of(spec: ShadowSpec, seen: &ShadowTotals) -> Self {
+        let limits = rate_limits(seen.requests, seen.disagreements, RATE_ALPHA);
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of counts")]
+        let rate = seen.disagreements as f64 / seen.requests as f64;
+        Self {
+            version: spec.version.to_string(),
+            share: share(spec.slots),
+            requests: seen.requests,
+            dropped: seen.dropped,
+            disagreements: seen.disagreements,
+            rate: (seen.requests > 0).then_some(rate),
+            rate_lower: limits.0,
+            rate_upper: limits.1,
+            max_absolute: Some(seen.max_absolute).filter(|number| number.is_finite()),
+            max_relative: Some(seen.max_relative).filter(|number| number.is_finite()),
+            argmax_flips: seen.argmax_flips,
+            label_flips: seen.label_flips,
+            failed: seen.failed,
+        }
+    }
+}
+
+/// The chance that a shadow's rate ever lies outside its limits.
+const RATE_ALPHA: f64 = 0.05;
+
+/// A share of the slots.
+fn share(slots: u32) -> f64 {
+    f64::from(slots) / f64::from(SLOTS)
 }
 
 pub(super) fn router() -> Router<Admin> {
@@ -82,7 +136,6 @@ pub(super) fn router() -> Router<Admin> {
 
 impl TrafficReport {
     fn of(model: &Model) -> Self {
-        let share = |slots: u32| f64::from(slots) / f64::from(SLOTS);
         let traffic = model.traffic.as_deref();
         let spec = traffic.map(|traffic| traffic.spec());
         let sticky = spec.map(|spec| spec.sticky.clone()).unwrap_or_default();
@@ -104,10 +157,9 @@ impl TrafficReport {
                 answering.map(arm).into_iter().collect()
             }
         };
-        let shadow = spec.into_iter().flat_map(|spec| &spec.shadow).map(|shadow| ShadowReport {
-            version: shadow.version.to_string(),
-            share: share(shadow.slots),
-        });
+        let seen = traffic.and_then(|traffic| Some(traffic.shadow()?.totals())).unwrap_or_default();
+        let shadow = spec.into_iter().flat_map(|spec| &spec.shadow);
+        let shadow = shadow.map(|shadow| ShadowReport::of(*shadow, &seen));
         Self {
             model: model.name.to_string(),
             revision: model.traffic_revision,

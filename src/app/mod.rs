@@ -28,7 +28,7 @@ use crate::{
     monitor::{Clock, Monitor},
     registry::Registry,
     rollout::{self, PolicyDraft},
-    serve::{Serving, Version, Watchdog},
+    serve::{Serving, Shadowing, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
     tensor::{DataType, Shape},
@@ -219,6 +219,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     monitor.upkeep().drops_lines(logs.dropped());
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
     let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;
+    let shadowing =
+        Shadowing::start(&serving).context("the thread that runs shadows cannot start")?;
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
     let mut loader = loader(&config, sessions, Arc::clone(&monitor))?;
     let (registry, state) = remember(&config, &mut loader)?;
@@ -277,6 +279,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     };
     tracing::info!(signal = signal.name(), "shutting down");
     serving.drain();
+    shadowing.stop();
     listener.leave();
     if signal == Signal::Terminate {
         // Load balancers must see readiness fail before connections are refused.
@@ -286,6 +289,10 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         }
     }
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
+    let shadowed = tokio::task::spawn_blocking(move || drop(shadowing));
+    if tokio::time::timeout(Duration::from_secs(1), shadowed).await.is_err() {
+        tracing::warn!("a shadow's run did not end");
+    }
     admin.stop().await;
     let judged = tokio::task::spawn_blocking(move || drop(rollouts));
     if tokio::time::timeout(Duration::from_secs(1), judged).await.is_err() {

@@ -58,6 +58,8 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             stuck_after: file.serve.stuck_after.0,
             demand_timeout: file.repository.demand_timeout.0,
             demand_waiting_max: count(file.repository.demand_waiting),
+            shadow_waiting_max: nonzero(file.serve.shadow_waiting).unwrap_or(NonZeroUsize::MIN),
+            shadow_bytes_max: bytes(file.serve.shadow_bytes),
         },
         state: state::Settings {
             path: file.state.path.0,

@@ -237,6 +237,11 @@ pub(super) struct Serve {
     /// How long after it was told to end a run may go on. Then its worker is given up, the worker's connections are
     /// closed, and a fresh worker takes its place.
     pub(super) stuck_after: Time<100, HOUR>,
+    /// Most copies of requests that wait for the thread that runs shadows, over all models. What does not fit is dropped
+    /// and counted (`tidegate_shadow_dropped_total`); answers never wait for it.
+    pub(super) shadow_waiting: Whole<1, 65_536>,
+    /// Most bytes of inputs and outputs that these copies hold together.
+    pub(super) shadow_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
 /// What is logged, on standard output.
@@ -423,12 +428,20 @@ impl Default for Proof {
 
 impl Default for Serve {
     fn default() -> Self {
-        let serve::Settings { batch_rows_max, request_timeout, stuck_after, .. } =
-            serve::Settings::default();
+        let serve::Settings {
+            batch_rows_max,
+            request_timeout,
+            stuck_after,
+            shadow_waiting_max,
+            shadow_bytes_max,
+            ..
+        } = serve::Settings::default();
         Self {
             batch_rows_max: Whole(count(batch_rows_max.get())),
             request_timeout: Time(request_timeout),
             stuck_after: Time(stuck_after),
+            shadow_waiting: Whole(count(shadow_waiting_max.get())),
+            shadow_bytes: Size(count(shadow_bytes_max)),
         }
     }
 }

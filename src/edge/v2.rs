@@ -282,11 +282,12 @@ fn answer(
         }
         (None, json_bytes) => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
     }?;
+    let body_bytes = arrived.body.len();
     drop(arrived.body);
     if let Some(deadline) = request.timeout.and_then(|timeout| arrived.at.checked_add(timeout)) {
         call.due(deadline);
     }
-    run(call, &mut request).map_err(|mut refusal| {
+    run(call, &mut request, body_bytes).map_err(|mut refusal| {
         if let Some(id) = &request.id {
             refusal.text = format!("[request id: {id}] {}", refusal.text);
         }
@@ -294,33 +295,47 @@ fn answer(
     })
 }
 
-fn run(call: &mut Call<'_>, request: &mut InferRequest) -> Result<v2::Encoded, Refusal> {
+fn run(
+    call: &mut Call<'_>,
+    request: &mut InferRequest,
+    body_bytes: usize,
+) -> Result<v2::Encoded, Refusal> {
     let prediction = call.run(request)?;
-    encode(call, request, prediction)
+    let encoded = encode(call, request, &prediction)?;
+    call.copy(request, prediction, body_bytes);
+    Ok(encoded)
 }
 
 fn encode(
     call: &Call<'_>,
     request: &InferRequest,
-    mut prediction: Prediction,
+    prediction: &Prediction,
 ) -> Result<v2::Encoded, Refusal> {
     let (version, id) = (call.version(), call.id());
     let signature = version.signature();
     let asked = |index: usize| -> Option<&RequestedOutput> {
         request.outputs.iter().find(|output| output.name == signature.outputs[index].name)
     };
-    for (tensor, index) in prediction.outputs.iter_mut().zip(&prediction.wanted) {
+    // Beside the outputs, which a shadow's are compared with.
+    let mut classified = Vec::new();
+    for (tensor, index) in prediction.outputs.iter().zip(&prediction.wanted) {
         if let Some(classes) = asked(*index).and_then(|output| output.classification) {
             let names = version.parts().class_names.get(*index).and_then(Option::as_deref);
-            *tensor = v2::classify(tensor, classes, version.is_batched(), names)?;
+            let best = v2::classify(tensor, classes, version.is_batched(), names)?;
+            classified.push((*index, best));
         }
     }
+    let given = |(tensor, index)| {
+        let best = classified.iter().find(|(classified, _)| classified == index);
+        (best.map_or(tensor, |(_, best)| best), index)
+    };
     let output = |(tensor, index): (_, &usize)| -> ResponseOutput<'_> {
         let binary =
             asked(*index).and_then(|output| output.binary).unwrap_or(request.binary_output);
         ResponseOutput { name: &signature.outputs[*index].name, tensor, binary }
     };
-    let given: SmallVec<[_; 4]> = prediction.outputs.iter().zip(&prediction.wanted).collect();
+    let given: SmallVec<[_; 4]> =
+        prediction.outputs.iter().zip(&prediction.wanted).map(given).collect();
     // In the order asked for; the model's own order if nothing was.
     let place = |asked: &RequestedOutput| {
         given.iter().find(|(_, index)| signature.outputs[**index].name == asked.name).copied()

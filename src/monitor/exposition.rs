@@ -8,9 +8,9 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use prometheus::{TextEncoder, proto};
 
-use crate::model::{ArmName, VersionId};
+use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Code, Ledger, Monitor, Phase, VersionTotals, upkeep};
+use super::{Code, Ledger, Monitor, Phase, ShadowTotals, VersionTotals, upkeep};
 
 /// The page could not be written: a family broke the format's rules.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +113,28 @@ impl Exposition {
         );
     }
 
+    /// Copies of requests, by the version that got them.
+    fn shadows(&mut self, shadows: &[(ModelName, String, ShadowTotals)]) {
+        let counts = |of: fn(&ShadowTotals) -> u64| {
+            let copied = shadows.iter().filter(|(.., totals)| totals.requests + totals.dropped > 0);
+            copied
+                .map(|(model, version, totals)| {
+                    counter(&[("model", model.as_str()), ("version", version)], of(totals))
+                })
+                .collect::<Vec<_>>()
+        };
+        let help = "Copies of requests that a shadow ran, answered or not.";
+        self.counters("tidegate_shadow_requests_total", help, counts(|seen| seen.requests));
+        let help = "Copies of requests that a shadow did not run.";
+        self.counters("tidegate_shadow_dropped_total", help, counts(|seen| seen.dropped));
+        let help = "Copies of requests whose answer by the shadow disagrees with the one returned, or failed.";
+        let disagreements = counts(|seen| seen.disagreements);
+        self.counters("tidegate_shadow_disagreements_total", help, disagreements);
+    }
+
     fn models(&mut self, monitor: &Monitor) {
         let (mut requests, mut rows, mut totals) = (Vec::new(), Vec::new(), Vec::new());
-        let mut fallbacks = Vec::new();
+        let (mut fallbacks, mut shadows) = (Vec::new(), Vec::new());
         for model in monitor.models() {
             let count = |version: &str, arm: &str, code: Code, n| {
                 let code = code.status().to_string();
@@ -145,6 +164,7 @@ impl Exposition {
                     let labels = [("model", model.name().as_str()), ("version", &version)];
                     fallbacks.push(counter(&labels, recorder.fallbacks()));
                 }
+                shadows.push((model.name().clone(), version.clone(), recorder.shadow().totals()));
                 for (arm, recorder) in recorder.arms() {
                     let seen = recorder.totals();
                     // Every version has the arms that it might answer on.
@@ -166,6 +186,7 @@ impl Exposition {
         }
         let help = "Requests that a version could not answer and the baseline did in its place, by that version.";
         self.counters("tidegate_fallbacks_total", help, fallbacks);
+        self.shadows(&shadows);
         let help = "Inference requests by model, version (empty where none was reached, `retired` for versions long gone), arm, protocol and status.";
         self.counters("tidegate_requests_total", help, requests);
         self.counters(

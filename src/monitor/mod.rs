@@ -17,6 +17,7 @@ mod exposition;
 mod histogram;
 mod outcome;
 mod recorder;
+mod shadow;
 mod upkeep;
 
 pub use clock::Clock;
@@ -28,4 +29,5 @@ pub use recorder::{
     ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
     VersionTotals, WorkerId,
 };
+pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
 pub use upkeep::{Ledger, Phase, Upkeep};

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Clock, Events, Latencies, Upkeep};
+use super::{Clock, Events, Latencies, ShadowRecorder, Upkeep};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +103,7 @@ pub struct VersionRecorder {
     workers: usize,
     arms: Mutex<BTreeMap<ArmName, Arc<ArmRecorder>>>,
     fallbacks: AtomicU64,
+    shadow: ShadowRecorder,
 }
 
 /// Counts of one version on one arm.
@@ -373,7 +374,12 @@ impl ModelRecorder {
 
 impl VersionRecorder {
     fn new(workers: usize) -> Self {
-        Self { workers, arms: Mutex::default(), fallbacks: AtomicU64::new(0) }
+        Self {
+            workers,
+            arms: Mutex::default(),
+            fallbacks: AtomicU64::new(0),
+            shadow: ShadowRecorder::default(),
+        }
     }
 
     /// The recorder of an arm; made when it is first asked for.
@@ -399,6 +405,11 @@ impl VersionRecorder {
     /// Requests so far that another version answered because this one could not.
     pub fn fallbacks(&self) -> u64 {
         self.fallbacks.load(Relaxed)
+    }
+
+    /// Where copies of requests are counted that it gets as a shadow.
+    pub fn shadow(&self) -> &ShadowRecorder {
+        &self.shadow
     }
 
     /// When the last request was answered, in nanoseconds since 1970; 0 before the first.

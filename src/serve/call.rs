@@ -22,7 +22,8 @@ use crate::{
 
 use super::{
     Assignment, Evidence, Hashed, Marks, PredictError, Prediction, PredictionId, RouteError, Run,
-    Serving, Table, Version, Watch, evidence, routing::Routed, version::Taken,
+    Serving, Shadow, Table, Version, Watch, evidence, routing::Routed, shadow::Copied,
+    version::Taken,
 };
 
 /// A request whose last byte is here, before it is decoded.
@@ -75,6 +76,9 @@ pub struct Call<'t> {
     fallback: Option<ArmName>,
     ticket: Option<Ticket<'t>>,
     run: Run<'t>,
+    /// The shadow that gets a copy of the request, and what that is.
+    shadow: Option<&'t Arc<Shadow>>,
+    copied: Option<Copied>,
     id: PredictionId,
     arrived: Instant,
     sample: Sample,
@@ -128,7 +132,7 @@ impl Serving {
             }
             (session, _) => session,
         };
-        let Routed { version, arm, recorder, spare, assignment, .. } = routed;
+        let Routed { version, arm, recorder, spare, assignment, shadow, .. } = routed;
         let session = session.ok_or_else(|| NotRouted::Busy(Arc::clone(version)))?;
         let ticket = assignment.map(|(evidence, assignment)| Ticket {
             evidence,
@@ -150,8 +154,10 @@ impl Serving {
                 arrived: asked.arrived,
                 deadline: asked.deadline,
                 client: asked.client,
-                keeps_inputs: false,
+                keeps_inputs: shadow.is_some(),
             },
+            shadow,
+            copied: None,
             id: asked.id,
             arrived: asked.arrived,
             sample: Sample { queue: asked.waited, ..Sample::default() },
@@ -270,9 +276,24 @@ impl Call<'_> {
         Ok(prediction)
     }
 
+    /// Takes what a copy of the request needs, if a shadow gets one: the inputs that the run has left in the request, and
+    /// the outputs as the model gave them. The copy is made once the call is finished, and only if it succeeded.
+    ///
+    /// `body_bytes` is the length of the body that the inputs may be slices of.
+    pub fn copy(&mut self, request: &mut InferRequest, prediction: Prediction, body_bytes: usize) {
+        let Some(shadow) = self.shadow else { return };
+        let inputs = std::mem::take(&mut request.inputs);
+        self.copied = Copied::new(shadow, self.version, inputs, prediction, body_bytes);
+    }
+
     /// Counts the call, whose answer may be seen from now on.
     pub fn finish(mut self, outcome: Outcome) -> Receipt {
         let at = self.record(outcome);
+        if let (Some(shadow), Some(copied)) = (self.shadow, self.copied.take())
+            && outcome == Outcome::Ok
+        {
+            self.serving.shadows.offer(shadow, self.id, copied);
+        }
         let (version, arm, fallback) = (self.version.id(), self.arm, self.fallback);
         Receipt { id: self.id, version, arm, fallback, at }
     }

@@ -24,7 +24,10 @@ use std::{
 
 use crossbeam_queue::ArrayQueue;
 
-use crate::monitor::WorkerId;
+use crate::{
+    model::VersionId,
+    monitor::{ShadowSample, WorkerId},
+};
 
 use super::{PredictError, PredictionId};
 
@@ -36,6 +39,8 @@ pub struct Evidence {
     /// Nanoseconds above which a request is slow, by the index of the quantile; the maximum before they are known.
     slow: [AtomicU64; SLOW_MAX],
     lost: AtomicU64,
+    compared: ArrayQueue<Compared>,
+    copies_dropped: AtomicU64,
     shut: AtomicBool,
     /// Nanoseconds since 1970 of the last answer that the candidate gave, or failed to give.
     candidate_last: AtomicU64,
@@ -49,6 +54,9 @@ pub const SLOW_MAX: usize = 4;
 
 /// Entries of one worker that may wait to be read.
 const WAITING_MAX: usize = 1 << 14;
+
+/// Comparisons that may wait to be read.
+const COMPARED_MAX: usize = 1 << 12;
 
 /// No ticket is open.
 const IDLE: u64 = u64::MAX;
@@ -95,6 +103,31 @@ pub struct Entry {
     pub prediction: PredictionId,
     /// What came of it.
     pub marks: Marks,
+}
+
+/// A copy of a request that a shadow ran, beside the answer that the client got.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Compared {
+    /// The end of the comparison, since 1970.
+    pub at: Duration,
+    /// The version that ran the copy.
+    pub version: VersionId,
+    /// The prediction's name.
+    pub prediction: PredictionId,
+    /// How the answers differ; of a copy that failed, nothing but that.
+    pub sample: ShadowSample,
+    /// True if the answers have outputs of other datatypes or shapes, so that no tolerance makes them agree.
+    pub shape_differs: bool,
+}
+
+impl Compared {
+    /// True if an element differs by more than `tolerance` (relative, such as 0.001), a label or a shape differs, or the
+    /// shadow gave no answer.
+    #[must_use]
+    pub fn disagrees(&self, tolerance: f64) -> bool {
+        let ShadowSample { failed, label_flips, max_relative, .. } = self.sample;
+        failed || self.shape_differs || label_flips > 0 || max_relative > tolerance
+    }
 }
 
 /// What came of a request on its assigned arm.
@@ -202,6 +235,8 @@ impl Evidence {
             lanes: (0..workers.max(1)).map(|_| lane()).collect(),
             slow: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             lost: AtomicU64::new(0),
+            compared: ArrayQueue::new(COMPARED_MAX),
+            copies_dropped: AtomicU64::new(0),
             shut: AtomicBool::new(false),
             candidate_last: AtomicU64::new(0),
             reader: Mutex::new(None),
@@ -292,6 +327,28 @@ impl Evidence {
     /// The end of the last request that was assigned to the candidate, since 1970; zero before the first.
     pub fn candidate_last(&self) -> Duration {
         Duration::from_nanos(self.candidate_last.load(Relaxed))
+    }
+
+    /// Hands on what came of a copy; without room for it, it counts as dropped.
+    pub(super) fn compare(&self, compared: Compared) {
+        if self.compared.push(compared).is_err() {
+            self.drop_copy();
+        }
+    }
+
+    /// Counts a copy of which nothing is known.
+    pub(super) fn drop_copy(&self) {
+        self.copies_dropped.fetch_add(1, Relaxed);
+    }
+
+    /// Copies since the last time of which nothing is known: they were not run, or nobody took the comparison in time.
+    pub fn copies_dropped(&self) -> u64 {
+        self.copies_dropped.swap(0, Relaxed)
+    }
+
+    /// Takes the comparisons since the last time, in the order in which they were made; those of several shadows in one.
+    pub fn compared(&self) -> impl Iterator<Item = Compared> {
+        std::iter::from_fn(|| self.compared.pop()).take(COMPARED_MAX)
     }
 
     /// Entries that were lost because nobody read them in time.

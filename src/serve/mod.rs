@@ -17,6 +17,7 @@ mod evidence;
 mod names;
 mod routing;
 mod settings;
+mod shadow;
 mod spare;
 mod table;
 mod traffic;
@@ -41,9 +42,10 @@ use tokio::sync::Notify;
 pub use call::{Asked, Call, NotRouted, Receipt};
 pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
-pub use evidence::{Entry as Evident, Evidence, Marks, Reading, SLOW_MAX};
+pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Reading, SLOW_MAX};
 pub use names::{Names, PredictionId};
 pub use settings::Settings;
+pub use shadow::{Shadow, Shadowing};
 pub use spare::{Spare, is_awaited, is_spare_missing};
 pub use table::{Entry, Model, RouteError, Table};
 pub use traffic::{Arm, Hashed, Traffic};
@@ -58,6 +60,7 @@ use crate::{
     tensor::Tensor,
 };
 use evidence::Assignment;
+use shadow::Shadows;
 use watchdog::Reason;
 
 /// What is served now, and how predictions are run.
@@ -69,6 +72,7 @@ pub struct Serving {
     /// Told of every new table.
     published: Notify,
     watchdog: Watchdog,
+    shadows: Arc<Shadows>,
     clock: Arc<dyn Clock>,
     begin: Instant,
     /// Time since 1970 at `begin`.
@@ -159,6 +163,7 @@ impl Serving {
             draining: AtomicBool::new(false),
             published: Notify::new(),
             watchdog: Watchdog::new(Arc::clone(&clock), begin, settings.stuck_after),
+            shadows: Arc::new(Shadows::new(&settings)),
             begin,
             unix_begin: clock.unix(),
             clock,
@@ -269,7 +274,7 @@ impl Serving {
     /// The error of a session's run.
     fn failed(&self, version: &Version, watch: &Watch, error: RunError) -> PredictError {
         if watch.is_lost() {
-            self.watchdog.came_back();
+            self.watchdog.came_back(watch);
             return PredictError::Lost;
         }
         if !matches!(error, RunError::Ended) {
@@ -314,7 +319,7 @@ impl Serving {
         let outputs = version.tag().during(run);
         let outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
         if watch.is_lost() {
-            self.watchdog.came_back();
+            self.watchdog.came_back(watch);
             return Err(PredictError::Lost);
         }
         let finished = self.clock.now();

@@ -9,7 +9,7 @@ use crate::{
     monitor::ArmRecorder,
 };
 
-use super::{Asked, Assignment, Evidence, Model, RouteError, Table, Traffic, Version};
+use super::{Asked, Assignment, Evidence, Model, RouteError, Shadow, Table, Traffic, Version};
 
 /// Where a request goes.
 pub(super) struct Routed<'t> {
@@ -22,6 +22,8 @@ pub(super) struct Routed<'t> {
     pub(super) missed: Option<ArmName>,
     /// Its place in the evidence of a rollout.
     pub(super) assignment: Option<(&'t Evidence, Assignment)>,
+    /// The shadow that gets a copy of it.
+    pub(super) shadow: Option<&'t Arc<Shadow>>,
 }
 
 impl<'t> Routed<'t> {
@@ -33,6 +35,7 @@ impl<'t> Routed<'t> {
             spare: None,
             missed: None,
             assignment: None,
+            shadow: None,
         }
     }
 
@@ -138,6 +141,6 @@ impl Model {
             }
             None => Routed { missed: Some(arm.name), ..Routed::baseline(baseline?) },
         };
-        Ok(Routed { assignment, ..routed })
+        Ok(Routed { assignment, shadow: traffic.copies(&asked.id), ..routed })
     }
 }

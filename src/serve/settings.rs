@@ -15,6 +15,10 @@ pub struct Settings {
     pub demand_timeout: Duration,
     /// Most requests that wait for versions that load on demand.
     pub demand_waiting_max: usize,
+    /// Most copies of requests that wait for a shadow, the one that it runs included.
+    pub shadow_waiting_max: NonZeroUsize,
+    /// Most bytes of inputs and outputs of these copies together.
+    pub shadow_bytes_max: usize,
 }
 
 impl Default for Settings {
@@ -25,6 +29,8 @@ impl Default for Settings {
             stuck_after: Duration::from_secs(5),
             demand_timeout: Duration::from_secs(30),
             demand_waiting_max: 1024,
+            shadow_waiting_max: NonZeroUsize::new(256).expect("256 is not zero"),
+            shadow_bytes_max: 64 << 20,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     monitor::ArmRecorder,
 };
 
-use super::{Evidence, Version};
+use super::{Evidence, PredictionId, Shadow, Version};
 
 /// A model's arms and how requests are assigned to them.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub struct Traffic {
     split: Split,
     arms: Box<[Arm]>,
     evidence: Option<Arc<Evidence>>,
+    shadow: Option<Arc<Shadow>>,
 }
 
 /// An arm, resolved against what is loaded.
@@ -83,8 +84,13 @@ impl Traffic {
             let recorder = version.as_ref().map(|version| version.parts().recorder.arm(name));
             Arm { name, id, slots: split.slots(index), version, recorder }
         };
-        let arms = spec.names().zip(&spec.arms).enumerate().map(arm).collect();
-        Self { split, arms, evidence, spec }
+        let arms: Box<[Arm]> = spec.names().zip(&spec.arms).enumerate().map(arm).collect();
+        let answering = arms.iter().filter_map(|arm| arm.version.as_deref());
+        let shadow = spec.shadow.first().and_then(|shadow| {
+            let version = loaded(VersionId::new(shadow.version))?;
+            Some(Arc::new(Shadow::new(shadow.slots, &version, evidence.clone(), answering)))
+        });
+        Self { spec, split, arms, evidence, shadow }
     }
 
     /// What was decided.
@@ -105,6 +111,22 @@ impl Traffic {
     /// Where the rollout reads what comes of requests.
     pub fn evidence(&self) -> Option<&Arc<Evidence>> {
         self.evidence.as_ref()
+    }
+
+    /// The version that gets copies of requests, if it is loaded.
+    pub fn shadow(&self) -> Option<&Arc<Shadow>> {
+        self.shadow.as_ref()
+    }
+
+    /// The shadow that gets a copy of the prediction of this name.
+    ///
+    /// The name decides, not the sticky key, so that every client is sampled; under a key of its own, so that the sample
+    /// is one of each arm.
+    pub(super) fn copies(&self, prediction: &PredictionId) -> Option<&Arc<Shadow>> {
+        let shadow = self.shadow.as_ref()?;
+        let [first, second] = self.spec.salt;
+        let hashed = Hashed::of([!first, second], prediction.as_str().as_bytes());
+        (hashed.slot() < shadow.slots()).then_some(shadow)
     }
 
     /// Hashes a key.
@@ -150,8 +172,10 @@ impl PartialEq for Traffic {
             (None, None) => true,
             _ => false,
         };
+        let shadow = |traffic: &Self| traffic.shadow.as_ref().map(|shadow| shadow.serial());
         evidence
             && self.spec == other.spec
+            && shadow(self) == shadow(other)
             && self.arms.iter().zip(&other.arms).all(|(a, b)| same(&a.version, &b.version))
     }
 }

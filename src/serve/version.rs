@@ -250,6 +250,16 @@ impl Version {
         Some(Taken { session, _told: Told(self) })
     }
 
+    /// A session that no worker takes by itself as long as others are free; `None` if all are in a run, or a request
+    /// waits for one.
+    pub(super) fn session_to_spare(&self) -> Option<Taken<'_>> {
+        if self.waiting.load(Relaxed) > 0 {
+            return None;
+        }
+        // Workers look from their own session on.
+        self.session(WorkerId(self.slots.len() - 1))
+    }
+
     /// Waits until a session may be free.
     ///
     /// # Cancel safety

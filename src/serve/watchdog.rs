@@ -70,6 +70,8 @@ pub struct Watch {
     open: AtomicUsize,
     /// The sockets of the worker's clients, also those on their way to it.
     sockets: Mutex<HashSet<RawFd>>,
+    /// Told when it is given up, where it is no worker's: then nobody takes its place.
+    alone: Option<OnLoss>,
 }
 
 /// Keeps a socket on its worker's list; to be dropped before the socket is closed.
@@ -191,6 +193,18 @@ impl Watchdog {
         }
         let before = watches[worker.0];
         watches[worker.0] += 1;
+        drop(watches);
+        self.watch_as(worker, before, None)
+    }
+
+    /// A watch for a thread that is no worker; `told` is called when a run of it is given up, after which it may come
+    /// back.
+    pub(super) fn watch_alone(&self, told: impl Fn() + Send + Sync + 'static) -> Arc<Watch> {
+        let told = OnLoss(Box::new(move |_| told()));
+        self.watch_as(WorkerId(usize::MAX), 0, Some(told))
+    }
+
+    fn watch_as(&self, worker: WorkerId, before: u64, alone: Option<OnLoss>) -> Arc<Watch> {
         let watch = Arc::new(Watch {
             worker,
             before,
@@ -203,6 +217,7 @@ impl Watchdog {
             overdue: AtomicBool::new(false),
             open: AtomicUsize::new(0),
             sockets: Mutex::default(),
+            alone,
         });
         lock(&self.new).push(Arc::downgrade(&watch));
         watch
@@ -261,9 +276,11 @@ impl Watchdog {
         self.vacant.fetch_sub(1, Relaxed);
     }
 
-    /// A worker that was given up came back.
-    pub(super) fn came_back(&self) {
-        self.stuck.fetch_sub(1, Relaxed);
+    /// Whoever was given up came back.
+    pub(super) fn came_back(&self, watch: &Watch) {
+        if watch.alone.is_none() {
+            self.stuck.fetch_sub(1, Relaxed);
+        }
     }
 
     pub(super) fn nanoseconds(&self, at: Instant) -> u64 {
@@ -370,6 +387,12 @@ impl Watchdog {
     }
 
     fn give_up(&self, watch: &Watch, run: Generation) {
+        if let Some(OnLoss(told)) = &watch.alone {
+            if watch.leash.abandon(run) {
+                told(watch.worker);
+            }
+            return;
+        }
         // Before the worker can learn of it and come back.
         self.stuck.fetch_add(1, Relaxed);
         if !watch.leash.abandon(run) {

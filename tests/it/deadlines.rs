@@ -30,7 +30,7 @@ fn repository() -> Repository {
 }
 
 /// The largest element of a product of two matrices of ones, as wide as the input says.
-fn one_kernel() -> Vec<u8> {
+pub(crate) fn one_kernel() -> Vec<u8> {
     let shape =
         node("Concat", &["width", "width"], &["shape"]).message(5, int_attribute("axis", 0));
     let ones = node("ConstantOfShape", &["shape"], &["ones"])

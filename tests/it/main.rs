@@ -52,6 +52,7 @@ mod proxies;
 mod reload;
 mod rollout_kills;
 mod rollouts;
+mod shadow;
 mod smuggling;
 mod strangers;
 mod swap;
