@@ -15,6 +15,7 @@ pub mod serve;
 pub mod wire;
 
 // control plane
+pub mod dataset;
 pub mod lifecycle;
 pub mod registry;
 pub mod source;
