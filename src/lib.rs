@@ -5,6 +5,7 @@
 
 // vocabulary
 pub mod model;
+pub mod stats;
 pub mod tensor;
 
 // data plane

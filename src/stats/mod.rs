@@ -1,0 +1,32 @@
+//! Pure mathematics of verdicts: which evidence counts for a decision, and how strong it is.
+//!
+//! Sequential tests come as e-processes: a number that begins at 1 and stays, on average, at or below 1 as long
+//! as the null hypothesis holds, however often and whenever somebody looks. The chance that it ever reaches
+//! 1/alpha is then at most alpha (Ville's inequality), so a verdict may be taken at any event. Confidence
+//! sequences are the same read backwards: the values that such a test has not excluded. Always true:
+//! - No clock, no I/O, no randomness but from a seed: the same calls give the same bits on every machine, because
+//!   exponentials and logarithms are computed in Rust and not by the system's library.
+//! - E-values are natural logarithms, finite; finite input gives no NaN.
+//!
+//! Scores of predictions against labels stand here too, with the tests that compare two versions on the same rows.
+//!
+//! Not here: what counts as an event, thresholds and what follows from them (the rooms that decide).
+
+mod assignment;
+mod classification;
+mod events;
+mod likelihood;
+mod paired;
+mod random;
+mod rates;
+mod regression;
+mod sequences;
+mod special;
+
+pub use assignment::SampleRatio;
+pub use classification::{ClassScores, Confusion, LogLoss, roc_auc};
+pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};
+pub use paired::{MeanLimits, bootstrap_mean, mcnemar};
+pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
+pub use regression::RegressionErrors;
+pub use sequences::{AsymptoticSequence, BoundedMean, NormalMixture};
