@@ -21,6 +21,7 @@ pub mod lifecycle;
 pub mod registry;
 pub mod source;
 pub mod state;
+pub mod validation;
 
 // faces
 pub mod admin;

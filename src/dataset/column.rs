@@ -64,8 +64,7 @@ pub struct Wrong {
 }
 
 /// The spellings of a missing number, as pandas writes and reads them.
-const MISSING: [&str; 11] =
-    ["", "na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>", "nat", "#na"];
+const MISSING: [&str; 10] = ["", "na", "n/a", "#n/a", "nan", "-nan", "null", "<na>", "nat", "#na"];
 
 /// The largest whole number below which an `f64` has every whole number.
 const EXACT: f64 = 9_007_199_254_740_992.0;

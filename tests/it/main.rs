@@ -54,5 +54,6 @@ mod strangers;
 mod swap;
 mod tidy;
 mod uploads;
+mod validate;
 mod vanished;
 mod verdicts;
