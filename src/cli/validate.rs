@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::{
     app::{self, SystemClock},
     config::Config,
-    dataset::{Dataset, Limits},
+    dataset::Dataset,
     lifecycle::{Loader, Origin},
     model::{ModelName, VersionId},
     monitor::{Clock as _, Monitor},
@@ -34,7 +34,7 @@ use super::{
 
 pub(super) fn run(arguments: &ValidateArguments, json: bool) -> anyhow::Result<Outcome> {
     let config = crate::config::load(arguments.sources())?;
-    let data = Dataset::open(&arguments.data, Limits::default())?;
+    let data = Dataset::open(&arguments.data, config.validation.limits())?;
     let listing = Folder::new(config.source.clone())
         .list()
         .map_err(|error| anyhow!("{}; name the folder with --repository", error.chain()))?;
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &ValidateArguments, json: bool) -> anyhow::Result<O
             }
         }
     }
-    let request = request(arguments);
+    let request = request(arguments, &config);
     let mut subjects = versions.iter().map(|version| subject(version, &config));
     let candidate = subjects.next().context("the candidate is loaded first")?;
     let report = match judged(&request, data, candidate, subjects.next()) {
@@ -113,7 +113,7 @@ fn judged(
     report
 }
 
-fn request(arguments: &ValidateArguments) -> Request {
+fn request(arguments: &ValidateArguments, config: &Config) -> Request {
     Request {
         labels: arguments.labels.clone(),
         label: arguments.label.clone(),
@@ -129,6 +129,7 @@ fn request(arguments: &ValidateArguments) -> Request {
         batch_rows: usize::try_from(arguments.batch).unwrap_or(usize::MAX),
         rows_max: arguments.limit,
         alpha: arguments.alpha,
+        settings: config.validation,
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     file::{self, File},
     value::{RepositoryApi, Size, Text, Whole},
 };
-use crate::{edge, engine, lifecycle, model::ModelName, serve, source, state};
+use crate::{edge, engine, lifecycle, model::ModelName, serve, source, state, validation};
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
@@ -54,6 +54,13 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             stuck_after: file.serve.stuck_after.0,
             demand_timeout: file.repository.demand_timeout.0,
             demand_waiting_max: count(file.repository.demand_waiting),
+        },
+        validation: validation::Settings {
+            columns_max: count(file.validation.columns),
+            text_bytes_max: bytes(file.validation.text_bytes),
+            row_bytes_max: bytes(file.validation.row_bytes),
+            batch_bytes_max: bytes(file.validation.batch_bytes),
+            classes_max: count(file.validation.classes),
         },
         state: state::Settings {
             path: file.state.path.0,

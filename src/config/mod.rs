@@ -36,7 +36,7 @@ use crate::{
     edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    serve, source, state,
+    serve, source, state, validation,
 };
 use draft::Draft;
 
@@ -68,6 +68,8 @@ pub struct Config {
     pub proof: lifecycle::ProofSettings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
+    /// Bounds of labelled data.
+    pub validation: validation::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
     /// What is logged.
@@ -299,6 +301,7 @@ impl Default for Config {
             engine: engine::Settings::default(),
             proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
+            validation: validation::Settings::default(),
             state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),

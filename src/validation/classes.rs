@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::{CLASSES_MAX, survey::in_order};
+use super::survey::in_order;
 
 /// How a version says a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,9 +28,10 @@ pub(super) struct Classes {
     index: HashMap<String, u32>,
     /// The class of each column of scores; `None` where that is not known.
     columns: Option<Vec<u32>>,
+    classes_max: usize,
 }
 
-/// There are more than [`CLASSES_MAX`] classes.
+/// There are more classes than there may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooMany;
 
@@ -41,11 +42,18 @@ impl Classes {
         names: &[String],
         columns: usize,
         labels: &[String],
+        classes_max: usize,
     ) -> Result<Self, TooMany> {
         let needed = if columns == 1 { 2 } else { columns };
         let names = if columns == 0 || names.len() == needed { names.to_vec() } else { Vec::new() };
-        let mut classes =
-            Self { naming, names, keys: Vec::new(), index: HashMap::new(), columns: None };
+        let mut classes = Self {
+            naming,
+            names,
+            keys: Vec::new(),
+            index: HashMap::new(),
+            columns: None,
+            classes_max,
+        };
         if naming == Naming::Columns {
             let keys = classes.keys_of_columns(columns, labels);
             let columns = keys.iter().map(|key| classes.intern(key)).collect::<Result<_, _>>()?;
@@ -210,7 +218,7 @@ impl Classes {
         if let Some(class) = self.index.get(key) {
             return Ok(*class);
         }
-        if self.keys.len() >= CLASSES_MAX {
+        if self.keys.len() >= self.classes_max {
             return Err(TooMany);
         }
         let class = u32::try_from(self.keys.len()).map_err(|_| TooMany)?;
@@ -241,7 +249,7 @@ mod tests {
         of_labels: &[Option<&str>],
         of_columns: Option<&[&str]>,
     ) {
-        let mut classes = Classes::new(naming, &texts(names), columns, &texts(labels)).unwrap();
+        let mut classes = Classes::new(naming, &texts(names), columns, &texts(labels), 10).unwrap();
         let found: Vec<_> = labels
             .iter()
             .map(|label| {
@@ -290,8 +298,8 @@ mod tests {
 
     #[test]
     fn classes_are_bounded() {
-        let mut classes = Classes::new(Naming::Texts, &[], 0, &[]).unwrap();
-        let all = (0..=CLASSES_MAX).map(|class| classes.of_answer(&class.to_string()));
+        let mut classes = Classes::new(Naming::Texts, &[], 0, &[], 10).unwrap();
+        let all = (0..=10).map(|class| classes.of_answer(&class.to_string()));
         assert_eq!(all.filter(Result::is_err).count(), 1);
     }
 }

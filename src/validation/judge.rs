@@ -6,7 +6,7 @@ use crate::{
 };
 
 use super::{
-    CLASSES_MAX, ClassReport, Metric, Request, Subject, Task, ValidationError,
+    ClassReport, Metric, Request, Subject, Task, ValidationError,
     answers::{self, Reading},
     classes::{Classes, Naming, TooMany},
     sample::Sample,
@@ -28,6 +28,7 @@ pub(super) struct Judge {
     has_text: bool,
     names: Vec<String>,
     is_named_by_request: bool,
+    classes_max: usize,
     labels: Vec<String>,
     positive: Option<String>,
     /// Made with the first answers, when it is known how many scores a row has.
@@ -43,6 +44,7 @@ struct Classifier {
     confusion: Confusion,
     scores: Option<Scores>,
     positive: Option<u32>,
+    classes_max: usize,
 }
 
 #[derive(Debug)]
@@ -80,8 +82,9 @@ impl Judge {
         let labels = match (task, &survey.classes) {
             (Task::Classification, None) => {
                 return Err(ValidationError::Outputs(format!(
-                    "there are more than {CLASSES_MAX} different labels, too many for classes; for numbers say --task \
-                     regression"
+                    "there are more than {} different labels, too many for classes (validation.classes); for numbers say \
+                     --task regression",
+                    request.settings.classes_max
                 )));
             }
             (Task::Classification, Some(classes)) => classes.clone(),
@@ -112,6 +115,7 @@ impl Judge {
             has_text: subject.signature.outputs[output].datatype == DataType::Bytes,
             names: names.unwrap_or_default().iter().map(|name| spelling(name)).collect(),
             is_named_by_request: !request.classes.is_empty(),
+            classes_max: request.settings.classes_max,
             labels,
             positive: request.positive.as_deref().map(spelling),
             classifier: None,
@@ -254,8 +258,8 @@ impl Judge {
                 self.version
             )));
         }
-        let mut classes =
-            Classes::new(naming, &self.names, width, &self.labels).map_err(too_many)?;
+        let mut classes = Classes::new(naming, &self.names, width, &self.labels, self.classes_max)
+            .map_err(too_many)?;
         let positive = match &self.positive {
             Some(name) => {
                 let known = classes.len();
@@ -282,8 +286,9 @@ impl Judge {
             are_numbers: true,
             agreeing: 0,
         });
-        let confusion = Confusion::new(CLASSES_MAX + 1);
-        Ok(Classifier { classes, confusion, scores, positive })
+        let confusion = Confusion::new(self.classes_max + 1);
+        let classes_max = self.classes_max;
+        Ok(Classifier { classes, confusion, scores, positive, classes_max })
     }
 
     pub(super) fn finish(self) -> Scored {
@@ -322,9 +327,11 @@ impl Judge {
 }
 
 fn too_many(_: TooMany) -> ValidationError {
-    ValidationError::Outputs(format!(
-        "labels and predictions have more than {CLASSES_MAX} classes together; for numbers say --task regression"
-    ))
+    ValidationError::Outputs(
+        "labels and predictions have more classes together than there may be; raise validation.classes, or for numbers \
+         say --task regression"
+            .to_owned(),
+    )
 }
 
 impl Classifier {
@@ -341,7 +348,7 @@ impl Classifier {
             None => best,
         };
         // Rows without an answer have a place of their own behind all classes.
-        let place = predicted.map_or(CLASSES_MAX, |class| class as usize);
+        let place = predicted.map_or(self.classes_max, |class| class as usize);
         self.confusion.add(actual as usize, place);
         if let (Some(own), Some(row)) = (&mut self.scores, scores) {
             own.agreeing += u64::from(best == predicted);

@@ -30,7 +30,7 @@ use std::{
 };
 
 use crate::{
-    dataset::{Batch, Dataset, DatasetError},
+    dataset::{Batch, Dataset, DatasetError, Limits},
     model::{Input, Signature},
     tensor::Tensor,
 };
@@ -46,8 +46,37 @@ use compare::Pairs;
 use judge::Judge;
 use survey::Survey;
 
-/// The most classes that labels and predictions may have together.
-pub const CLASSES_MAX: usize = 1_000;
+/// The most that data may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// Columns of a file.
+    pub columns_max: usize,
+    /// Bytes of one text, or of one cell of a CSV file.
+    pub text_bytes_max: usize,
+    /// Bytes of a line of a CSV file.
+    pub row_bytes_max: usize,
+    /// Bytes of rows that are read at a time.
+    pub batch_bytes_max: usize,
+    /// Classes of labels and predictions together; 8 bytes for each pair of them.
+    pub classes_max: usize,
+}
+
+impl Settings {
+    /// What holds for files.
+    pub fn limits(&self) -> Limits {
+        let Self { columns_max, text_bytes_max, row_bytes_max, batch_bytes_max, classes_max: _ } =
+            *self;
+        Limits { columns_max, text_bytes_max, row_bytes_max, batch_bytes_max }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let Limits { columns_max, text_bytes_max, row_bytes_max, batch_bytes_max } =
+            Limits::default();
+        Self { columns_max, text_bytes_max, row_bytes_max, batch_bytes_max, classes_max: 1_000 }
+    }
+}
 
 /// What is asked of a version.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +103,8 @@ pub struct Request {
     pub rows_max: Option<u64>,
     /// Chance of calling a version worse that is as good as the other.
     pub alpha: f64,
+    /// Bounds of data and classes.
+    pub settings: Settings,
 }
 
 impl Default for Request {
@@ -90,6 +121,7 @@ impl Default for Request {
             batch_rows: 64,
             rows_max: None,
             alpha: 0.05,
+            settings: Settings::default(),
         }
     }
 }
@@ -195,7 +227,7 @@ pub fn validate(
     mut around: Surroundings<'_>,
 ) -> Result<Report, ValidationError> {
     let mut labels = survey::Labels::find(request, &data)?;
-    let survey = Survey::of(&labels, &data, request.rows_max, &mut around)?;
+    let survey = Survey::of(&labels, &data, request, &mut around)?;
     let features = labels.features(request, &data)?;
     let mut asked = Asked::new(request, &data, &features, &survey, candidate)?;
     let other = against.map(|subject| Asked::new(request, &data, &features, &survey, subject));

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
-use crate::dataset::{Batch, Cells, Dataset, Limits, Wrong};
+use crate::dataset::{Batch, Cells, Dataset, Wrong};
 
-use super::{CLASSES_MAX, DataReport, Request, Surroundings, Task, ValidationError};
+use super::{DataReport, Request, Surroundings, Task, ValidationError};
 
 /// Names that a column of labels usually has.
 const USUAL: [&str; 4] = ["label", "target", "class", "y"];
@@ -42,7 +42,7 @@ pub(super) struct Survey {
     /// Rows without a label.
     pub(super) unlabelled: u64,
     pub(super) kind: LabelKind,
-    /// The different labels, in order; `None` if there are more than [`CLASSES_MAX`].
+    /// The different labels, in order; `None` if there are more than `classes_max`.
     pub(super) classes: Option<Vec<String>>,
 }
 
@@ -56,7 +56,7 @@ pub(super) enum Truth {
 impl Labels {
     pub(super) fn find(request: &Request, data: &Dataset) -> Result<Self, ValidationError> {
         if let Some(path) = &request.labels {
-            let labels = Dataset::open(path, Limits::default())?;
+            let labels = Dataset::open(path, request.settings.limits())?;
             if labels.columns().len() != 1 {
                 let (path, columns) = (path.display(), labels.columns().len());
                 return Err(ValidationError::Columns(format!(
@@ -242,7 +242,7 @@ impl Survey {
     pub(super) fn of(
         labels: &Labels,
         data: &Dataset,
-        rows_max: Option<u64>,
+        request: &Request,
         around: &mut Surroundings<'_>,
     ) -> Result<Self, ValidationError> {
         let (mut reader, column) = match labels {
@@ -250,7 +250,8 @@ impl Survey {
             Labels::File(labels) => (labels.again()?, 0),
         };
         reader.select([column])?;
-        let rows_max = rows_max.unwrap_or(u64::MAX);
+        let (classes_max, rows_max) =
+            (request.settings.classes_max, request.rows_max.unwrap_or(u64::MAX));
         let total = reader.rows().map(|rows| rows.min(rows_max));
         let (mut rows, mut unlabelled, mut kind) = (0, 0, LabelKind::Binary);
         let mut classes = BTreeSet::new();
@@ -268,7 +269,7 @@ impl Survey {
                     unlabelled += 1;
                     continue;
                 };
-                if !classes.contains(&key) && classes.len() <= CLASSES_MAX {
+                if !classes.contains(&key) && classes.len() <= classes_max {
                     kind = kind.max(LabelKind::of(&key));
                     classes.insert(key);
                 } else if kind < LabelKind::Text && !classes.contains(&key) {
@@ -282,7 +283,7 @@ impl Survey {
             return Err(ValidationError::NoRows(reader.path().to_owned()));
         }
         let mut classes: Option<Vec<String>> =
-            (classes.len() <= CLASSES_MAX).then(|| classes.into_iter().collect());
+            (classes.len() <= classes_max).then(|| classes.into_iter().collect());
         if let Some(classes) = &mut classes {
             in_order(classes);
         }
