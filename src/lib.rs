@@ -16,11 +16,13 @@ pub mod serve;
 pub mod wire;
 
 // control plane
+pub mod dataset;
 pub mod lifecycle;
 pub mod registry;
 pub mod rollout;
 pub mod source;
 pub mod state;
+pub mod validation;
 
 // faces
 pub mod admin;

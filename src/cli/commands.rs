@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use crate::{
     config::{self, Findings, Flags, Sources},
     model::ModelName,
+    validation::Threshold,
 };
 
 /// Serves ONNX models and watches over them
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "Examples:
   tidegate serve --repository /srv/models --http 0.0.0.0:8000
   tidegate check                             load every model and say what is wrong
   tidegate predict digits --golden           send a model's golden inputs to a running server
+  tidegate validate fraud 4 --data held-out.csv --threshold accuracy=0.9
   tidegate models list                       what a running server serves
   tidegate rollback fraud                    back to the version before
   tidegate audit list                        what was decided, by whom and why
@@ -44,6 +46,8 @@ pub(super) enum Command {
     Health(Server),
     /// Sends a request to a running server and shows the answer
     Predict(PredictArguments),
+    /// Runs a version on labelled data and judges its answers, without a server
+    Validate(ValidateArguments),
     /// Shows what a running server serves, and changes it
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -172,6 +176,114 @@ pub(super) struct PredictArguments {
     /// The server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000", env = "TIDEGATE_URL")]
     pub(super) url: String,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Data are CSV (.csv, .tsv), Parquet (.parquet) or numpy.save's (.npy). A model of one input gets all columns \
+but the label in the order of the file; a model of several gets each from the column of its name.
+
+Examples:
+  tidegate validate iris --data iris.csv --label species
+  tidegate validate fraud 4 --data holdout.parquet --threshold accuracy=0.9 --threshold log_loss=0.3
+  tidegate validate fraud latest --data holdout.parquet --compare --report report.md
+  tidegate validate digits 1 --data images.npy --labels digits.npy --json
+  tidegate validate price 2 --data sales.csv --label price --ignore id --threshold mae=12.5
+
+Exit codes: 0 every threshold is reached and the version is not significantly worse; 1 it is not so, or the version cannot \
+be loaded or run; 2 the command, the configuration or the data are wrong."
+)]
+pub(super) struct ValidateArguments {
+    /// The model
+    #[arg(value_parser = ModelName::parse)]
+    pub(super) model: ModelName,
+    /// The version: a number, an alias, or `latest` for the highest number in the repository
+    #[arg(default_value = "latest")]
+    pub(super) version: String,
+    /// The labelled data: .csv, .tsv, .parquet or .npy
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: PathBuf,
+    /// The column of the labels, or `last` [default: the only one named label, target, class or y]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "labels")]
+    pub(super) label: Option<String>,
+    /// A file of one column with the labels, where they are not in the data
+    #[arg(long, value_name = "FILE")]
+    pub(super) labels: Option<PathBuf>,
+    /// A column that is neither label nor input, such as an id; may be repeated
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) ignore: Vec<String>,
+    /// The names of the classes by number or column of scores, separated by commas [default: those of `label_filename`]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub(super) classes: Vec<String>,
+    /// The class that precision, recall and F1 are about [default: of two, the second; else means over the classes]
+    #[arg(long, value_name = "CLASS")]
+    pub(super) positive: Option<String>,
+    /// Whether answers are classes or numbers [default: as outputs and labels say]
+    #[arg(long, value_name = "TASK", value_enum)]
+    pub(super) task: Option<TaskName>,
+    /// The output with the prediction [default: the only one that can be it]
+    #[arg(long, value_name = "OUTPUT")]
+    pub(super) output: Option<String>,
+    /// What must be reached, such as accuracy=0.9: at least for accuracy, precision, recall, f1, `roc_auc` and r2, at most
+    /// for `log_loss`, mae and rmse; may be repeated
+    #[arg(long = "threshold", value_name = "METRIC=NUMBER")]
+    pub(super) thresholds: Vec<Threshold>,
+    /// Runs the serving version on the same rows, too, and fails if this one is significantly worse
+    #[arg(long)]
+    pub(super) compare: bool,
+    /// The version to compare with, a number or an alias; implies --compare [default: what serves by the log of
+    /// decisions, else the next lower number]
+    #[arg(long, value_name = "VERSION")]
+    pub(super) against: Option<String>,
+    /// The chance of calling a version worse that is as good
+    #[arg(long, value_name = "CHANCE", default_value_t = 0.05, value_parser = chance)]
+    pub(super) alpha: f64,
+    /// Writes a report in Markdown
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+    /// Rows of one run, at most those that the model takes
+    #[arg(long, value_name = "ROWS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(super) batch: u32,
+    /// Stops after so many rows
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(super) limit: Option<u64>,
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder with the models [default: ./models]
+    #[arg(long, visible_alias = "model-dir", value_name = "DIR")]
+    repository: Option<PathBuf>,
+    /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, lib/ beside this program, the system]
+    #[arg(long, value_name = "FILE")]
+    onnxruntime: Option<PathBuf>,
+}
+
+/// What a model's answers are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum TaskName {
+    /// Classes
+    Classification,
+    /// Numbers
+    Regression,
+}
+
+impl ValidateArguments {
+    pub(super) fn sources(&self) -> Sources<Vec<(String, String)>> {
+        let flags = Flags {
+            repository: self.repository.clone(),
+            onnxruntime: self.onnxruntime.clone(),
+            ..Flags::default()
+        };
+        Sources { file: self.config.clone(), environment: variables(), flags }
+    }
+}
+
+fn chance(text: &str) -> Result<f64, String> {
+    let chance: f64 = text.parse().map_err(|_| "it is not a number".to_owned())?;
+    if chance > 0.0 && chance < 1.0 {
+        return Ok(chance);
+    }
+    Err("it must lie between 0 and 1, for example 0.05".to_owned())
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,7 @@ mod models;
 mod operations;
 mod predict;
 mod state;
+mod validate;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -58,6 +59,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Check(arguments) => check::run(&config::load(arguments.sources())?, cli.json),
         Command::Health(server) => client::health(&server.admin, cli.json),
         Command::Predict(arguments) => predict::run(&arguments, cli.json),
+        Command::Validate(arguments) => validate::run(&arguments, cli.json),
         Command::Models(ModelsCommand::List(server)) => models::list(&server.admin, cli.json),
         Command::Models(ModelsCommand::Show { model, server }) => {
             models::show(&server.admin, &model, cli.json)

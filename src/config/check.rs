@@ -17,7 +17,7 @@ use crate::{
     edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    serve, source, state,
+    serve, source, state, validation,
 };
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
@@ -60,6 +60,13 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             demand_waiting_max: count(file.repository.demand_waiting),
             shadow_waiting_max: nonzero(file.serve.shadow_waiting).unwrap_or(NonZeroUsize::MIN),
             shadow_bytes_max: bytes(file.serve.shadow_bytes),
+        },
+        validation: validation::Settings {
+            columns_max: count(file.validation.columns),
+            text_bytes_max: bytes(file.validation.text_bytes),
+            row_bytes_max: bytes(file.validation.row_bytes),
+            batch_bytes_max: bytes(file.validation.batch_bytes),
+            classes_max: count(file.validation.classes),
         },
         state: state::Settings {
             path: file.state.path.0,

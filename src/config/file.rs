@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName,
-    rollout::PolicyDraft, serve, source, state,
+    rollout::PolicyDraft, serve, source, state, validation,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -33,6 +33,7 @@ pub(super) struct File {
     pub(super) engine: Engine,
     pub(super) proof: Proof,
     pub(super) serve: Serve,
+    pub(super) validation: Validation,
     pub(super) logs: LogsSection,
     pub(super) state: State,
     /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
@@ -244,6 +245,22 @@ pub(super) struct Serve {
     pub(super) shadow_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
+/// The most that labelled data may ask for, of `tidegate validate` and of rollouts that validate first.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Validation {
+    /// Most columns of a file.
+    pub(super) columns: Whole<1, 1_000_000>,
+    /// Longest text, and longest cell of a CSV file.
+    pub(super) text_bytes: Size<1, GIB>,
+    /// Longest line of a CSV file. What is longer mostly lacks a quote.
+    pub(super) row_bytes: Size<1, GIB>,
+    /// Bytes of rows that are read at a time.
+    pub(super) batch_bytes: Size<KIB, GIB>,
+    /// Most classes of labels and predictions together. Takes 8 bytes for each pair of them.
+    pub(super) classes: Whole<2, 10_000>,
+}
+
 /// What is logged, on standard output.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -442,6 +459,25 @@ impl Default for Serve {
             stuck_after: Time(stuck_after),
             shadow_waiting: Whole(count(shadow_waiting_max.get())),
             shadow_bytes: Size(count(shadow_bytes_max)),
+        }
+    }
+}
+
+impl Default for Validation {
+    fn default() -> Self {
+        let validation::Settings {
+            columns_max,
+            text_bytes_max,
+            row_bytes_max,
+            batch_bytes_max,
+            classes_max,
+        } = validation::Settings::default();
+        Self {
+            columns: Whole(count(columns_max)),
+            text_bytes: Size(count(text_bytes_max)),
+            row_bytes: Size(count(row_bytes_max)),
+            batch_bytes: Size(count(batch_bytes_max)),
+            classes: Whole(count(classes_max)),
         }
     }
 }

@@ -37,7 +37,7 @@ use crate::{
     lifecycle::{self, OnNewVersion},
     model::ModelName,
     rollout::PolicyDraft,
-    serve, source, state,
+    serve, source, state, validation,
 };
 use draft::Draft;
 
@@ -69,6 +69,8 @@ pub struct Config {
     pub proof: lifecycle::ProofSettings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
+    /// Bounds of labelled data.
+    pub validation: validation::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
     /// What is logged.
@@ -304,6 +306,7 @@ impl Default for Config {
             engine: engine::Settings::default(),
             proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
+            validation: validation::Settings::default(),
             state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),

@@ -50,6 +50,15 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// What these records of the log say was decided; nothing more can be written.
+    pub fn read(records: impl IntoIterator<Item = Record>) -> Result<Self, RegistryError> {
+        let own = records.into_iter().filter(|record| record.kind.starts_with(KIND));
+        let entries = own.map(entry).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::replay(entries, None))
+    }
+}
+
 impl Journal for State {
     fn write(&mut self, entries: &[Entry]) -> Result<(), Unrecorded> {
         let unfit = |error: serde_json::Error| Unrecorded { reason: error.to_string() };

@@ -60,7 +60,6 @@ use crate::{
 };
 
 pub use handle::{RolloutError, Rollouts, Wanted};
-pub use plan::Plan;
 pub use store::Frozen;
 
 /// Runs rollouts until it is dropped.

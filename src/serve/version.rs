@@ -4,7 +4,7 @@ use std::{
     ops::{Deref, DerefMut},
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, TryLockError,
+        Arc, Mutex, MutexGuard, PoisonError, TryLockError,
         atomic::{
             AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -19,12 +19,14 @@ use tokio::sync::Notify;
 use crate::{
     engine::{Session, Tag},
     model::{
-        ArmName, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+        ArmName, Growth, Guards, Input, ModelDescription, ModelName, Signature, TensorSpec,
+        VersionId,
     },
     monitor::{ArmRecorder, VersionRecorder, WorkerId},
+    tensor::Tensor,
 };
 
-use super::Settings;
+use super::{PredictError, Settings};
 
 /// A version that can answer.
 pub struct Version {
@@ -258,6 +260,23 @@ impl Version {
         }
         // Workers look from their own session on.
         self.session(WorkerId(self.slots.len() - 1))
+    }
+
+    /// Runs inputs of people who measure the version, not of its clients: nothing is counted, and no deadline ends the
+    /// run. Gives all outputs, in the signature's order.
+    ///
+    /// Waits for a session where all are in a run, and takes it from requests meanwhile; not for a thread that answers
+    /// requests.
+    pub fn evaluate(&self, mut inputs: Vec<Input>) -> Result<Vec<Tensor>, PredictError> {
+        self.signature().arrange(&mut inputs, self.batched)?;
+        self.parts.guards.check(&inputs)?;
+        self.parts.growth.check(&inputs)?;
+        let all: Vec<usize> = (0..self.signature().outputs.len()).collect();
+        // The last worker's own, so that the others keep theirs.
+        let slot = self.slots.last().expect("a version has a session");
+        let session = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut session = Taken { session, _told: Told(self) };
+        Ok(self.tag.during(|| session.run(inputs.into(), &all))?)
     }
 
     /// Waits until a session may be free.

@@ -59,5 +59,6 @@ mod swap;
 mod tidy;
 mod traffic;
 mod uploads;
+mod validate;
 mod vanished;
 mod verdicts;
