@@ -247,6 +247,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         records,
         drafts: drafts(&config),
         blamed,
+        validation: config.validation,
         workers,
         random,
     })

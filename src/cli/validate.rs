@@ -17,7 +17,8 @@ use crate::{
     model::{ModelName, VersionId},
     monitor::{Clock as _, Monitor},
     registry::{Decisions, Registry},
-    serve::{PredictError, Version},
+    rollout::subject,
+    serve::Version,
     source::{Folder, ListedModel},
     state::{self, Filter},
     validation::{
@@ -66,7 +67,8 @@ pub(super) fn run(arguments: &ValidateArguments, json: bool) -> anyhow::Result<O
         }
     }
     let request = request(arguments, &config);
-    let mut subjects = versions.iter().map(|version| subject(version, &config));
+    let mut subjects =
+        versions.iter().map(|version| subject(version, version.rows_max(&config.serve)));
     let candidate = subjects.next().context("the candidate is loaded first")?;
     let report = match judged(&request, data, candidate, subjects.next()) {
         Err(error) if error.is_the_versions_fault() => {
@@ -194,26 +196,6 @@ fn load(
     };
     let version = listed.versions.get(&id).context("it is not in the repository")?;
     Ok(loader.load(name, id, &Origin::Repository(version.clone(), description))?)
-}
-
-fn subject<'a>(version: &'a Version, config: &Config) -> Subject<'a> {
-    let parts = version.parts();
-    let names = parts.description.parameters.get("feature_names");
-    let names = names.map(|names| names.split(',').map(|name| name.trim().to_owned()).collect());
-    Subject {
-        model: parts.model.to_string(),
-        version: parts.id.number(),
-        signature: version.signature(),
-        rows_max: version.rows_max(&config.serve),
-        class_names: &parts.class_names,
-        feature_names: names.unwrap_or_default(),
-        predict: Box::new(|inputs| {
-            version.evaluate(inputs).map_err(|error| match error {
-                PredictError::Engine(cause) => cause.to_string(),
-                error => error.to_string(),
-            })
-        }),
-    }
 }
 
 /// The report for people.

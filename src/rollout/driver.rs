@@ -10,7 +10,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::AtomicBool, mpsc},
     time::{Duration, Instant},
 };
 
@@ -19,16 +19,17 @@ use crate::{
     model::{ArmName, ModelName, VersionId, VersionState},
     monitor::{EventKind, Monitor},
     registry::Cause,
-    serve::{Evidence, Evident, Reading, Serving},
+    serve::{Compared, Evidence, Evident, Reading, Serving},
 };
 
 use super::{
     Parts, Rollouts,
     handle::{Command, Shared},
-    policy::{Gate, PolicyDraft},
-    seen::{Marks, Seen, Threshold},
+    policy::{Gate, PolicyDraft, Validation},
+    seen::{Comparison, Marks, Seen, Threshold},
     state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     store::{Frozen, Store},
+    validating::{self, Task},
 };
 
 /// Time between two looks at what is not urgent.
@@ -64,7 +65,8 @@ pub(super) struct Driver {
     /// The start of the process, since 1970.
     pub(super) started: Duration,
     pub(super) is_stopping: bool,
-    pub(super) rollouts: super::Rollouts,
+    pub(super) rollouts: Rollouts,
+    pub(super) validation: crate::validation::Settings,
 }
 
 /// A rollout, and what the driver knows about it.
@@ -86,8 +88,8 @@ pub(super) struct Run {
     pub(super) salt: [u64; 2],
     pub(super) problem: Option<String>,
     heard: Vec<Seen>,
-    /// True if requests are judged.
-    is_judged: bool,
+    /// Ends a validation of it.
+    cancel: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -111,7 +113,7 @@ impl Run {
             salt,
             problem: None,
             heard: Vec::new(),
-            is_judged: true,
+            cancel: Arc::default(),
         }
     }
 }
@@ -159,6 +161,7 @@ impl Driver {
             looked_at: None,
             is_stopping: false,
             rollouts,
+            validation: parts.validation,
         }
     }
 
@@ -183,8 +186,8 @@ impl Driver {
     }
 
     fn next(&mut self) -> Next {
-        let judged = |run: &&Run| run.evidence.is_some() && run.is_judged;
-        let patience = if self.runs.values().any(|run| judged(&run)) { LOOK } else { REST };
+        let judges = self.runs.values().any(|run| run.evidence.is_some());
+        let patience = if judges { LOOK } else { REST };
         match self.commands.try_recv() {
             Ok(command) => return Next::Command(command),
             Err(mpsc::TryRecvError::Disconnected) => return Next::Stop,
@@ -226,6 +229,7 @@ impl Driver {
 
     /// Reads the evidence of a rollout.
     fn read(&mut self, id: &str) {
+        self.read_copies(id);
         loop {
             let Some(run) = self.runs.get_mut(id) else { return };
             let Some(evidence) = run.evidence.clone() else { return };
@@ -245,6 +249,29 @@ impl Driver {
             if let Some(run) = self.runs.get_mut(id) {
                 run.heard = heard;
             }
+        }
+    }
+
+    /// Reads what copied requests showed.
+    fn read_copies(&mut self, id: &str) {
+        let Some(evidence) = self.runs.get(id).and_then(|run| run.evidence.clone()) else { return };
+        let comparison = |compared: Compared| Comparison {
+            max_abs: compared.sample.max_absolute,
+            // What cannot be compared differs.
+            max_rel: if compared.sample.failed || compared.shape_differs {
+                f64::NAN
+            } else {
+                compared.sample.max_relative
+            },
+            flipped: compared.sample.label_flips > 0,
+        };
+        let compared: Vec<_> = evidence.compared().map(comparison).collect();
+        if !compared.is_empty() {
+            self.hear(id, &Event::Shadowed(&compared));
+        }
+        let dropped = evidence.copies_dropped();
+        if dropped > 0 {
+            self.hear(id, &Event::ShadowDropped(dropped));
         }
     }
 
@@ -326,12 +353,7 @@ impl Driver {
             match effect {
                 Effect::Promote { .. } => self.hear(id, &Event::Promoted),
                 Effect::FreezeQuantiles(quantiles) => self.freeze_quantiles(id, quantiles),
-                Effect::Validate(validation) => {
-                    let why = format!("{} cannot be read: not built yet", validation.data);
-                    let event =
-                        Event::Validated { report: serde_json::Value::Null, pass: false, why };
-                    self.hear(id, &event);
-                }
+                Effect::Validate(validation) => self.validate(id, validation),
                 Effect::Tell { kind, detail } => self.tell(id, *kind, detail),
                 Effect::End => self.end(id),
                 Effect::Record
@@ -345,10 +367,42 @@ impl Driver {
         Ok(())
     }
 
+    /// Begins to measure the candidate on labelled data.
+    fn validate(&mut self, id: &str, wanted: &Validation) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let table = self.serving.table();
+        let loaded = |version: VersionId| {
+            let model = table.model(&run.model)?;
+            model.versions.iter().find(|entry| entry.id == version)?.version.clone()
+        };
+        let settings = self.serving.settings();
+        let started = match (loaded(run.candidate), loaded(run.baseline)) {
+            (Some(candidate), Some(baseline)) => {
+                let task = Task {
+                    id: id.to_owned(),
+                    wanted: wanted.clone(),
+                    rows_max: (candidate.rows_max(settings), baseline.rows_max(settings)),
+                    candidate,
+                    baseline,
+                    settings: self.validation,
+                    monitor: Arc::clone(&self.monitor),
+                    cancel: Arc::clone(&run.cancel),
+                };
+                task.start(self.rollouts.clone()).map_err(|error| error.to_string())
+            }
+            _ => Err("its versions are not loaded".to_owned()),
+        };
+        if let Err(why) = started {
+            let event = Event::Validated { report: serde_json::Value::Null, pass: false, why };
+            self.hear(id, &event);
+        }
+    }
+
     /// Nothing more is to be learnt.
     fn end(&mut self, id: &str) {
         let Some(run) = self.runs.get_mut(id) else { return };
         run.evidence = None;
+        validating::cancel(&run.cancel);
         self.shared.ended(&run.model, run.rollout.state());
         self.tried.insert(run.model.clone(), run.candidate);
     }

@@ -29,6 +29,7 @@ mod report;
 mod seen;
 mod state;
 mod store;
+mod validating;
 mod values;
 
 pub use evidence::{Pair, Verdict};
@@ -42,6 +43,7 @@ pub use state::{
     Change, Checkpoint, Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State,
     Told,
 };
+pub use validating::subject;
 pub use values::{Moment, Share, Span};
 
 use std::{
@@ -85,6 +87,8 @@ pub struct Parts {
     pub drafts: BTreeMap<ModelName, (PolicyDraft, bool)>,
     /// Versions in whose runs the process before ended: model, version, digest.
     pub blamed: Vec<(String, VersionId, String)>,
+    /// Bounds of labelled data.
+    pub validation: crate::validation::Settings,
     /// Threads that serve.
     pub workers: usize,
     /// Gives random bits.

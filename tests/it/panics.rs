@@ -77,6 +77,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         records: Vec::new(),
         drafts: BTreeMap::new(),
         blamed: Vec::new(),
+        validation: tidegate::validation::Settings::default(),
         workers: 1,
         random: || 7,
     })
