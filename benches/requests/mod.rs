@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
     sync::Arc,
@@ -99,6 +100,10 @@ impl Served {
             aliases: BTreeMap::new(),
             pinned: None,
             problem: None,
+            traffic: None,
+            traffic_revision: 0,
+            route_override: false,
+            held_back: None,
         };
         let serving = Serving::new(Settings::default(), Arc::clone(&clock));
         let models = HashMap::from([(name, Arc::new(model))]);
@@ -133,6 +138,8 @@ impl Served {
             client: None,
             model: "breast_cancer",
             selector: VersionSelector::Default,
+            route: None,
+            key: None,
             id: self.names.next(),
             arrived: now,
             waited: Duration::ZERO,
@@ -185,7 +192,7 @@ impl Session for Ready {
         &self.0
     }
 
-    fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, _: Cow<'_, [Input]>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
         Ok(answer())
     }
 }

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{
     Json, Router,
     extract::{Path, State},
-    http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -117,9 +116,7 @@ async fn list(State(admin): State<Admin>) -> Json<ModelList> {
 async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Response {
     match admin.serving.table().model(&name) {
         Some(model) => Json(model_report(model)).into_response(),
-        None => {
-            Problem::new(StatusCode::NOT_FOUND, "no such model; see /api/v1/models").into_response()
-        }
+        None => Problem::unknown_model().into_response(),
     }
 }
 

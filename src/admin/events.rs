@@ -12,9 +12,10 @@ use axum::{
 };
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use serde_json::Value;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use crate::monitor::Event;
+use crate::monitor::{Event, EventKind};
 
 use super::Admin;
 
@@ -70,7 +71,9 @@ impl Stream {
 }
 
 fn text(event: &Event) -> String {
-    let data = serde_json::json!({
+    let mut data = serde_json::json!({
+        "id": event.sequence.to_string(),
+        "at": crate::rollout::Moment::at(event.at).to_string(),
         "sequence": event.sequence,
         "unix_ms": u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX),
         "model": event.model.as_str(),
@@ -78,5 +81,9 @@ fn text(event: &Event) -> String {
         "event": event.kind.name(),
         "detail": event.detail,
     });
+    if let Some(object) = &event.object {
+        let name = if event.kind == EventKind::TrafficChanged { "traffic" } else { "rollout" };
+        data[name] = Value::clone(object);
+    }
     format!("id: {}\nevent: {}\ndata: {data}\n\n", event.sequence, event.kind.name())
 }

@@ -7,8 +7,9 @@ use axum::{
 };
 
 use crate::{
-    model::VersionState,
+    model::{ModelName, SLOTS, VersionState},
     monitor::{Exposition, Monitor},
+    rollout,
     serve::Serving,
 };
 
@@ -17,6 +18,8 @@ use super::{Admin, Problem};
 pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     let mut page = Exposition::of(&admin.monitor);
     versions(&admin.serving, &admin.monitor, &mut page);
+    weights(&admin.serving, &mut page);
+    rollouts(&admin, &mut page);
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
     let help = "Requests that wait for versions that load on demand.";
@@ -67,6 +70,60 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
     let help =
         "What loaded versions are taken to occupy in memory: what repository.loaded_bytes bounds.";
     page.gauges("tidegate_loaded_cost_bytes", help, &[(vec![], cost as f64)]);
+}
+
+/// The arms of every split.
+fn weights(serving: &Serving, page: &mut Exposition) {
+    let table = serving.table();
+    let mut weights = Vec::new();
+    for model in table.models() {
+        for arm in model.traffic.iter().flat_map(|traffic| traffic.arms()) {
+            let weight = f64::from(arm.slots) / f64::from(SLOTS);
+            weights.push((model.name.to_string(), arm.id.to_string(), arm.name, weight));
+        }
+    }
+    let mut gauges = Vec::new();
+    for (model, version, arm, weight) in &weights {
+        let labels = vec![("model", &**model), ("version", &**version), ("arm", arm.as_str())];
+        gauges.push((labels, *weight));
+    }
+    let help = "The share of a model's requests that an arm of its split gets.";
+    page.gauges("tidegate_traffic_weight_ratio", help, &gauges);
+}
+
+/// The newest rollout of each model, and how many ended how.
+#[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+fn rollouts(admin: &Admin, page: &mut Exposition) {
+    let (mut states, mut steps) = (Vec::new(), Vec::new());
+    let (mut evidence, mut thresholds) = (Vec::new(), Vec::new());
+    let standings = admin.rollouts.standings();
+    for report in &standings {
+        let model = ("model", report.model.as_str());
+        for state in rollout::State::ALL {
+            let labels = vec![model, ("state", state.name())];
+            states.push((labels, yes(state == report.state)));
+        }
+        steps.push((vec![model], report.step as f64));
+        for gate in &report.gates {
+            let labels = vec![model, ("gate", gate.gate.name())];
+            evidence.push((labels.clone(), gate.log_e));
+            thresholds.push((labels, gate.log_e_threshold));
+        }
+    }
+    let help = "The state of a model's newest rollout: 1 for the one it is in, 0 for the others.";
+    page.gauges("tidegate_rollout_state", help, &states);
+    let help = "The step of a model's newest rollout, counted from 0.";
+    page.gauges("tidegate_rollout_step", help, &steps);
+    let help = "Natural logarithm of a gate's evidence that the candidate is worse.";
+    page.gauges("tidegate_gate_log_e", help, &evidence);
+    let help = "The evidence at which a gate rolls the candidate back.";
+    page.gauges("tidegate_gate_log_e_threshold", help, &thresholds);
+    let outcomes = admin.rollouts.outcomes();
+    let outcome = |((model, outcome), count): &((ModelName, &'static str), u64)| {
+        (vec![("model", model.to_string()), ("outcome", (*outcome).to_owned())], *count)
+    };
+    let help = "Rollouts that ended, by model and the state that they ended in.";
+    page.counts("tidegate_rollouts_total", help, outcomes.iter().map(outcome));
 }
 
 const STATES: [(VersionState, &str); 4] = [

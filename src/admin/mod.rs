@@ -13,7 +13,10 @@ mod events;
 mod metrics;
 mod operations;
 mod repository;
+mod request;
+mod rollouts;
 mod server;
+mod traffic;
 
 use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
@@ -30,9 +33,13 @@ use serde::Serialize;
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
+pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
+pub use traffic::{ArmReport, ShadowReport, StickyReport, TrafficReport};
 
-use crate::{lifecycle::Handle, monitor::Monitor, serve::Serving, wire::stranger};
+use crate::{
+    lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving, wire::stranger,
+};
 
 /// The admin listener's settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,15 +57,25 @@ pub struct Admin {
     pub monitor: Arc<Monitor>,
     /// Who loads, unloads and rolls back.
     pub lifecycle: Handle,
+    /// Who runs rollouts.
+    pub rollouts: Rollouts,
+    /// Gives random bits, for the keys of hashes.
+    pub random: fn() -> u64,
 }
 
 impl Admin {
+    /// A fresh key for the hash of a split.
+    fn salt(&self) -> [u64; 2] {
+        [(self.random)(), (self.random)()]
+    }
+
     /// The admin plane's routes; `trusted` where only this machine can reach them.
     pub fn router(self, trusted: bool) -> Router {
         let open =
             Router::new().route("/livez", get(live)).route("/metrics", get(metrics::metrics));
         let guarded = if trusted {
             let api = api::router().merge(operations::router()).merge(events::router());
+            let api = api.merge(traffic::router()).merge(rollouts::router());
             api.route("/readyz", get(ready_in_words))
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)
@@ -136,12 +153,35 @@ struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
+    /// Everything that is wrong, where that is more than one thing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<String>,
+    /// What was to be changed, as it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    current: Option<serde_json::Value>,
 }
 
 impl Problem {
     fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error");
-        Self { r#type: "about:blank", title, status: status.as_u16(), detail: detail.into() }
+        Self {
+            r#type: "about:blank",
+            title,
+            status: status.as_u16(),
+            detail: detail.into(),
+            errors: Vec::new(),
+            current: None,
+        }
+    }
+
+    /// A malformed request.
+    fn of(request::Errors(errors): request::Errors) -> Self {
+        let problem = Self::new(StatusCode::BAD_REQUEST, errors.join("; "));
+        if errors.len() > 1 { Self { errors, ..problem } } else { problem }
+    }
+
+    fn unknown_model() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no such model; see /api/v1/models")
     }
 }
 

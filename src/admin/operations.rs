@@ -8,14 +8,19 @@ use axum::{
     routing::{post, put},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
-    lifecycle::Operation,
+    lifecycle::{Operation, OperationError},
     model::{Alias, ModelName, VersionId},
     registry::Cause,
 };
 
-use super::{Admin, Problem, repository::status_of};
+use super::{
+    Admin, Problem,
+    repository::status_of,
+    request::{Errors, Fields},
+};
 
 /// What may be said with an operation; all of it may be left out.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -141,6 +146,26 @@ async fn operate(
             durable: done.durable,
         })
         .into_response(),
-        Err(error) => Problem::new(status_of(&error), error.to_string()).into_response(),
+        Err(error) => refused_operation(&error, None),
     }
+}
+
+/// The answer to a change that was not made; `current` is what was to be changed, as it stands.
+pub(super) fn refused_operation(error: &OperationError, current: Option<Value>) -> Response {
+    let problem = Problem::new(status_of(error), error.to_string());
+    Problem { current, ..problem }.into_response()
+}
+
+/// Who asks for a change, and why.
+pub(super) fn cause_of(fields: &Fields<'_>, errors: &mut Errors) -> Cause {
+    let mut words = |field: &str| {
+        let text = fields.text(field, errors).unwrap_or_default();
+        if text.chars().count() > WORDS_MAX {
+            errors.add(format!("`{field}` may have {WORDS_MAX} characters"));
+        }
+        text.to_owned()
+    };
+    let (actor, reason) = (words("actor"), words("reason"));
+    let actor = if actor.is_empty() { "admin API".to_owned() } else { actor };
+    Cause { actor, reason }
 }

@@ -207,7 +207,10 @@ pub(super) fn status_of(problem: &OperationError) -> StatusCode {
         | OperationError::UnknownVersion { .. }
         | OperationError::UnknownAlias { .. } => StatusCode::NOT_FOUND,
         OperationError::Failed { .. } | OperationError::Unfit { .. } => StatusCode::BAD_REQUEST,
-        OperationError::NothingOlder { .. } => StatusCode::CONFLICT,
+        OperationError::NothingOlder { .. } | OperationError::InRollout { .. } => {
+            StatusCode::CONFLICT
+        }
+        OperationError::Revision { .. } => StatusCode::PRECONDITION_FAILED,
         OperationError::Unrecorded(_)
         | OperationError::NotKept { .. }
         | OperationError::NotDurable { .. } => StatusCode::INSUFFICIENT_STORAGE,

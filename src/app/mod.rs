@@ -23,10 +23,11 @@ use crate::{
     config::{self, Config},
     edge::{self, Listener, Plane},
     engine::{self, Engines},
-    lifecycle::{Blame, Lifecycle, Loader, Policy, Prover, Verdicts},
+    lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
     model::{ModelName, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
+    rollout::{self, PolicyDraft},
     serve::{Serving, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
@@ -95,7 +96,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
 
 /// Opens what outlives the process: the log of decisions and the content store. Where the folder cannot be written,
 /// the server does without and says so.
-fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
+fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<(Registry, Option<State>)> {
     let path = &config.state.path;
     let (state, opened) = match State::open(config.state.clone()) {
         Ok(opened) => opened,
@@ -106,7 +107,7 @@ fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
                  state.path",
                 path.display()
             );
-            return Ok(Registry::default());
+            return Ok((Registry::default(), None));
         }
         Err(error) => return Err(error.into()),
     };
@@ -139,7 +140,7 @@ fn remember(config: &Config, loader: &mut Loader) -> anyhow::Result<Registry> {
              state.path writable"
         ),
     }
-    Ok(Registry::open(state)?)
+    Ok((Registry::open(state.clone())?, Some(state)))
 }
 
 /// Where the repository is for this process: its folder, or one that mirrors an object store as long as the second
@@ -190,12 +191,22 @@ async fn repository(
     Ok((config.source.clone(), None))
 }
 
+/// What the operator says about rollouts: the policy, and whether a new version starts one by itself.
+fn drafts(config: &Config) -> BTreeMap<ModelName, (PolicyDraft, bool)> {
+    let draft = |policy: &config::ModelPolicy| {
+        let by_itself = policy.on_new_version == OnNewVersion::Rollout;
+        (policy.rollout.clone().unwrap_or_default(), by_itself)
+    };
+    config.models.iter().map(|(name, model)| (name.clone(), draft(model))).collect()
+}
+
 /// What the operator says about models.
 fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     let policy = |policy: &config::ModelPolicy| Policy {
         required: policy.required,
         on_new_version: policy.on_new_version,
         signature_may_change: policy.signature_may_change,
+        route_override: policy.route_override,
     };
     config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
 }
@@ -210,7 +221,10 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
     let mut loader = loader(&config, sessions, Arc::clone(&monitor))?;
-    let registry = remember(&config, &mut loader)?;
+    let (registry, state) = remember(&config, &mut loader)?;
+    let blamed = loader.blame.as_ref().map(Blame::blamed).unwrap_or_default();
+    let records = registry.rollouts().map(|(id, rollout)| (id.to_owned(), rollout.clone()));
+    let records = records.collect();
     if let Some(notice) = loader.engines.notice() {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
@@ -223,6 +237,18 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         policies(&config),
         config.loaded_bytes_max,
     )?;
+    let rollouts = rollout::Running::start(rollout::Parts {
+        lifecycle: lifecycle.handle(),
+        serving: Arc::clone(&serving),
+        monitor: Arc::clone(&monitor),
+        state: state.map(|state| (state, config.state.path.clone())),
+        records,
+        drafts: drafts(&config),
+        blamed,
+        workers,
+        random,
+    })
+    .context("rollouts have no thread")?;
     let repository = repository_api(&config, &serving, &lifecycle);
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let admin_limits = admin_limits(&config);
@@ -231,13 +257,15 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         Arc::clone(&serving),
         Arc::clone(&monitor),
         repository_service(repository),
-        random(),
+        (random() >> 32) as u32,
     );
     let listener = Listener::start(Arc::new(plane), workers).await?;
     let admin = Admin {
         serving: Arc::clone(&serving),
         monitor: Arc::clone(&monitor),
         lifecycle: lifecycle.handle(),
+        rollouts: rollouts.handle(),
+        random,
     };
     let (admin_address, admin) = start_admin(config.admin.address, admin, admin_limits).await?;
     let signal = tokio::select! {
@@ -259,6 +287,10 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     }
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
     admin.stop().await;
+    let judged = tokio::task::spawn_blocking(move || drop(rollouts));
+    if tokio::time::timeout(Duration::from_secs(1), judged).await.is_err() {
+        tracing::warn!("a rollout was still being carried out; it goes on at the next start");
+    }
     let ended = tokio::task::spawn_blocking(move || drop(lifecycle));
     if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
         tracing::warn!("a version was still being loaded");
@@ -297,12 +329,11 @@ fn cpu_budget() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
-/// Bits that tell this process from others; not a secret.
-fn random() -> u32 {
+/// Random bits; not a secret.
+fn random() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     // The keys of a new hasher are random.
-    let bits = std::hash::RandomState::new().build_hasher().finish();
-    (bits >> 32) as u32
+    std::hash::RandomState::new().build_hasher().finish()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -11,14 +11,18 @@ use super::{
     Admin, Config, Findings, Logs, ModelPolicy, Reserved, Uploads,
     draft::Places,
     file::{self, File},
-    value::{RepositoryApi, Size, Text, Whole},
+    value::{RepositoryApi, RolloutPolicy, Size, Text, Whole},
 };
-use crate::{edge, engine, lifecycle, model::ModelName, serve, source, state};
+use crate::{
+    edge, engine,
+    lifecycle::{self, OnNewVersion},
+    model::ModelName,
+    serve, source, state,
+};
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
-    let mut contradictions = Contradictions { places, findings };
-    contradictions.find(&file);
+    Contradictions { places, findings: &mut *findings }.find(&file);
 
     let http = file.server.http.0;
     let Text(api) = file.repository.api;
@@ -70,7 +74,9 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         models: file
             .models
             .into_iter()
-            .filter_map(|(name, model)| Some((ModelName::parse(&name).ok()?, policy(&model))))
+            .filter_map(|(name, model)| {
+                Some((ModelName::parse(&name).ok()?, policy(&name, model, places)))
+            })
             .collect(),
         reserved: Reserved { grpc: file.server.grpc.0 },
     }
@@ -136,12 +142,16 @@ fn engine(section: file::Engine) -> engine::Settings {
     }
 }
 
-fn policy(model: &file::Model) -> ModelPolicy {
+fn policy(name: &str, model: file::Model, places: &Places) -> ModelPolicy {
+    let is_said = places.origin(&format!("models.{name}.on_new_version")).is_some();
+    let tries = model.rollout.is_some() && !is_said;
     ModelPolicy {
         engine: model.engine.map(|Text(engine)| engine),
         required: model.required.0,
-        on_new_version: model.on_new_version.0,
+        on_new_version: if tries { OnNewVersion::Rollout } else { model.on_new_version.0 },
         signature_may_change: model.signature_may_change.0,
+        route_override: model.route_override.0,
+        rollout: model.rollout.map(|RolloutPolicy(draft)| draft),
     }
 }
 

@@ -36,7 +36,8 @@ pub(super) fn example(schema: &Json) -> String {
             section = head.split('.').collect();
             out.push('\n');
             let made_up = section.len() > 1;
-            prose(&mut out, described(schema, &section[..1]));
+            let path = if section.len() > 2 { &section[..] } else { &section[..1] };
+            prose(&mut out, described(schema, path));
             out.push_str(if made_up { "# " } else { "" });
             out.push_str(line);
             out.push('\n');

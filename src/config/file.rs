@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, SECOND, Size, Switch,
-        TIB, Text, Time, Whole,
+        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, RolloutPolicy, SECOND,
+        Size, Switch, TIB, Text, Time, Whole,
     },
 };
 use crate::{
-    edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName, serve,
-    source, state,
+    edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName,
+    rollout::PolicyDraft, serve, source, state,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -275,11 +275,19 @@ pub(super) struct Model {
     /// not take the others out of service.
     pub(super) required: Switch,
     /// What happens to a version that appears while an older one serves: \"serve\" proves it and lets it take over,
-    /// \"hold\" waits for `tidegate models load`.
+    /// \"hold\" waits for `tidegate models load`, \"rollout\" tries it on a growing share of requests and lets it take over if
+    /// it is no worse.
     pub(super) on_new_version: Text<OnNewVersion>,
     /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
     /// then fail. Off: such a version is refused.
     pub(super) signature_may_change: Switch,
+    /// Whether the header `x-tidegate-route` of a request may choose the arm or version that answers it. Off: it would let
+    /// every client out of a split.
+    pub(super) route_override: Switch,
+    /// How a version is tried before it takes over: the policy of rollouts of this model, laid over the defaults field by
+    /// field. With it, `on_new_version` is \"rollout\" where nothing else is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rollout: Option<RolloutPolicy>,
 }
 
 impl File {
@@ -290,7 +298,9 @@ impl File {
         file.repository.model_name = Some(name("fraud"));
         file.engine.onnxruntime = Some(Text("/opt/onnxruntime/lib/libonnxruntime.so".into()));
         let engine = Some(Text(EngineChoice::Tract));
-        file.models.insert("fraud".to_owned(), Model { engine, ..Model::default() });
+        let policy = PolicyDraft { alpha: Some(0.01), ..PolicyDraft::default() };
+        let rollout = Some(RolloutPolicy(policy));
+        file.models.insert("fraud".to_owned(), Model { engine, rollout, ..Model::default() });
         file
     }
 }
@@ -440,13 +450,21 @@ impl Default for State {
 
 impl Default for Model {
     fn default() -> Self {
-        let super::ModelPolicy { engine, required, on_new_version, signature_may_change } =
-            super::ModelPolicy::default();
+        let super::ModelPolicy {
+            engine,
+            required,
+            on_new_version,
+            signature_may_change,
+            route_override,
+            rollout,
+        } = super::ModelPolicy::default();
         Self {
             engine: engine.map(Text),
             required: Switch(required),
             on_new_version: Text(on_new_version),
             signature_may_change: Switch(signature_may_change),
+            route_override: Switch(route_override),
+            rollout: rollout.map(RolloutPolicy),
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
+    rollout::PolicyDraft,
     serve, source, state,
 };
 use draft::Draft;
@@ -48,7 +49,7 @@ const VARIABLE_PREFIX: &str = "TIDEGATE__";
 const FILE_BYTES_MAX: u64 = 4 * value::MIB;
 
 /// Everything tidegate was told, complete and checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The data plane's listener and limits.
     pub edge: edge::Settings,
@@ -122,7 +123,7 @@ pub enum LogFormat {
 }
 
 /// What holds for one model, by the operator's word.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelPolicy {
     /// The engine. `None`: the one that [`engine::Settings`] names.
     pub engine: Option<EngineChoice>,
@@ -132,6 +133,10 @@ pub struct ModelPolicy {
     pub on_new_version: OnNewVersion,
     /// Whether a version may have other inputs and outputs than the one that it replaces.
     pub signature_may_change: bool,
+    /// Whether a header of a request may choose the arm or version.
+    pub route_override: bool,
+    /// How rollouts of the model go.
+    pub rollout: Option<PolicyDraft>,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.

@@ -7,6 +7,7 @@
 //! Not here: which keys there are (`file`), what they mean together (`check`).
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -21,6 +22,7 @@ use super::{LogFormat, keys::nearest};
 use crate::{
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
+    rollout::{Policy, PolicyDraft},
 };
 
 pub(super) const KIB: u64 = 1024;
@@ -329,18 +331,49 @@ impl Meaning for EngineChoice {
 }
 
 impl Meaning for OnNewVersion {
-    const WORDS: &'static [&'static str] = &["serve", "hold"];
+    const WORDS: &'static [&'static str] = &["serve", "hold", "rollout"];
 
     fn from_text(text: &str) -> Result<Self, String> {
-        choose(text, [Self::Serve, Self::Hold])
+        choose(text, [Self::Serve, Self::Hold, Self::Rollout])
     }
 
     fn to_text(&self) -> String {
         match self {
             Self::Serve => "serve",
             Self::Hold => "hold",
+            Self::Rollout => "rollout",
         }
         .to_owned()
+    }
+}
+
+/// The policy of a model's rollouts: a table, or the same as JSON in a text, as an environment variable has it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct RolloutPolicy(pub(super) PolicyDraft);
+
+impl<'de> Deserialize<'de> for RolloutPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut written = serde_json::Value::deserialize(deserializer)?;
+        if let Some(text) = written.as_str() {
+            written = serde_json::from_str(text)
+                .map_err(|error| D::Error::custom(format!("must be a table, or JSON: {error}")))?;
+        }
+        let draft = PolicyDraft::read(&written).and_then(|draft| {
+            Policy::from_drafts(&[&draft])?;
+            Ok(draft)
+        });
+        draft.map(Self).map_err(|wrong| D::Error::custom(wrong.join("; ")))
+    }
+}
+
+impl JsonSchema for RolloutPolicy {
+    fn schema_name() -> Cow<'static, str> {
+        PolicyDraft::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        PolicyDraft::json_schema(generator)
     }
 }
 

@@ -24,6 +24,7 @@ mod objects;
 mod refusal;
 mod route;
 mod settings;
+mod sticky;
 mod v2;
 mod worker;
 

@@ -125,9 +125,9 @@ impl From<DecodeError> for Refusal {
 impl From<RouteError> for Refusal {
     fn from(error: RouteError) -> Self {
         match error {
-            RouteError::UnknownModel(_) | RouteError::UnknownVersion { .. } => {
-                Self::new(StatusCode::NOT_FOUND, error.to_string())
-            }
+            RouteError::UnknownModel(_)
+            | RouteError::UnknownVersion { .. }
+            | RouteError::UnknownArm { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
             RouteError::Unlisted(_) | RouteError::NotReady { .. } | RouteError::Asleep { .. } => {
                 Self::unavailable(error.to_string())
             }

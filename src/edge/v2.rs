@@ -18,23 +18,27 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use crate::{
-    model::{InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector},
+    model::{
+        ArmName, InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector,
+    },
     monitor::{Code, Outcome},
     serve::{Asked, Call, NotRouted, Prediction, PredictionId, RouteError, Version},
     wire::v2,
 };
 
 use super::{
-    body::Unread, budget::Held, compression::Encoding, demand::Patience, refusal::Refusal,
+    body::Unread, budget::Held, compression::Encoding, demand::Patience, refusal::Refusal, sticky,
     worker::Worker,
 };
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static PREDICTION_ID: HeaderName = HeaderName::from_static("x-tidegate-prediction-id");
 const VERSION_NUMBER: HeaderName = HeaderName::from_static("x-tidegate-version");
 const ARM: HeaderName = HeaderName::from_static("x-tidegate-arm");
+const FALLBACK: HeaderName = HeaderName::from_static("x-tidegate-fallback");
+const ROUTE: HeaderName = HeaderName::from_static("x-tidegate-route");
 
 /// The longest request id of a client that is echoed.
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -207,17 +211,29 @@ fn predict<'w>(
     wanted: &Wanted<'_>,
 ) -> Result<Response<Bytes>, Box<Later<'w>>> {
     let serving = worker.serving();
+    let table = serving.table();
+    let traffic = table.traffic(wanted.model, wanted.selector);
+    let early = traffic.filter(|traffic| sticky::needs_body(traffic, &head.headers));
+    // A body that cannot be decoded is refused once it is known who counts that; a raw one has no parameters.
+    let early = early
+        .filter(|_| arrived.json_bytes != Some(0))
+        .map(|_| v2::decode_infer(&arrived.body, arrived.json_bytes, worker.decode_limits()));
+    let key = traffic.and_then(|traffic| {
+        let decoded = early.as_ref().and_then(|early| early.as_ref().ok());
+        sticky::key(traffic, &head.headers, decoded).map(|key| traffic.hash(&key))
+    });
     let asked = Asked {
         watch: worker.watch(),
         client: Some(wanted.client),
         model: wanted.model,
         selector: wanted.selector,
+        route: head.headers.get(ROUTE).and_then(|route| route.to_str().ok()),
+        key,
         id: wanted.id,
         arrived: arrived.at,
         waited: arrived.waited,
         deadline: arrived.deadline,
     };
-    let table = serving.table();
     let mut call = match serving.call(&table, &asked) {
         Ok(call) => call,
         Err(NotRouted::Route(error @ RouteError::Asleep { .. })) => {
@@ -228,7 +244,7 @@ fn predict<'w>(
         Err(NotRouted::Busy(version)) => return Err(Box::new(Later::Busy(arrived, version))),
     };
     let answer = worker.budget().reserve(call.version().answer_bytes()).and_then(|room| {
-        let encoded = answer(worker, &mut call, arrived)?;
+        let encoded = answer(worker, &mut call, arrived, early)?;
         let (kind, encoding) = (encoded.json_bytes, Encoding::of_answer(&head.headers));
         let body = compress(encoding, encoded.body)?;
         let body = worker.budget().count(body, room)?;
@@ -244,7 +260,10 @@ fn predict<'w>(
     let receipt = call.finish(outcome);
     worker.note(receipt.at);
     headers.insert(VERSION_NUMBER, decimal(receipt.version.number()));
-    headers.insert(ARM, HeaderValue::from_static(receipt.arm.as_str()));
+    headers.insert(ARM, arm_value(receipt.arm));
+    if let Some(arm) = receipt.fallback {
+        headers.insert(FALLBACK, arm_value(arm));
+    }
     Ok(response)
 }
 
@@ -253,11 +272,15 @@ fn answer(
     worker: &Worker,
     call: &mut Call<'_>,
     arrived: Arrived<'_>,
+    decoded: Option<Result<InferRequest, v2::DecodeError>>,
 ) -> Result<v2::Encoded, Refusal> {
     let version = call.version();
-    let mut request = match arrived.json_bytes {
-        Some(0) => v2::decode_raw_infer(&arrived.body, version.signature(), version.is_batched()),
-        json_bytes => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
+    let mut request = match (decoded, arrived.json_bytes) {
+        (Some(decoded), _) => decoded,
+        (None, Some(0)) => {
+            v2::decode_raw_infer(&arrived.body, version.signature(), version.is_batched())
+        }
+        (None, json_bytes) => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
     }?;
     drop(arrived.body);
     if let Some(deadline) = request.timeout.and_then(|timeout| arrived.at.checked_add(timeout)) {
@@ -345,6 +368,14 @@ fn respond(body: Bytes, json_bytes: Option<usize>, encoding: Encoding) -> Respon
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
     }
     response
+}
+
+/// An arm's name as a header.
+fn arm_value(arm: ArmName) -> HeaderValue {
+    if arm == ArmName::BASELINE {
+        return HeaderValue::from_static("baseline");
+    }
+    HeaderValue::from_str(arm.as_str()).expect("an arm's name is a header's value")
 }
 
 /// A number as a header: its own conversion allocates twice.

@@ -23,7 +23,7 @@ mod telemetry;
 #[cfg(feature = "tract")]
 mod tract;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
@@ -78,15 +78,16 @@ pub trait Session: Send {
 
     /// Runs the model.
     ///
-    /// `inputs` are in the signature's order and fit it; they are let go before outputs are copied. `wanted` are
-    /// indexes of outputs, ascending and without repetition; the answer has one tensor for each, in that order.
-    fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
+    /// `inputs` are in the signature's order and fit it. Owned ones are freed before outputs are copied, so that a
+    /// large request is not held twice; borrowed ones can be run again. `wanted` are indexes of outputs, ascending
+    /// and without repetition; the answer has one tensor for each, in that order.
+    fn run(&mut self, inputs: Cow<'_, [Input]>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError>;
 
     /// Runs the model as [`Session::run`] does; whoever pulls the leash meanwhile ends the run early, where the engine
     /// can.
     fn run_leashed(
         &mut self,
-        inputs: Vec<Input>,
+        inputs: Cow<'_, [Input]>,
         wanted: &[usize],
         leash: &Leash,
     ) -> Result<Vec<Tensor>, RunError> {

@@ -5,6 +5,7 @@
 //! crate's own conversions refuse what the protocol allows (bytes that are not UTF-8) and copy twice.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
@@ -338,13 +339,13 @@ impl Session for Loaded {
         &self.signature
     }
 
-    fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, inputs: Cow<'_, [Input]>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         self.run_leashed(inputs, wanted, &Leash::default())
     }
 
     fn run_leashed(
         &mut self,
-        inputs: Vec<Input>,
+        inputs: Cow<'_, [Input]>,
         wanted: &[usize],
         leash: &Leash,
     ) -> Result<Vec<Tensor>, RunError> {
@@ -382,7 +383,7 @@ impl Session for Loaded {
         let outputs = outputs.map_err(ended)?;
         let large = inputs.iter().map(|input| input.tensor.raw_len()).sum::<usize>() > LARGE_BYTES;
         if large && !shares_memory(&views, &outputs) {
-            // Before outputs are copied, inputs go: a large request should not be held twice.
+            // Before outputs are copied, owned inputs go: a large request should not be held twice.
             drop(values);
             drop(views);
             drop(inputs);
@@ -433,19 +434,19 @@ fn failed(error: &ort::Error) -> RunError {
 
 /// An input in a form that the runtime can borrow: aligned elements or a string tensor of its own.
 enum View<'a> {
-    Bool(&'a Shape, std::borrow::Cow<'a, [bool]>),
-    Uint8(&'a Shape, std::borrow::Cow<'a, [u8]>),
-    Uint16(&'a Shape, std::borrow::Cow<'a, [u16]>),
-    Uint32(&'a Shape, std::borrow::Cow<'a, [u32]>),
-    Uint64(&'a Shape, std::borrow::Cow<'a, [u64]>),
-    Int8(&'a Shape, std::borrow::Cow<'a, [i8]>),
-    Int16(&'a Shape, std::borrow::Cow<'a, [i16]>),
-    Int32(&'a Shape, std::borrow::Cow<'a, [i32]>),
-    Int64(&'a Shape, std::borrow::Cow<'a, [i64]>),
-    Fp16(&'a Shape, std::borrow::Cow<'a, [half::f16]>),
-    Bf16(&'a Shape, std::borrow::Cow<'a, [half::bf16]>),
-    Fp32(&'a Shape, std::borrow::Cow<'a, [f32]>),
-    Fp64(&'a Shape, std::borrow::Cow<'a, [f64]>),
+    Bool(&'a Shape, Cow<'a, [bool]>),
+    Uint8(&'a Shape, Cow<'a, [u8]>),
+    Uint16(&'a Shape, Cow<'a, [u16]>),
+    Uint32(&'a Shape, Cow<'a, [u32]>),
+    Uint64(&'a Shape, Cow<'a, [u64]>),
+    Int8(&'a Shape, Cow<'a, [i8]>),
+    Int16(&'a Shape, Cow<'a, [i16]>),
+    Int32(&'a Shape, Cow<'a, [i32]>),
+    Int64(&'a Shape, Cow<'a, [i64]>),
+    Fp16(&'a Shape, Cow<'a, [half::f16]>),
+    Bf16(&'a Shape, Cow<'a, [half::bf16]>),
+    Fp32(&'a Shape, Cow<'a, [f32]>),
+    Fp64(&'a Shape, Cow<'a, [f64]>),
     Strings(DynValue),
 }
 

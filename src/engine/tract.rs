@@ -3,7 +3,7 @@
 //! It has no string tensors and no external data from memory, and gives wrong labels for some two-class
 //! forests; so whoever loads a version with it must check golden outputs where there are any.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use tract_onnx::{
     prelude::{
@@ -141,7 +141,7 @@ impl Session for Loaded {
         &self.signature
     }
 
-    fn run(&mut self, inputs: Vec<Input>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
+    fn run(&mut self, inputs: Cow<'_, [Input]>, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         let values: TVec<TValue> =
             inputs.iter().map(|input| to_tract(&input.tensor)).collect::<Result<_, _>>()?;
         drop(inputs);

@@ -93,6 +93,15 @@ impl Blame {
         Ok((Self { entries: Mutex::new(entries), ..blame }, file))
     }
 
+    /// The versions that ended the server lately: model, version, digest.
+    pub fn blamed(&self) -> Vec<(String, VersionId, String)> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = |entry: &Blamed| {
+            (entry.model.clone(), VersionId::new(entry.version), entry.digest.clone())
+        };
+        entries.iter().map(version).collect()
+    }
+
     /// The suspicion against a version.
     pub(super) fn suspicion(&self, model: &ModelName, id: VersionId, digest: &str) -> Suspicion {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

@@ -11,7 +11,7 @@
 
 use crate::{
     model::{Alias, ModelName, Signature, VersionId},
-    registry::Action,
+    registry::{Action, TrafficChange},
     serve::Version,
 };
 
@@ -75,6 +75,12 @@ impl Keeper {
                 (of(*decided.aliases.get(alias.as_str())?)?, kept.relied_on()?)
             }
             Action::RemoveAlias { .. } => return None,
+            Action::Split { traffic: Some(traffic) }
+            | Action::Rollout { traffic: TrafficChange::Set(traffic), .. } => {
+                let before = kept.relied_on()?;
+                let unfit = |after: &Side<'_>| misfit(model, before, *after, "").is_some();
+                (before, traffic.versions().filter_map(of).find(unfit)?)
+            }
             _ => {
                 let default = kept.plan_for(decided.after(action), policy)?.default?;
                 (kept.relied_on()?, of(default)?)

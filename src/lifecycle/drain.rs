@@ -58,6 +58,7 @@ mod tests {
     //! search gets: the real table, the real look-up and run, the real drain, on threads that `shuttle` schedules.
 
     use std::{
+        borrow::Cow,
         collections::{BTreeMap, HashMap},
         sync::{
             Mutex,
@@ -116,7 +117,7 @@ mod tests {
             &self.signature
         }
 
-        fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        fn run(&mut self, _: Cow<'_, [Input]>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
             thread::yield_now();
             let answer = Data::Int64(vec![self.id.cast_signed()]);
             Ok(vec![Tensor::new(Shape::new(&[1]).unwrap(), answer).unwrap()])
@@ -198,6 +199,10 @@ mod tests {
                 aliases: BTreeMap::new(),
                 pinned: None,
                 problem: None,
+                traffic: None,
+                traffic_revision: 0,
+                route_override: false,
+                held_back: None,
             };
             let models = HashMap::from([(name(), Arc::new(model))]);
             self.serving.publish(Table::new(models, true, Arc::default()))
@@ -213,6 +218,8 @@ mod tests {
                 client: None,
                 model: "m",
                 selector: VersionSelector::Default,
+                route: None,
+                key: None,
                 id: Names::new(0, WorkerId(client), 0).next(),
                 arrived: now,
                 waited: Duration::ZERO,

@@ -168,7 +168,7 @@ impl Golden {
             expected.dedup_by_key(|(position, _)| *position);
             let wanted: Vec<usize> = expected.iter().map(|(position, _)| *position).collect();
             let actual = session
-                .run(inputs, &wanted)
+                .run(inputs.into(), &wanted)
                 .map_err(|source| GoldenError::Run { case: index, source })?;
             for ((_, expected), actual) in expected.iter().zip(&actual) {
                 if let Some(difference) = difference(&expected.tensor, actual, self.tolerance) {

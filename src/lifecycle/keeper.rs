@@ -19,7 +19,7 @@ use crate::{
     model::{ModelName, VersionId},
     monitor::EventKind,
     registry::{Action, Cause, Decisions, Entry, Registry},
-    serve::{Model, Serving, Table, Version, Wish},
+    serve::{Evidence, Model, Serving, Table, Version, Wish},
     source::{Digest, Folder, ListedModel, Listing, Store},
 };
 
@@ -94,6 +94,8 @@ pub(super) struct Keeping {
     /// Why the last look saw nothing that may be acted on.
     pub(super) unreadable: Option<String>,
     pub(super) sight: Sight,
+    /// Where rollouts read what comes of requests, with their names.
+    pub(super) evidence: BTreeMap<ModelName, (String, Arc<Evidence>)>,
     /// When to look again, unasked.
     look_at: Option<Instant>,
 }
@@ -399,7 +401,7 @@ impl Keeper {
         let (policy, decisions) = (self.policy(name), self.decisions(name));
         // What an operator is waiting to decide about is wanted until then.
         let trials = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
-        let trials: Vec<VersionId> = trials.filter_map(Waiting::trial).collect();
+        let trials: Vec<VersionId> = trials.flat_map(Waiting::trials).copied().collect();
         let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
         let running = self.state.running.iter().filter(|running| running.model == *name);
         let running: Vec<VersionId> = running.map(|running| running.id).collect();
@@ -417,6 +419,7 @@ impl Keeper {
         let withheld = if may_change { None } else { kept.withhold(name, &mut plan, pinned) };
         kept.note_withheld(name, withheld);
         plan.wanted.extend(trials.iter().filter(|id| there.contains(id)));
+        plan.wanted.extend(kept.prepared.iter().filter(|id| there.contains(id)));
         kept.stand_in = kept.stand_in_for(&plan);
         plan.wanted.extend(kept.stand_in);
         plan.held.retain(|id| !plan.wanted.contains(id));
@@ -703,6 +706,8 @@ impl Keeper {
 
     /// Brings the published form of a model in line; gives whether it differs from before.
     pub(super) fn refresh(&mut self, name: &ModelName) -> bool {
+        let route_override = self.policy(name).route_override;
+        let evidence = self.state.evidence.get(name);
         let Some(kept) = self.state.models.get_mut(name) else { return false };
         kept.answered = kept.answering().map(|(id, _)| id);
         let decisions = self.registry.decisions(name);
@@ -716,6 +721,10 @@ impl Keeper {
             aliases: decisions.map(|decided| decided.aliases.clone()).unwrap_or_default(),
             pinned: decisions.and_then(pinned),
             problem: kept.problem.as_ref().or(unreadable).or(kept.withheld.as_ref()).cloned(),
+            traffic: decisions.and_then(|decided| kept.traffic(decided, evidence)),
+            traffic_revision: decisions.map_or(0, |decided| decided.traffic_revision),
+            route_override,
+            held_back: kept.plan.held.last().copied(),
         };
         let before = self.state.published.get(name);
         if before.is_some_and(|before| **before == model) {

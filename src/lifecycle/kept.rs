@@ -9,7 +9,7 @@ use std::{
 use crate::{
     model::{ModelDescription, ModelName, Signature, VersionId, VersionState},
     registry::Decisions,
-    serve::{Entry, Version},
+    serve::{Entry, Evidence, Traffic, Version},
     source::{Fingerprint, ListedVersion},
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Kept {
     pub(super) withheld: Option<String>,
     /// Since when its folder is there without any version.
     pub(super) emptied: Option<Instant>,
+    /// Versions that stay loaded until something is decided about them.
+    pub(super) prepared: BTreeSet<VersionId>,
 }
 
 /// A version.
@@ -306,7 +308,7 @@ impl Kept {
     /// What should be, decided thus; `None` before the model is described.
     pub(super) fn plan_for(&self, mut decisions: Decisions, policy: Policy) -> Option<Plan> {
         let on_new = policy.on_new_version;
-        if on_new == OnNewVersion::Hold && decisions.level.is_none() {
+        if on_new != OnNewVersion::Serve && decisions.level.is_none() {
             // What serves now is what was let in.
             decisions.level = self.answering().map(|(id, _)| id);
         }
@@ -415,6 +417,19 @@ impl Kept {
             tracing::error!(model = %name, "{reason}");
         }
         self.withheld = withheld;
+    }
+
+    /// The split that was decided, resolved against what is loaded; nothing of a model that is unloaded answers.
+    pub(super) fn traffic(
+        &self,
+        decided: &Decisions,
+        evidence: Option<&(String, Arc<Evidence>)>,
+    ) -> Option<Arc<Traffic>> {
+        let spec = decided.traffic.as_ref().filter(|_| !decided.unloaded)?;
+        let evidence = evidence.filter(|(id, _)| spec.rollout.as_ref() == Some(id));
+        let evidence = evidence.map(|(_, evidence)| Arc::clone(evidence));
+        let loaded = |id| self.versions.get(&id)?.version.clone();
+        Some(Arc::new(Traffic::new(Arc::new(spec.clone()), evidence, loaded)))
     }
 
     /// What the table shows. Of a model that is unloaded nothing answers, not even what is loaded to be decided about.

@@ -29,6 +29,7 @@ mod plan;
 mod proof;
 mod queue;
 mod reclaim;
+mod split;
 mod stage;
 mod vanished;
 
@@ -55,9 +56,9 @@ pub use proof::{
 };
 
 use crate::{
-    model::{Alias, ModelName, VersionId},
+    model::{Alias, ArmName, ModelName, ShadowSpec, StickyBy, VersionId},
     registry::{Cause, Registry, Unrecorded},
-    serve::Serving,
+    serve::{Evidence, Serving},
     source::{Folder, Override, Settings, Store, UploadError, WatchError, Watcher},
 };
 
@@ -110,10 +111,12 @@ pub struct Policy {
     pub on_new_version: OnNewVersion,
     /// Whether a new version may have other inputs and outputs than the one that it replaces.
     pub signature_may_change: bool,
+    /// Whether a header of a request may choose the arm or version.
+    pub route_override: bool,
 }
 
 /// Something that an operator may want of a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Operation {
     /// Into service; versions that were held back are let in, and what failed is tried again.
     Load,
@@ -138,6 +141,66 @@ pub enum Operation {
         /// The name.
         alias: Alias,
     },
+    /// Another split of its requests.
+    Split(Box<SplitChange>),
+    /// These versions loaded, and kept loaded until the next decision about the model.
+    Prepare {
+        /// The versions.
+        versions: Vec<VersionId>,
+    },
+}
+
+/// A change of how a model's requests are split; what is `None` stays as it is.
+#[derive(Debug, Clone, Default)]
+pub struct SplitChange {
+    /// The revision that the change is meant for; any if `None`.
+    pub if_revision: Option<u64>,
+    /// True to send everything to the baseline.
+    pub reset: bool,
+    /// Fresh random bits, for where the hash needs a new key.
+    pub salt: [u64; 2],
+    /// The part of a request that keeps it in its arm.
+    pub sticky: Option<StickyBy>,
+    /// The arms, the baseline first.
+    pub arms: Option<Vec<ArmChange>>,
+    /// Versions that get copies.
+    pub shadow: Option<Vec<ShadowSpec>>,
+    /// Versions that stay loaded without a share.
+    pub keep: Option<Vec<VersionId>>,
+    /// True if what a rollout decided may be changed: it is paused or over.
+    pub overrides: bool,
+    /// The rollout whose step this is.
+    pub rollout: Option<RolloutStep>,
+}
+
+/// An arm as it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArmChange {
+    /// Its name.
+    pub name: ArmName,
+    /// Its version.
+    pub version: VersionId,
+    /// Its slots of the split; the baseline has what the others have not.
+    pub slots: u32,
+}
+
+/// A rollout that began, went on or ended: recorded together with what it means for the split.
+#[derive(Debug, Clone)]
+pub struct RolloutStep {
+    /// The rollout's name.
+    pub id: String,
+    /// The version that it tries.
+    pub candidate: VersionId,
+    /// All that there is to know about it.
+    pub record: serde_json::Value,
+    /// Where it reads what comes of requests, if that is new.
+    pub evidence: Option<Arc<Evidence>>,
+    /// The version that answers by default from now on, where that was decided.
+    pub serve: Option<VersionId>,
+    /// True for a rollback: it is done, and recorded at once after.
+    pub acts_first: bool,
+    /// True if nothing more is to be learnt from requests.
+    pub is_over: bool,
 }
 
 /// An operation that was carried out: requests that are sent from now on meet it.
@@ -191,6 +254,24 @@ pub enum OperationError {
         model: ModelName,
         /// Why.
         reason: String,
+    },
+    /// The split was changed meanwhile.
+    #[error(
+        "the traffic of model '{model}' is at revision {current} by now; look at it, and try again with that"
+    )]
+    Revision {
+        /// The model.
+        model: ModelName,
+        /// The revision that the split has.
+        current: u64,
+    },
+    /// A rollout decides about the split.
+    #[error("rollout {id} of model '{model}' decides about its traffic; pause or abort that first")]
+    InRollout {
+        /// The model.
+        model: ModelName,
+        /// The rollout.
+        id: String,
     },
     /// What was brought cannot be used.
     #[error("failed to load '{model}': {reason}")]
@@ -355,9 +436,29 @@ impl Handle {
         let _place = Place::take(&self.waiting).ok_or(OperationError::Busy)?;
         let (reply, answer) = oneshot::channel();
         self.messages
-            .send(Message::Operate(model, operation, Asked { cause, signature_may_change }, reply))
+            .send(Message::Operate(
+                model,
+                operation,
+                Asked { cause, signature_may_change, acts_first: false, evidence: None },
+                reply,
+            ))
             .map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Does something to a model as [`Handle::operate`] does, for a thread that may wait.
+    pub fn operate_blocking(
+        &self,
+        model: ModelName,
+        operation: Operation,
+        cause: Cause,
+    ) -> Result<Done, OperationError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
+        self.messages
+            .send(Message::Operate(model, operation, asked, reply))
+            .map_err(|_| self.gone())?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// The right to upload, if nobody has it.

@@ -3,10 +3,13 @@
 //! A decision about a version takes effect only once that version is loaded: until then it is on trial, wanted
 //! beside what serves. So a rollback to something that cannot be served changes nothing.
 
+use std::sync::Arc;
+
 use crate::{
     model::{ModelName, VersionId},
     monitor::EventKind,
     registry::{Action, Cause, Entry},
+    serve::Evidence,
 };
 
 use super::{
@@ -29,13 +32,19 @@ pub(super) struct Asked {
     pub(super) cause: Cause,
     /// True if a version may answer that the clients of the one before cannot use.
     pub(super) signature_may_change: bool,
+    /// True if it is recorded only once it is done: a rollback.
+    pub(super) acts_first: bool,
+    /// Where the rollout that asks reads what comes of requests from then on; `None` in it for nowhere.
+    pub(super) evidence: Option<(String, Option<Arc<Evidence>>)>,
 }
 
-enum Goal {
+pub(super) enum Goal {
     /// That the model's default version serves.
     Serve,
-    /// That this version is loaded, to decide this about it.
-    Decide(VersionId, Action),
+    /// That these versions are loaded; they stay until something is decided.
+    Prepare(Vec<VersionId>),
+    /// That these versions are loaded, to decide this about them; the first is what it comes to.
+    Decide(Vec<VersionId>, Action),
 }
 
 impl Keeper {
@@ -50,7 +59,7 @@ impl Keeper {
         if let (Operation::Load, Some(blame)) = (operation, &self.loader.blame) {
             blame.forgive(model);
         }
-        if *operation == Operation::Load && self.decisions(model).uploaded.is_some() {
+        if matches!(operation, Operation::Load) && self.decisions(model).uploaded.is_some() {
             self.stage(model, None, (asked, reply), (None, None));
             return;
         }
@@ -83,7 +92,13 @@ impl Keeper {
         operation: &Operation,
         asked: &mut Asked,
     ) -> Result<Option<Goal>, OperationError> {
-        if *operation != Operation::Unload {
+        // What a rollout decides must not wait for the repository.
+        let looks = match operation {
+            Operation::Unload => false,
+            Operation::Split(change) => change.rollout.is_none(),
+            _ => true,
+        };
+        if looks {
             self.look(Some(model), true);
         }
         let known = self.state.models.contains_key(model);
@@ -101,7 +116,7 @@ impl Keeper {
                     .filter(|version| !version.reason.is_empty())
                     .for_each(KeptVersion::forget);
                 let level = kept.listed.keys().next_back().map(|id| id.number());
-                let holds = self.policy(model).on_new_version == OnNewVersion::Hold;
+                let holds = self.policy(model).on_new_version != OnNewVersion::Serve;
                 self.release(model, Action::Load { level: level.filter(|_| holds) }, asked)
             }
             Operation::Unpin => self.release(model, Action::Unpin, asked),
@@ -122,13 +137,22 @@ impl Keeper {
                 asked.signature_may_change |= to.is_none() && before.is_some();
                 let to = target(model, kept, to.or(before))?;
                 retry_failed(kept, to);
-                Ok(Some(Goal::Decide(to, Action::Pin { version: to.number() })))
+                Ok(Some(Goal::Decide(vec![to], Action::Pin { version: to.number() })))
             }
             Operation::SetAlias { alias, version } => {
                 let to = target(model, kept, Some(*version))?;
                 retry_failed(kept, to);
                 let (alias, version) = (alias.as_str().to_owned(), version.number());
-                Ok(Some(Goal::Decide(to, Action::SetAlias { alias, version })))
+                Ok(Some(Goal::Decide(vec![to], Action::SetAlias { alias, version })))
+            }
+            Operation::Split(change) => self.begin_split(model, change, asked).map(Some),
+            Operation::Prepare { versions } => {
+                for version in versions {
+                    target(model, kept, Some(*version))?;
+                    retry_failed(kept, *version);
+                }
+                kept.prepared = versions.iter().copied().collect();
+                Ok(Some(Goal::Prepare(versions.clone())))
             }
             Operation::RemoveAlias { alias } => {
                 if !self.decisions(model).aliases.contains_key(alias) {
@@ -175,7 +199,7 @@ impl Keeper {
             self.write(model, action, &asked.cause)?;
             return Ok(Some(Goal::Serve));
         };
-        Ok(Some(Goal::Decide(default, action)))
+        Ok(Some(Goal::Decide(vec![default], action)))
     }
 
     /// Whether a decision is worth a record. To clear a pin always is: somebody wanted it so.
@@ -219,7 +243,9 @@ impl Keeper {
             // What is decided about one version waits for no other.
             let pending = match &waiting.goal {
                 Goal::Serve => self.is_busy(&model),
-                Goal::Decide(version, _) => self.is_pending(&model, *version),
+                Goal::Prepare(versions) | Goal::Decide(versions, _) => {
+                    versions.iter().any(|version| self.is_pending(&model, *version))
+                }
             };
             if pending {
                 self.state.waiting.push(waiting);
@@ -227,11 +253,23 @@ impl Keeper {
             }
             let answer = match waiting.goal {
                 Goal::Serve => self.verdict(&model, None),
-                Goal::Decide(version, action) => {
+                Goal::Prepare(versions) => {
+                    let ready = self.all_ready(&model, &versions);
+                    if ready.is_err()
+                        && let Some(kept) = self.state.models.get_mut(&model)
+                    {
+                        kept.prepared.clear();
+                    }
+                    if self.reconcile(&model, true) {
+                        self.publish();
+                    }
+                    ready
+                }
+                Goal::Decide(versions, action) => {
                     let releases = matches!(action, Action::Load { .. } | Action::Unpin);
-                    let ready = self.verdict(&model, Some(version));
-                    let decided =
-                        ready.and_then(|_| self.decide(&model, version, action, &waiting.asked));
+                    let decided = self
+                        .all_ready(&model, &versions)
+                        .and_then(|version| self.decide(&model, version, action, &waiting.asked));
                     // Whatever came of it, the trial is over.
                     if self.reconcile(&model, true) {
                         self.publish();
@@ -249,6 +287,20 @@ impl Keeper {
         }
     }
 
+    /// The first of these versions, if all of them answer.
+    fn all_ready(
+        &self,
+        model: &ModelName,
+        versions: &[VersionId],
+    ) -> Result<VersionId, OperationError> {
+        let mut ready = versions.iter().map(|id| self.verdict(model, Some(*id)));
+        match (ready.find(Result::is_err), versions.first()) {
+            (Some(error), _) => error,
+            (None, Some(first)) => Ok(*first),
+            (None, None) => Err(failed(model, "no version is named")),
+        }
+    }
+
     /// Carries out a decision about a version that is loaded.
     fn decide(
         &mut self,
@@ -258,14 +310,21 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<VersionId, OperationError> {
         self.check_clients(model, &action, asked)?;
+        if let Some(kept) = self.state.models.get_mut(model) {
+            kept.prepared.clear();
+        }
         let cause = &asked.cause;
-        if !matches!(action, Action::Pin { .. }) {
+        let evidence = asked.evidence.clone();
+        // A full disk must not stop a rollback: it acts, and is recorded at once after.
+        let acts_first = matches!(action, Action::Pin { .. }) || asked.acts_first;
+        if !acts_first {
             if self.changes(model, &action) {
                 self.write(model, action, cause)?;
             }
+            self.follow_evidence(model, evidence);
             return Ok(version);
         }
-        // A full disk must not stop a rollback: it acts, and is recorded at once after.
+        self.follow_evidence(model, evidence);
         let what = action.name();
         let at = self.loader.monitor.clock().unix();
         let entry = Entry { at, model: model.clone(), action, cause: cause.clone() };
@@ -276,6 +335,22 @@ impl Keeper {
         self.decided(model, Some(version), what, cause);
         recorded.map_err(|error| OperationError::NotDurable { reason: error.reason })?;
         Ok(version)
+    }
+
+    fn follow_evidence(
+        &mut self,
+        model: &ModelName,
+        evidence: Option<(String, Option<Arc<Evidence>>)>,
+    ) {
+        match evidence {
+            Some((id, Some(evidence))) => {
+                self.state.evidence.insert(model.clone(), (id, evidence));
+            }
+            Some((_, None)) => {
+                self.state.evidence.remove(model);
+            }
+            None => {}
+        }
     }
 
     /// Refuses a decision after which clients would fail, unless whoever asks accepts that.
@@ -344,11 +419,11 @@ impl Waiting {
         self.asked.signature_may_change && matches!(self.goal, Goal::Serve) && self.model == *model
     }
 
-    /// The version that is loaded for it.
-    pub(super) fn trial(&self) -> Option<VersionId> {
-        match self.goal {
-            Goal::Decide(version, _) => Some(version),
-            Goal::Serve => None,
+    /// The versions that are loaded for it.
+    pub(super) fn trials(&self) -> &[VersionId] {
+        match &self.goal {
+            Goal::Prepare(versions) | Goal::Decide(versions, _) => versions,
+            Goal::Serve => &[],
         }
     }
 }
@@ -358,7 +433,7 @@ pub(super) fn failed(model: &ModelName, reason: &str) -> OperationError {
 }
 
 /// The version that an operation is about, if the repository has it; without one, the next older than what answers.
-fn target(
+pub(super) fn target(
     model: &ModelName,
     kept: &Kept,
     to: Option<VersionId>,
@@ -376,7 +451,7 @@ fn target(
         .ok_or_else(|| OperationError::NothingOlder { model: model.clone(), there: there() })
 }
 
-fn retry_failed(kept: &mut Kept, id: VersionId) {
+pub(super) fn retry_failed(kept: &mut Kept, id: VersionId) {
     if let Some(version) = kept.versions.get_mut(&id).filter(|version| version.version.is_none()) {
         version.forget();
     }

@@ -15,6 +15,8 @@ pub enum OnNewVersion {
     Serve,
     /// It waits until an operator loads the model.
     Hold,
+    /// A rollout tries it, and lets it in if it is no worse.
+    Rollout,
 }
 
 /// What should be.
@@ -39,15 +41,21 @@ impl Plan {
         if decisions.unloaded {
             return Self::default();
         }
-        let level = decisions.level.filter(|_| on_new == OnNewVersion::Hold);
-        let ceiling = decisions.pinned.or(level);
+        let level = decisions.level.filter(|_| on_new != OnNewVersion::Serve);
+        // What is newer than a split's versions waits until that is over.
+        let split = decisions.traffic.as_ref();
+        let newest = split.and_then(|split| split.versions().max());
+        let ceiling = newest.or(decisions.pinned).or(level);
+        let is_there = |id: &VersionId| there.contains(id);
         let within = |id: &VersionId| ceiling.is_none_or(|ceiling| *id <= ceiling);
         let selected = policy.select(there.iter().copied().filter(within));
         let mut wanted: BTreeSet<_> = selected.iter().copied().collect();
         wanted.extend(
             decisions.aliases.values().chain(&decisions.pinned).filter(|id| there.contains(id)),
         );
-        let default = decisions.pinned.filter(|id| there.contains(id)).or(selected.last().copied());
+        wanted.extend(split.into_iter().flat_map(|split| split.versions()).filter(is_there));
+        let baseline = split.and_then(|split| split.baseline()).or(decisions.pinned);
+        let default = baseline.filter(is_there).or(selected.last().copied());
         let would_serve = policy.select(there.iter().copied());
         let held =
             would_serve.into_iter().filter(|id| !within(id) && !wanted.contains(id)).collect();

@@ -105,7 +105,7 @@ impl Keeper {
     /// Begins to serve what a request brought.
     pub(super) fn upload(&mut self, upload: Upload) {
         let Upload { model, instead, cause, place, hold, reply } = upload;
-        let asked = Asked { cause, signature_may_change: false };
+        let asked = Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
         self.stage(&model, Some(instead), (asked, reply), (Some(place), hold));
     }
 
@@ -184,7 +184,8 @@ impl Keeper {
         let policy = self.policy(model);
         let mut decisions = self.decisions(model);
         decisions.unloaded = false;
-        if policy.on_new_version == OnNewVersion::Hold {
+        decisions.traffic = None;
+        if policy.on_new_version != OnNewVersion::Serve {
             decisions.level = there.last().copied();
         }
         let plan = Plan::of(&there, &description.version_policy, &decisions, policy.on_new_version);
@@ -354,7 +355,7 @@ impl Keeper {
             action,
             cause: cause.clone(),
         };
-        let holds = self.policy(&staged.model).on_new_version == OnNewVersion::Hold;
+        let holds = self.policy(&staged.model).on_new_version != OnNewVersion::Serve;
         let level = staged.listed.versions.keys().next_back().map(|id| id.number());
         let mut entries =
             vec![entry(Action::Load { level: level.filter(|_| holds) }, &staged.asked.cause)];

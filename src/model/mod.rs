@@ -6,6 +6,7 @@
 //! Not here: how values are written on the wire (`wire`), where models lie (`source`), which are served
 //! (`serve`).
 
+mod arm;
 mod description;
 mod growth;
 mod guard;
@@ -13,8 +14,11 @@ mod name;
 mod request;
 mod response;
 mod signature;
+mod split;
+mod traffic;
 mod version;
 
+pub use arm::{ArmName, ArmNameError};
 pub use description::{
     DeclaredTensor, DynamicBatching, EngineChoice, FileName, FileNameError, ModelDescription,
     VersionPolicy, Warmup, WarmupData, WarmupInput,
@@ -25,4 +29,6 @@ pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};
 pub use signature::{Signature, SignatureError, TensorSpec};
+pub use split::{SLOTS, Split, slots_of};
+pub use traffic::{ArmSpec, ShadowSpec, StickyBy, TrafficSource, TrafficSpec};
 pub use version::{VersionId, VersionState};

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio::sync::broadcast;
 
 use crate::model::{ModelName, VersionId};
 
 /// Something that happened to a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Event {
     /// Counts events from the start of the process.
     pub sequence: u64,
@@ -25,6 +26,8 @@ pub struct Event {
     pub kind: EventKind,
     /// More about it, for people; may be empty.
     pub detail: String,
+    /// What it is about, as the admin API gives it.
+    pub object: Option<Arc<Value>>,
 }
 
 /// What may happen to a model.
@@ -52,6 +55,20 @@ pub enum EventKind {
     Removed,
     /// An operator decided something.
     Decided,
+    /// Requests are split another way.
+    TrafficChanged,
+    /// A rollout began.
+    RolloutStarted,
+    /// A rollout's candidate gets another share.
+    RolloutStep,
+    /// A rollout waits.
+    RolloutHeld,
+    /// A rollout's candidate took over.
+    RolloutPromoted,
+    /// A rollout's candidate was taken out.
+    RolloutRolledBack,
+    /// A rollout could not go on.
+    RolloutFailed,
 }
 
 /// The stream; cheap to clone.
@@ -79,6 +96,13 @@ impl EventKind {
             Self::Deferred => "deferred",
             Self::Removed => "removed",
             Self::Decided => "decided",
+            Self::TrafficChanged => "traffic.changed",
+            Self::RolloutStarted => "rollout.started",
+            Self::RolloutStep => "rollout.step",
+            Self::RolloutHeld => "rollout.held",
+            Self::RolloutPromoted => "rollout.promoted",
+            Self::RolloutRolledBack => "rollout.rolled_back",
+            Self::RolloutFailed => "rollout.failed",
         }
     }
 }
@@ -105,10 +129,23 @@ impl Events {
         kind: EventKind,
         detail: impl Into<String>,
     ) {
+        self.tell_about(at, (model, version), kind, detail, None);
+    }
+
+    /// Tells as [`Events::tell`] does, with what it is about.
+    pub fn tell_about(
+        &self,
+        at: Duration,
+        (model, version): (&ModelName, Option<VersionId>),
+        kind: EventKind,
+        detail: impl Into<String>,
+        object: Option<Value>,
+    ) {
+        let object = object.map(Arc::new);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let sequence = recent.back().map_or(1, |event| event.sequence + 1);
         let model = model.clone();
-        let event = Event { sequence, at, model, version, kind, detail: detail.into() };
+        let event = Event { sequence, at, model, version, kind, detail: detail.into(), object };
         if recent.len() == RECENT_MAX {
             recent.pop_front();
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use prometheus::{TextEncoder, proto};
 
-use crate::model::VersionId;
+use crate::model::{ArmName, VersionId};
 
 use super::{Code, Ledger, Monitor, Phase, VersionTotals, upkeep};
 
@@ -66,6 +66,20 @@ impl Exposition {
         self.family(name, help, proto::MetricType::GAUGE, metrics.collect());
     }
 
+    /// Adds a family of counters: labels and value of each.
+    pub fn counts<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl Iterator<Item = (Vec<(&'a str, String)>, u64)>,
+    ) {
+        let metrics = values.map(|(labels, value)| {
+            let labels: Vec<_> = labels.iter().map(|(key, text)| (*key, text.as_str())).collect();
+            counter(&labels, value)
+        });
+        self.counters(name, help, metrics);
+    }
+
     /// Writes the page.
     pub fn write(&self) -> Result<String, ExpositionError> {
         Ok(TextEncoder::new().encode_to_string(&self.families)?)
@@ -101,38 +115,68 @@ impl Exposition {
 
     fn models(&mut self, monitor: &Monitor) {
         let (mut requests, mut rows, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+        let mut fallbacks = Vec::new();
         for model in monitor.models() {
-            let count = |version: &str, code: Code, n| {
+            let count = |version: &str, arm: &str, code: Code, n| {
                 let code = code.status().to_string();
-                counter(&[("model", model.name()), ("version", version), ("code", &code)], n)
+                let labels = [
+                    ("model", model.name().as_str()),
+                    ("version", version),
+                    ("arm", arm),
+                    // Both protocols over HTTP count alike; there is no other yet.
+                    ("protocol", "http"),
+                    ("code", &code),
+                ];
+                counter(&labels, n)
             };
-            requests
-                .extend(model.unanswered_codes().into_iter().map(|(code, n)| count("", code, n)));
+            let unanswered = model.unanswered_codes();
+            requests.extend(unanswered.into_iter().map(|(code, n)| count("", "", code, n)));
             let forgotten = model.forgotten();
-            requests.extend(forgotten.codes.iter().map(|(code, n)| count("retired", *code, *n)));
+            let codes = forgotten.codes.iter();
+            requests.extend(codes.map(|(code, n)| count("retired", "", *code, *n)));
             if forgotten.rows > 0 {
-                let labels = [("model", model.name().as_str()), ("version", "retired")];
+                let labels =
+                    [("model", model.name().as_str()), ("version", "retired"), ("arm", "")];
                 rows.push(counter(&labels, forgotten.rows));
             }
             for (id, recorder) in model.versions() {
                 let version = id.to_string();
-                let seen = recorder.totals();
-                requests.extend(seen.codes.iter().map(|(code, n)| count(&version, *code, *n)));
-                rows.push(counter(&[("model", model.name()), ("version", &version)], seen.rows));
-                totals.push((model.name().clone(), id, seen));
+                if recorder.fallbacks() > 0 {
+                    let labels = [("model", model.name().as_str()), ("version", &version)];
+                    fallbacks.push(counter(&labels, recorder.fallbacks()));
+                }
+                for (arm, recorder) in recorder.arms() {
+                    let seen = recorder.totals();
+                    // Every version has the arms that it might answer on.
+                    if seen.codes.is_empty() && arm != ArmName::BASELINE {
+                        continue;
+                    }
+                    let codes = seen.codes.iter();
+                    requests
+                        .extend(codes.map(|(code, n)| count(&version, arm.as_str(), *code, *n)));
+                    let labels = [
+                        ("model", model.name().as_str()),
+                        ("version", &version),
+                        ("arm", arm.as_str()),
+                    ];
+                    rows.push(counter(&labels, seen.rows));
+                    totals.push((model.name().clone(), id, arm, seen));
+                }
             }
         }
-        let help = "Inference requests by model, version (empty where none was reached, `retired` for versions long gone) and status.";
+        let help = "Requests that a version could not answer and the baseline did in its place, by that version.";
+        self.counters("tidegate_fallbacks_total", help, fallbacks);
+        let help = "Inference requests by model, version (empty where none was reached, `retired` for versions long gone), arm, protocol and status.";
         self.counters("tidegate_requests_total", help, requests);
         self.counters(
             "tidegate_rows_total",
-            "Rows predicted with success, by model and version.",
+            "Rows predicted with success, by model, version and arm.",
             rows,
         );
         let histograms = |of: fn(&VersionTotals) -> (&Histogram<u64>, Duration)| {
             totals
                 .iter()
-                .map(move |(model, id, totals)| classic(model, *id, of(totals)))
+                .map(move |(model, id, arm, totals)| classic((model, *id, *arm), of(totals)))
                 .collect::<Vec<_>>()
         };
         let request =
@@ -276,8 +320,7 @@ fn counter(labels: Labels<'_>, value: u64) -> proto::Metric {
 
 /// A histogram with fixed edges out of one with many.
 fn classic(
-    model: &str,
-    version: VersionId,
+    (model, version, arm): (&str, VersionId, ArmName),
     (latencies, sum): (&Histogram<u64>, Duration),
 ) -> proto::Metric {
     let below = |edge: f64| {
@@ -287,7 +330,8 @@ fn classic(
     };
     let buckets = EDGES.into_iter().map(|edge| (edge, below(edge)));
     let metric = histogram(buckets, latencies.len(), sum);
-    labelled(metric, &[("model", model), ("version", &version.to_string())])
+    let version = version.to_string();
+    labelled(metric, &[("model", model), ("version", &version), ("arm", arm.as_str())])
 }
 
 /// A histogram of these upper edges in seconds and what lies below each.
@@ -347,16 +391,17 @@ mod tests {
         let name = ModelName::parse("m").unwrap();
         let sample = Sample { rows: 2, total: Duration::from_micros(30), ..Sample::default() };
         let ok = Code::from_status(200);
-        monitor.version(&name, VersionId::new(1)).record(WorkerId(0), ok, &sample, Duration::ZERO);
+        let recorder = monitor.version(&name, VersionId::new(1)).arm(ArmName::BASELINE);
+        recorder.record(WorkerId(0), ok, &sample, Duration::ZERO);
         monitor.model(&name).unanswered(WorkerId(0), Code::from_status(404));
         let page = Exposition::of(&monitor).write().unwrap();
         for line in [
-            r#"tidegate_requests_total{model="m",version="1",code="200"} 1"#,
-            r#"tidegate_requests_total{model="m",version="",code="404"} 1"#,
-            r#"tidegate_rows_total{model="m",version="1"} 2"#,
-            r#"tidegate_request_duration_seconds_bucket{model="m",version="1",le="0.000025"} 0"#,
-            r#"tidegate_request_duration_seconds_bucket{model="m",version="1",le="0.00005"} 1"#,
-            r#"tidegate_request_duration_seconds_count{model="m",version="1"} 1"#,
+            r#"tidegate_requests_total{model="m",version="1",arm="baseline",protocol="http",code="200"} 1"#,
+            r#"tidegate_requests_total{model="m",version="",arm="",protocol="http",code="404"} 1"#,
+            r#"tidegate_rows_total{model="m",version="1",arm="baseline"} 2"#,
+            r#"tidegate_request_duration_seconds_bucket{model="m",version="1",arm="baseline",le="0.000025"} 0"#,
+            r#"tidegate_request_duration_seconds_bucket{model="m",version="1",arm="baseline",le="0.00005"} 1"#,
+            r#"tidegate_request_duration_seconds_count{model="m",version="1",arm="baseline"} 1"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -25,7 +25,7 @@ pub use exposition::{Exposition, ExpositionError};
 pub use histogram::Latencies;
 pub use outcome::Outcome;
 pub use recorder::{
-    Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
+    ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
     VersionTotals, WorkerId,
 };
 pub use upkeep::{Ledger, Phase, Upkeep};

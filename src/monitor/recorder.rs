@@ -11,7 +11,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 
-use crate::model::{ModelName, VersionId};
+use crate::model::{ArmName, ModelName, VersionId};
 
 use super::{Clock, Events, Latencies, Upkeep};
 
@@ -97,9 +97,17 @@ pub struct Forgotten {
     pub rows: u64,
 }
 
-/// Counts of one version.
+/// Counts of one version, by the arm that its answers came through.
 #[derive(Debug)]
 pub struct VersionRecorder {
+    workers: usize,
+    arms: Mutex<BTreeMap<ArmName, Arc<ArmRecorder>>>,
+    fallbacks: AtomicU64,
+}
+
+/// Counts of one version on one arm.
+#[derive(Debug)]
+pub struct ArmRecorder {
     shards: Box<[Padded<VersionShard>]>,
 }
 
@@ -237,9 +245,8 @@ impl Monitor {
         if !versions.contains_key(&version) {
             make_room(&mut versions, &model.forgotten);
         }
-        let recorder = versions
-            .entry(version)
-            .or_insert_with(|| Arc::new(VersionRecorder { shards: shards(self.workers) }));
+        let recorder =
+            versions.entry(version).or_insert_with(|| Arc::new(VersionRecorder::new(self.workers)));
         Arc::clone(recorder)
     }
 
@@ -274,11 +281,15 @@ fn make_room(
 impl Forgotten {
     fn add(&mut self, totals: &VersionTotals) {
         self.rows += totals.rows;
-        for (code, count) in &totals.codes {
-            match self.codes.iter_mut().find(|(known, _)| known == code) {
-                Some((_, sum)) => *sum += count,
-                None => self.codes.push((*code, *count)),
-            }
+        add_codes(&mut self.codes, &totals.codes);
+    }
+}
+
+fn add_codes(sums: &mut Vec<(Code, u64)>, codes: &[(Code, u64)]) {
+    for (code, count) in codes {
+        match sums.iter_mut().find(|(known, _)| known == code) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((*code, *count)),
         }
     }
 }
@@ -361,6 +372,89 @@ impl ModelRecorder {
 }
 
 impl VersionRecorder {
+    fn new(workers: usize) -> Self {
+        Self { workers, arms: Mutex::default(), fallbacks: AtomicU64::new(0) }
+    }
+
+    /// The recorder of an arm; made when it is first asked for.
+    pub fn arm(&self, name: ArmName) -> Arc<ArmRecorder> {
+        let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        let recorder = arms
+            .entry(name)
+            .or_insert_with(|| Arc::new(ArmRecorder { shards: shards(self.workers) }));
+        Arc::clone(recorder)
+    }
+
+    /// The recorders of its arms, by name.
+    pub fn arms(&self) -> Vec<(ArmName, Arc<ArmRecorder>)> {
+        let arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        arms.iter().map(|(name, recorder)| (*name, Arc::clone(recorder))).collect()
+    }
+
+    /// Counts a request that another version answered because this one could not.
+    pub fn fell_back(&self) {
+        self.fallbacks.fetch_add(1, Relaxed);
+    }
+
+    /// Requests so far that another version answered because this one could not.
+    pub fn fallbacks(&self) -> u64 {
+        self.fallbacks.load(Relaxed)
+    }
+
+    /// When the last request was answered, in nanoseconds since 1970; 0 before the first.
+    fn last(&self) -> u64 {
+        self.arms().iter().map(|(_, arm)| arm.last()).max().unwrap_or(0)
+    }
+
+    /// When the last request was answered, since 1970; zero before the first.
+    pub fn last_answered(&self) -> Duration {
+        Duration::from_nanos(self.last())
+    }
+
+    /// What was counted so far, on all arms.
+    pub fn totals(&self) -> VersionTotals {
+        let mut totals = VersionTotals::none();
+        self.arms().iter().for_each(|(_, arm)| totals.add(&arm.totals()));
+        totals
+    }
+}
+
+impl VersionTotals {
+    fn none() -> Self {
+        Self {
+            codes: Vec::new(),
+            success: 0,
+            failed: 0,
+            rows: 0,
+            executions: 0,
+            phases: Sample::default(),
+            failed_time: Duration::ZERO,
+            last: None,
+            total: Latencies::merged(),
+            run: Latencies::merged(),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        add_codes(&mut self.codes, &other.codes);
+        self.success += other.success;
+        self.failed += other.failed;
+        self.rows += other.rows;
+        self.executions += other.executions;
+        let (phases, others) = (&mut self.phases, &other.phases);
+        phases.decode += others.decode;
+        phases.queue += others.queue;
+        phases.run += others.run;
+        phases.encode += others.encode;
+        phases.total += others.total;
+        self.failed_time += other.failed_time;
+        self.last = self.last.max(other.last);
+        self.total.add(&other.total).expect("histograms of one kind");
+        self.run.add(&other.run).expect("histograms of one kind");
+    }
+}
+
+impl ArmRecorder {
     /// Counts a request that this version answered, before its answer is handed on; `unix` is the time now.
     pub fn record(&self, worker: WorkerId, code: Code, sample: &Sample, unix: Duration) {
         let shard = &self.shards[worker.0].0;
@@ -388,11 +482,6 @@ impl VersionRecorder {
     /// When the last request was answered, in nanoseconds since 1970; 0 before the first.
     fn last(&self) -> u64 {
         self.shards.iter().map(|shard| shard.0.last_unix_ns.load()).max().unwrap_or(0)
-    }
-
-    /// When the last request was answered, since 1970; zero before the first.
-    pub fn last_answered(&self) -> Duration {
-        Duration::from_nanos(self.last())
     }
 
     /// What was counted so far.
@@ -457,7 +546,7 @@ mod tests {
 
     #[test]
     fn shards_of_two_workers_are_summed() {
-        let recorder = VersionRecorder { shards: shards(2) };
+        let recorder = ArmRecorder { shards: shards(2) };
         let sample = Sample {
             rows: 3,
             run: Duration::from_micros(5),
@@ -481,9 +570,14 @@ mod tests {
         let mut serving = None;
         for number in 1..=100 {
             make_room(&mut versions, &forgotten);
-            let recorder = Arc::new(VersionRecorder { shards: shards(1) });
+            let recorder = Arc::new(VersionRecorder::new(1));
             let at = Duration::from_secs(number);
-            recorder.record(WorkerId(0), Code::from_status(200), &sample, at);
+            recorder.arm(ArmName::BASELINE).record(
+                WorkerId(0),
+                Code::from_status(200),
+                &sample,
+                at,
+            );
             serving.get_or_insert_with(|| Arc::clone(&recorder));
             versions.insert(VersionId::new(number), recorder);
         }

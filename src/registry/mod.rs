@@ -13,10 +13,11 @@ mod journal;
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use journal::RegistryError;
 
-use crate::model::{Alias, ModelName, VersionId};
+use crate::model::{Alias, ModelName, TrafficSpec, VersionId};
 
 /// What is decided about every model.
 #[derive(Debug, Default)]
@@ -27,6 +28,20 @@ pub struct Registry {
     failures: u64,
     /// Why the last write failed, if it did.
     problem: Option<String>,
+    /// What was last written about rollouts, by their names, which ascend in time.
+    rollouts: BTreeMap<String, RolloutRecord>,
+}
+
+/// Rollouts that are remembered; the oldest are forgotten here, and stay in the log.
+const ROLLOUTS_MAX: usize = 200;
+
+/// What was last written about a rollout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RolloutRecord {
+    /// Its model.
+    pub model: ModelName,
+    /// All that there is to know, in the words of the room that runs it.
+    pub record: Value,
 }
 
 /// What is decided about one model; the default decides nothing.
@@ -48,6 +63,10 @@ pub struct Decisions {
     pub released: BTreeMap<VersionId, String>,
     /// What was let go last.
     pub previous: Option<VersionId>,
+    /// How requests are split, if anything was decided.
+    pub traffic: Option<TrafficSpec>,
+    /// Counts changes of the split.
+    pub traffic_revision: u64,
 }
 
 /// What a request brought, by the digests under which the content store has it.
@@ -60,7 +79,7 @@ pub struct Uploaded {
 }
 
 /// A decision, or a fact worth remembering.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
     /// Into service from the repository, where versions are held back up to this one.
@@ -96,6 +115,28 @@ pub enum Action {
         /// The name.
         alias: String,
     },
+    /// Requests are split like this.
+    Split {
+        /// The split; `None` for everything to the baseline.
+        traffic: Option<TrafficSpec>,
+    },
+    /// A rollout began, went on or ended.
+    Rollout {
+        /// Its name.
+        id: String,
+        /// The version that it tries.
+        version: u64,
+        /// All that there is to know about it, for the room that runs it.
+        record: Value,
+        /// What becomes of the split.
+        traffic: TrafficChange,
+        /// The version that answers by default from now on, where the rollout decided that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        serve: Option<u64>,
+        /// True if that version must be pinned, since the repository has others that would answer.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pin: bool,
+    },
     /// A version was swapped in.
     Serve {
         /// The version.
@@ -110,6 +151,18 @@ pub enum Action {
     },
 }
 
+/// What becomes of a model's split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrafficChange {
+    /// It stays.
+    Keep,
+    /// Everything goes to the baseline.
+    Clear,
+    /// This.
+    Set(TrafficSpec),
+}
+
 /// Who did something, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cause {
@@ -120,7 +173,7 @@ pub struct Cause {
 }
 
 /// An action on a model, as it is written down.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// When, since 1970.
     pub at: Duration,
@@ -164,9 +217,19 @@ impl Action {
             Self::Upload { .. } => "upload",
             Self::SetAlias { .. } => "set_alias",
             Self::RemoveAlias { .. } => "remove_alias",
+            Self::Split { .. } => "split",
+            Self::Rollout { .. } => "rollout",
             Self::Serve { .. } => "serve",
             Self::Retire { .. } => "retire",
         }
+    }
+
+    /// True if it says which version answers, whatever a split said before.
+    fn is_about_default(&self) -> bool {
+        matches!(
+            self,
+            Self::Load { .. } | Self::Unload | Self::Pin { .. } | Self::Unpin | Self::Upload { .. }
+        )
     }
 
     /// The version that it is about.
@@ -174,10 +237,15 @@ impl Action {
         match self {
             Self::Pin { version }
             | Self::SetAlias { version, .. }
+            | Self::Rollout { version, .. }
             | Self::Serve { version, .. }
             | Self::Retire { version } => Some(VersionId::new(*version)),
             Self::Load { level } => level.map(VersionId::new),
-            Self::Unload | Self::Unpin | Self::Upload { .. } | Self::RemoveAlias { .. } => None,
+            Self::Unload
+            | Self::Unpin
+            | Self::Upload { .. }
+            | Self::Split { .. }
+            | Self::RemoveAlias { .. } => None,
         }
     }
 }
@@ -217,8 +285,30 @@ impl Decisions {
         });
     }
 
+    fn set_traffic(&mut self, traffic: Option<TrafficSpec>) {
+        if self.traffic != traffic {
+            self.traffic = traffic;
+            self.traffic_revision += 1;
+        }
+    }
+
     fn change(&mut self, action: &Action) {
+        if action.is_about_default() {
+            self.set_traffic(None);
+        }
         match action {
+            Action::Split { traffic } => self.set_traffic(traffic.clone()),
+            Action::Rollout { traffic, serve, pin, .. } => {
+                match traffic {
+                    TrafficChange::Keep => {}
+                    TrafficChange::Clear => self.set_traffic(None),
+                    TrafficChange::Set(traffic) => self.set_traffic(Some(traffic.clone())),
+                }
+                if let Some(version) = serve.map(VersionId::new) {
+                    self.level = Some(version);
+                    self.pinned = (*pin || self.pinned.is_some()).then_some(version);
+                }
+            }
             Action::Load { level } => {
                 self.unloaded = false;
                 self.uploaded = None;
@@ -328,7 +418,19 @@ impl Registry {
         written
     }
 
+    /// What was last written about rollouts, the oldest first.
+    pub fn rollouts(&self) -> impl Iterator<Item = (&str, &RolloutRecord)> {
+        self.rollouts.iter().map(|(id, rollout)| (id.as_str(), rollout))
+    }
+
     fn apply(&mut self, entry: &Entry) {
+        if let Action::Rollout { id, record, .. } = &entry.action {
+            let (model, record) = (entry.model.clone(), record.clone());
+            self.rollouts.insert(id.clone(), RolloutRecord { model, record });
+            while self.rollouts.len() > ROLLOUTS_MAX {
+                self.rollouts.pop_first();
+            }
+        }
         self.models.entry(entry.model.clone()).or_default().apply(&entry.action);
     }
 }

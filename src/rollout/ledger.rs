@@ -322,21 +322,27 @@ impl Ledger {
 
     /// Writes an entry.
     pub(super) fn push(&mut self, policy: &Policy, at: Moment, body: Body) {
-        self.put(policy, Entry { seq: self.last_seq + 1, at, body });
+        self.last_seq += 1;
+        self.lay(policy, Entry { seq: self.last_seq, at, body });
     }
 
-    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others, unless it is there.
-    pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
-        if entry.seq <= self.last_seq {
-            return;
-        }
-        self.last_seq = entry.seq;
+    fn lay(&mut self, policy: &Policy, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push(entry);
         if self.entries.len() > ENTRIES_MAX || self.bytes > BYTES_MAX {
             self.thin(policy);
             self.bytes = self.entries.iter().map(Entry::bytes).sum();
         }
+    }
+
+    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others.
+    pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
+        if entry.seq <= self.last_seq {
+            return;
+        }
+        self.last_seq = entry.seq;
+        self.taken = entry.seq;
+        self.lay(policy, entry);
     }
 
     /// Takes copies of the entries since the last time.
@@ -529,6 +535,7 @@ mod tests {
             }
         }
         ledger.take_fresh().into_iter().for_each(|entry| copy.put(&policy, entry));
+        assert!(copy.take_fresh().is_empty(), "what was read back is written already");
         assert_eq!(copy.entries(), ledger.entries());
     }
 }

@@ -12,23 +12,27 @@
 //! Not here: assigning requests and counting how they end (`serve`), mathematics (`stats`), carrying out effects.
 
 mod canonical;
+mod commands;
 mod course;
+mod driver;
 mod evidence;
+mod handle;
 mod judging;
 mod keys;
 mod ledger;
 mod page;
 mod plan;
 pub mod policy;
+mod record;
 mod replay;
 mod report;
 mod seen;
 mod state;
+mod store;
 mod values;
 
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
-pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
@@ -38,6 +42,105 @@ pub use state::{
     Told,
 };
 pub use values::{Moment, Share, Span};
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+};
+
+use crate::{
+    lifecycle,
+    model::{ModelName, VersionId},
+    monitor::Monitor,
+    registry::RolloutRecord,
+    serve::Serving,
+};
+
+pub use handle::{RolloutError, Rollouts, Wanted};
+pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
+pub use store::Frozen;
+
+/// Runs rollouts until it is dropped.
+#[derive(Debug)]
+pub struct Running {
+    rollouts: Rollouts,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What rollouts need of the process.
+pub struct Parts {
+    /// Who loads versions and publishes splits.
+    pub lifecycle: lifecycle::Handle,
+    /// What is served.
+    pub serving: Arc<Serving>,
+    /// What is counted; the clock.
+    pub monitor: Arc<Monitor>,
+    /// The log and its folder, if state is kept.
+    pub state: Option<(crate::state::State, PathBuf)>,
+    /// What the log says about rollouts, the oldest first.
+    pub records: Vec<(String, RolloutRecord)>,
+    /// The operator's policies by model, and whether a new version starts a rollout by itself.
+    pub drafts: BTreeMap<ModelName, (PolicyDraft, bool)>,
+    /// Versions in whose runs the process before ended: model, version, digest.
+    pub blamed: Vec<(String, VersionId, String)>,
+    /// Threads that serve.
+    pub workers: usize,
+    /// Gives random bits.
+    pub random: fn() -> u64,
+}
+
+impl Running {
+    /// Starts the driver, with the rollouts that were open when the process before ended.
+    ///
+    /// Call it on a runtime: rollouts that begin by themselves wait for their loads there.
+    pub fn start(parts: Parts) -> std::io::Result<Self> {
+        let (sender, commands) = mpsc::channel();
+        let shared = Arc::new(handle::Shared::default());
+        let (ready, given) = mpsc::channel();
+        let lifecycle = parts.lifecycle.clone();
+        let (own, monitor) = (Arc::clone(&shared), Arc::clone(&parts.monitor));
+        let thread = std::thread::Builder::new().name("rollouts".to_owned()).spawn(move || {
+            let rollouts = Rollouts {
+                commands: sender,
+                thread: std::thread::current(),
+                lifecycle,
+                shared: own,
+            };
+            // Whoever started the thread waits for this.
+            let _ = ready.send(rollouts.clone());
+            let run = || driver::Driver::new(parts, commands, rollouts).run();
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+                monitor.upkeep().broke("the thread that judges rollouts");
+            }
+        })?;
+        let rollouts = given.recv().map_err(std::io::Error::other)?;
+        let (runtime, starter) = (tokio::runtime::Handle::current(), rollouts.clone());
+        shared.start_by(move |wanted| {
+            let rollouts = starter.clone();
+            runtime.spawn(async move {
+                // The driver tells why one that nobody asked for did not start.
+                let _ = rollouts.start(wanted).await;
+            });
+        });
+        Ok(Self { rollouts, thread: Some(thread) })
+    }
+
+    /// Asks for rollouts.
+    pub fn handle(&self) -> Rollouts {
+        self.rollouts.clone()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.rollouts.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // a panic has been told already
+        }
+    }
+}
 
 #[cfg(test)]
 mod simulations;

@@ -16,7 +16,7 @@
 //!
 //! Not here: what moves it on (`course`, `judging`), how it is shown (`report`).
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +26,7 @@ use super::{
     keys::{Kept, Keys},
     ledger::{Entry, Ledger, Open},
     policy::{Gate, Policy, Validation},
+    report::Why,
     seen::{Comparison, Outcome, Seen, Threshold},
     values::Moment,
 };
@@ -36,6 +37,9 @@ pub struct Rollout {
     pub(super) head: Head,
     pub(super) keys: Keys,
     pub(super) ledger: Ledger,
+    /// Why it was rolled back, once somebody asked: it takes a playback of the ledger.
+    #[serde(skip)]
+    pub(super) explained: OnceLock<Option<Why>>,
 }
 
 /// What a rollout is without the parts that only grow.
@@ -382,6 +386,22 @@ pub struct Checkpoint {
 pub(super) const CHANGES_MAX: usize = 1000;
 
 impl State {
+    /// All states, in the order in which a rollout meets them.
+    pub const ALL: [Self; 12] = [
+        Self::Pending,
+        Self::Validating,
+        Self::Shadow,
+        Self::Canary,
+        Self::AwaitingApproval,
+        Self::Held,
+        Self::Paused,
+        Self::Promoting,
+        Self::Promoted,
+        Self::RolledBack,
+        Self::Failed,
+        Self::Superseded,
+    ];
+
     /// The word for it, such as `canary`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -459,11 +479,16 @@ impl Rollout {
             history: Vec::new(),
             validation: None,
         };
-        let mut rollout = Self { head, keys: Keys::default(), ledger: Ledger::default() };
+        let mut rollout = Self::bare(head, Ledger::default());
         let why = if start.reason.is_empty() { "started" } else { start.reason };
         rollout.enter(State::Pending, start.actor, why);
         let detail = rollout.head.reason.clone();
         (rollout, vec![Effect::Record, Effect::Tell { kind: Told::Started, detail }])
+    }
+
+    /// A rollout without keys.
+    pub(super) fn bare(head: Head, ledger: Ledger) -> Self {
+        Self { head, keys: Keys::default(), ledger, explained: OnceLock::new() }
     }
 
     /// Where it stands.
@@ -600,6 +625,7 @@ impl Rollout {
     /// Lays a checkpoint over an older state, as it was written down or as the checkpoint before left it.
     pub fn restore(&mut self, checkpoint: Checkpoint) {
         self.head = checkpoint.head;
+        self.explained = OnceLock::new();
         self.keys.put(checkpoint.keys);
         for entry in checkpoint.entries {
             self.ledger.put(&self.head.policy, entry);

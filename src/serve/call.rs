@@ -4,8 +4,10 @@
 //! Always true:
 //! - A call is counted before its answer can be seen, with one [`Outcome`]; one that is dropped counts as abandoned.
 //! - It borrows its version from the table that was loaded for it: nothing shared is written.
+//! - One that was assigned to another arm than the baseline falls back to that where its own version cannot answer, and
+//!   is evidence about the arm that it was assigned to.
 //!
-//! Not here: bytes and protocols (`wire`, `edge`), the choice of the version (`table`).
+//! Not here: bytes and protocols (`wire`, `edge`), the choice of the version (`routing`).
 
 use std::{
     os::fd::RawFd,
@@ -14,13 +16,13 @@ use std::{
 };
 
 use crate::{
-    model::{InferRequest, VersionId, VersionSelector},
-    monitor::{Code, Outcome, Sample, WorkerId},
+    model::{ArmName, InferRequest, VersionId, VersionSelector},
+    monitor::{ArmRecorder, Code, Outcome, Sample, WorkerId},
 };
 
 use super::{
-    PredictError, Prediction, PredictionId, RouteError, Run, Serving, Table, Version, Watch,
-    version::Taken,
+    Assignment, Evidence, Hashed, Marks, PredictError, Prediction, PredictionId, RouteError, Run,
+    Serving, Table, Version, Watch, evidence, routing::Routed, version::Taken,
 };
 
 /// A request whose last byte is here, before it is decoded.
@@ -34,6 +36,11 @@ pub struct Asked<'a> {
     pub model: &'a str,
     /// The version or alias, if the path names one.
     pub selector: VersionSelector<'a>,
+    /// The arm or version that a header asks for; followed only where the model's policy allows it.
+    pub route: Option<&'a str>,
+    /// The hash of what keeps the client in its arm, by the model's [`Traffic`](super::Traffic) in the same table; without
+    /// it, the prediction's name is the key.
+    pub key: Option<Hashed>,
     /// The prediction's own name.
     pub id: PredictionId,
     /// The arrival of its last byte.
@@ -60,6 +67,13 @@ pub struct Call<'t> {
     serving: &'t Serving,
     version: &'t Arc<Version>,
     session: Taken<'t>,
+    arm: ArmName,
+    recorder: &'t ArmRecorder,
+    /// The baseline's version, where another arm's may fall back to it.
+    spare: Option<&'t Arc<Version>>,
+    /// The arm whose version could not answer.
+    fallback: Option<ArmName>,
+    ticket: Option<Ticket<'t>>,
     run: Run<'t>,
     id: PredictionId,
     arrived: Instant,
@@ -67,31 +81,28 @@ pub struct Call<'t> {
     is_finished: bool,
 }
 
-/// The name of an arm of a model's traffic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ArmName(&'static str);
+/// A call's place in the evidence of a rollout.
+struct Ticket<'t> {
+    evidence: &'t Evidence,
+    number: u64,
+    assignment: Assignment,
+    /// What came of it so far on its assigned arm.
+    marks: Marks,
+}
 
 /// The prediction's name, version and arm, as clients are told them.
 #[derive(Debug, Clone, Copy)]
 pub struct Receipt {
     /// The prediction's own name.
     pub id: PredictionId,
-    /// The version that it was assigned to.
+    /// The version that answered.
     pub version: VersionId,
-    /// The arm that it was assigned to.
+    /// The arm that answered.
     pub arm: ArmName,
+    /// The arm that it was assigned to, where that could not answer.
+    pub fallback: Option<ArmName>,
     /// The time of counting.
     pub at: Instant,
-}
-
-impl ArmName {
-    /// The arm of what serves.
-    pub const BASELINE: Self = Self("baseline");
-
-    /// The name as text.
-    pub fn as_str(self) -> &'static str {
-        self.0
-    }
 }
 
 impl Serving {
@@ -99,39 +110,65 @@ impl Serving {
     ///
     /// Counts a request that reaches no version of a known model, unless that may be waited for.
     pub fn call<'t>(&'t self, table: &'t Table, asked: &Asked<'t>) -> Result<Call<'t>, NotRouted> {
-        let version = table.route(asked.model, asked.selector).map_err(|error| {
+        let mut routed = table.assign(asked).map_err(|error| {
             if table.is_settling(asked.model) {
                 return NotRouted::Settling;
             }
-            let status = match error {
-                RouteError::UnknownModel(_)
-                | RouteError::Unlisted(_)
-                | RouteError::Asleep { .. } => None,
-                RouteError::UnknownVersion { .. } => Some(404),
-                RouteError::NotReady { .. } => Some(503),
-            };
-            if let Some(status) = status {
-                let (worker, code) = (asked.watch.worker(), Code::from_status(status));
-                self.unanswered(table, worker, asked.model, code);
-            }
+            self.count_unrouted(table, asked, &error);
             NotRouted::Route(error)
         })?;
-        let session = version.session(asked.watch.worker());
+        let worker = asked.watch.worker();
+        let mut fallback = routed.missed.take();
+        let session = match (routed.version.session(worker), routed.spare) {
+            (None, Some(spare)) => {
+                routed.version.parts().recorder.fell_back();
+                fallback = Some(routed.arm);
+                routed.turn_to(spare);
+                spare.session(worker)
+            }
+            (session, _) => session,
+        };
+        let Routed { version, arm, recorder, spare, assignment, .. } = routed;
+        let session = session.ok_or_else(|| NotRouted::Busy(Arc::clone(version)))?;
+        let ticket = assignment.map(|(evidence, assignment)| Ticket {
+            evidence,
+            number: evidence.open(worker, assignment),
+            assignment,
+            marks: if fallback.is_some() { Marks::CAPACITY } else { Marks::default() },
+        });
         Ok(Call {
             serving: self,
             version,
-            session: session.ok_or_else(|| NotRouted::Busy(Arc::clone(version)))?,
+            session,
+            arm,
+            recorder,
+            spare,
+            fallback,
+            ticket,
             run: Run {
                 watch: asked.watch,
                 arrived: asked.arrived,
                 deadline: asked.deadline,
                 client: asked.client,
+                keeps_inputs: false,
             },
             id: asked.id,
             arrived: asked.arrived,
             sample: Sample { queue: asked.waited, ..Sample::default() },
             is_finished: false,
         })
+    }
+
+    fn count_unrouted(&self, table: &Table, asked: &Asked<'_>, error: &RouteError) {
+        let status = match error {
+            RouteError::UnknownModel(_) | RouteError::Unlisted(_) | RouteError::Asleep { .. } => {
+                return;
+            }
+            RouteError::UnknownVersion { .. } | RouteError::UnknownArm { .. } => 404,
+            RouteError::NotReady { .. } => 503,
+        };
+        let (worker, code) = (asked.watch.worker(), Code::from_status(status));
+        self.unanswered(table, worker, asked.model, code);
     }
 
     /// Counts a request that reached no version, if its model is a registered one.
@@ -158,18 +195,35 @@ impl Call<'_> {
         self.run.deadline = self.run.deadline.min(deadline);
     }
 
-    /// Runs the request on the calling thread, the worker's own.
+    /// Leaves the inputs in the request when it runs, for a run on another version; they take memory until the request
+    /// is dropped.
+    pub fn keep_inputs(&mut self) {
+        self.run.keeps_inputs = true;
+    }
+
+    /// Runs the request on the calling thread, the worker's own; where its arm's version cannot answer, on the
+    /// baseline's.
     ///
-    /// Takes `request.inputs`.
+    /// Takes `request.inputs`, unless [`Call::keep_inputs`] was called; then they stay, in the signature's order.
     pub fn run(&mut self, request: &mut InferRequest) -> Result<Prediction, PredictError> {
-        let ran = self.serving.run(self.version, &mut *self.session, self.run, request);
+        // What fails on this version may run on the baseline's.
+        let run = Run { keeps_inputs: self.run.keeps_inputs || self.spare.is_some(), ..self.run };
+        let ran = self.serving.run(self.version, &mut *self.session, run, request);
+        let ran = ran.or_else(|error| self.failed(error, request));
         if matches!(ran, Err(PredictError::Lost)) {
             // It was counted when the worker was given up, and this worker's shard is another's now.
             self.is_finished = true;
         }
         let prediction = ran?;
-        // The answer may need their room.
-        request.inputs = Vec::new();
+        if !self.run.keeps_inputs {
+            // The answer may need their room.
+            request.inputs = Vec::new();
+        }
+        if let Some(ticket) = self.ticket.as_mut().filter(|_| self.fallback.is_none())
+            && super::non_finite(&prediction.outputs)
+        {
+            ticket.marks.set(Marks::INVALID);
+        }
         let decoded = prediction.started.saturating_duration_since(self.arrived);
         self.sample.rows = prediction.rows;
         self.sample.decode = decoded.saturating_sub(self.sample.queue);
@@ -177,10 +231,50 @@ impl Call<'_> {
         Ok(prediction)
     }
 
+    /// Notes what a failed run says about the arm, and has the baseline answer where it may.
+    fn failed(
+        &mut self,
+        error: PredictError,
+        request: &mut InferRequest,
+    ) -> Result<Prediction, PredictError> {
+        let marks = evidence::marks_of(&error);
+        if let Some(ticket) = &mut self.ticket {
+            ticket.marks.set(marks);
+        }
+        let is_over = matches!(
+            error,
+            PredictError::Deadline
+                | PredictError::Gone
+                | PredictError::Leaving(_)
+                | PredictError::Stopping
+                | PredictError::Lost
+        );
+        let worker = self.run.watch.worker();
+        let Some(spare) = self.spare.filter(|_| !is_over) else { return Err(error) };
+        let Some(mut session) = spare.session(worker) else { return Err(error) };
+        let second = self.serving.run(spare, &mut *session, self.run, request);
+        let prediction = match second {
+            Ok(prediction) => prediction,
+            // The worker's shard is another's now, and its time is over.
+            Err(PredictError::Lost) => return Err(PredictError::Lost),
+            Err(_) => return Err(error),
+        };
+        if let Some(ticket) = self.ticket.as_mut().filter(|_| marks == Marks::default()) {
+            // The baseline takes what this version refuses.
+            ticket.marks.set(Marks::ERROR);
+        }
+        self.version.parts().recorder.fell_back();
+        self.fallback = Some(self.arm);
+        self.arm = ArmName::BASELINE;
+        (self.version, self.recorder, self.session) = (spare, spare.baseline(), session);
+        Ok(prediction)
+    }
+
     /// Counts the call, whose answer may be seen from now on.
     pub fn finish(mut self, outcome: Outcome) -> Receipt {
         let at = self.record(outcome);
-        Receipt { id: self.id, version: self.version.id(), arm: ArmName::BASELINE, at }
+        let (version, arm, fallback) = (self.version.id(), self.arm, self.fallback);
+        Receipt { id: self.id, version, arm, fallback, at }
     }
 
     fn record(&mut self, outcome: Outcome) -> Instant {
@@ -189,9 +283,49 @@ impl Call<'_> {
         let sample = &mut self.sample;
         sample.total = now.saturating_duration_since(self.arrived);
         sample.encode = sample.total.saturating_sub(sample.queue + sample.decode + sample.run);
-        let unix = self.serving.unix_at(now);
-        self.version.parts().recorder.record(self.run.watch.worker(), outcome.code(), sample, unix);
+        let took = sample.total;
+        let (unix, worker) = (self.serving.unix_at(now), self.run.watch.worker());
+        self.recorder.record(worker, outcome.code(), sample, unix);
+        if let Some(ticket) = self.ticket.take() {
+            let is_own = self.fallback.is_none();
+            ticket.close(worker, (outcome, is_own), took, (unix, self.id));
+        }
         now
+    }
+}
+
+impl Ticket<'_> {
+    /// Hands the entry on; `is_own` is true if the assigned arm answered, or nobody.
+    fn close(
+        mut self,
+        worker: WorkerId,
+        (outcome, is_own): (Outcome, bool),
+        took: Duration,
+        (at, prediction): (Duration, PredictionId),
+    ) {
+        let slow = self.evidence.slowness(took);
+        match outcome {
+            _ if !is_own => {}
+            Outcome::Ok => {
+                self.marks.set(Marks::ANSWERED);
+                self.marks.set(slow);
+            }
+            Outcome::Deadline => self.marks.set(Marks::ERROR),
+            Outcome::Engine => self.marks.set(Marks(Marks::ERROR.0 | Marks::FAULT.0)),
+            Outcome::Capacity => self.marks.set(Marks::CAPACITY),
+            Outcome::Abandoned => {
+                self.marks.set(Marks::ABANDONED);
+                self.marks.set(slow);
+            }
+            // What the engine refused was noted; the rest does not fit the signature.
+            Outcome::Caller => {}
+        }
+        let Assignment { share, key, is_sticky, is_candidate } = self.assignment;
+        let (ticket, marks) = (self.number, self.marks);
+        let entry =
+            evidence::Entry { ticket, share, key, is_sticky, is_candidate, at, prediction, marks };
+        let is_bad = marks.has(Marks::ERROR) || marks.has(Marks::INVALID);
+        self.evidence.close(worker, entry, is_bad && is_candidate);
     }
 }
 
@@ -199,6 +333,7 @@ impl std::fmt::Debug for Call<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Call")
             .field("version", &self.version)
+            .field("arm", &self.arm)
             .field("id", &self.id)
             .finish_non_exhaustive()
     }
@@ -214,7 +349,10 @@ impl Drop for Call<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashMap};
+    use std::{
+        borrow::Cow,
+        collections::{BTreeMap, HashMap},
+    };
 
     use super::*;
     use crate::{
@@ -249,7 +387,7 @@ mod tests {
             &self.signature
         }
 
-        fn run(&mut self, _: Vec<Input>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
+        fn run(&mut self, _: Cow<'_, [Input]>, _: &[usize]) -> Result<Vec<Tensor>, RunError> {
             if self.fails {
                 return Err(RunError::Failed("broken".to_owned()));
             }
@@ -265,8 +403,12 @@ mod tests {
     }
 
     impl House {
-        /// Serves `m`, version 1.
+        /// Serves `m`, version 1, which takes nothing.
         fn new(fails: bool) -> Self {
+            Self::taking(Vec::new(), fails)
+        }
+
+        fn taking(inputs: Vec<TensorSpec>, fails: bool) -> Self {
             let begin = Instant::now();
             let clock: Arc<dyn Clock> = Arc::new(StoppedClock(begin));
             let monitor = Monitor::new(1, Arc::clone(&clock));
@@ -277,7 +419,7 @@ mod tests {
                 datatype: DataType::Int64,
                 dims: Some(vec![1]),
             };
-            let signature = Signature { inputs: Vec::new(), outputs: vec![output] };
+            let signature = Signature { inputs, outputs: vec![output] };
             let recorder = monitor.version(&name, id);
             let parts = VersionParts::new(name.clone(), id, signature.clone(), recorder);
             let version = Version::new(parts, vec![Box::new(Seven { signature, fails })]);
@@ -296,6 +438,10 @@ mod tests {
                 aliases: BTreeMap::new(),
                 pinned: None,
                 problem: None,
+                traffic: None,
+                traffic_revision: 0,
+                route_override: false,
+                held_back: None,
             };
             let models = HashMap::from([(name, Arc::new(model))]);
             serving.publish(Table::new(models, true, Arc::default()));
@@ -309,6 +455,8 @@ mod tests {
                 client: None,
                 model,
                 selector,
+                route: None,
+                key: None,
                 id: Names::new(0, WorkerId(0), 0).next(),
                 arrived: self.begin,
                 waited: Duration::ZERO,
@@ -359,6 +507,32 @@ mod tests {
             },
             200,
         );
+    }
+
+    #[test]
+    fn inputs_stay_in_the_request_only_where_they_are_kept() {
+        let check = |fails, keeps, left: &[&str]| {
+            let spec = |name: &str| {
+                let (name, dims) = (name.to_owned(), Some(vec![1]));
+                TensorSpec { name, datatype: DataType::Int64, dims }
+            };
+            let house = House::taking(vec![spec("a"), spec("b")], fails);
+            let tensor = || Tensor::new(Shape::new(&[1]).unwrap(), Data::Int64(vec![7])).unwrap();
+            let given = ["b", "a"].map(|name| Input { name: name.to_owned(), tensor: tensor() });
+            let mut request = InferRequest { inputs: given.into(), ..Default::default() };
+            let table = house.serving.table();
+            let asked = house.asked("m", VersionSelector::Default);
+            let mut call = house.serving.call(&table, &asked).unwrap();
+            if keeps {
+                call.keep_inputs();
+            }
+            assert_eq!(call.run(&mut request).is_err(), fails);
+            let names: Vec<&str> = request.inputs.iter().map(|input| &*input.name).collect();
+            assert_eq!(names, left);
+        };
+        check(false, false, &[]);
+        check(false, true, &["a", "b"]);
+        check(true, true, &["a", "b"]);
     }
 
     #[test]

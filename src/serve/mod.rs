@@ -11,15 +11,20 @@
 //! Not here: HTTP (`edge`), bytes (`wire`), what should be served (`lifecycle`).
 
 mod call;
+mod compare;
 mod demand;
+mod evidence;
 mod names;
+mod routing;
 mod settings;
 mod spare;
 mod table;
+mod traffic;
 mod version;
 mod watchdog;
 
 use std::{
+    borrow::Cow,
     os::fd::RawFd,
     pin::pin,
     sync::{
@@ -33,12 +38,15 @@ use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
-pub use call::{ArmName, Asked, Call, NotRouted, Receipt};
+pub use call::{Asked, Call, NotRouted, Receipt};
+pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
+pub use evidence::{Entry as Evident, Evidence, Marks, Reading, SLOW_MAX};
 pub use names::{Names, PredictionId};
 pub use settings::Settings;
 pub use spare::{Spare, is_awaited, is_spare_missing};
 pub use table::{Entry, Model, RouteError, Table};
+pub use traffic::{Arm, Hashed, Traffic};
 pub use version::{Version, VersionParts, cost_bytes};
 pub use watchdog::{Listed, Watch, Watchdog, Watching};
 
@@ -49,6 +57,7 @@ use crate::{
     monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
+use evidence::Assignment;
 use watchdog::Reason;
 
 /// What is served now, and how predictions are run.
@@ -200,6 +209,11 @@ impl Serving {
         }
     }
 
+    /// True if a model, or versions of it, may still come with the first pass over the repository.
+    pub fn is_settling(&self, model: &str) -> bool {
+        self.table.load().is_settling(model)
+    }
+
     /// Why the server should get no new requests; empty if it is ready.
     pub fn obstacles(&self) -> Vec<String> {
         if self.draining.load(Relaxed) {
@@ -232,6 +246,10 @@ impl Serving {
     pub fn replaced(&self, lost: &Watch) {
         self.watchdog.replaced();
         let table = self.table();
+        for traffic in table.models().into_iter().filter_map(|model| model.traffic.as_deref()) {
+            let now = self.unix_at(self.clock.now());
+            traffic.evidence().into_iter().for_each(|evidence| evidence.lose(lost.worker(), now));
+        }
         let versions = table.models().into_iter().flat_map(Model::ready);
         // One that has left the table meanwhile is not counted any more.
         for version in versions.filter(|version| version.serial() == lost.version()) {
@@ -239,7 +257,7 @@ impl Serving {
             let (code, unix) = (Outcome::Deadline.code(), self.unix_at(now));
             let took = self.watchdog.nanoseconds(now).saturating_sub(lost.arrived());
             let sample = Sample { total: Duration::from_nanos(took), ..Sample::default() };
-            parts.recorder.record(lost.worker(), code, &sample, unix);
+            version.baseline().record(lost.worker(), code, &sample, unix);
             tracing::error!(
                 model = %parts.model,
                 version = %parts.id,
@@ -267,7 +285,7 @@ impl Serving {
 
     /// Runs a request on a session of a version, on the calling thread.
     ///
-    /// Takes `request.inputs`.
+    /// Takes `request.inputs`, unless they are kept; then they stay, in the signature's order.
     fn run(
         &self,
         version: &Version,
@@ -287,7 +305,11 @@ impl Serving {
         let watch = on.watch;
         let since = |at| self.watchdog.nanoseconds(at);
         watch.note(since(on.arrived), since(on.deadline), version.serial(), on.client);
-        let inputs = std::mem::take(&mut request.inputs);
+        let inputs = if on.keeps_inputs {
+            Cow::Borrowed(&*request.inputs)
+        } else {
+            Cow::Owned(std::mem::take(&mut request.inputs))
+        };
         let run = || session.run_leashed(inputs, &wanted, &watch.leash);
         let outputs = version.tag().during(run);
         let outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
@@ -321,6 +343,8 @@ struct Run<'a> {
     deadline: Instant,
     /// The socket of the client that waits for it, where that may be asked for the client's end.
     client: Option<RawFd>,
+    /// True if the inputs are needed after the run.
+    keeps_inputs: bool,
 }
 
 /// Indexes of the outputs that a request wants, ascending; all if it names none.

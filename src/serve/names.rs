@@ -13,7 +13,7 @@ pub struct Names {
 }
 
 /// The name of a prediction: 24 hexadecimal digits.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PredictionId([u8; 24]);
 
 impl Names {
@@ -36,6 +36,9 @@ impl Names {
 }
 
 impl PredictionId {
+    /// Stands for the name of a prediction that nobody knows any more.
+    pub(super) const UNKNOWN: Self = Self([b'0'; 24]);
+
     /// Its digits.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("hexadecimal digits are text")

@@ -10,7 +10,7 @@ use crate::{
     monitor::ModelRecorder,
 };
 
-use super::Version;
+use super::{Traffic, Version};
 
 /// What is known and what is served.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +41,14 @@ pub struct Model {
     pub pinned: Option<String>,
     /// Why the model as a whole cannot be served, if so.
     pub problem: Option<String>,
+    /// The split of its requests, where there is one.
+    pub traffic: Option<Arc<Traffic>>,
+    /// Counts changes of the split.
+    pub traffic_revision: u64,
+    /// True if a header may choose the arm or version.
+    pub route_override: bool,
+    /// The newest version that waits to be let in.
+    pub held_back: Option<VersionId>,
 }
 
 /// A version of a model.
@@ -89,6 +97,10 @@ impl PartialEq for Model {
             && self.aliases == other.aliases
             && self.pinned == other.pinned
             && self.problem == other.problem
+            && self.traffic == other.traffic
+            && self.traffic_revision == other.traffic_revision
+            && self.route_override == other.route_override
+            && self.held_back == other.held_back
     }
 }
 
@@ -109,6 +121,18 @@ pub enum RouteError {
         /// The version or alias asked for.
         version: String,
         /// What there is instead.
+        available: String,
+    },
+    /// A header asks for an arm or version that the model has not; the caller's mistake.
+    #[error(
+        "Request for model '{model}' asks for arm or version '{wanted}', which it has not; it has {available}"
+    )]
+    UnknownArm {
+        /// The model.
+        model: ModelName,
+        /// What the header says.
+        wanted: String,
+        /// The arms, and the versions that are ready.
         available: String,
     },
     /// The version is known and does not answer now; worth retrying.
@@ -270,6 +294,20 @@ impl Model {
             entry.map(|entry| entry.reason.as_str()).or(self.problem.as_deref()).unwrap_or("");
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         RouteError::NotReady { model: self.name.clone(), version, reason }
+    }
+
+    pub(super) fn unknown_arm(&self, wanted: &str) -> RouteError {
+        let arms = self.traffic.as_ref().map_or_else(
+            || "arm baseline".to_owned(),
+            |traffic| {
+                let names = traffic.arms().iter().map(|arm| arm.name.to_string());
+                format!("arms {}", names.collect::<Vec<_>>().join(", "))
+            },
+        );
+        let ready: Vec<_> = self.ready().map(|version| version.id().to_string()).collect();
+        let available = format!("{arms} and versions {}", ready.join(", "));
+        let wanted = wanted.chars().take(64).flat_map(char::escape_debug).collect();
+        RouteError::UnknownArm { model: self.name.clone(), wanted, available }
     }
 
     fn unknown_version(&self, version: &str) -> RouteError {

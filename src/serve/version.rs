@@ -18,8 +18,10 @@ use tokio::sync::Notify;
 
 use crate::{
     engine::{Session, Tag},
-    model::{Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId},
-    monitor::{VersionRecorder, WorkerId},
+    model::{
+        ArmName, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+    },
+    monitor::{ArmRecorder, VersionRecorder, WorkerId},
 };
 
 use super::Settings;
@@ -39,6 +41,9 @@ pub struct Version {
     waiting: AtomicUsize,
     freed: Notify,
     tag: Tag,
+    /// Where requests are counted that are assigned to it by default, and that name it.
+    baseline: Arc<ArmRecorder>,
+    direct: Arc<ArmRecorder>,
 }
 
 /// What a version is made of.
@@ -134,6 +139,8 @@ impl Version {
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
         let batched = parts.signature.is_batchable() && parts.description.max_batch_size != Some(0);
         let digest = parts.identity.as_deref().unwrap_or(&parts.digest);
+        let baseline = parts.recorder.arm(ArmName::BASELINE);
+        let direct = parts.recorder.arm(ArmName::DIRECT);
         let tag = Tag::new(parts.model.as_str(), parts.id.number(), digest);
         Self {
             answer_bytes_min: parts.signature.outputs.iter().map(row_bytes).sum(),
@@ -145,12 +152,24 @@ impl Version {
             waiting: AtomicUsize::new(0),
             freed: Notify::new(),
             tag,
+            baseline,
+            direct,
         }
     }
 
     /// The version's number.
     pub fn id(&self) -> VersionId {
         self.parts.id
+    }
+
+    /// Where requests are counted that it answers as the baseline.
+    pub(super) fn baseline(&self) -> &ArmRecorder {
+        &self.baseline
+    }
+
+    /// Where requests are counted that name it.
+    pub(super) fn direct(&self) -> &ArmRecorder {
+        &self.direct
     }
 
     /// Whom a crash in its runs is blamed on.

@@ -14,7 +14,7 @@ use libm::{exp, log, log1p};
 
 use super::{
     likelihood::Likelihood,
-    special::{log_sum_exp, number},
+    special::{log_sum_exp, mean_log_e, number},
 };
 
 /// Alternatives on one side of 1.
@@ -49,7 +49,7 @@ pub enum Direction {
 /// the baseline. As each factor grows with the true ratio, it covers every ratio of the null hypothesis:
 /// `P(it ever reaches 1/alpha) <= alpha`, looked at after every event and with any shares.
 ///
-/// It depends on the counts at each share only, not on how they were batched or interleaved, bit for bit.
+/// Events at one share may come in any order and in any batches: the result is the same, bit for bit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventProcess {
     /// Ratios of the alternatives, and of the null hypothesis.
@@ -116,13 +116,14 @@ impl EventProcess {
         self.events = self.events.saturating_add(candidate).saturating_add(baseline);
     }
 
-    /// The natural logarithm of the e-value: 0 before any event, and finite.
+    /// The natural logarithm of the e-value: 0 before any event, and finite. Rises only with an event of the candidate,
+    /// or of the baseline for [`Direction::Fewer`]: after another one there is no need to look.
     pub fn log_e(&self) -> f64 {
         let (candidate, events) = (number(self.candidate), number(self.events));
         let logs: [f64; ALTERNATIVES] = std::array::from_fn(|index| {
             candidate * self.gains[index] + self.settled[index] + events * self.costs[index]
         });
-        log_sum_exp(&logs) - log(number(ALTERNATIVES as u64))
+        mean_log_e(&logs)
     }
 
     /// Closes the account of the last share. With `q(r) = s r / (1 + s (r - 1))` an event of the baseline adds
@@ -289,6 +290,15 @@ mod tests {
             }
         }
         assert_eq!(one_by_one, at_once);
+    }
+
+    #[test]
+    fn fewer_events_of_one_arm_are_more_of_the_other() {
+        for (share, candidate, baseline) in STEPS {
+            let fewer = log_e(Direction::Fewer, 0.2, None, &[(share, candidate, baseline)]);
+            let more = log_e(Direction::More, 0.2, None, &[(1.0 - share, baseline, candidate)]);
+            assert_close(fewer, more);
+        }
     }
 
     #[test]

@@ -30,3 +30,4 @@ pub use paired::{MeanLimits, bootstrap_mean, mcnemar};
 pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
 pub use regression::RegressionErrors;
 pub use sequences::{AsymptoticSequence, BoundedMean, NormalMixture};
+pub use special::mean_log_e;

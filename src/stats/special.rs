@@ -24,6 +24,12 @@ pub(super) fn log_sum_exp(logs: &[f64]) -> f64 {
     largest + log(logs.iter().map(|x| exp(x - largest)).sum())
 }
 
+/// The natural logarithm of the mean of e-values that are given by theirs; 0 of none. The mean is an e-value, too,
+/// however the others depend on each other (Vovk & Wang, "E-values: Calibration, combination and applications", 2021).
+pub fn mean_log_e(logs: &[f64]) -> f64 {
+    if logs.is_empty() { 0.0 } else { log_sum_exp(logs) - log(number(logs.len() as u64)) }
+}
+
 /// The logarithm of the Beta function; both arguments positive.
 pub(super) fn ln_beta(a: f64, b: f64) -> f64 {
     lgamma(a) + lgamma(b) - lgamma(a + b)
@@ -76,6 +82,8 @@ pub(super) mod tests {
     fn sums_of_exponentials_do_not_overflow() {
         assert_close(log_sum_exp(&[1000.0, 1000.0]), 1000.0 + 2.0_f64.ln());
         assert_close(log_sum_exp(&[-5000.0, -5001.0]), -5000.0 + (-1.0_f64).exp().ln_1p());
+        assert_close(mean_log_e(&[1000.0, 1000.0]), 1000.0);
+        assert_close(mean_log_e(&[]), 0.0);
         assert_close(softplus(800.0), 800.0);
         assert_close(softplus(-800.0), 0.0);
         assert_close(softplus(-1.0), 0.313_261_687_518_222_8);

@@ -133,6 +133,10 @@ fn model(loader: &Loader, path: &str) -> Model {
         aliases: BTreeMap::new(),
         pinned: None,
         problem: None,
+        traffic: None,
+        traffic_revision: 0,
+        route_override: false,
+        held_back: None,
     }
 }
 

@@ -110,7 +110,7 @@ fn a_run_ends_at_its_deadline() {
         assert_eq!(right.json()["outputs"][0]["data"], json!([7.0]), "{what}");
     }
     assert_eq!(plain(&server).status, 200);
-    let series = r#"tidegate_requests_total{model="count",version="1",code="504"}"#;
+    let series = r#"tidegate_requests_total{model="count",version="1",arm="baseline",protocol="http",code="504"}"#;
     assert_eq!(metric(&server, series), Some(3.0), "{}", server.admin("/metrics").text());
 }
 
@@ -124,7 +124,7 @@ fn a_run_ends_when_its_client_has_gone() {
     drop(client);
     // The worker is free again long before the deadline.
     assert_eq!(plain(&server).status, 200);
-    let series = r#"tidegate_requests_total{model="count",version="1",code="499"}"#;
+    let series = r#"tidegate_requests_total{model="count",version="1",arm="baseline",protocol="http",code="499"}"#;
     eventually("it is counted", || (metric(&server, series) == Some(1.0)).then_some(()));
 }
 
@@ -165,7 +165,7 @@ fn a_worker_that_does_not_come_back_is_replaced() {
     });
     assert_eq!(server.admin("/livez").status, 200, "one stuck run is no reason to start anew");
     server.wait_until_said("its deadline has passed");
-    let series = r#"tidegate_requests_total{model="wide",version="1",code="504"}"#;
+    let series = r#"tidegate_requests_total{model="wide",version="1",arm="baseline",protocol="http",code="504"}"#;
     assert_eq!(metric(&server, series), Some(1.0));
     // The second worker of three is one too many.
     let mut stuck = server.connect();

@@ -1,9 +1,15 @@
 //! Starting: which engine is found, what a server logs, and what it says that cannot start.
 
-use std::{fs, path::PathBuf};
+use std::{borrow::Cow, fs, path::PathBuf};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidegate::{
+    engine::{self, Engines, ModelFile, SessionOptions},
+    model::{EngineChoice, Input},
+    tensor::{Data, DataType, Shape, Tensor},
+};
 
 use crate::{
     http::Request,
@@ -42,6 +48,35 @@ fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
         assert_eq!(server.post(&infer("digits"), &json!({"inputs": []})).status, 503);
     }
     server.ask(&Request::get("/v2/health/live")).ok();
+}
+
+/// A request that fails on one version can be run on another, and its outputs compared: its inputs are as they were.
+#[test]
+fn borrowed_inputs_can_be_run_again_and_give_what_owned_ones_give() {
+    let repository = Repository::of(&["add_sub"]);
+    let bytes = fs::read(repository.path().join("add_sub/1/model.onnx")).unwrap().into();
+    let file = ModelFile { bytes, external: Vec::new() };
+    let engines = Engines::open(&engine::Settings::default()).unwrap();
+    // Aligned, misaligned, and more than is held twice.
+    let numbers: Vec<i32> = (0..1 << 16).collect();
+    let shape = || Shape::new(&[1 << 12, 16]).unwrap();
+    let mut raw = vec![0u8];
+    raw.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    let raw = Bytes::from(raw).slice(1..);
+    let inputs = [
+        ("INPUT0", Tensor::new(shape(), Data::Int32(numbers)).unwrap()),
+        ("INPUT1", Tensor::from_raw(DataType::Int32, shape(), raw).unwrap()),
+    ];
+    let inputs = inputs.map(|(name, tensor)| Input { name: name.to_owned(), tensor });
+    for (name, _) in engines.available() {
+        let choice = if name == "tract" { EngineChoice::Tract } else { EngineChoice::OnnxRuntime };
+        let options = SessionOptions { intra_op_threads: 1, arena: None };
+        let mut session = engines.choose(choice).unwrap().load(&file, options).unwrap();
+        let mut run = |inputs| session.run(inputs, &[0, 1]).unwrap();
+        let first = run(Cow::Borrowed(&inputs[..]));
+        assert_eq!(first, run(Cow::Borrowed(&inputs[..])), "{name}");
+        assert_eq!(first, run(Cow::Owned(inputs.to_vec())), "{name}");
+    }
 }
 
 #[test]

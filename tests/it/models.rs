@@ -162,7 +162,7 @@ pub(crate) fn loop_of_three() -> Vec<u8> {
 }
 
 /// Adds one to this in each of `rounds`, to give `y`.
-fn adding_loop(first: &str) -> Message {
+pub(crate) fn adding_loop(first: &str) -> Message {
     let body = graph(
         vec![node("Identity", &["go"], &["on"]), node("Add", &["sum", "one"], &["next"])],
         vec![floats("one", &[1], &[1.0])],

@@ -11,6 +11,7 @@ use tidegate::{
     model::{ModelName, VersionSelector},
     monitor::Monitor,
     registry::{Cause, Entry, Journal, Registry, Unrecorded},
+    rollout,
     serve::{self, Serving},
     source,
 };
@@ -68,7 +69,25 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     .unwrap();
     lifecycle.first_pass().await;
     let handle = lifecycle.handle();
-    let admin = Admin { serving: Arc::clone(&serving), monitor, lifecycle: handle.clone() };
+    let running = rollout::Running::start(rollout::Parts {
+        lifecycle: handle.clone(),
+        serving: Arc::clone(&serving),
+        monitor: Arc::clone(&monitor),
+        state: None,
+        records: Vec::new(),
+        drafts: BTreeMap::new(),
+        blamed: Vec::new(),
+        workers: 1,
+        random: || 7,
+    })
+    .unwrap();
+    let admin = Admin {
+        serving: Arc::clone(&serving),
+        monitor,
+        lifecycle: handle.clone(),
+        rollouts: running.handle(),
+        random: || 7,
+    };
     assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));
 
     let unload = || {

@@ -27,15 +27,15 @@ use crate::{
 const CLIENTS: usize = 8;
 
 /// A proxy that is running, with its files; killed when dropped.
-struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
-    address: SocketAddr,
-    folder: tempfile::TempDir,
+    pub(crate) address: SocketAddr,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Proxy {
     /// Starts a program with the configuration in a file, which `arguments` names as `FILE` and its folder as `FOLDER`.
-    fn start(
+    pub(crate) fn start(
         program: &str,
         arguments: &[&str],
         configuration: impl Fn(SocketAddr, &str) -> String,

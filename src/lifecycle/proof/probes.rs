@@ -148,7 +148,7 @@ impl Probe {
     pub(super) fn run(&self, session: &mut dyn Session, sample: &[Input]) -> bool {
         let Some(inputs) = self.inputs(sample) else { return false };
         let wanted: Vec<usize> = (0..session.signature().outputs.len()).collect();
-        let run = AssertUnwindSafe(|| session.run(inputs, &wanted).is_ok());
+        let run = AssertUnwindSafe(|| session.run(inputs.into(), &wanted).is_ok());
         // An engine that panics does in the serving process what it does here: it fails the run.
         catch_unwind(run).unwrap_or(false)
     }

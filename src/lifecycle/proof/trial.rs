@@ -107,7 +107,7 @@ pub(crate) fn survive(session: &mut dyn Session, inputs: &[Input]) -> Result<(),
         return Ok(());
     }
     let wanted: Vec<usize> = (0..outputs).collect();
-    match session.run(inputs.to_vec(), &wanted) {
+    match session.run(inputs.into(), &wanted) {
         Err(error) if starved(&error.to_string()) => Err(LoadFailure::Memory(error.to_string())),
         _ => Ok(()),
     }
@@ -125,9 +125,8 @@ fn warm(
     let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
     let (mut total, mut fastest) = (Duration::ZERO, None::<Duration>);
     for round in 0..runs {
-        let inputs = inputs.to_vec();
         let begin = clock.now();
-        let outputs = match session.run(inputs, &wanted) {
+        let outputs = match session.run(inputs.into(), &wanted) {
             Ok(outputs) => outputs,
             Err(error) if starved(&error.to_string()) => {
                 return Err(LoadFailure::Memory(error.to_string()));

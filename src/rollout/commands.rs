@@ -1,0 +1,360 @@
+//! What the driver does when somebody asks: starts, orders, shows, freezes.
+//!
+//! Not here: the decisions (`course`), the loop (`driver`).
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    lifecycle::{ArmChange, RolloutStep, SplitChange},
+    model::{ArmName, ModelName, SLOTS, ShadowSpec, VersionId, slots_of},
+    registry::Cause,
+    serve::Evidence,
+};
+
+use super::{
+    driver::{Driver, Run},
+    handle::{Command, RolloutError, Wanted},
+    plan::{self, Plan},
+    policy::{Policy, PolicyDraft},
+    report::Report,
+    state::{Effect, Event, Order, OrderError, Rollout, Side, Start, State},
+    store::Frozen,
+    values::Moment,
+};
+
+/// Where a plan's made-up requests begin: the same question has the same answer.
+const PLAN_SEED: u64 = 1;
+
+impl Driver {
+    /// Does what was asked; whoever asked may be gone.
+    pub(super) fn command(&mut self, command: Command) {
+        match command {
+            Command::Reserve(wanted, reply) => drop(reply.send(self.reserve(&wanted))),
+            Command::Begin(wanted, reply) => drop(reply.send(self.begin(*wanted))),
+            Command::Release(wanted, why) => self.release(&wanted, &why),
+            Command::Order { id, order, cause, revision, reply } => {
+                drop(reply.send(self.order(&id, order, &cause, revision)));
+            }
+            Command::Show { id, reply } => drop(reply.send(self.show(&id))),
+            Command::List { model, before, limit, reply } => {
+                drop(reply.send(Ok(self.list(model.as_deref(), before.as_deref(), limit))));
+            }
+            Command::Evidence { id, reply } => {
+                let found = self.find(&id).map(|run| run.rollout.bundle());
+                drop(reply.send(found));
+            }
+            Command::Plan { model, policy, rate, base, reply } => {
+                drop(reply.send(self.plan(&model, &policy, rate, base)));
+            }
+            Command::Freeze { freeze, cause, reply } => {
+                drop(reply.send(self.freeze(freeze, &cause)))
+            }
+            Command::IsFrozen(reply) => drop(reply.send(Ok(self.frozen.clone()))),
+            Command::Validated { id, report, pass, why } => {
+                self.hear(&id, &Event::Validated { report, pass, why });
+            }
+            Command::Weighed { id, weight } => self.hear(&id, &Event::Weighed(weight)),
+            // The loop sees that nobody can ask any more.
+            Command::Stop => self.is_stopping = true,
+        }
+    }
+
+    /// A rollout by its id, or the newest of a model.
+    fn find(&self, id: &str) -> Result<&Run, RolloutError> {
+        let newest = || self.runs.values().rev().find(|run| run.model.as_str() == id);
+        self.runs.get(id).or_else(newest).ok_or_else(|| {
+            RolloutError::Unknown("no such rollout; see /api/v1/rollouts".to_owned())
+        })
+    }
+
+    fn show(&self, id: &str) -> Result<Report, RolloutError> {
+        Ok(self.find(id)?.rollout.report(self.now()))
+    }
+
+    fn list(&self, model: Option<&str>, before: Option<&str>, limit: usize) -> Vec<Report> {
+        let now = self.now();
+        let runs = self.runs.iter().rev();
+        let runs = runs.filter(|(id, _)| before.is_none_or(|before| id.as_str() < before));
+        let runs = runs.filter(|(_, run)| model.is_none_or(|model| run.model.as_str() == model));
+        runs.take(limit).map(|(_, run)| run.rollout.report(now)).collect()
+    }
+
+    /// The policy of a model's rollout.
+    fn policy(&self, model: &ModelName, draft: &PolicyDraft) -> Result<Policy, RolloutError> {
+        let own = self.drafts.get(model).map(|(draft, _)| draft);
+        let drafts: Vec<_> = std::iter::once(draft).chain(own).collect();
+        Policy::from_drafts(&drafts).map_err(RolloutError::Malformed)
+    }
+
+    /// Checks whether a rollout may start, and keeps the place for it; gives the versions that must be loaded.
+    fn reserve(&mut self, wanted: &Wanted) -> Result<Vec<VersionId>, RolloutError> {
+        self.policy(&wanted.model, &wanted.policy)?;
+        let conflict = |why: String| RolloutError::Conflict { why, current: None };
+        if let Some(frozen) = &self.frozen {
+            return Err(conflict(format!(
+                "automation is frozen by {}: {}; `tidegate freeze --off` lets it go on",
+                frozen.by, frozen.reason
+            )));
+        }
+        if let Some(open) = self.open(&wanted.model) {
+            let current = open.rollout.report(self.now());
+            let why = format!(
+                "rollout {} of model '{}' is {}; one at a time: wait for its end, or abort it",
+                current.id,
+                wanted.model,
+                open.rollout.state().name()
+            );
+            return Err(RolloutError::Conflict { why, current: Some(Box::new(current)) });
+        }
+        if self.reserved.contains_key(&wanted.model) {
+            return Err(conflict("a rollout of this model is just being started".to_owned()));
+        }
+        let baseline = self.baseline(wanted)?;
+        if baseline == wanted.candidate {
+            return Err(conflict(format!(
+                "version {baseline} answers already; it cannot be held against itself"
+            )));
+        }
+        self.reserved.insert(wanted.model.clone(), wanted.candidate);
+        Ok(vec![baseline, wanted.candidate])
+    }
+
+    /// The version that a candidate is held against.
+    fn baseline(&self, wanted: &Wanted) -> Result<VersionId, RolloutError> {
+        let table = self.serving.table();
+        let model = table.model(&wanted.model);
+        let model = model.ok_or_else(|| {
+            RolloutError::Unknown(format!("the repository has no model '{}'", wanted.model))
+        })?;
+        let traffic = model.traffic.as_deref().and_then(|traffic| traffic.spec().baseline());
+        let serves = traffic.or_else(|| model.standing().map(|entry| entry.id));
+        match (wanted.baseline, serves) {
+            (Some(named), Some(serves)) if named != serves => Err(RolloutError::Conflict {
+                why: format!("version {serves} serves, not {named}; roll back to that first, or leave `baseline` out"),
+                current: None,
+            }),
+            (_, Some(serves)) => Ok(serves),
+            (_, None) => Err(RolloutError::Conflict {
+                why: "no version serves that a candidate could be held against; see `tidegate models list`".to_owned(),
+                current: None,
+            }),
+        }
+    }
+
+    fn side(&self, model: &ModelName, version: VersionId) -> Side {
+        let table = self.serving.table();
+        let entry = table.model(model).and_then(|model| {
+            model.versions.iter().find(|entry| entry.id == version)?.version.clone()
+        });
+        let digest = entry.map(|version| {
+            let parts = version.parts();
+            parts.identity.clone().unwrap_or_else(|| parts.digest.clone())
+        });
+        Side { version: version.to_string(), digest: digest.unwrap_or_default() }
+    }
+
+    /// Starts a rollout whose versions are loaded.
+    fn begin(&mut self, wanted: Wanted) -> Result<Report, RolloutError> {
+        self.reserved.remove(&wanted.model);
+        let baseline = self.baseline(&wanted)?;
+        let policy = self.policy(&wanted.model, &wanted.policy)?;
+        let (model, candidate) = (wanted.model.clone(), wanted.candidate);
+        let sides = (self.side(&model, baseline), self.side(&model, candidate));
+        let now = self.now();
+        let forbids = |run: &Run| {
+            let is_own = run.model == model;
+            let forbids = run.rollout.forbids(&sides.1.digest, wanted.by_itself, wanted.force, now);
+            forbids.filter(|_| is_own)
+        };
+        if let Some(why) = self.runs.values().rev().find_map(forbids) {
+            if wanted.by_itself {
+                tracing::warn!(%model, version = %candidate, "no rollout: {why}");
+            }
+            return Err(RolloutError::Conflict { why, current: None });
+        }
+        let salt = [(self.random)(), (self.random)()];
+        let start = Start {
+            id: self.id(now),
+            model: model.to_string(),
+            baseline: sides.0,
+            candidate: sides.1,
+            policy,
+            salt: format!("{:016x}{:016x}", salt[0], salt[1]),
+            actor: &wanted.cause.actor,
+            reason: &wanted.cause.reason,
+        };
+        let id = start.id.clone();
+        let (rollout, effects) = Rollout::start(start, now);
+        let mut run = Run::new(rollout, (model, baseline, candidate), salt);
+        run.evidence = Some(Arc::new(Evidence::new(self.workers)));
+        self.runs.insert(id.clone(), run);
+        self.carry_out(&id, effects);
+        let placed = self.runs.get(&id).is_some_and(|run| run.is_placed);
+        if !placed {
+            let run = self.runs.remove(&id);
+            let problem = run.and_then(|run| run.problem).unwrap_or_default();
+            return Err(RolloutError::Unrecorded(problem));
+        }
+        self.hear(&id, &Event::Loaded);
+        self.show(&id)
+    }
+
+    /// Gives the place back of a rollout whose candidate cannot be loaded.
+    fn release(&mut self, wanted: &Wanted, why: &str) {
+        self.reserved.remove(&wanted.model);
+        if wanted.by_itself {
+            tracing::error!(model = %wanted.model, version = %wanted.candidate, "no rollout: load failed: {why}");
+        }
+    }
+
+    fn order(
+        &mut self,
+        id: &str,
+        order: Order,
+        cause: &Cause,
+        revision: Option<u64>,
+    ) -> Result<Report, RolloutError> {
+        let run = self.find(id)?;
+        let (id, current) = (run.rollout.id().to_owned(), run.rollout.revision());
+        if revision.is_some_and(|revision| revision != current) {
+            let current = Box::new(self.show(&id)?);
+            return Err(RolloutError::Revision { current });
+        }
+        let checked: Result<(), OrderError> = run.rollout.check(order);
+        if let Err(error) = checked {
+            let current = Some(Box::new(self.show(&id)?));
+            return Err(RolloutError::Conflict { why: error.to_string(), current });
+        }
+        let (actor, reason) = (cause.actor.as_str(), cause.reason.as_str());
+        self.hear(&id, &Event::Order { order, actor, reason });
+        if let Some(problem) = self.runs.get(&id).and_then(|run| run.problem.clone()) {
+            return Err(RolloutError::Unrecorded(problem));
+        }
+        self.show(&id)
+    }
+
+    fn freeze(&mut self, freeze: bool, cause: &Cause) -> Result<Option<Frozen>, RolloutError> {
+        if freeze == self.frozen.is_some() {
+            return Ok(self.frozen.clone());
+        }
+        let now = self.now();
+        let (by, reason) = (cause.actor.clone(), cause.reason.clone());
+        let frozen = freeze.then(|| Frozen { since: Moment::at(now), by, reason });
+        let words = (cause.actor.as_str(), cause.reason.as_str());
+        let written = self.store.freeze(frozen.as_ref(), words, now);
+        written.map_err(|error| RolloutError::Unrecorded(error.to_string()))?;
+        self.frozen = frozen;
+        tracing::info!(actor = cause.actor, reason = cause.reason, freeze, "automation");
+        let open = self.runs.iter().filter(|(_, run)| !run.rollout.state().is_over());
+        for id in open.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+            self.hear(&id, &Event::Frozen(freeze));
+        }
+        Ok(self.frozen.clone())
+    }
+
+    /// A plan at the traffic that the baseline sees, or at this one.
+    fn plan(
+        &self,
+        model: &ModelName,
+        draft: &PolicyDraft,
+        rate: Option<f64>,
+        base: Option<f64>,
+    ) -> Result<Plan, RolloutError> {
+        let policy = self.policy(model, draft)?;
+        let table = self.serving.table();
+        let known = table.model(model);
+        let known = known.ok_or_else(|| {
+            RolloutError::Unknown(format!("the repository has no model '{model}'"))
+        })?;
+        let seen = known.answering().map(|version| version.parts().recorder.totals());
+        let requests = seen.as_ref().map_or(0, |seen| seen.success + seen.failed);
+        let errors = seen.as_ref().map_or(0, |seen| {
+            let bad = seen.codes.iter().filter(|(code, _)| [500, 504].contains(&code.status()));
+            bad.map(|(_, count)| count).sum::<u64>()
+        });
+        drop(table);
+        let uptime = self.now().saturating_sub(self.started).as_secs_f64().max(1.0);
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let (rate, base) = (
+            rate.unwrap_or(requests as f64 / uptime),
+            // Without any error so far, as many as one more request may have.
+            base.unwrap_or((errors.max(1) as f64 / requests.max(1000) as f64).min(0.5)),
+        );
+        let plan = plan::plan(&policy, rate, base, PLAN_SEED);
+        plan.map_err(|why| RolloutError::Malformed(vec![why.to_string()]))
+    }
+
+    /// A fresh id, later than all before it: 48 bits of milliseconds and 80 random ones, as a ULID has them.
+    fn id(&self, now: Duration) -> String {
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+        let millis = now.as_millis() & ((1 << 48) - 1);
+        let random =
+            (u128::from((self.random)()) << 64 | u128::from((self.random)())) & ((1 << 80) - 1);
+        let bits = millis << 80 | random;
+        let digit = |place: u32| char::from(DIGITS[((bits >> (5 * place)) & 31) as usize]);
+        format!("r-{}", (0..26).rev().map(digit).collect::<String>())
+    }
+}
+
+impl Run {
+    /// What a group of effects means for the split, together with the record of the rollout.
+    pub(super) fn change(&self, group: &[Effect]) -> SplitChange {
+        let rollout = &self.rollout;
+        let mut step = RolloutStep {
+            id: rollout.id().to_owned(),
+            candidate: self.candidate,
+            record: rollout.record(),
+            evidence: None,
+            serve: None,
+            acts_first: false,
+            is_over: false,
+        };
+        let mut change = SplitChange { salt: self.salt, overrides: true, ..SplitChange::default() };
+        let arm = |name, version, slots| ArmChange { name, version, slots };
+        let arms = |weight: f64| {
+            let slots = slots_of(weight);
+            vec![
+                arm(ArmName::BASELINE, self.baseline, SLOTS - slots),
+                arm(ArmName::CANARY, self.candidate, slots),
+            ]
+        };
+        if !rollout.state().is_over() {
+            step.evidence.clone_from(&self.evidence);
+            if !self.is_placed {
+                change.arms = Some(arms(0.0));
+            }
+        }
+        for effect in group {
+            match effect {
+                Effect::SetWeight(weight) => change.arms = Some(arms(*weight)),
+                Effect::Shadow { share } => {
+                    let (version, slots) = (self.candidate.number(), slots_of(*share));
+                    change.shadow = Some(vec![ShadowSpec { version, slots }]);
+                }
+                Effect::NoShadow => change.shadow = Some(Vec::new()),
+                Effect::Promote { holdback } => {
+                    let slots = slots_of(*holdback);
+                    let mut arms = vec![arm(ArmName::BASELINE, self.candidate, SLOTS - slots)];
+                    arms.extend((slots > 0).then(|| arm(ArmName::HOLDBACK, self.baseline, slots)));
+                    (change.arms, change.shadow) = (Some(arms), Some(Vec::new()));
+                    change.keep = Some(vec![self.baseline]);
+                    (step.serve, step.is_over) = (Some(self.candidate), true);
+                }
+                Effect::Rollback { .. } => {
+                    change.arms = Some(vec![arm(ArmName::BASELINE, self.baseline, SLOTS)]);
+                    change.shadow = Some(Vec::new());
+                    change.keep = Some(vec![self.candidate]);
+                    (step.serve, step.acts_first) = (Some(self.baseline), true);
+                    step.is_over = true;
+                }
+                Effect::Release => change.reset = true,
+                _ => {}
+            }
+        }
+        if rollout.state() == State::Failed && self.is_placed {
+            (change.reset, step.serve, step.is_over) = (true, Some(self.baseline), true);
+        }
+        change.rollout = Some(step);
+        change
+    }
+}

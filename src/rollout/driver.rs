@@ -1,0 +1,592 @@
+//! The driver: one thread that lets rollouts hear what happens, and carries out what they decide.
+//!
+//! It decides nothing. Evidence of the candidate's errors wakes it at once; the rest it reads every few milliseconds.
+//! Always true:
+//! - A rollback shuts the valve first: the next request goes to the baseline, before anything is written.
+//! - A raised weight or a promotion is one record with the state and evidence that led to it, and takes effect after it.
+//! - What could not be carried out is tried again; what the rollout was in memory is what it will be on the disk.
+//!
+//! Not here: decisions (`course`), who asks for them (`handle`), files (`store`).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    lifecycle::{self, Operation, OperationError},
+    model::{ArmName, ModelName, VersionId, VersionState},
+    monitor::{EventKind, Monitor},
+    registry::Cause,
+    serve::{Evidence, Evident, Reading, Serving},
+};
+
+use super::{
+    Parts, Rollouts,
+    handle::{Command, Shared},
+    policy::{Gate, PolicyDraft},
+    seen::{Marks, Seen, Threshold},
+    state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
+    store::{Frozen, Store},
+};
+
+/// Time between two looks at what is not urgent.
+const LOOK: Duration = Duration::from_millis(5);
+/// Time between two looks while no rollout judges requests.
+const REST: Duration = Duration::from_millis(200);
+/// Time between checkpoints, and between tries of what failed.
+const SECOND: Duration = Duration::from_secs(1);
+/// Rollouts that are shown; older ones stay in the log.
+const KNOWN_MAX: usize = 200;
+/// Entries that are heard at a time.
+const HEARD_MAX: usize = 4096;
+
+/// What the driver works with.
+pub(super) struct Driver {
+    pub(super) lifecycle: lifecycle::Handle,
+    pub(super) serving: Arc<Serving>,
+    pub(super) monitor: Arc<Monitor>,
+    pub(super) store: Store,
+    /// The operator's drafts by model, and whether a new version starts a rollout by itself.
+    pub(super) drafts: BTreeMap<ModelName, (PolicyDraft, bool)>,
+    pub(super) workers: usize,
+    pub(super) random: fn() -> u64,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) runs: BTreeMap<String, Run>,
+    pub(super) frozen: Option<Frozen>,
+    /// Models whose versions are being loaded for a rollout.
+    pub(super) reserved: BTreeMap<ModelName, VersionId>,
+    /// Versions that were tried by themselves.
+    pub(super) tried: BTreeMap<ModelName, VersionId>,
+    pub(super) looked_at: Option<Instant>,
+    /// The start of the process, since 1970.
+    pub(super) started: Duration,
+    pub(super) is_stopping: bool,
+    pub(super) rollouts: super::Rollouts,
+}
+
+/// A rollout, and what the driver knows about it.
+pub(super) struct Run {
+    pub(super) rollout: Rollout,
+    pub(super) model: ModelName,
+    pub(super) baseline: VersionId,
+    pub(super) candidate: VersionId,
+    pub(super) evidence: Option<Arc<Evidence>>,
+    reading: Reading,
+    /// Effects that are still to be carried out.
+    todo: Vec<Effect>,
+    retry_at: Option<Duration>,
+    saved_at: Duration,
+    /// True if the split was given to the model once.
+    pub(super) is_placed: bool,
+    /// True if it was brought back after a restart and has not gone on.
+    pub(super) is_asleep: bool,
+    pub(super) salt: [u64; 2],
+    pub(super) problem: Option<String>,
+    heard: Vec<Seen>,
+    /// True if requests are judged.
+    is_judged: bool,
+}
+
+impl Run {
+    pub(super) fn new(
+        rollout: Rollout,
+        (model, baseline, candidate): (ModelName, VersionId, VersionId),
+        salt: [u64; 2],
+    ) -> Self {
+        Self {
+            rollout,
+            model,
+            baseline,
+            candidate,
+            evidence: None,
+            reading: Reading::default(),
+            todo: Vec::new(),
+            retry_at: None,
+            saved_at: Duration::ZERO,
+            is_placed: false,
+            is_asleep: false,
+            salt,
+            problem: None,
+            heard: Vec::new(),
+            is_judged: true,
+        }
+    }
+}
+
+impl Driver {
+    /// A driver with the rollouts that the log knows.
+    pub(super) fn new(parts: Parts, commands: mpsc::Receiver<Command>, rollouts: Rollouts) -> Self {
+        let mut store = Store::open(parts.state);
+        store.blamed = parts.blamed.into_iter().collect();
+        let mut runs = BTreeMap::new();
+        for (id, recorded) in parts.records {
+            let Some(rollout) = store.restore(&id, &recorded.record) else {
+                tracing::warn!(
+                    rollout = id,
+                    "passed over: its record is of another version of tidegate"
+                );
+                continue;
+            };
+            let version = |side: &Side| VersionId::parse(&side.version);
+            let versions = version(rollout.baseline()).zip(version(rollout.candidate()));
+            let Some((baseline, candidate)) = versions else { continue };
+            let salt = u128::from_str_radix(rollout.salt(), 16).unwrap_or_default();
+            #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
+            let salt = [(salt >> 64) as u64, salt as u64];
+            let is_over = rollout.state().is_over();
+            let mut run = Run::new(rollout, (recorded.model, baseline, candidate), salt);
+            (run.is_placed, run.is_asleep) = (true, !is_over);
+            runs.insert(id, run);
+        }
+        Self {
+            lifecycle: parts.lifecycle,
+            serving: parts.serving,
+            started: parts.monitor.clock().unix(),
+            monitor: parts.monitor,
+            frozen: store.frozen(),
+            store,
+            drafts: parts.drafts,
+            workers: parts.workers,
+            random: parts.random,
+            commands,
+            shared: Arc::clone(&rollouts.shared),
+            runs,
+            reserved: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            looked_at: None,
+            is_stopping: false,
+            rollouts,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            match self.next() {
+                Next::Stop => break,
+                Next::Command(command) => self.command(command),
+                Next::Look => {}
+            }
+            if self.is_stopping {
+                break;
+            }
+            self.look();
+        }
+        // What was learnt since the last second goes on in the next process.
+        let now = self.now();
+        for run in self.runs.values_mut().filter(|run| !run.rollout.state().is_over()) {
+            run.saved_at = now;
+            self.store.checkpoint(&mut run.rollout);
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        let judged = |run: &&Run| run.evidence.is_some() && run.is_judged;
+        let patience = if self.runs.values().any(|run| judged(&run)) { LOOK } else { REST };
+        match self.commands.try_recv() {
+            Ok(command) => return Next::Command(command),
+            Err(mpsc::TryRecvError::Disconnected) => return Next::Stop,
+            Err(mpsc::TryRecvError::Empty) => {}
+        }
+        for run in self.runs.values() {
+            run.evidence.iter().for_each(|evidence| evidence.sleep(std::thread::current()));
+        }
+        // Whoever sends a command or hands in urgent evidence unparks this thread.
+        std::thread::park_timeout(patience);
+        match self.commands.try_recv() {
+            Ok(command) => Next::Command(command),
+            Err(mpsc::TryRecvError::Disconnected) => Next::Stop,
+            Err(mpsc::TryRecvError::Empty) => Next::Look,
+        }
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.monitor.clock().unix()
+    }
+
+    /// Lets every open rollout hear what came in.
+    fn look(&mut self) {
+        let ids: Vec<String> = self.runs.keys().cloned().collect();
+        for id in &ids {
+            self.read(id);
+        }
+        let now = self.monitor.clock().now();
+        let due = self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= SECOND / 10);
+        if due {
+            self.looked_at = Some(now);
+            for id in &ids {
+                self.check(id);
+            }
+            self.start_by_itself();
+            self.publish();
+        }
+    }
+
+    /// Reads the evidence of a rollout.
+    fn read(&mut self, id: &str) {
+        loop {
+            let Some(run) = self.runs.get_mut(id) else { return };
+            let Some(evidence) = run.evidence.clone() else { return };
+            if run.rollout.state().is_over() {
+                return;
+            }
+            let entries = evidence.read(&mut run.reading);
+            run.heard.clear();
+            run.heard.extend(entries.iter().map(seen));
+            if run.heard.is_empty() {
+                return;
+            }
+            let heard = std::mem::take(&mut run.heard);
+            for heard in heard.chunks(HEARD_MAX) {
+                self.hear(id, &Event::Requests(heard));
+            }
+            if let Some(run) = self.runs.get_mut(id) {
+                run.heard = heard;
+            }
+        }
+    }
+
+    /// Lets a rollout hear an event, and carries out what follows.
+    pub(super) fn hear(&mut self, id: &str, event: &Event<'_>) {
+        let now = self.now();
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let effects = run.rollout.hear(event, now);
+        self.carry_out(id, effects);
+    }
+
+    /// Carries out effects in their order; what fails is kept, and tried again.
+    pub(super) fn carry_out(&mut self, id: &str, effects: Vec<Effect>) {
+        let now = self.now();
+        let Some(run) = self.runs.get_mut(id) else { return };
+        // Whatever else waits: a rollback acts at once.
+        if effects.iter().any(|effect| matches!(effect, Effect::Rollback { .. })) {
+            run.evidence.iter().for_each(|evidence| evidence.shut());
+            run.todo.clear();
+        }
+        run.todo.extend(effects);
+        if run.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        while let Some(run) = self.runs.get_mut(id)
+            && !run.todo.is_empty()
+        {
+            let group = take_group(&mut run.todo);
+            if let Err(error) = self.perform(id, &group) {
+                self.postpone(id, group, &error);
+                return;
+            }
+            if let Some(run) = self.runs.get_mut(id) {
+                (run.retry_at, run.problem) = (None, None);
+            }
+        }
+    }
+
+    /// Puts effects back that could not be carried out.
+    fn postpone(&mut self, id: &str, group: Vec<Effect>, error: &OperationError) {
+        let now = self.now();
+        let is_promotion = group.iter().any(|effect| matches!(effect, Effect::Promote { .. }));
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let problem = error.to_string();
+        if run.problem.as_ref() != Some(&problem) {
+            tracing::error!(model = %run.model, rollout = id, "not carried out, and tried again: {problem}");
+            run.problem = Some(problem.clone());
+        }
+        if is_promotion {
+            self.hear(id, &Event::PromotionFailed { why: &problem });
+            return;
+        }
+        run.retry_at = Some(now + SECOND);
+        let later = std::mem::replace(&mut run.todo, group);
+        run.todo.extend(later);
+    }
+
+    /// Carries out effects that belong together: one record, and what it means for the split.
+    fn perform(&mut self, id: &str, group: &[Effect]) -> Result<(), OperationError> {
+        let Some(run) = self.runs.get_mut(id) else { return Ok(()) };
+        let records = group.iter().any(|effect| matches!(effect, Effect::Record));
+        if records || group.iter().any(is_about_split) {
+            let change = run.change(group);
+            let (model, reason) = (run.model.clone(), run.rollout.reason().to_owned());
+            self.store.checkpoint(&mut run.rollout);
+            run.saved_at = self.monitor.clock().unix();
+            let cause = Cause { actor: run.rollout.actor().to_owned(), reason };
+            let operation = Operation::Split(Box::new(change));
+            let moved = group.iter().any(is_about_split);
+            self.lifecycle.operate_blocking(model.clone(), operation, cause)?;
+            if let Some(run) = self.runs.get_mut(id) {
+                run.is_placed = true;
+            }
+            if moved {
+                self.tell_traffic(&model);
+            }
+        }
+        for effect in group {
+            match effect {
+                Effect::Promote { .. } => self.hear(id, &Event::Promoted),
+                Effect::FreezeQuantiles(quantiles) => self.freeze_quantiles(id, quantiles),
+                Effect::Validate(validation) => {
+                    let why = format!("{} cannot be read: not built yet", validation.data);
+                    let event =
+                        Event::Validated { report: serde_json::Value::Null, pass: false, why };
+                    self.hear(id, &event);
+                }
+                Effect::Tell { kind, detail } => self.tell(id, *kind, detail),
+                Effect::End => self.end(id),
+                Effect::Record
+                | Effect::SetWeight(_)
+                | Effect::Shadow { .. }
+                | Effect::NoShadow
+                | Effect::Rollback { .. }
+                | Effect::Release => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing more is to be learnt.
+    fn end(&mut self, id: &str) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        run.evidence = None;
+        self.shared.ended(&run.model, run.rollout.state());
+        self.tried.insert(run.model.clone(), run.candidate);
+    }
+
+    fn freeze_quantiles(&mut self, id: &str, quantiles: &[f64]) {
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let slow = run.rollout.policy().gates.get(&Gate::Slow);
+        let least = slow.map_or(Duration::ZERO, |slow| slow.min_difference);
+        let arm = self.monitor.version(&run.model, run.baseline).arm(ArmName::BASELINE);
+        let latencies = arm.totals().total;
+        let threshold = |quantile: &f64| {
+            let frozen = Duration::from_nanos(latencies.value_at_quantile(*quantile));
+            let limit = frozen + least;
+            let nanoseconds = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+            #[expect(clippy::cast_precision_loss, reason = "a share of counts")]
+            let above = latencies.count_between(nanoseconds, u64::MAX) as f64
+                / latencies.len().max(1) as f64;
+            (
+                limit,
+                Threshold { quantile: *quantile, seconds: limit.as_secs_f64(), share_above: above },
+            )
+        };
+        let (limits, thresholds): (Vec<_>, Vec<_>) = quantiles.iter().map(threshold).unzip();
+        run.evidence.iter().for_each(|evidence| evidence.freeze(&limits));
+        self.hear(id, &Event::Thresholds(&thresholds));
+    }
+
+    fn tell_traffic(&self, model: &ModelName) {
+        let (events, now) = (self.monitor.events(), self.now());
+        events.tell(now, model, None, EventKind::TrafficChanged, "by a rollout");
+    }
+
+    fn tell(&self, id: &str, kind: Told, detail: &str) {
+        let Some(run) = self.runs.get(id) else { return };
+        let now = self.now();
+        let object = serde_json::to_value(run.rollout.report(now)).ok();
+        let kind = match kind {
+            Told::Started => EventKind::RolloutStarted,
+            Told::Step => EventKind::RolloutStep,
+            Told::Held => EventKind::RolloutHeld,
+            Told::Promoted => EventKind::RolloutPromoted,
+            Told::RolledBack => EventKind::RolloutRolledBack,
+            Told::Failed => EventKind::RolloutFailed,
+        };
+        let (model, version) = (&run.model, Some(run.candidate));
+        tracing::info!(%model, version = %run.candidate, rollout = id, state = run.rollout.state().name(), "{}: {detail}", kind.name());
+        self.monitor.events().tell_about(now, (model, version), kind, detail, object);
+    }
+
+    /// Looks whether a rollout can go on, and lets time pass for it.
+    fn check(&mut self, id: &str) {
+        let now = self.now();
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if run.rollout.state().is_over() && run.rollout.is_released() && run.todo.is_empty() {
+            return;
+        }
+        let is_over = run.rollout.state().is_over();
+        if !run.todo.is_empty() {
+            self.carry_out(id, Vec::new());
+        }
+        if !is_over && let Some(wrong) = self.look_at_table(id) {
+            match wrong {
+                Wrong::Waits => return,
+                Wrong::Superseded(why) => self.hear(id, &Event::Superseded { why: &why }),
+                Wrong::Failed(why) => {
+                    self.hear(id, &Event::Guard { kind: GuardKind::LoadFailure, why: &why });
+                }
+            }
+        }
+        self.hear(id, &Event::Tick);
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if !run.rollout.state().is_over() && now.saturating_sub(run.saved_at) >= SECOND {
+            run.saved_at = now;
+            self.store.checkpoint(&mut run.rollout);
+        }
+    }
+
+    /// Compares a rollout with what is served; tells what is wrong.
+    fn look_at_table(&mut self, id: &str) -> Option<Wrong> {
+        let table = self.serving.table();
+        let run = self.runs.get_mut(id)?;
+        let Some(model) = table.model(&run.model) else {
+            let settles = self.serving.is_settling(&run.model);
+            let gone = || Wrong::Superseded("the model is gone from the repository".to_owned());
+            return Some(if settles { Wrong::Waits } else { gone() });
+        };
+        let entry = model.versions.iter().find(|entry| entry.id == run.candidate);
+        let loaded = entry.is_some_and(|entry| entry.version.is_some());
+        if self.serving.is_settling(&run.model) && !loaded {
+            return Some(Wrong::Waits);
+        }
+        if !run.is_placed {
+            return Some(Wrong::Waits);
+        }
+        let own = model
+            .traffic
+            .as_ref()
+            .is_some_and(|traffic| traffic.spec().rollout.as_deref() == Some(id));
+        if !own {
+            let why = "an operator changed what the model serves".to_owned();
+            return Some(Wrong::Superseded(why));
+        }
+        if loaded {
+            if std::mem::take(&mut run.is_asleep) {
+                self.wake(id);
+            } else if run.rollout.state() == State::Pending {
+                self.hear(id, &Event::Loaded);
+            }
+            return None;
+        }
+        match entry {
+            Some(entry) if entry.state == VersionState::Loading => Some(Wrong::Waits),
+            Some(entry) => Some(Wrong::Failed(entry.reason.clone())),
+            None => Some(Wrong::Failed("the version is gone from the repository".to_owned())),
+        }
+    }
+
+    /// Goes on after a restart: with new evidence, from what was written down.
+    fn wake(&mut self, id: &str) {
+        let evidence = Arc::new(Evidence::new(self.workers));
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if let Some(thresholds) = run.rollout.thresholds() {
+            let limit = |threshold: &Threshold| Duration::from_secs_f64(threshold.seconds);
+            evidence.freeze(&thresholds.iter().map(limit).collect::<Vec<_>>());
+        }
+        run.evidence = Some(evidence);
+        let candidate =
+            (run.model.to_string(), run.candidate, run.rollout.candidate().digest.clone());
+        let crashed = self.store.blamed.contains(&candidate);
+        let lost = "what was seen in the last second before the process ended";
+        self.hear(id, &Event::Restarted { lost });
+        if crashed {
+            let why = "the server ended in a run of it";
+            self.hear(id, &Event::Guard { kind: GuardKind::Crash, why });
+        }
+        if self.frozen.is_some() {
+            self.hear(id, &Event::Frozen(true));
+        }
+    }
+
+    /// Starts rollouts of new versions, where the policy says so.
+    fn start_by_itself(&mut self) {
+        if self.frozen.is_some() {
+            return;
+        }
+        let table = self.serving.table();
+        let mut starts = Vec::new();
+        for (name, (_, by_itself)) in self.drafts.iter().filter(|(_, (_, by_itself))| *by_itself) {
+            debug_assert!(by_itself, "the others were filtered out");
+            let Some(model) = table.model(name) else { continue };
+            let Some(candidate) =
+                model.held_back.filter(|id| model.default.is_some_and(|own| *id > own))
+            else {
+                continue;
+            };
+            let busy = self.open(name).is_some() || self.reserved.contains_key(name);
+            let settles = model.traffic.is_some()
+                || self.tried.get(name).is_some_and(|tried| *tried >= candidate);
+            if !busy && !settles {
+                starts.push((name.clone(), candidate));
+            }
+        }
+        drop(table);
+        for (model, candidate) in starts {
+            tracing::info!(%model, version = %candidate, "a new version: its rollout starts");
+            self.tried.insert(model.clone(), candidate);
+            self.shared.start_by_itself(model, candidate);
+        }
+    }
+
+    /// The rollout of a model that is not over.
+    pub(super) fn open(&self, model: &str) -> Option<&Run> {
+        self.runs.values().find(|run| run.model.as_str() == model && !run.rollout.state().is_over())
+    }
+
+    /// Shows what stands, for pages of metrics.
+    fn publish(&mut self) {
+        while self.runs.len() > KNOWN_MAX {
+            let oldest = self.runs.iter().find(|(_, run)| run.rollout.state().is_over());
+            let Some((id, _)) = oldest.map(|(id, _)| (id.clone(), ())) else { break };
+            self.runs.remove(&id);
+        }
+        let newest =
+            self.runs.values().map(|run| (run.model.clone(), run)).collect::<BTreeMap<_, _>>();
+        let now = self.now();
+        self.shared.publish(newest.values().map(|run| run.rollout.report(now)).collect());
+    }
+}
+
+enum Next {
+    Command(Command),
+    Look,
+    Stop,
+}
+
+/// What keeps a rollout from going on.
+enum Wrong {
+    /// Its versions are not loaded yet.
+    Waits,
+    Superseded(String),
+    Failed(String),
+}
+
+/// An entry of evidence, as the rollout hears it.
+fn seen(entry: &Evident) -> Seen {
+    let mut prediction = [0; 24];
+    prediction.copy_from_slice(entry.prediction.as_str().as_bytes());
+    Seen {
+        candidate: entry.is_candidate,
+        share: entry.share,
+        key: entry.key,
+        sticky: entry.is_sticky,
+        at: entry.at,
+        prediction,
+        marks: Marks(entry.marks.0),
+    }
+}
+
+fn is_about_split(effect: &Effect) -> bool {
+    matches!(
+        effect,
+        Effect::SetWeight(_)
+            | Effect::Shadow { .. }
+            | Effect::NoShadow
+            | Effect::Promote { .. }
+            | Effect::Rollback { .. }
+            | Effect::Release
+    )
+}
+
+/// Takes effects up to where another record begins.
+fn take_group(todo: &mut Vec<Effect>) -> Vec<Effect> {
+    let mut seen = false;
+    let end = todo.iter().position(|effect| {
+        let again = seen && matches!(effect, Effect::Record);
+        seen |= matches!(effect, Effect::Record);
+        again
+    });
+    let rest = todo.split_off(end.unwrap_or(todo.len()));
+    std::mem::replace(todo, rest)
+}

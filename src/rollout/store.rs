@@ -1,0 +1,153 @@
+//! What rollouts leave on the disk beside the log: checkpoints of their evidence, and whether all is frozen.
+//!
+//! The log has each change with its sums; `rollouts/<id>.jsonl` below the state's folder has a checkpoint for each second,
+//! so that a process that dies loses a second of evidence at most. Always true: a file that cannot be read costs the
+//! evidence since the last change, never the rollout.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File, OpenOptions},
+    io::{BufRead as _, BufReader, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    model::VersionId,
+    state::{Filter, NewRecord, State, StateError},
+};
+
+use super::{
+    state::{Checkpoint, Rollout},
+    values::Moment,
+};
+
+/// Where rollouts are kept.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    folder: Option<PathBuf>,
+    state: Option<State>,
+    files: BTreeMap<String, File>,
+    /// True if a checkpoint could not be written; told once.
+    troubled: bool,
+    /// Versions in whose runs the process before ended: model, version, digest.
+    pub(super) blamed: BTreeSet<(String, VersionId, String)>,
+}
+
+/// Who froze all automation, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// Since when.
+    pub since: Moment,
+    /// Who.
+    pub by: String,
+    /// Why, in their words.
+    pub reason: String,
+}
+
+/// The kind of records about freezing.
+const FREEZE: &str = "automation.freeze";
+
+impl Store {
+    /// Keeps rollouts in this state; in memory only without one.
+    pub(super) fn open(state: Option<(State, PathBuf)>) -> Self {
+        let Some((state, path)) = state else { return Self::default() };
+        let folder = path.join("rollouts");
+        let made = fs::create_dir_all(&folder);
+        if let Err(error) = &made {
+            tracing::warn!(
+                "evidence of rollouts is written at their changes only: {}: {error}; make it writable",
+                folder.display()
+            );
+        }
+        Self { folder: made.is_ok().then_some(folder), state: Some(state), ..Self::default() }
+    }
+
+    /// Appends what changed since the last checkpoint.
+    pub(super) fn checkpoint(&mut self, rollout: &mut Rollout) {
+        let Some(folder) = &self.folder else { return };
+        let path = folder.join(format!("{}.jsonl", rollout.id()));
+        let written = match self.files.entry(rollout.id().to_owned()) {
+            std::collections::btree_map::Entry::Occupied(open) => Ok(open.into_mut()),
+            std::collections::btree_map::Entry::Vacant(none) => OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(&path)
+                .map(|file| none.insert(file)),
+        };
+        let written = written.and_then(|file| {
+            let mut line = serde_json::to_vec(&rollout.checkpoint())?;
+            line.push(b'\n');
+            file.write_all(&line)
+        });
+        match written {
+            Ok(()) => self.troubled = false,
+            Err(error) if !self.troubled => {
+                self.troubled = true;
+                tracing::warn!(
+                    "evidence is not written down: {}: {error}; make room or make it writable",
+                    path.display()
+                );
+            }
+            Err(_) => {}
+        }
+        if rollout.state().is_over() {
+            self.files.remove(rollout.id());
+        }
+    }
+
+    /// A rollout as the log has it, with the evidence that was written since.
+    pub(super) fn restore(&self, id: &str, record: &Value) -> Option<Rollout> {
+        let recorded = Rollout::of(record);
+        let mut rollout = recorded.clone()?;
+        for checkpoint in self.checkpoints(id) {
+            rollout.restore(checkpoint);
+        }
+        let recorded = recorded?;
+        // The log is the truth about where it stands; the file may lack the last change.
+        if rollout.revision() < recorded.revision() {
+            rollout.lay(record);
+        }
+        Some(rollout)
+    }
+
+    fn checkpoints(&self, id: &str) -> Vec<Checkpoint> {
+        let Some(folder) = &self.folder else { return Vec::new() };
+        let Ok(file) = File::open(folder.join(format!("{id}.jsonl"))) else { return Vec::new() };
+        // A line that was torn by the end of the process ends what can be read.
+        let lines = BufReader::new(file).lines().map_while(Result::ok);
+        lines.map_while(|line| serde_json::from_str(&line).ok()).collect()
+    }
+
+    /// Whether all is frozen, as the log says.
+    pub(super) fn frozen(&self) -> Option<Frozen> {
+        let filter =
+            Filter { kind: Some(FREEZE.to_owned()), newest: true, limit: 1, ..Filter::default() };
+        let records = self.state.as_ref()?.records(&filter).ok()?;
+        let last = records.into_iter().next_back()?;
+        serde_json::from_value(last.body).ok()?
+    }
+
+    /// Writes down that all is frozen, or free again.
+    pub(super) fn freeze(
+        &self,
+        frozen: Option<&Frozen>,
+        (actor, reason): (&str, &str),
+        now: Duration,
+    ) -> Result<(), StateError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        let record = NewRecord {
+            unix_nanos: u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
+            actor: actor.to_owned(),
+            kind: FREEZE.to_owned(),
+            model: None,
+            version: None,
+            reason: reason.to_owned(),
+            body: serde_json::to_value(frozen).unwrap_or_default(),
+        };
+        state.append(record).map(|_| ())
+    }
+}
