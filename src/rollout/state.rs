@@ -65,6 +65,9 @@ pub(super) struct Head {
     pub(super) ended_at: Option<Moment>,
     /// Why it is held.
     pub(super) held: Option<Held>,
+    /// Since when the step could pass but for a gate without data.
+    #[serde(default)]
+    pub(super) lacking_since: Option<Duration>,
     /// The state to which `resume` goes back.
     pub(super) paused_from: Option<State>,
     /// The step's approval was given.
@@ -460,6 +463,7 @@ impl Rollout {
             updated_at: at,
             ended_at: None,
             held: None,
+            lacking_since: None,
             paused_from: None,
             approved: false,
             loaded: false,
