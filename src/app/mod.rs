@@ -207,6 +207,7 @@ fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
         on_new_version: policy.on_new_version,
         signature_may_change: policy.signature_may_change,
         route_override: policy.route_override,
+        ..Policy::default()
     };
     config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
 }

@@ -347,7 +347,11 @@ impl Keeper {
             if self.policy(name).required {
                 continue;
             }
-            let pinned = self.registry.decisions(name).and_then(|decided| decided.pinned);
+            let decided = self.registry.decisions(name);
+            let pinned = decided.and_then(|decided| decided.pinned);
+            // A split needs all its versions.
+            let split = decided.and_then(|decided| decided.traffic.as_ref());
+            let split: Vec<_> = split.into_iter().flat_map(|split| split.versions()).collect();
             let answering = kept.answering().map(|(id, _)| id).filter(|_| name == model);
             for (id, version) in kept.loaded() {
                 // What could not be loaded again as it is stays.
@@ -355,7 +359,7 @@ impl Keeper {
                 let replaced =
                     own.is_none_or(|own| own.loading.is_some() || !own.reason.is_empty());
                 let lost = replaced || self.origin(name, id).is_none();
-                if pinned == Some(id) || answering == Some(id) || lost {
+                if pinned == Some(id) || answering == Some(id) || lost || split.contains(&id) {
                     continue;
                 }
                 let key = (name.clone(), id);

@@ -63,6 +63,7 @@ pub(super) struct Keeper {
     pub(super) serving: Arc<Serving>,
     pub(super) registry: Registry,
     pub(super) policies: BTreeMap<ModelName, Policy>,
+    pub(super) frozen: Arc<AtomicBool>,
     /// Whether a look waits in the queue.
     pub(super) look_due: Arc<AtomicBool>,
     pub(super) messages: mpsc::Sender<Message>,
@@ -172,7 +173,8 @@ impl Keeper {
     }
 
     pub(super) fn policy(&self, model: &str) -> Policy {
-        self.policies.get(model).copied().unwrap_or_default()
+        let policy = self.policies.get(model).copied().unwrap_or_default();
+        Policy { frozen: self.frozen.load(Ordering::Acquire), ..policy }
     }
 
     pub(super) fn decisions(&self, model: &str) -> Decisions {

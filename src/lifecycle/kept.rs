@@ -307,7 +307,10 @@ impl Kept {
 
     /// What should be, decided thus; `None` before the model is described.
     pub(super) fn plan_for(&self, mut decisions: Decisions, policy: Policy) -> Option<Plan> {
-        let on_new = policy.on_new_version;
+        let mut on_new = policy.on_new_version;
+        if let Some((answering, _)) = self.answering().filter(|_| policy.frozen) {
+            (on_new, decisions.level) = (OnNewVersion::Hold, Some(answering));
+        }
         if on_new != OnNewVersion::Serve && decisions.level.is_none() {
             // What serves now is what was let in.
             decisions.level = self.answering().map(|(id, _)| id);

@@ -90,6 +90,8 @@ pub struct Handle {
     waiting: Arc<AtomicUsize>,
     /// True if the keeper ended in a panic.
     broken: Arc<AtomicBool>,
+    /// True if nothing takes over by itself.
+    frozen: Arc<AtomicBool>,
     /// One upload at a time: each takes memory for all its files.
     uploading: Arc<Semaphore>,
     /// Where uploads are kept, and the most bytes of a version.
@@ -113,6 +115,8 @@ pub struct Policy {
     pub signature_may_change: bool,
     /// Whether a header of a request may choose the arm or version.
     pub route_override: bool,
+    /// True while automation is frozen: what answers goes on, whatever appears.
+    pub(crate) frozen: bool,
 }
 
 /// Something that an operator may want of a model.
@@ -340,6 +344,7 @@ impl Lifecycle {
             messages: messages.clone(),
             waiting: Arc::default(),
             broken: Arc::default(),
+            frozen: Arc::default(),
             uploading: Arc::new(Semaphore::new(1)),
             keep: (loader.store.clone(), loader.artifact_bytes_max),
         };
@@ -370,6 +375,7 @@ impl Lifecycle {
             serving,
             registry,
             policies,
+            frozen: Arc::clone(&handle.frozen),
             look_due,
             messages,
             reclaim: reclaim.map_err(StartError::Thread)?,
@@ -459,6 +465,13 @@ impl Handle {
             .send(Message::Operate(model, operation, asked, reply))
             .map_err(|_| self.gone())?;
         answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Keeps new versions from taking over by themselves, or lets them again.
+    pub fn freeze(&self, freeze: bool) {
+        self.frozen.store(freeze, Ordering::Release);
+        // A keeper that is gone has nothing to look at.
+        let _ = self.messages.send(Message::Look);
     }
 
     /// The right to upload, if nobody has it.

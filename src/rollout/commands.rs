@@ -240,6 +240,7 @@ impl Driver {
         let written = self.store.freeze(frozen.as_ref(), words, now);
         written.map_err(|error| RolloutError::Unrecorded(error.to_string()))?;
         self.frozen = frozen;
+        self.lifecycle.freeze(freeze);
         tracing::info!(actor = cause.actor, reason = cause.reason, freeze, "automation");
         let open = self.runs.iter().filter(|(_, run)| !run.rollout.state().is_over());
         for id in open.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
@@ -292,8 +293,9 @@ impl Driver {
 }
 
 impl Run {
-    /// What a group of effects means for the split, together with the record of the rollout.
-    pub(super) fn change(&self, group: &[Effect]) -> SplitChange {
+    /// What a group of effects means for the split, together with the record of the rollout; `is_own` is true if the split
+    /// is the rollout's, and not what somebody made of it since.
+    pub(super) fn change(&self, group: &[Effect], is_own: bool) -> SplitChange {
         let rollout = &self.rollout;
         let mut step = RolloutStep {
             id: rollout.id().to_owned(),
@@ -342,11 +344,11 @@ impl Run {
                     (step.serve, step.acts_first) = (Some(self.baseline), true);
                     step.is_over = true;
                 }
-                Effect::Release => change.reset = true,
+                Effect::Release => change.reset = is_own,
                 _ => {}
             }
         }
-        if rollout.state() == State::Failed && self.is_placed {
+        if rollout.state() == State::Failed && is_own {
             (change.reset, step.serve, step.is_over) = (true, Some(self.baseline), true);
         }
         change.rollout = Some(step);

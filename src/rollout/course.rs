@@ -26,6 +26,8 @@ const HISTORY_MAX: usize = 200;
 const ENTRY_TIME: Duration = Duration::from_secs(1);
 /// Limits are read again after this time: they cost some hundred logarithms.
 const LIMITS_TIME: Duration = Duration::from_millis(100);
+/// A gate without data may lack it for this long before the rollout is held: quantiles were frozen just now.
+const LACKING_TIME: Duration = Duration::from_secs(5);
 /// Who decides where no operator does.
 pub(super) const TIDEGATE: &str = "tidegate";
 
@@ -235,10 +237,12 @@ impl Rollout {
         let step = self.head.policy.steps[self.head.step].clone();
         if self.has_seen_enough() {
             if let Some(gate) = self.lacking() {
-                self.hold_for_data(gate, out);
-                return true;
-            }
-            if !self.is_last() || self.is_within_limits() {
+                let since = *self.head.lacking_since.get_or_insert(self.head.heard_at);
+                if self.head.heard_at.saturating_sub(since) >= LACKING_TIME {
+                    self.hold_for_data(gate, out);
+                    return true;
+                }
+            } else if !self.is_last() || self.is_within_limits() {
                 let why = "the step has seen enough and no gate fired";
                 self.pass(TIDEGATE, why, None, out);
                 return true;
@@ -563,6 +567,7 @@ impl Rollout {
         });
         head.state = to;
         head.held = None;
+        head.lacking_since = None;
         why.clone_into(&mut head.reason);
         head.revision += 1;
         head.updated_at = at;

@@ -166,6 +166,9 @@ impl Driver {
     }
 
     pub(super) fn run(mut self) {
+        if self.frozen.is_some() {
+            self.lifecycle.freeze(true);
+        }
         loop {
             match self.next() {
                 Next::Stop => break,
@@ -334,7 +337,11 @@ impl Driver {
         let Some(run) = self.runs.get_mut(id) else { return Ok(()) };
         let records = group.iter().any(|effect| matches!(effect, Effect::Record));
         if records || group.iter().any(is_about_split) {
-            let change = run.change(group);
+            let table = self.serving.table();
+            let split = table.model(&run.model).and_then(|model| model.traffic.as_ref());
+            let is_own = split.is_some_and(|split| split.spec().rollout.as_deref() == Some(id));
+            let change = run.change(group, is_own);
+            drop(table);
             let (model, reason) = (run.model.clone(), run.rollout.reason().to_owned());
             self.store.checkpoint(&mut run.rollout);
             run.saved_at = self.monitor.clock().unix();
@@ -559,9 +566,11 @@ impl Driver {
                 continue;
             };
             let busy = self.open(name).is_some() || self.reserved.contains_key(name);
-            let settles = model.traffic.is_some()
-                || self.tried.get(name).is_some_and(|tried| *tried >= candidate);
-            if !busy && !settles {
+            // What an operator split stays split; what a rollout left behind gives way to the next one.
+            let split =
+                model.traffic.as_ref().is_some_and(|traffic| traffic.spec().rollout.is_none());
+            let tried = self.tried.get(name).is_some_and(|tried| *tried >= candidate);
+            if !busy && !split && !tried {
                 starts.push((name.clone(), candidate));
             }
         }

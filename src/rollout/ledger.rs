@@ -326,16 +326,6 @@ impl Ledger {
         self.lay(policy, Entry { seq: self.last_seq, at, body });
     }
 
-    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others, unless it is there.
-    pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
-        if entry.seq <= self.last_seq {
-            return;
-        }
-        // It was written already.
-        (self.last_seq, self.taken) = (entry.seq, entry.seq);
-        self.lay(policy, entry);
-    }
-
     fn lay(&mut self, policy: &Policy, entry: Entry) {
         self.bytes += entry.bytes();
         self.entries.push(entry);
@@ -343,6 +333,16 @@ impl Ledger {
             self.thin(policy);
             self.bytes = self.entries.iter().map(Entry::bytes).sum();
         }
+    }
+
+    /// Puts an entry that was taken by [`Self::take_fresh`] behind the others.
+    pub(super) fn put(&mut self, policy: &Policy, entry: Entry) {
+        if entry.seq <= self.last_seq {
+            return;
+        }
+        self.last_seq = entry.seq;
+        self.taken = entry.seq;
+        self.lay(policy, entry);
     }
 
     /// Takes copies of the entries since the last time.

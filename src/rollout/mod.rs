@@ -34,7 +34,6 @@ mod values;
 
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
-pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
@@ -62,6 +61,7 @@ use crate::{
 };
 
 pub use handle::{RolloutError, Rollouts, Wanted};
+pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
 pub use store::Frozen;
 
 /// Runs rollouts until it is dropped.

@@ -5,7 +5,6 @@
 use serde_json::Value;
 
 use super::{
-    keys::Keys,
     ledger::Ledger,
     state::{Head, Rollout},
 };
@@ -19,13 +18,14 @@ impl Rollout {
     /// The rollout of a record; `None` if it is not one.
     pub fn of(record: &Value) -> Option<Self> {
         let head: Head = serde_json::from_value(record.clone()).ok()?;
-        Some(Self { head, keys: Keys::default(), ledger: Ledger::default() })
+        Some(Self::bare(head, Ledger::default()))
     }
 
     /// Takes over where it stands from a record.
     pub(super) fn lay(&mut self, record: &Value) {
         if let Ok(head) = serde_json::from_value(record.clone()) {
             self.head = head;
+            self.explained = std::sync::OnceLock::new();
         }
     }
 

@@ -12,13 +12,13 @@ use serde_json::Value;
 
 use super::{
     canonical::digest,
-    evidence::{Evidence, Pair, SLOTS, gate_of, slot_name},
-    keys::Keys,
+    evidence::{Evidence, Pair, SLOTS, direction, gate_of, slot_name},
     ledger::{Body, Counted, Entry, Runs, Said, Transition, said, trials_of},
     policy::{Gate, Mode, Policy},
     state::{Rollout, Side, State},
     values::Moment,
 };
+use crate::stats::Direction;
 
 /// What a rollout decided and everything that it decided by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -89,8 +89,7 @@ impl Rollout {
     /// The evidence bundle, also of a rollout that is not over.
     pub fn bundle(&self) -> Bundle {
         // What has no entry yet is evidence as well.
-        let mut closed =
-            Self { head: self.head.clone(), keys: Keys::default(), ledger: self.ledger.clone() };
+        let mut closed = Self::bare(self.head.clone(), self.ledger.clone());
         closed.close();
         let ledger = closed.ledger.entries().to_vec();
         let verdict = decided(&ledger).expect("the first entry of a rollout is a transition");
@@ -266,7 +265,8 @@ impl<'a> Playback<'a> {
             self.differ(format!("entry {seq}: gate {} fired before the entry's end", gate.name()));
         }
         self.evidence.count(self.policy, slot, share, candidate, events);
-        if self.evidence.fires(self.policy, gate_of(slot)) {
+        let is_bad = candidate == (direction(slot) == Direction::More);
+        if is_bad && self.evidence.fires(self.policy, gate_of(slot)) {
             self.fired = self.fired.or(Some((gate_of(slot), seq)));
         }
     }

@@ -314,8 +314,15 @@ impl Rollout {
         Some(ShadowReport { compared, differing, dropped, rate_lower, rate_upper })
     }
 
-    /// Why the candidate was rolled back; none if it was not.
+    /// Why the candidate was rolled back; none if it was not. Costs a playback of the ledger the first time.
     pub fn why(&self) -> Option<Why> {
+        if !self.head.state.is_over() {
+            return None;
+        }
+        self.explained.get_or_init(|| self.explain()).clone()
+    }
+
+    fn explain(&self) -> Option<Why> {
         let head = &self.head;
         if head.state != State::RolledBack {
             return None;

@@ -16,7 +16,7 @@
 //!
 //! Not here: what moves it on (`course`, `judging`), how it is shown (`report`).
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -26,6 +26,7 @@ use super::{
     keys::{Kept, Keys},
     ledger::{Entry, Ledger, Open},
     policy::{Gate, Policy, Validation},
+    report::Why,
     seen::{Comparison, Outcome, Seen, Threshold},
     values::Moment,
 };
@@ -36,6 +37,9 @@ pub struct Rollout {
     pub(super) head: Head,
     pub(super) keys: Keys,
     pub(super) ledger: Ledger,
+    /// Why it was rolled back, once somebody asked: it takes a playback of the ledger.
+    #[serde(skip)]
+    pub(super) explained: OnceLock<Option<Why>>,
 }
 
 /// What a rollout is without the parts that only grow.
@@ -61,6 +65,9 @@ pub(super) struct Head {
     pub(super) ended_at: Option<Moment>,
     /// Why it is held.
     pub(super) held: Option<Held>,
+    /// Since when the step could pass but for a gate without data.
+    #[serde(default)]
+    pub(super) lacking_since: Option<Duration>,
     /// The state to which `resume` goes back.
     pub(super) paused_from: Option<State>,
     /// The step's approval was given.
@@ -456,6 +463,7 @@ impl Rollout {
             updated_at: at,
             ended_at: None,
             held: None,
+            lacking_since: None,
             paused_from: None,
             approved: false,
             loaded: false,
@@ -475,11 +483,16 @@ impl Rollout {
             history: Vec::new(),
             validation: None,
         };
-        let mut rollout = Self { head, keys: Keys::default(), ledger: Ledger::default() };
+        let mut rollout = Self::bare(head, Ledger::default());
         let why = if start.reason.is_empty() { "started" } else { start.reason };
         rollout.enter(State::Pending, start.actor, why);
         let detail = rollout.head.reason.clone();
         (rollout, vec![Effect::Record, Effect::Tell { kind: Told::Started, detail }])
+    }
+
+    /// A rollout without keys.
+    pub(super) fn bare(head: Head, ledger: Ledger) -> Self {
+        Self { head, keys: Keys::default(), ledger, explained: OnceLock::new() }
     }
 
     /// Where it stands.
@@ -616,6 +629,7 @@ impl Rollout {
     /// Lays a checkpoint over an older state, as it was written down or as the checkpoint before left it.
     pub fn restore(&mut self, checkpoint: Checkpoint) {
         self.head = checkpoint.head;
+        self.explained = OnceLock::new();
         self.keys.put(checkpoint.keys);
         for entry in checkpoint.entries {
             self.ledger.put(&self.head.policy, entry);

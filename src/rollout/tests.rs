@@ -349,7 +349,8 @@ fn slowness_before_the_quantiles_are_frozen_counts_for_nothing() {
          both 40                 => canary/0 freeze [0.5, 0.95]
          both 60                 => canary/0
          canary 6 answered slow  => canary/0
-         wait 10                 => held/0 record, tell held
+         wait 10                 => canary/0
+         wait 5                  => held/0 record, tell held
          thresholds              => held/0
          both 60                 => canary/1 record, record, weight 0.25, tell step",
     );

@@ -125,10 +125,13 @@ impl Serving {
         let mut fallback = routed.missed.take();
         let session = match (routed.version.session(worker), routed.spare) {
             (None, Some(spare)) => {
-                routed.version.parts().recorder.fell_back();
+                let session = spare.session(worker);
+                if session.is_some() {
+                    routed.version.parts().recorder.fell_back();
+                }
                 fallback = Some(routed.arm);
                 routed.turn_to(spare);
-                spare.session(worker)
+                session
             }
             (session, _) => session,
         };

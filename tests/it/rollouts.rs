@@ -337,7 +337,7 @@ fn a_new_version_starts_a_rollout_by_itself_where_the_policy_says_so() {
     });
     assert_eq!(met.refused.into_inner(), 0);
     assert_eq!(arms(&server), alone("1"));
-    // The same version is not tried again by itself; a newer one is.
+    // The same version is not tried again by itself; a newer one is, also within the rollback window.
     repository.add_bytes(MODEL, "3", &picking(101));
     let next = eventually("the next rollout starts", || open().filter(|next| *next != id));
     let (shown, _) = under_load(&server, pick, "it is promoted", || ended(&server, &next));
@@ -348,6 +348,22 @@ fn a_new_version_starts_a_rollout_by_itself_where_the_policy_says_so() {
     );
     let list = server.admin("/api/v1/rollouts").ok().json();
     assert_eq!(list["rollouts"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn while_all_is_frozen_no_new_version_takes_over_by_itself() {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", &picking(100));
+    let server = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "100ms").start();
+    admin(&server, "POST", "/api/v1/freeze", &json!({"reason": "holidays"})).ok();
+    repository.add_bytes(MODEL, "2", &picking(101));
+    eventually("version 2 is held back", || {
+        let entry = server.indexed(MODEL, "2")?;
+        entry["reason"].as_str()?.contains("held back").then_some(())
+    });
+    assert_eq!(arms(&server), alone("1"));
+    admin(&server, "DELETE", "/api/v1/freeze", &json!({})).ok();
+    eventually("version 2 takes over", || (arms(&server) == alone("2")).then_some(()));
 }
 
 #[test]
