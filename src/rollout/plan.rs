@@ -87,7 +87,7 @@ const SCHEDULES: usize = 100;
 const PLAYS: usize = 120;
 const PLAYS_MIN: usize = 15;
 const PLAYS_MAX: usize = 41;
-/// Requests of the candidate after which a play gives up.
+/// Requests of the candidate after which a play of a single step gives up.
 const CANARY_MAX: u64 = 200_000;
 /// The most traffic per second: more is planned as this.
 const RATE_MAX: f64 = 1e6;
@@ -227,7 +227,6 @@ impl Traffic<'_> {
                     match (ready, is_over, step.on_timeout) {
                         (true, ..) | (_, true, OnTimeout::Promote) => break,
                         (_, true, OnTimeout::Rollback) => return None,
-                        _ if play.canary > CANARY_MAX => return None,
                         _ => {}
                     }
                 } else {
@@ -237,7 +236,7 @@ impl Traffic<'_> {
                         }
                         look_at = play.canary + play.canary / 12;
                     }
-                    if is_over || play.canary > CANARY_MAX {
+                    if is_over {
                         let waived = step.on_timeout == OnTimeout::Promote;
                         return waived.then_some(seconds);
                     }
@@ -411,7 +410,7 @@ mod tests {
     /// The promises of the default policy: of a bad candidate, of a good one.
     #[test]
     fn default_policy_promotes_what_is_good_and_nothing_that_is_bad() {
-        for rate in [10.0, 50.0] {
+        for rate in [10.0, 50.0, 5000.0] {
             let plan = plan_default(rate, 0.01);
             let probability = |index: usize| plan.promotes[index].probability;
             assert!(probability(0) >= 0.95, "as good: {plan:?}");
