@@ -12,6 +12,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
+use crate::validation::Threshold;
+
 use super::values::{Share, Span};
 
 /// What a policy says, complete and within bounds.
@@ -690,6 +692,11 @@ impl Check {
         if validation.thresholds.len() > THRESHOLDS_MAX {
             let advice = format!("at most {THRESHOLDS_MAX} metrics have thresholds");
             self.say("validate.thresholds", validation.thresholds.len(), advice);
+        }
+        for (name, limit) in validation.thresholds.iter().take(THRESHOLDS_MAX) {
+            if let Err(error) = Threshold::new(name, *limit) {
+                self.say(&format!("validate.thresholds.{}", shortened(name)), limit, error);
+            }
         }
         Some(validation)
     }

@@ -28,7 +28,8 @@ pub(super) struct Classes {
     index: HashMap<String, u32>,
     /// The class of each column of scores; `None` where that is not known.
     columns: Option<Vec<u32>>,
-    classes_max: usize,
+    /// The most that there may be.
+    most: usize,
 }
 
 /// There are more classes than there may be.
@@ -52,7 +53,7 @@ impl Classes {
             keys: Vec::new(),
             index: HashMap::new(),
             columns: None,
-            classes_max,
+            most: classes_max,
         };
         if naming == Naming::Columns {
             let keys = classes.keys_of_columns(columns, labels);
@@ -218,7 +219,7 @@ impl Classes {
         if let Some(class) = self.index.get(key) {
             return Ok(*class);
         }
-        if self.keys.len() >= self.classes_max {
+        if self.keys.len() >= self.most {
             return Err(TooMany);
         }
         let class = u32::try_from(self.keys.len()).map_err(|_| TooMany)?;

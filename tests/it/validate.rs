@@ -2,11 +2,13 @@
 
 use std::{fs, path::PathBuf, process::Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     cli::tidegate,
-    repository::{Repository, SAMPLES},
+    http::{Connection, Request, Response},
+    repository::{Repository, SAMPLES, source},
+    server::{Launch, Server, eventually},
 };
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data");
@@ -152,4 +154,48 @@ fn mistakes_end_with_2_and_say_what_would_be_right() {
     let output = validate(broken.path().to_str().unwrap(), &["iris", "2", "--data", &iris]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stderr).contains("version 2 of iris cannot be loaded"));
+}
+
+#[test]
+fn a_rollout_validates_its_candidate_first() {
+    let repository = Repository::of(&["iris"]);
+    repository.add_as("iris", "2", &source("iris", "1"));
+    // A bare model has no names of classes.
+    let mut rows = fs::read_to_string(data("iris.csv")).unwrap().replace("species", "label");
+    for (number, name) in ["setosa", "versicolor", "virginica"].into_iter().enumerate() {
+        rows = rows.replace(name, &number.to_string());
+    }
+    let labelled = repository.beside("labelled.csv");
+    fs::write(&labelled, rows).unwrap();
+    let server = Launch::of(&repository).start();
+    let ask = |path: &str, body: &Value| -> Response {
+        Connection::open(server.admin).ask(&Request::post_json(path, body))
+    };
+    ask("/api/v1/models/iris/rollback", &json!({"version": 1})).ok();
+    let start = |thresholds: Value| {
+        let validate = json!({"data": labelled, "thresholds": thresholds});
+        let body = json!({"model": "iris", "candidate": 2, "force": true, "policy": {"validate": validate}});
+        ask("/api/v1/rollouts", &body)
+    };
+    let id = |started: &Response| {
+        assert_eq!(started.status, 201, "{}", started.text());
+        started.json()["id"].as_str().unwrap().to_owned()
+    };
+    let show =
+        |server: &Server, id: &str| server.admin(&format!("/api/v1/rollouts/{id}")).ok().json();
+    let unknown = start(json!({"acc": 0.9}));
+    assert_eq!(unknown.status, 400, "{}", unknown.text());
+    assert!(unknown.text().contains("there is no metric `acc`"), "{}", unknown.text());
+    let failing = id(&start(json!({"accuracy": 0.999})));
+    let failed = eventually("it failed", || {
+        Some(show(&server, &failing)).filter(|shown| shown["state"] == "failed")
+    });
+    assert_eq!(failed["reason"], "validation: accuracy is 0.9778, below 0.999");
+    assert_eq!(failed["validation"]["passed"], false);
+    let passing = id(&start(json!({"accuracy": 0.9})));
+    let canary = eventually("it goes on", || {
+        Some(show(&server, &passing)).filter(|shown| shown["state"] == "canary")
+    });
+    assert_eq!(canary["validation"]["comparison"]["verdict"], "alike", "{canary}");
+    assert_eq!(canary["validation"]["data"]["rows"], 45);
 }
