@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, header::COOKIE};
+use http::{HeaderMap, HeaderValue, header::COOKIE};
 
 use crate::{
     model::{InferRequest, Parameter, StickyBy},
@@ -48,12 +48,12 @@ pub(super) fn key<'a>(
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    headers.get(name).map(|value| value.as_bytes()).filter(|value| !value.is_empty())
+    headers.get(name).map(HeaderValue::as_bytes).filter(|value| !value.is_empty())
 }
 
 /// The value of a cookie (RFC 6265, 5.4): the first of its name.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lines = headers.get_all(COOKIE).iter().map(|line| line.as_bytes());
+    let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
     pairs.map(<[u8]>::trim_ascii).find_map(|pair| {
         let at = pair.iter().position(|byte| *byte == b'=')?;
@@ -81,8 +81,6 @@ fn parameter<'a>(request: &'a InferRequest, name: &str) -> Option<Cow<'a, [u8]>>
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-
-    use http::HeaderValue;
 
     use super::*;
     use crate::model::{Split, TrafficSource, TrafficSpec};

@@ -351,7 +351,7 @@ impl Keeper {
             let pinned = decided.and_then(|decided| decided.pinned);
             // A split needs all its versions.
             let split = decided.and_then(|decided| decided.traffic.as_ref());
-            let split: Vec<_> = split.into_iter().flat_map(|split| split.versions()).collect();
+            let split: Vec<_> = split.into_iter().flat_map(TrafficSpec::versions).collect();
             let answering = kept.answering().map(|(id, _)| id).filter(|_| name == model);
             for (id, version) in kept.loaded() {
                 // What could not be loaded again as it is stays.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    model::{VersionId, VersionPolicy},
+    model::{TrafficSpec, VersionId, VersionPolicy},
     registry::Decisions,
 };
 
@@ -53,8 +53,8 @@ impl Plan {
         wanted.extend(
             decisions.aliases.values().chain(&decisions.pinned).filter(|id| there.contains(id)),
         );
-        wanted.extend(split.into_iter().flat_map(|split| split.versions()).filter(is_there));
-        let baseline = split.and_then(|split| split.baseline()).or(decisions.pinned);
+        wanted.extend(split.into_iter().flat_map(TrafficSpec::versions).filter(is_there));
+        let baseline = split.and_then(TrafficSpec::baseline).or(decisions.pinned);
         let default = baseline.filter(is_there).or(selected.last().copied());
         let would_serve = policy.select(there.iter().copied());
         let held =

@@ -70,7 +70,9 @@ impl Split {
             map.resize(run.end as usize, arm);
         }
         let mut have = vec![0u32; slots.len() + 1];
-        map.iter().for_each(|arm| have[usize::from(*arm)] += 1);
+        for arm in &map {
+            have[usize::from(*arm)] += 1;
+        }
         for slot in (0..SLOTS as usize).rev() {
             let arm = usize::from(map[slot]);
             if arm > 0 && have[arm] > slots[arm - 1] {
