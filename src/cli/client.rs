@@ -14,10 +14,30 @@ use super::{Outcome, print, print_json};
 
 /// The server's answer is no.
 #[derive(Debug, thiserror::Error)]
-#[error("{status}: {detail}")]
+#[error("{status}: {}", self.words())]
 pub(super) struct Refused {
     pub(super) status: StatusCode,
     pub(super) detail: String,
+    /// Everything that is wrong, where that is more than one thing.
+    errors: Vec<String>,
+}
+
+impl Refused {
+    fn of(status: StatusCode, body: &str) -> Self {
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let detail = problem["detail"].as_str().unwrap_or(body.trim()).to_owned();
+        let errors = problem["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let errors = errors.iter().filter_map(|error| error.as_str().map(str::to_owned)).collect();
+        Self { status, detail, errors }
+    }
+
+    /// What is wrong, each thing in a line of its own.
+    fn words(&self) -> String {
+        match self.errors.len() {
+            0 | 1 => self.detail.clone(),
+            count => format!("{count} problems\n  {}", self.errors.join("\n  ")),
+        }
+    }
 }
 
 /// Sends one request and reads its answer.
@@ -77,12 +97,10 @@ pub(super) fn admin(
     let url = format!("{}{path}", admin.trim_end_matches('/'));
     let (status, body) = send(method, &url, body)?;
     let text = String::from_utf8_lossy(&body).into_owned();
-    if status == StatusCode::OK {
+    if status.is_success() {
         return Ok(text);
     }
-    let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or(text.trim()).to_owned();
-    Err(Refused { status, detail }.into())
+    Err(Refused::of(status, &text).into())
 }
 
 /// `tidegate health`.

@@ -29,6 +29,7 @@ const EXAMPLES: &str = "Examples:
   tidegate predict digits --golden           send a model's golden inputs to a running server
   tidegate validate fraud 4 --data held-out.csv --threshold accuracy=0.9
   tidegate models list                       what a running server serves
+  tidegate traffic set fraud baseline=3 canary=4:10%
   tidegate rollback fraud                    back to the version before
   tidegate audit list                        what was decided, by whom and why
 
@@ -51,6 +52,9 @@ pub(super) enum Command {
     /// Shows what a running server serves, and changes it
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Shows how a model's requests are split between versions, and changes it
+    #[command(subcommand)]
+    Traffic(TrafficCommand),
     /// Goes back to an older version of a model, at once, and pins it
     #[command(after_help = ROLLBACK)]
     Rollback {
@@ -334,6 +338,58 @@ pub(super) enum ModelsCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum TrafficCommand {
+    /// Shows the arms of a model and their shares
+    Show {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Splits a model's requests; what is not said stays as it is
+    #[command(after_help = TRAFFIC_SET)]
+    Set(TrafficSet),
+    /// Sends all requests to one version again
+    Reset {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+const TRAFFIC_SET: &str = "Examples:
+  tidegate traffic set fraud baseline=3 canary=4:10%
+  tidegate traffic set fraud baseline=stable canary=4:0.25 --sticky cookie:session
+  tidegate traffic set fraud --shadow 5:10%            copies a tenth of the requests to version 5
+  tidegate traffic set fraud --shadow none
+
+Whoever is in an arm stays there while it grows.";
+
+#[derive(Debug, Args)]
+pub(super) struct TrafficSet {
+    /// The model
+    pub(super) model: String,
+    /// The arms, as NAME=VERSION:SHARE; one is `baseline`, which takes what is left if it has no share
+    #[arg(value_name = "ARM", required_unless_present_any = ["sticky", "shadow"])]
+    pub(super) arms: Vec<String>,
+    /// Keeps a client in its arm: header:NAME, cookie:NAME, parameter:NAME, `request_id` or none
+    #[arg(long, value_name = "KEY")]
+    pub(super) sticky: Option<String>,
+    /// Copies requests to a version that answers nobody, as VERSION:SHARE; none ends it
+    #[arg(long, value_name = "VERSION")]
+    pub(super) shadow: Option<String>,
+    #[command(flatten)]
+    pub(super) consent: Consent,
+    #[command(flatten)]
+    pub(super) why: Why,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Target {
     /// The model
@@ -363,6 +419,14 @@ pub(super) struct Why {
     /// Who, for the audit trail [default: the user's name]
     #[arg(long, value_name = "NAME", env = "TIDEGATE_ACTOR")]
     pub(super) actor: Option<String>,
+}
+
+impl Why {
+    /// The actor, or else the user.
+    pub(super) fn who(&self) -> Option<String> {
+        let user = || std::env::var("USER").ok().filter(|user| !user.is_empty());
+        self.actor.clone().or_else(user)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod models;
 mod operations;
 mod predict;
 mod state;
+mod traffic;
 mod validate;
 
 use std::{io::Write as _, process::ExitCode};
@@ -20,6 +21,7 @@ use clap::Parser as _;
 
 use commands::{
     AuditCommand, Cli, Command, ConfigCommand, Consent, ModelsCommand, StateCommand, Target,
+    TrafficCommand,
 };
 
 use crate::config::{self, Findings};
@@ -81,6 +83,13 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         }) => {
             let target = Target { model, consent, why, server };
             operations::alias(&target, &alias, version, cli.json)
+        }
+        Command::Traffic(TrafficCommand::Show { model, server }) => {
+            traffic::show(&server.admin, &model, cli.json)
+        }
+        Command::Traffic(TrafficCommand::Set(set)) => traffic::set(&set, cli.json),
+        Command::Traffic(TrafficCommand::Reset { model, why, server }) => {
+            traffic::reset(&server.admin, &model, &why, cli.json)
         }
         Command::Rollback { model, to, consent, why, server } => {
             operations::rollback(&Target { model, consent, why, server }, to, cli.json)
