@@ -46,6 +46,16 @@ pub(super) fn send(
     url: &str,
     body: Vec<u8>,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(method, url, body))
+}
+
+/// Sends one request and reads its answer, where there is a runtime.
+pub(super) async fn ask(
+    method: &Method,
+    url: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<(StatusCode, Bytes)> {
     // `serve` takes an address without a scheme, so it is understood here as well.
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let uri: Uri =
@@ -53,8 +63,7 @@ pub(super) fn send(
     if uri.scheme_str() != Some("http") || uri.authority().is_none() {
         bail!("`{url}` cannot be asked; use http://HOST:PORT");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(exchange(method, &uri, body)).with_context(|| {
+    exchange(method, &uri, body).await.with_context(|| {
         let server = uri.authority().map_or(url, |authority| authority.as_str());
         format!("no answer from {server}; is `tidegate serve` running there?")
     })
@@ -96,7 +105,12 @@ pub(super) fn admin(
 ) -> anyhow::Result<String> {
     let url = format!("{}{path}", admin.trim_end_matches('/'));
     let (status, body) = send(method, &url, body)?;
-    let text = String::from_utf8_lossy(&body).into_owned();
+    answered(status, &body)
+}
+
+/// The text of an answer, or [`Refused`].
+pub(super) fn answered(status: StatusCode, body: &[u8]) -> anyhow::Result<String> {
+    let text = String::from_utf8_lossy(body).into_owned();
     if status.is_success() {
         return Ok(text);
     }
