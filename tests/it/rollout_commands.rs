@@ -1,6 +1,7 @@
 //! `tidegate rollout` and `tidegate freeze` against the real server: what they print, write and exit with.
 
 use std::{
+    process::Command,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
@@ -172,4 +173,20 @@ fn a_rollout_is_steered_and_everything_frozen() {
     let (code, said) = run(&server, &["rollout", "abort", "pick", "--reason", "enough"]);
     assert_eq!((code, said.contains("operator: enough")), (Some(0), true), "{said}");
     assert_eq!(run(&server, &["rollout", "watch", "nobody"]).0, Some(2));
+}
+
+#[test]
+fn the_demonstration_ends_with_a_rollback_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/demo/demo.py");
+    let python = std::env::var("TIDEGATE_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let output = Command::new(python)
+        .args([demo, env!("CARGO_BIN_EXE_tidegate"), "200"])
+        .env("TMPDIR", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("Gate `errors` rolled it back") && said.contains("0 failed"), "{said}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
