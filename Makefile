@@ -39,6 +39,10 @@ help: ## List these targets
 serve: build ## Build, then serve the models in models/ (or MODELS=FOLDER)
 	$(CARGO_TARGET_DIR)/release/tidegate serve --repository $(MODELS)
 
+.PHONY: demo
+demo: build ## Show a canary that rolls itself back, within a minute
+	@python3 scripts/demo/demo.py '$(CARGO_TARGET_DIR)/release/tidegate'
+
 .PHONY: build
 build: engine ## Build the release binary, with ONNX Runtime's library beside it
 	cargo build --locked --release $(FEATURES)

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     model::ModelName,
-    rollout::{Frozen, Order, PolicyDraft, Report, RolloutError, Wanted},
+    rollout::{Frozen, Order, PolicyDraft, Report, RolloutError, Wanted, page},
 };
 
 use super::{
@@ -51,6 +51,7 @@ pub(super) fn router() -> Router<Admin> {
         .route("/api/v1/rollouts/plan", post(plan))
         .route("/api/v1/rollouts/{id}", get(show))
         .route("/api/v1/rollouts/{id}/evidence", get(evidence))
+        .route("/api/v1/rollouts/{id}/why", get(why))
         .route("/api/v1/rollouts/{id}/{order}", post(order))
         .route("/api/v1/freeze", get(frozen).post(freeze).delete(thaw))
 }
@@ -80,6 +81,27 @@ async fn evidence(State(admin): State<Admin>, Path(id): Path<String>) -> Respons
         Ok(bundle) => Json(bundle).into_response(),
         Err(error) => refused(error),
     }
+}
+
+/// The page about a rollout: HTML where that is asked for, else Markdown.
+async fn why(State(admin): State<Admin>, Path(id): Path<String>, headers: HeaderMap) -> Response {
+    let report = match admin.rollouts.show(&id).await {
+        Ok(report) => report,
+        Err(error) => return refused(error),
+    };
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let is_html = accepted
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.to_ascii_lowercase().contains("text/html"));
+    let (kind, text) = if is_html {
+        match admin.rollouts.evidence(&id).await {
+            Ok(bundle) => ("text/html; charset=utf-8", page::html(&report, &bundle.trace())),
+            Err(error) => return refused(error),
+        }
+    } else {
+        ("text/markdown; charset=utf-8", page::markdown(&report))
+    };
+    ([(header::CONTENT_TYPE, kind), (header::VARY, "accept")], text).into_response()
 }
 
 async fn start(State(admin): State<Admin>, body: Bytes) -> Response {

@@ -14,14 +14,44 @@ use super::{Outcome, print, print_json};
 
 /// The server's answer is no.
 #[derive(Debug, thiserror::Error)]
-#[error("{status}: {detail}")]
+#[error("{status}: {}", self.words())]
 pub(super) struct Refused {
     pub(super) status: StatusCode,
     pub(super) detail: String,
+    /// Everything that is wrong, where that is more than one thing.
+    errors: Vec<String>,
+}
+
+impl Refused {
+    fn of(status: StatusCode, body: &str) -> Self {
+        let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let detail = problem["detail"].as_str().unwrap_or(body.trim()).to_owned();
+        let errors = problem["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let errors = errors.iter().filter_map(|error| error.as_str().map(str::to_owned)).collect();
+        Self { status, detail, errors }
+    }
+
+    /// What is wrong, each thing in a line of its own.
+    fn words(&self) -> String {
+        match self.errors.len() {
+            0 | 1 => self.detail.clone(),
+            count => format!("{count} problems\n  {}", self.errors.join("\n  ")),
+        }
+    }
 }
 
 /// Sends one request and reads its answer.
 pub(super) fn send(
+    method: &Method,
+    url: &str,
+    body: Vec<u8>,
+) -> anyhow::Result<(StatusCode, Bytes)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(method, url, body))
+}
+
+/// Sends one request and reads its answer, where there is a runtime.
+pub(super) async fn ask(
     method: &Method,
     url: &str,
     body: Vec<u8>,
@@ -33,8 +63,7 @@ pub(super) fn send(
     if uri.scheme_str() != Some("http") || uri.authority().is_none() {
         bail!("`{url}` cannot be asked; use http://HOST:PORT");
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(exchange(method, &uri, body)).with_context(|| {
+    exchange(method, &uri, body).await.with_context(|| {
         let server = uri.authority().map_or(url, |authority| authority.as_str());
         format!("no answer from {server}; is `tidegate serve` running there?")
     })
@@ -76,13 +105,16 @@ pub(super) fn admin(
 ) -> anyhow::Result<String> {
     let url = format!("{}{path}", admin.trim_end_matches('/'));
     let (status, body) = send(method, &url, body)?;
-    let text = String::from_utf8_lossy(&body).into_owned();
-    if status == StatusCode::OK {
+    answered(status, &body)
+}
+
+/// The text of an answer, or [`Refused`].
+pub(super) fn answered(status: StatusCode, body: &[u8]) -> anyhow::Result<String> {
+    let text = String::from_utf8_lossy(body).into_owned();
+    if status.is_success() {
         return Ok(text);
     }
-    let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    let detail = problem["detail"].as_str().unwrap_or(text.trim()).to_owned();
-    Err(Refused { status, detail }.into())
+    Err(Refused::of(status, &text).into())
 }
 
 /// `tidegate health`.

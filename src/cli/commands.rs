@@ -1,6 +1,6 @@
 //! The arguments, with their help.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
@@ -8,6 +8,7 @@ use clap_complete::Shell;
 use crate::{
     config::{self, Findings, Flags, Sources},
     model::ModelName,
+    rollout::Span,
     validation::Threshold,
 };
 
@@ -29,6 +30,8 @@ const EXAMPLES: &str = "Examples:
   tidegate predict digits --golden           send a model's golden inputs to a running server
   tidegate validate fraud 4 --data held-out.csv --threshold accuracy=0.9
   tidegate models list                       what a running server serves
+  tidegate traffic set fraud baseline=3 canary=4:10%
+  tidegate rollout start fraud 4             a growing share for version 4, or back by itself
   tidegate rollback fraud                    back to the version before
   tidegate audit list                        what was decided, by whom and why
 
@@ -51,6 +54,26 @@ pub(super) enum Command {
     /// Shows what a running server serves, and changes it
     #[command(subcommand)]
     Models(ModelsCommand),
+    /// Shows how a model's requests are split between versions, and changes it
+    #[command(subcommand)]
+    Traffic(TrafficCommand),
+    /// Tries a version on a growing share of traffic, and promotes it or rolls it back by evidence
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
+    /// Lets nothing start, advance or take over by itself; rollbacks still happen
+    #[command(after_help = FREEZE)]
+    Freeze {
+        /// Shows whether everything is frozen, and changes nothing
+        #[arg(value_enum, conflicts_with = "off")]
+        what: Option<FreezeWhat>,
+        /// Thaws
+        #[arg(long)]
+        off: bool,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Goes back to an older version of a model, at once, and pins it
     #[command(after_help = ROLLBACK)]
     Rollback {
@@ -334,6 +357,220 @@ pub(super) enum ModelsCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(super) enum TrafficCommand {
+    /// Shows the arms of a model and their shares
+    Show {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Splits a model's requests; what is not said stays as it is
+    #[command(after_help = TRAFFIC_SET)]
+    Set(TrafficSet),
+    /// Sends all requests to one version again
+    Reset {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+const TRAFFIC_SET: &str = "Examples:
+  tidegate traffic set fraud baseline=3 canary=4:10%
+  tidegate traffic set fraud baseline=stable canary=4:0.25 --sticky cookie:session
+  tidegate traffic set fraud --shadow 5:10%            copies a tenth of the requests to version 5
+  tidegate traffic set fraud --shadow none
+
+Whoever is in an arm stays there while it grows.";
+
+#[derive(Debug, Args)]
+pub(super) struct TrafficSet {
+    /// The model
+    pub(super) model: String,
+    /// The arms, as NAME=VERSION:SHARE; one is `baseline`, which takes what is left if it has no share
+    #[arg(value_name = "ARM", required_unless_present_any = ["sticky", "shadow"])]
+    pub(super) arms: Vec<String>,
+    /// Keeps a client in its arm: header:NAME, cookie:NAME, parameter:NAME, `request_id` or none
+    #[arg(long, value_name = "KEY")]
+    pub(super) sticky: Option<String>,
+    /// Copies requests to a version that answers nobody, as VERSION:SHARE; none ends it
+    #[arg(long, value_name = "VERSION")]
+    pub(super) shadow: Option<String>,
+    #[command(flatten)]
+    pub(super) consent: Consent,
+    #[command(flatten)]
+    pub(super) why: Why,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RolloutCommand {
+    /// Starts a rollout, after showing what its policy will and will not see
+    #[command(after_help = ROLLOUT_START)]
+    Start(RolloutStart),
+    /// Shows a rollout live: steps, evidence of each gate, ratios; Ctrl-C leaves it running
+    #[command(after_help = EXIT_CODES)]
+    Watch {
+        /// The rollout's id, or a model for its newest one
+        #[arg(value_name = "ID|MODEL")]
+        rollout: String,
+        #[command(flatten)]
+        wait: Wait,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Lists rollouts, the newest first
+    List {
+        /// Only those of this model
+        #[arg(long, value_name = "NAME")]
+        model: Option<String>,
+        /// Only the newest N
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u32,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Says why a rollout stands where it does, as Markdown; or writes the page to a file
+    #[command(after_help = "Example: tidegate rollout show fraud --html why.html")]
+    Show {
+        /// The rollout's id, or a model for its newest one
+        #[arg(value_name = "ID|MODEL")]
+        rollout: String,
+        /// Writes the page, with plots of the evidence, as one HTML file
+        #[arg(long, value_name = "FILE")]
+        html: Option<PathBuf>,
+        /// Writes the page as a Markdown file
+        #[arg(long, value_name = "FILE")]
+        markdown: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Stops a rollout where it is; it goes on counting and still rolls back
+    Pause(RolloutTarget),
+    /// Lets a paused or held rollout go on
+    Resume(RolloutTarget),
+    /// Agrees to a step that waits for approval
+    Approve(RolloutTarget),
+    /// Promotes the candidate now, without the steps and evidence that are left
+    Promote(RolloutTarget),
+    /// Rolls the candidate back now
+    Abort(RolloutTarget),
+    /// Says what a policy will and will not see at a model's traffic, and when; changes nothing
+    #[command(after_help = "Examples:
+  tidegate rollout plan fraud
+  tidegate rollout plan fraud --rate 50 --base 0.01 --policy careful.toml")]
+    Plan {
+        /// The model
+        model: String,
+        /// Requests per second [default: as seen]
+        #[arg(long, value_name = "N")]
+        rate: Option<f64>,
+        /// Share of requests that fail [default: as seen]
+        #[arg(long, value_name = "SHARE")]
+        base: Option<String>,
+        /// A policy as TOML or JSON; what it leaves out is the model's
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Repeats a verdict from its evidence alone; exit code 1 if it is another one
+    Replay {
+        /// A file from `tidegate rollout evidence`; `-` is standard input
+        file: PathBuf,
+    },
+    /// Writes down everything that a rollout decided by
+    #[command(after_help = "Example: tidegate rollout evidence fraud -o evidence.json")]
+    Evidence {
+        /// The rollout's id, or a model for its newest one
+        #[arg(value_name = "ID|MODEL")]
+        rollout: String,
+        /// The file [default: standard output]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        server: Server,
+    },
+}
+
+const EXIT_CODES: &str = "Exit codes with --wait: 0 promoted; 1 rolled back; 3 held, waiting for approval or still running at \
+                          --timeout; 4 failed, superseded or not startable; 2 the command or the connection failed.";
+
+const ROLLOUT_START: &str = "Examples:
+  tidegate rollout start fraud 4
+  tidegate rollout start fraud 4 --policy careful.toml --reason 'trained on March' --wait --timeout 2h
+
+Exit codes with --wait: 0 promoted; 1 rolled back; 3 held, waiting for approval or still running at --timeout; 4 failed,
+superseded or not startable; 2 the command or the connection failed.";
+
+const FREEZE: &str = "Examples:
+  tidegate freeze --reason 'incident 4711'
+  tidegate freeze status
+  tidegate freeze --off";
+
+/// What `tidegate freeze` may be asked beside freezing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum FreezeWhat {
+    /// Shows whether everything is frozen.
+    Status,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RolloutStart {
+    /// The model
+    pub(super) model: String,
+    /// The version to try, by number or alias
+    pub(super) candidate: String,
+    /// The version to hold it against [default: the one that serves]
+    #[arg(long, value_name = "VERSION")]
+    pub(super) baseline: Option<String>,
+    /// A policy as TOML or JSON; what it leaves out is the model's
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Starts although the same files were rolled back lately
+    #[arg(long)]
+    pub(super) force: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+    #[command(flatten)]
+    pub(super) why: Why,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
+
+/// For scripts that go on when a rollout is over.
+#[derive(Debug, Args)]
+pub(super) struct Wait {
+    /// Waits for the end and tells it by the exit code
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// Stops waiting after a time such as 10m; the rollout goes on
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = time)]
+    pub(super) timeout: Option<Duration>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let span: Result<Span, _> = serde_json::from_value(text.into());
+    span.map(|span| span.0).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RolloutTarget {
+    /// The rollout's id, or a model for its newest one
+    #[arg(value_name = "ID|MODEL")]
+    pub(super) rollout: String,
+    #[command(flatten)]
+    pub(super) why: Why,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct Target {
     /// The model
@@ -363,6 +600,14 @@ pub(super) struct Why {
     /// Who, for the audit trail [default: the user's name]
     #[arg(long, value_name = "NAME", env = "TIDEGATE_ACTOR")]
     pub(super) actor: Option<String>,
+}
+
+impl Why {
+    /// The actor, or else the user.
+    pub(super) fn who(&self) -> Option<String> {
+        let user = || std::env::var("USER").ok().filter(|user| !user.is_empty());
+        self.actor.clone().or_else(user)
+    }
 }
 
 #[derive(Debug, Args)]

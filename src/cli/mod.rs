@@ -2,7 +2,8 @@
 //!
 //! Results go to standard output, messages to standard error; `--json` gives every result for machines.
 //! Exit codes: 0 done, 1 the answer is no (not healthy, a model that cannot be served, a request refused),
-//! 2 the command itself was wrong (arguments, configuration, a server that cannot be reached).
+//! 2 the command itself was wrong (arguments, configuration, a server that cannot be reached). Commands that wait for a
+//! rollout have more: see `rollout`.
 
 mod audit;
 mod check;
@@ -11,8 +12,11 @@ mod commands;
 mod models;
 mod operations;
 mod predict;
+mod rollout;
 mod state;
+mod traffic;
 mod validate;
+mod watch;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -20,6 +24,7 @@ use clap::Parser as _;
 
 use commands::{
     AuditCommand, Cli, Command, ConfigCommand, Consent, ModelsCommand, StateCommand, Target,
+    TrafficCommand,
 };
 
 use crate::config::{self, Findings};
@@ -29,6 +34,8 @@ enum Outcome {
     Done,
     /// It ran, and the answer is no.
     No,
+    /// It ran, and the answer is one of several.
+    Code(u8),
 }
 
 /// Reads the arguments and does what they say.
@@ -36,6 +43,7 @@ pub fn run() -> ExitCode {
     match dispatch(Cli::parse()) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
+        Ok(Outcome::Code(code)) => ExitCode::from(code),
         Err(error) => {
             if let Some(refused) = error.downcast_ref::<client::Refused>() {
                 anstream::eprintln!("tidegate: {refused}");
@@ -81,6 +89,17 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         }) => {
             let target = Target { model, consent, why, server };
             operations::alias(&target, &alias, version, cli.json)
+        }
+        Command::Traffic(TrafficCommand::Show { model, server }) => {
+            traffic::show(&server.admin, &model, cli.json)
+        }
+        Command::Traffic(TrafficCommand::Set(set)) => traffic::set(&set, cli.json),
+        Command::Traffic(TrafficCommand::Reset { model, why, server }) => {
+            traffic::reset(&server.admin, &model, &why, cli.json)
+        }
+        Command::Rollout(command) => rollout::run(command, cli.json),
+        Command::Freeze { what, off, why, server } => {
+            rollout::freeze(&server.admin, what, off, &why, cli.json)
         }
         Command::Rollback { model, to, consent, why, server } => {
             operations::rollback(&Target { model, consent, why, server }, to, cli.json)

@@ -76,10 +76,9 @@ fn ask(
     what: &str,
     version: Option<u64>,
 ) -> anyhow::Result<OperationReport> {
-    let user = || std::env::var("USER").ok().filter(|user| !user.is_empty());
     let said = OperationRequest {
         version,
-        actor: target.why.actor.clone().or_else(user),
+        actor: target.why.who(),
         reason: target.why.reason.clone(),
         signature_may_change: target.consent.signature_may_change,
     };

@@ -20,8 +20,9 @@ mod handle;
 mod judging;
 mod keys;
 mod ledger;
-mod page;
+pub mod page;
 mod plan;
+mod plot;
 pub mod policy;
 mod record;
 mod replay;
@@ -29,11 +30,14 @@ mod report;
 mod seen;
 mod state;
 mod store;
+mod trace;
 mod validating;
 mod values;
+pub mod words;
 
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
+pub use plot::{Size, svg};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
@@ -42,6 +46,7 @@ pub use state::{
     Change, Checkpoint, Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State,
     Told,
 };
+pub use trace::{Entered, GateTrace, Trace};
 pub use validating::subject;
 pub use values::{Moment, Share, Span};
 

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    repository::{Repository, SAMPLES},
+    repository::{Repository, SAMPLES, source},
     server::{Launch, Server},
 };
 
@@ -97,6 +97,49 @@ fn models_and_check_tell_people_and_machines_the_same() {
     let broken = tidegate(&["check", "--json", "--repository", &folder], "");
     assert_eq!(broken.status.code(), Some(1));
     assert!(json(&broken).to_string().contains("not an ONNX model"), "{broken:?}");
+}
+
+#[test]
+fn traffic_is_split_shown_and_reset() {
+    let repository = Repository::empty();
+    for (version, model) in [("1", "identity_fp32"), ("2", "doubled_fp32")] {
+        repository.add_bytes("truth", version, &std::fs::read(source(model, "1")).unwrap());
+    }
+    let server = Server::over(&repository);
+    let admin = url(server.admin);
+    let traffic = |arguments: &[&str]| {
+        let (head, rest) = arguments.split_at(1);
+        tidegate(&[&["traffic"], head, &["truth", "--admin", &admin], rest].concat(), "")
+    };
+    let set = traffic(&["set", "baseline=1", "canary=2:10%", "--sticky", "cookie:session"]);
+    let text = String::from_utf8_lossy(&set.stdout).into_owned();
+    assert_eq!(set.status.code(), Some(0), "{set:?}");
+    for part in ["baseline", "90.00 %", "10.00 %", "cookie `session`"] {
+        assert!(text.contains(part) && !text.contains('\x1b'), "{part}: {text}");
+    }
+    // What is not said stays.
+    let shadowed = json(&traffic(&["set", "--shadow", "2:0.5", "--json"]));
+    let shadow = &shadowed["shadow"][0];
+    assert_eq!((&shadow["version"], shadow["share"].as_f64()), (&"2".into(), Some(0.5)));
+    assert_eq!(shadowed["arms"][1]["version"], "2");
+    assert_eq!(shadowed["sticky"]["name"], "session");
+    assert_eq!(json(&traffic(&["set", "--shadow", "none", "--json"]))["shadow"][0], Value::Null);
+    for (arguments, code, said) in [
+        (&["set", "canary=2"][..], 2, "canary=2:10%"),
+        (&["set", "baseline=1", "canary=2:80%", "second=2:30%"], 2, "leave nothing"),
+        (&["set", "baseline=1", "canary=2:110%"], 2, "0 to 1"),
+        (&["set", "--sticky", "header"], 2, "header:NAME"),
+        (&["set"], 2, "required"),
+        (&["set", "canary=9:10%", "other=nobody:90%"], 1, "neither a number nor an alias"),
+    ] {
+        let refused = traffic(arguments);
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(said), "{arguments:?}: {text}");
+    }
+    assert_eq!(json(&traffic(&["show", "--json"]))["arms"][1]["name"], "canary");
+    let reset = traffic(&["reset", "--reason", "enough"]);
+    assert!(String::from_utf8_lossy(&reset.stdout).contains("100.00 %"), "{reset:?}");
 }
 
 #[test]

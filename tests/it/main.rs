@@ -50,6 +50,7 @@ mod proof;
 mod protocol;
 mod proxies;
 mod reload;
+mod rollout_commands;
 mod rollout_kills;
 mod rollouts;
 mod shadow;
