@@ -93,6 +93,7 @@ def main():
     add("--seconds", type=float, default=1, help="length of one turn")
     add("--share", type=float, default=1, help="share of requests that is copied in every other turn")
     add("--tidegate", type=pathlib.Path, default=target / "release" / "tidegate")
+    add("--onnxruntime", type=pathlib.Path, default=PROJECT / "third_party" / "onnxruntime" / "libonnxruntime.so")
     options = parser.parse_args()
     if not options.tidegate.is_file():
         sys.exit(f"{options.tidegate} is not there; `cargo build --release` makes it")
@@ -109,7 +110,8 @@ def main():
             port = probe.getsockname()[1]
         command = [options.tidegate.resolve(), "serve", "--repository", home / "models"]
         command += ["--http", "127.0.0.1:{port}", "--admin", f"127.0.0.1:{port}"]
-        with Server("tidegate", command, None, home, dict(os.environ)) as server:
+        environment = {"ORT_DYLIB_PATH": str(options.onnxruntime), **os.environ}
+        with Server("tidegate", command, None, home, environment) as server:
             measure(options, server.port, port, request_bytes(case))
 
 

@@ -42,8 +42,8 @@ use super::{
 /// The largest relative difference at which two answers agree, where no rollout has its own.
 const TOLERANCE: f64 = 0.001;
 
-/// The lowest priority.
-const NICE: i32 = 19;
+/// More than all priorities there are: the lowest one, whatever that of the process is.
+const NICE: i32 = 40;
 
 /// The pause between two looks for copies, or for a free session.
 const TICK: Duration = Duration::from_millis(1);
