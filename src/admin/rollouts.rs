@@ -152,7 +152,7 @@ fn model(fields: &Fields<'_>, errors: &mut Errors) -> Option<ModelName> {
 fn policy(fields: &Fields<'_>, errors: &mut Errors) -> PolicyDraft {
     let Some(policy) = fields.get("policy") else { return PolicyDraft::default() };
     PolicyDraft::read(policy).unwrap_or_else(|wrong| {
-        wrong.into_iter().for_each(|wrong| errors.add(wrong));
+        errors.0.extend(wrong);
         PolicyDraft::default()
     })
 }
@@ -169,7 +169,7 @@ async fn plan(State(admin): State<Admin>, body: Bytes) -> Response {
     };
     let policy = policy(&fields, &mut errors);
     let rate = fields.get("rate").map(Value::as_f64);
-    if rate.is_some_and(|rate| rate.is_none_or(|rate| !(rate > 0.0))) {
+    if rate.is_some_and(|rate| rate.is_none_or(|rate| rate.is_nan() || rate <= 0.0)) {
         errors.add("`rate` must be a number of requests per second above 0");
     }
     let base = fields.share("base", &mut errors);

@@ -19,7 +19,7 @@ use crate::{
     },
     monitor::{EventKind, ShadowTotals},
     registry::Cause,
-    serve::Model,
+    serve::{Model, Traffic},
     stats::rate_limits,
 };
 
@@ -137,25 +137,18 @@ pub(super) fn router() -> Router<Admin> {
 impl TrafficReport {
     fn of(model: &Model) -> Self {
         let traffic = model.traffic.as_deref();
-        let spec = traffic.map(|traffic| traffic.spec());
+        let spec = traffic.map(Traffic::spec);
         let sticky = spec.map(|spec| spec.sticky.clone()).unwrap_or_default();
-        let arms = match traffic {
-            Some(traffic) => (traffic.arms().iter())
-                .map(|arm| ArmReport {
-                    name: arm.name.to_string(),
-                    version: arm.id.to_string(),
-                    weight: share(arm.slots),
-                })
-                .collect(),
-            None => {
-                let answering = model.standing().map(|entry| entry.id).or(model.default);
-                let arm = |id: VersionId| ArmReport {
-                    name: ArmName::BASELINE.to_string(),
-                    version: id.to_string(),
-                    weight: 1.0,
-                };
-                answering.map(arm).into_iter().collect()
-            }
+        let arm = |name: ArmName, version: VersionId, weight| ArmReport {
+            name: name.to_string(),
+            version: version.to_string(),
+            weight,
+        };
+        let arms = if let Some(traffic) = traffic {
+            traffic.arms().iter().map(|own| arm(own.name, own.id, share(own.slots))).collect()
+        } else {
+            let answering = model.standing().map(|entry| entry.id).or(model.default);
+            answering.map(|id| arm(ArmName::BASELINE, id, 1.0)).into_iter().collect()
         };
         let seen = traffic.and_then(|traffic| Some(traffic.shadow()?.totals())).unwrap_or_default();
         let shadow = spec.into_iter().flat_map(|spec| &spec.shadow);

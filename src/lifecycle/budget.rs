@@ -18,7 +18,7 @@ use std::{
 };
 
 use crate::{
-    model::{ModelName, VersionId, VersionState},
+    model::{ModelName, TrafficSpec, VersionId, VersionState},
     monitor::EventKind,
     registry::Action,
     serve::{self, Lease, Version, Wish},

@@ -106,6 +106,10 @@ pub struct UploadPlace(
 
 /// What holds for one model, by the operator's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub struct Policy {
     /// Whether readiness waits until the model is served.
     pub required: bool,

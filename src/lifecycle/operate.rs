@@ -44,7 +44,7 @@ pub(super) enum Goal {
     /// That these versions are loaded; they stay until something is decided.
     Prepare(Vec<VersionId>),
     /// That these versions are loaded, to decide this about them; the first is what it comes to.
-    Decide(Vec<VersionId>, Action),
+    Decide(Vec<VersionId>, Box<Action>),
 }
 
 impl Keeper {
@@ -137,13 +137,13 @@ impl Keeper {
                 asked.signature_may_change |= to.is_none() && before.is_some();
                 let to = target(model, kept, to.or(before))?;
                 retry_failed(kept, to);
-                Ok(Some(Goal::Decide(vec![to], Action::Pin { version: to.number() })))
+                Ok(Some(Goal::Decide(vec![to], Box::new(Action::Pin { version: to.number() }))))
             }
             Operation::SetAlias { alias, version } => {
                 let to = target(model, kept, Some(*version))?;
                 retry_failed(kept, to);
                 let (alias, version) = (alias.as_str().to_owned(), version.number());
-                Ok(Some(Goal::Decide(vec![to], Action::SetAlias { alias, version })))
+                Ok(Some(Goal::Decide(vec![to], Box::new(Action::SetAlias { alias, version }))))
             }
             Operation::Split(change) => self.begin_split(model, change, asked).map(Some),
             Operation::Prepare { versions } => {
@@ -199,7 +199,7 @@ impl Keeper {
             self.write(model, action, &asked.cause)?;
             return Ok(Some(Goal::Serve));
         };
-        Ok(Some(Goal::Decide(vec![default], action)))
+        Ok(Some(Goal::Decide(vec![default], Box::new(action))))
     }
 
     /// Whether a decision is worth a record. To clear a pin always is: somebody wanted it so.
@@ -266,10 +266,10 @@ impl Keeper {
                     ready
                 }
                 Goal::Decide(versions, action) => {
-                    let releases = matches!(action, Action::Load { .. } | Action::Unpin);
+                    let releases = matches!(*action, Action::Load { .. } | Action::Unpin);
                     let decided = self
                         .all_ready(&model, &versions)
-                        .and_then(|version| self.decide(&model, version, action, &waiting.asked));
+                        .and_then(|version| self.decide(&model, version, *action, &waiting.asked));
                     // Whatever came of it, the trial is over.
                     if self.reconcile(&model, true) {
                         self.publish();

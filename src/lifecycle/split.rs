@@ -43,7 +43,7 @@ impl Keeper {
                 });
             }
         }
-        let spec = change.after(&decided, answering)?;
+        let spec = change.after(&decided, answering);
         let versions: Vec<_> = match &spec {
             Some(spec) => spec.versions().collect(),
             None => vec![answering],
@@ -65,7 +65,7 @@ impl Keeper {
             target(model, kept, Some(*version))?;
             retry_failed(kept, *version);
         }
-        Ok(Goal::Decide(versions, action))
+        Ok(Goal::Decide(versions, Box::new(action)))
     }
 
     /// The record of a rollout's step, which is one with what it means for the split.
@@ -113,13 +113,9 @@ impl SplitChange {
     }
 
     /// The split that this makes of what was decided.
-    fn after(
-        &self,
-        decided: &Decisions,
-        answering: VersionId,
-    ) -> Result<Option<TrafficSpec>, OperationError> {
+    fn after(&self, decided: &Decisions, answering: VersionId) -> Option<TrafficSpec> {
         if self.reset {
-            return Ok(None);
+            return None;
         }
         let before = decided.traffic.as_ref();
         let rollout = self.rollout.as_ref().map(|step| step.id.clone());
@@ -167,6 +163,6 @@ impl SplitChange {
             Some(rollout) => (spec.rollout, spec.source) = (Some(rollout), TrafficSource::Rollout),
             None => spec.source = TrafficSource::Operator,
         }
-        Ok(Some(spec))
+        Some(spec)
     }
 }

@@ -26,7 +26,7 @@ impl Driver {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Reserve(wanted, reply) => drop(reply.send(self.reserve(&wanted))),
-            Command::Begin(wanted, reply) => drop(reply.send(self.begin(*wanted))),
+            Command::Begin(wanted, reply) => drop(reply.send(self.begin(&wanted))),
             Command::Release(wanted, why) => self.release(&wanted, &why),
             Command::Order { id, order, cause, revision, reply } => {
                 drop(reply.send(self.order(&id, order, &cause, revision)));
@@ -43,7 +43,7 @@ impl Driver {
                 drop(reply.send(self.plan(&model, &policy, rate, base)));
             }
             Command::Freeze { freeze, cause, reply } => {
-                drop(reply.send(self.freeze(freeze, &cause)))
+                drop(reply.send(self.freeze(freeze, &cause)));
             }
             Command::IsFrozen(reply) => drop(reply.send(Ok(self.frozen.clone()))),
             Command::Validated { id, report, pass, why } => {
@@ -150,12 +150,16 @@ impl Driver {
     }
 
     /// Starts a rollout whose versions are loaded.
-    fn begin(&mut self, wanted: Wanted) -> Result<Report, RolloutError> {
+    fn begin(&mut self, wanted: &Wanted) -> Result<Report, RolloutError> {
         self.reserved.remove(&wanted.model);
-        let baseline = self.baseline(&wanted)?;
+        let baseline = self.baseline(wanted)?;
         let policy = self.policy(&wanted.model, &wanted.policy)?;
         let (model, candidate) = (wanted.model.clone(), wanted.candidate);
         let sides = (self.side(&model, baseline), self.side(&model, candidate));
+        if sides.1.digest.is_empty() {
+            let why = format!("version {candidate} left the table meanwhile; try again");
+            return Err(RolloutError::Conflict { why, current: None });
+        }
         let now = self.now();
         let forbids = |run: &Run| {
             let is_own = run.model == model;

@@ -143,10 +143,11 @@ impl Driver {
             (run.is_placed, run.is_asleep) = (true, !is_over);
             runs.insert(id, run);
         }
+        let serving_now = parts.serving.unix_now();
         Self {
             lifecycle: parts.lifecycle,
             serving: parts.serving,
-            started: parts.monitor.clock().unix(),
+            started: serving_now,
             monitor: parts.monitor,
             frozen: store.frozen(),
             store,
@@ -172,7 +173,7 @@ impl Driver {
         loop {
             match self.next() {
                 Next::Stop => break,
-                Next::Command(command) => self.command(command),
+                Next::Command(command) => self.command(*command),
                 Next::Look => {}
             }
             if self.is_stopping {
@@ -192,7 +193,7 @@ impl Driver {
         let judges = self.runs.values().any(|run| run.evidence.is_some());
         let patience = if judges { LOOK } else { REST };
         match self.commands.try_recv() {
-            Ok(command) => return Next::Command(command),
+            Ok(command) => return Next::Command(Box::new(command)),
             Err(mpsc::TryRecvError::Disconnected) => return Next::Stop,
             Err(mpsc::TryRecvError::Empty) => {}
         }
@@ -202,14 +203,14 @@ impl Driver {
         // Whoever sends a command or hands in urgent evidence unparks this thread.
         std::thread::park_timeout(patience);
         match self.commands.try_recv() {
-            Ok(command) => Next::Command(command),
+            Ok(command) => Next::Command(Box::new(command)),
             Err(mpsc::TryRecvError::Disconnected) => Next::Stop,
             Err(mpsc::TryRecvError::Empty) => Next::Look,
         }
     }
 
     pub(super) fn now(&self) -> Duration {
-        self.monitor.clock().unix()
+        self.serving.unix_now()
     }
 
     /// Lets every open rollout hear what came in.
@@ -257,7 +258,8 @@ impl Driver {
 
     /// Reads what copied requests showed.
     fn read_copies(&mut self, id: &str) {
-        let Some(evidence) = self.runs.get(id).and_then(|run| run.evidence.clone()) else { return };
+        let run = self.runs.get(id).and_then(|run| Some((run.evidence.clone()?, run.candidate)));
+        let Some((evidence, candidate)) = run else { return };
         let comparison = |compared: Compared| Comparison {
             max_abs: compared.sample.max_absolute,
             // What cannot be compared differs.
@@ -268,7 +270,8 @@ impl Driver {
             },
             flipped: compared.sample.label_flips > 0,
         };
-        let compared: Vec<_> = evidence.compared().map(comparison).collect();
+        let own = |compared: &Compared| compared.version == candidate;
+        let compared: Vec<_> = evidence.compared().filter(own).map(comparison).collect();
         if !compared.is_empty() {
             self.hear(id, &Event::Shadowed(&compared));
         }
@@ -344,7 +347,7 @@ impl Driver {
             drop(table);
             let (model, reason) = (run.model.clone(), run.rollout.reason().to_owned());
             self.store.checkpoint(&mut run.rollout);
-            run.saved_at = self.monitor.clock().unix();
+            run.saved_at = self.serving.unix_now();
             let cause = Cause { actor: run.rollout.actor().to_owned(), reason };
             let operation = Operation::Split(Box::new(change));
             let moved = group.iter().any(is_about_split);
@@ -591,7 +594,7 @@ impl Driver {
     fn publish(&mut self) {
         while self.runs.len() > KNOWN_MAX {
             let oldest = self.runs.iter().find(|(_, run)| run.rollout.state().is_over());
-            let Some((id, _)) = oldest.map(|(id, _)| (id.clone(), ())) else { break };
+            let Some(id) = oldest.map(|(id, _)| id.clone()) else { break };
             self.runs.remove(&id);
         }
         let newest =
@@ -602,7 +605,7 @@ impl Driver {
 }
 
 enum Next {
-    Command(Command),
+    Command(Box<Command>),
     Look,
     Stop,
 }

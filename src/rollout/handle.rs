@@ -127,7 +127,7 @@ pub(super) enum Command {
     },
     Plan {
         model: ModelName,
-        policy: PolicyDraft,
+        policy: Box<PolicyDraft>,
         rate: Option<f64>,
         base: Option<f64>,
         reply: Reply<(Policy, f64, f64)>,
@@ -280,7 +280,8 @@ impl Rollouts {
         policy: PolicyDraft,
         (rate, base): (Option<f64>, Option<f64>),
     ) -> Result<Plan, RolloutError> {
-        let asked = self.ask(|reply| Command::Plan { model, policy, rate, base, reply });
+        let asked =
+            self.ask(|reply| Command::Plan { model, policy: Box::new(policy), rate, base, reply });
         let (policy, rate, base) = asked.await?;
         // A simulation of some hundred milliseconds: nothing for the thread that judges.
         let planned = tokio::task::spawn_blocking(move || plan(&policy, rate, base, SEED)).await;

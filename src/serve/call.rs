@@ -312,7 +312,8 @@ impl Call<'_> {
         self.recorder.record(worker, outcome.code(), sample, unix);
         if let Some(ticket) = self.ticket.take() {
             let is_own = self.fallback.is_none();
-            ticket.close(worker, (outcome, is_own), took, (unix, self.id));
+            let assigned = self.serving.unix_at(self.arrived + self.sample.queue);
+            ticket.close(worker, (outcome, is_own), took, (assigned, self.id));
         }
         now
     }

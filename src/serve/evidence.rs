@@ -42,8 +42,6 @@ pub struct Evidence {
     compared: ArrayQueue<Compared>,
     copies_dropped: AtomicU64,
     shut: AtomicBool,
-    /// Nanoseconds since 1970 of the last answer that the candidate gave, or failed to give.
-    candidate_last: AtomicU64,
     /// Whoever reads the evidence.
     reader: Mutex<Option<Thread>>,
     is_reader_asleep: AtomicBool,
@@ -97,7 +95,7 @@ pub struct Entry {
     pub is_sticky: bool,
     /// True if it was assigned to the candidate.
     pub is_candidate: bool,
-    /// The end of the request, since 1970.
+    /// The time of assignment, since 1970.
     pub at: Duration,
     /// The prediction's name.
     pub prediction: PredictionId,
@@ -238,7 +236,6 @@ impl Evidence {
             compared: ArrayQueue::new(COMPARED_MAX),
             copies_dropped: AtomicU64::new(0),
             shut: AtomicBool::new(false),
-            candidate_last: AtomicU64::new(0),
             reader: Mutex::new(None),
             is_reader_asleep: AtomicBool::new(false),
         }
@@ -261,10 +258,6 @@ impl Evidence {
     /// Hands the entry of the worker's request on; `urgent` wakes whoever reads.
     pub(super) fn close(&self, worker: WorkerId, entry: Entry, urgent: bool) {
         let lane = &self.lanes[worker.0];
-        if entry.is_candidate {
-            let at = u64::try_from(entry.at.as_nanos()).unwrap_or(u64::MAX);
-            self.candidate_last.store(at, Relaxed);
-        }
         if lane.entries.push(entry).is_err() {
             self.lost.fetch_add(1, Relaxed);
         }
@@ -322,11 +315,6 @@ impl Evidence {
     /// True once the valve is shut.
     pub fn is_shut(&self) -> bool {
         self.shut.load(Relaxed)
-    }
-
-    /// The end of the last request that was assigned to the candidate, since 1970; zero before the first.
-    pub fn candidate_last(&self) -> Duration {
-        Duration::from_nanos(self.candidate_last.load(Relaxed))
     }
 
     /// Hands on what came of a copy; without room for it, it counts as dropped.
@@ -426,7 +414,6 @@ mod tests {
         evidence.close(WorkerId(0), entry(slow, true), false);
         assert_eq!(tickets(&evidence, &mut reading), [0, 1, 2, 3]);
         assert_eq!(tickets(&evidence, &mut reading), [0u64; 0]);
-        assert_eq!(evidence.candidate_last(), Duration::from_secs(0));
     }
 
     #[test]

@@ -242,6 +242,11 @@ impl Serving {
         self.unix_begin + now.saturating_duration_since(self.begin)
     }
 
+    /// The time since 1970, by the clock that requests are timed with: it never goes back.
+    pub fn unix_now(&self) -> Duration {
+        self.unix_at(self.clock.now())
+    }
+
     /// Ends runs at their deadlines, and tells of workers that do not come back.
     pub fn watchdog(&self) -> &Watchdog {
         &self.watchdog

@@ -57,7 +57,6 @@ impl Hashed {
 
     /// The slot of the split.
     pub fn slot(self) -> u32 {
-        #[expect(clippy::cast_possible_truncation, reason = "16 bits are left")]
         let slot = (self.0 >> 48) as u32;
         debug_assert!(slot < SLOTS, "16 bits make a slot");
         slot
