@@ -143,6 +143,7 @@ impl Driver {
             (run.is_placed, run.is_asleep) = (true, !is_over);
             runs.insert(id, run);
         }
+        store.forget_others(|id| runs.contains_key(id));
         let serving_now = parts.serving.unix_now();
         Self {
             lifecycle: parts.lifecycle,
@@ -297,6 +298,7 @@ impl Driver {
         if effects.iter().any(|effect| matches!(effect, Effect::Rollback { .. })) {
             run.evidence.iter().for_each(|evidence| evidence.shut());
             run.todo.clear();
+            run.retry_at = None;
         }
         run.todo.extend(effects);
         if run.retry_at.is_some_and(|at| now < at) {
@@ -305,14 +307,17 @@ impl Driver {
         while let Some(run) = self.runs.get_mut(id)
             && !run.todo.is_empty()
         {
+            run.retry_at = None;
             let group = take_group(&mut run.todo);
             if let Err(error) = self.perform(id, &group) {
                 self.postpone(id, group, &error);
                 return;
             }
-            if let Some(run) = self.runs.get_mut(id) {
-                (run.retry_at, run.problem) = (None, None);
+            let Some(run) = self.runs.get_mut(id) else { return };
+            if run.retry_at.is_some() {
+                return;
             }
+            run.problem = None;
         }
     }
 
@@ -351,9 +356,20 @@ impl Driver {
             let cause = Cause { actor: run.rollout.actor().to_owned(), reason };
             let operation = Operation::Split(Box::new(change));
             let moved = group.iter().any(is_about_split);
-            self.lifecycle.operate_blocking(model.clone(), operation, cause)?;
+            let done = self.lifecycle.operate_blocking(model.clone(), operation, cause);
+            let later = match done {
+                // A rollback holds although it could not be recorded, and whoever listens must hear of it.
+                Err(error @ OperationError::NotDurable { .. }) => Some(error),
+                done => done.map(|_| None)?,
+            };
             if let Some(run) = self.runs.get_mut(id) {
                 run.is_placed = true;
+            }
+            if let Some(error) = later {
+                let is_act =
+                    |effect: &&Effect| is_about_split(effect) || **effect == Effect::Record;
+                let acts = group.iter().filter(is_act).cloned().collect();
+                self.postpone(id, acts, &error);
             }
             if moved {
                 self.tell_traffic(&model);

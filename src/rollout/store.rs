@@ -122,6 +122,22 @@ impl Store {
         lines.map_while(|line| serde_json::from_str(&line).ok()).collect()
     }
 
+    /// Removes what is left of rollouts that nobody knows any more.
+    pub(super) fn forget_others(&self, is_known: impl Fn(&str) -> bool) {
+        let Some(entries) = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok())
+        else {
+            return;
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let id = path.file_stem().and_then(|stem| stem.to_str());
+            if id.is_some_and(|id| !is_known(id))
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!("not removed: {}: {error}", path.display());
+            }
+        }
+    }
+
     /// Whether all is frozen, as the log says.
     pub(super) fn frozen(&self) -> Option<Frozen> {
         let filter =
