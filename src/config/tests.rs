@@ -367,6 +367,25 @@ fn in_step(path: &str, expected: &str) {
 }
 
 #[test]
+fn policies_of_rollouts_are_read_to_their_last_level() {
+    check(
+        r"
+[models.fraud.rollout]
+alpha = 2
+steps = [{ weight = 0.7 }]
+gates = { slow = { quantiles = [0.9, 0.5] } }
+[models.iris.rollout.gates.eror]
+a = [[[[[[[[[[1]]]]]]]]]]
+",
+        r"
+tidegate.toml: 2 problems
+  models.fraud.rollout = { ... }     steps[0].weight = 0.7: must lie above 0 (at least 1/65536) and be at most 0.5; alpha = 2: must lie between 0 and 1, without either; gates.slow.quantiles = [0.9, 0.5]: must be 1 to 4 increasing numbers between 0 and 1 (line 2)
+  models.iris.rollout = { ... }      gates.eror: unknown field, did you mean `errors`? (line 6)
+",
+    );
+}
+
+#[test]
 fn example_is_in_step() {
     in_step("config/tidegate.toml", &example());
 }
