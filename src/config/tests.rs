@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rollout::Policy;
 
 const NO_VARIABLES: [(&str, &str); 0] = [];
 
@@ -383,6 +384,19 @@ tidegate.toml: 2 problems
   models.iris.rollout = { ... }      gates.eror: unknown field, did you mean `errors`? (line 6)
 ",
     );
+}
+
+#[test]
+fn manual_of_rollouts_shows_every_key_with_its_default() {
+    let page = include_str!("../../docs/rollouts.md");
+    let (_, example) = page.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let config = check_text(example).unwrap();
+    let draft = config.models["fraud"].rollout.clone().unwrap();
+    assert!(draft.validate.is_some() && draft.shadow.is_some(), "{draft:?}");
+    let mut expected = PolicyDraft::from(Policy::default());
+    (expected.validate, expected.shadow) = (draft.validate.clone(), draft.shadow.clone());
+    assert_eq!(draft, expected);
 }
 
 #[test]
