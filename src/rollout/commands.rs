@@ -16,7 +16,7 @@ use super::{
     handle::{Command, RolloutError, Wanted},
     policy::{Policy, PolicyDraft},
     report::Report,
-    state::{Effect, Event, Order, OrderError, Rollout, Side, Start, State},
+    state::{Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State},
     store::Frozen,
     values::Moment,
 };
@@ -199,12 +199,36 @@ impl Driver {
         self.show(&id)
     }
 
-    /// Gives the place back of a rollout whose candidate cannot be loaded.
+    /// Gives the place back of a rollout whose candidate cannot be loaded; one that began by itself is recorded as failed.
     fn release(&mut self, wanted: &Wanted, why: &str) {
         self.reserved.remove(&wanted.model);
-        if wanted.by_itself {
-            tracing::error!(model = %wanted.model, version = %wanted.candidate, "no rollout: load failed: {why}");
+        if !wanted.by_itself {
+            return;
         }
+        let (Ok(baseline), Ok(policy)) =
+            (self.baseline(wanted), self.policy(&wanted.model, &wanted.policy))
+        else {
+            return;
+        };
+        let (now, model, candidate) = (self.now(), wanted.model.clone(), wanted.candidate);
+        let start = Start {
+            id: self.id(now),
+            model: model.to_string(),
+            baseline: self.side(&model, baseline),
+            candidate: Side { version: candidate.to_string(), digest: String::new() },
+            policy,
+            salt: String::new(),
+            actor: &wanted.cause.actor,
+            reason: &wanted.cause.reason,
+        };
+        let id = start.id.clone();
+        let (rollout, effects) = Rollout::start(start, now);
+        let mut run = Run::new(rollout, (model, baseline, candidate), [0, 0]);
+        // There is no split to be made: the model goes on as it is.
+        run.is_placed = true;
+        self.runs.insert(id.clone(), run);
+        self.carry_out(&id, effects);
+        self.hear(&id, &Event::Guard { kind: GuardKind::LoadFailure, why });
     }
 
     fn order(

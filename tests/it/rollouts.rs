@@ -8,10 +8,11 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    blame::lstm_of_numbers_below,
     http::{Connection, Request, Response},
     models::{BOOL, FLOAT, INT64, adding_loop, declared, floats, graph, integers, model, node},
     repository::Repository,
-    server::{Launch, Server, eventually},
+    server::{Launch, PATIENCE, Server, eventually},
     tensors::infer,
 };
 
@@ -364,6 +365,88 @@ fn while_all_is_frozen_no_new_version_takes_over_by_itself() {
     assert_eq!(arms(&server), alone("1"));
     admin(&server, "DELETE", "/api/v1/freeze", &json!({})).ok();
     eventually("version 2 takes over", || (arms(&server) == alone("2")).then_some(()));
+}
+
+#[test]
+fn a_new_version_that_cannot_be_loaded_fails_its_rollout_and_costs_nothing() {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", &picking(100));
+    let server = Launch::of(&repository)
+        .set("REPOSITORY__POLL_INTERVAL", "100ms")
+        .set("MODELS__tried__ROLLOUT", &quick().to_string())
+        .start();
+    repository.add_bytes(MODEL, "2", b"no model at all");
+    let shown = eventually("the rollout fails", || {
+        let list = server.admin("/api/v1/rollouts?model=tried").ok().json();
+        Some(list["rollouts"][0].clone()).filter(|rollout| rollout["state"] == "failed")
+    });
+    assert!(shown["reason"].as_str().unwrap().starts_with("load failed: "), "{shown:#}");
+    assert_eq!(arms(&server), alone("1"));
+}
+
+#[test]
+fn a_canary_that_ends_the_server_is_rolled_back_by_the_next_start() {
+    let repository = Repository::empty();
+    repository.describe(MODEL, "model.toml", "max_batch_size = 0\n");
+    repository.add_bytes(MODEL, "1", &lstm_of_numbers_below(1e9));
+    repository.add_bytes(MODEL, "2", &lstm_of_numbers_below(100.0));
+    let launch = || Launch::of(&repository).remembering();
+    let server = launch().start();
+    let path = format!("/api/v1/models/{MODEL}/rollback");
+    admin(&server, "POST", &path, &json!({"version": 1})).ok();
+    let id = start(&server, &quick())["id"].as_str().unwrap().to_owned();
+    let rows = json!({"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [200.0, 200.0]}]});
+    let mut connection = server.connect();
+    let mut ends = |_: u32| connection.try_ask(&Request::post_json(&infer(MODEL), &rows)).is_err();
+    assert!((0..1000).any(|number| ends(number)), "the canary ends the process");
+    server.ended_by(PATIENCE);
+    let server = launch().start();
+    let shown = eventually("it is rolled back", || ended(&server, &id));
+    assert_eq!(shown["state"], "rolled_back", "{shown:#}");
+    assert!(shown["reason"].as_str().unwrap().starts_with("guard crash: "), "{shown:#}");
+    assert_eq!(arms(&server), alone("1"));
+    server.post(&infer(MODEL), &rows).ok();
+}
+
+#[test]
+fn a_share_may_stay_on_the_old_version_for_a_while() {
+    let server = two(&picking(100), &picking(101));
+    let mut policy = quick();
+    (policy["holdback"], policy["rollback_window"]) = (json!("5%"), json!("1s"));
+    let id = start(&server, &policy)["id"].as_str().unwrap().to_owned();
+    let order = format!("/api/v1/rollouts/{id}/promote");
+    let promoted = admin(&server, "POST", &order, &json!({"reason": "seen enough"})).ok().json();
+    assert_eq!(promoted["state"], "promoted", "{promoted:#}");
+    let arms_now = arms(&server);
+    assert_eq!((&arms_now[0]["version"], &arms_now[1]["version"]), (&json!("2"), &json!("1")));
+    assert_eq!(arms_now[1]["name"], "holdback");
+    let weight = arms_now[1]["weight"].as_f64().unwrap();
+    assert!((weight - 0.05).abs() < 1e-4, "{weight}");
+    eventually("the hold-back ends with the window", || {
+        (arms(&server) == alone("2")).then_some(())
+    });
+}
+
+#[test]
+fn what_happens_to_a_rollout_is_told_with_all_that_is_known() {
+    let server = two(&picking(100), &picking(100));
+    let id = start(&server, &quick())["id"].as_str().unwrap().to_owned();
+    admin(&server, "POST", &format!("/api/v1/rollouts/{id}/abort"), &json!({})).ok();
+    let events = Request::get("/api/v1/events");
+    let said = Connection::open(server.admin)
+        .listen(&events, |said| said.contains("event: rollout.rolled_back"));
+    for kind in ["rollout.started", "rollout.step", "traffic.changed", "rollout.rolled_back"] {
+        assert!(said.contains(&format!("event: {kind}\n")), "{kind} is not in\n{said}");
+    }
+    let data = said.lines().filter_map(|line| line.strip_prefix("data: "));
+    let data: Vec<Value> = data.filter_map(|data| serde_json::from_str(data).ok()).collect();
+    let last = data.iter().rfind(|event| event["event"] == "rollout.rolled_back");
+    let Some(last) = last else { return };
+    assert_eq!(
+        (&last["rollout"]["id"], &last["rollout"]["state"]),
+        (&json!(id), &json!("rolled_back"))
+    );
+    assert!(last["at"].as_str().unwrap().ends_with('Z'), "{last}");
 }
 
 #[test]
