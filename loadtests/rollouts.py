@@ -201,7 +201,7 @@ def throughput(options):
         file.flush()
 
         def load(seconds):
-            command = ["wrk", "-t1", "-c8", f"-d{seconds}s", "-s", file.name]
+            command = ["wrk", "-t1", "-c8", f"-d{round(seconds)}s", "-s", file.name]
             command = ["taskset", "-c", options.client_core, *command] if options.client_core else command
             command.append(f"http://127.0.0.1:{server.http}/v2/models/{MODEL}/infer")
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -72,7 +72,9 @@ impl Driver {
         let runs = self.runs.iter().rev();
         let runs = runs.filter(|(id, _)| before.is_none_or(|before| id.as_str() < before));
         let runs = runs.filter(|(_, run)| model.is_none_or(|model| run.model.as_str() == model));
-        runs.take(limit).map(|(_, run)| run.rollout.report(now)).collect()
+        // The paths of evidence are for who asks for one rollout.
+        let short = |run: &Run| Report { why: None, ..run.rollout.report(now) };
+        runs.take(limit).map(|(_, run)| short(run)).collect()
     }
 
     /// The policy of a model's rollout.
