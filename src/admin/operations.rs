@@ -26,8 +26,8 @@ use super::{
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OperationRequest {
-    /// The version that is meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The version that is meant; a rollback may also call it `to`.
+    #[serde(alias = "to", skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// Who asks; `admin API` if not said.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -166,7 +166,7 @@ impl Draft {
     ) {
         let path = [section, &[key.get_ref().to_string()]].concat();
         let shown = page.shown(value).unwrap_or("{ ... }");
-        self.lay(&path, plain(value.get_ref()), shown, &page.origin(key));
+        self.lay(&path, plain(value.get_ref(), LEVELS_MAX), shown, &page.origin(key));
     }
 
     /// Reads one value by itself and keeps it, or says what is wrong with it.
@@ -292,8 +292,11 @@ impl<'t> Page<'t> {
     }
 }
 
-/// A value without its place. Keys hold no tables or arrays: those are left empty, which every key refuses.
-fn plain(value: &DeValue) -> toml::Value {
+/// Levels of tables and arrays in a value that are read: as many as a rollout's policy has.
+const LEVELS_MAX: usize = 8;
+
+/// A value without its place. What lies too deep is left empty, which every key refuses.
+fn plain(value: &DeValue, levels_max: usize) -> toml::Value {
     match value {
         DeValue::String(text) => text.to_string().into(),
         // What 64 bits can't hold stays text: the key says what its bounds are.
@@ -302,8 +305,17 @@ fn plain(value: &DeValue) -> toml::Value {
         DeValue::Float(number) => number.as_str().parse().unwrap_or(f64::NAN).into(),
         DeValue::Boolean(yes) => (*yes).into(),
         DeValue::Datetime(time) => (*time).into(),
-        DeValue::Array(_) => toml::Value::Array(Vec::new()),
-        DeValue::Table(_) => toml::Table::new().into(),
+        DeValue::Array(_) | DeValue::Table(_) if levels_max == 0 => toml::Table::new().into(),
+        DeValue::Array(items) => {
+            let items = items.iter().map(|item| plain(item.get_ref(), levels_max - 1));
+            items.collect::<Vec<_>>().into()
+        }
+        DeValue::Table(table) => {
+            let entry = |(name, value): (&Name, &Spanned<DeValue>)| {
+                (name.get_ref().to_string(), plain(value.get_ref(), levels_max - 1))
+            };
+            table.iter().map(entry).collect::<toml::Table>().into()
+        }
     }
 }
 

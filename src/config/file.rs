@@ -296,8 +296,8 @@ pub(super) struct Model {
     /// Whether the server calls itself ready only while this model is served. Off, so that one broken model does
     /// not take the others out of service.
     pub(super) required: Switch,
-    /// What happens to a version that appears while an older one serves: \"serve\" proves it and lets it take over,
-    /// \"hold\" waits for `tidegate models load`, \"rollout\" tries it on a growing share of requests and lets it take over if
+    /// What happens to a version that appears while an older one serves: "serve" proves it and lets it take over,
+    /// "hold" waits for `tidegate models load`, "rollout" tries it on a growing share of requests and lets it take over if
     /// it is no worse.
     pub(super) on_new_version: Text<OnNewVersion>,
     /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
@@ -307,7 +307,7 @@ pub(super) struct Model {
     /// every client out of a split.
     pub(super) route_override: Switch,
     /// How a version is tried before it takes over: the policy of rollouts of this model, laid over the defaults field by
-    /// field. With it, `on_new_version` is \"rollout\" where nothing else is said.
+    /// field. With it, `on_new_version` is "rollout" where nothing else is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollout: Option<RolloutPolicy>,
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::rollout::Policy;
 
 const NO_VARIABLES: [(&str, &str); 0] = [];
 
@@ -364,6 +365,38 @@ fn in_step(path: &str, expected: &str) {
     }
     let found = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(found == expected, "{} is not in step; `BLESS=1 cargo test` writes it", path.display());
+}
+
+#[test]
+fn policies_of_rollouts_are_read_to_their_last_level() {
+    check(
+        r"
+[models.fraud.rollout]
+alpha = 2
+steps = [{ weight = 0.7 }]
+gates = { slow = { quantiles = [0.9, 0.5] } }
+[models.iris.rollout.gates.eror]
+a = [[[[[[[[[[1]]]]]]]]]]
+",
+        r"
+tidegate.toml: 2 problems
+  models.fraud.rollout = { ... }     steps[0].weight = 0.7: must lie above 0 (at least 1/65536) and be at most 0.5; alpha = 2: must lie between 0 and 1, without either; gates.slow.quantiles = [0.9, 0.5]: must be 1 to 4 increasing numbers between 0 and 1 (line 2)
+  models.iris.rollout = { ... }      gates.eror: unknown field, did you mean `errors`? (line 6)
+",
+    );
+}
+
+#[test]
+fn manual_of_rollouts_shows_every_key_with_its_default() {
+    let page = include_str!("../../docs/rollouts.md");
+    let (_, example) = page.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let config = check_text(example).unwrap();
+    let draft = config.models["fraud"].rollout.clone().unwrap();
+    assert!(draft.validate.is_some() && draft.shadow.is_some(), "{draft:?}");
+    let mut expected = PolicyDraft::from(Policy::default());
+    (expected.validate, expected.shadow) = (draft.validate.clone(), draft.shadow.clone());
+    assert_eq!(draft, expected);
 }
 
 #[test]

@@ -81,7 +81,7 @@ fn a_rollback_is_done_when_it_is_acknowledged_and_beats_the_repository() {
 
     let older = operate(&server, "rollback", &json!({}));
     assert_eq!(older.status, 409, "{older:?}");
-    let unknown = operate(&server, "rollback", &json!({"version": 9}));
+    let unknown = operate(&server, "rollback", &json!({"to": 9}));
     assert_eq!(unknown.status, 404, "{unknown:?}");
     assert!(unknown.text().contains("which has 1, 2, 3"), "{unknown:?}");
 
