@@ -397,7 +397,7 @@ fn a_canary_that_ends_the_server_is_rolled_back_by_the_next_start() {
     let id = start(&server, &quick())["id"].as_str().unwrap().to_owned();
     let rows = json!({"inputs": [{"name": "x", "shape": [2], "datatype": "FP32", "data": [200.0, 200.0]}]});
     let mut connection = server.connect();
-    let mut ends = |_: u32| connection.try_ask(&Request::post_json(&infer(MODEL), &rows)).is_err();
+    let ends = |_: u32| connection.try_ask(&Request::post_json(&infer(MODEL), &rows)).is_err();
     assert!((0..1000).any(ends), "the canary ends the process");
     server.ended_by(PATIENCE);
     let server = launch().start();
