@@ -207,9 +207,9 @@ pub(super) fn status_of(problem: &OperationError) -> StatusCode {
         | OperationError::UnknownVersion { .. }
         | OperationError::UnknownAlias { .. } => StatusCode::NOT_FOUND,
         OperationError::Failed { .. } | OperationError::Unfit { .. } => StatusCode::BAD_REQUEST,
-        OperationError::NothingOlder { .. } | OperationError::InRollout { .. } => {
-            StatusCode::CONFLICT
-        }
+        OperationError::NothingOlder { .. }
+        | OperationError::Unloaded(_)
+        | OperationError::InRollout { .. } => StatusCode::CONFLICT,
         OperationError::Revision { .. } => StatusCode::PRECONDITION_FAILED,
         OperationError::Unrecorded(_)
         | OperationError::NotKept { .. }

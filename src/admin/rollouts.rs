@@ -3,7 +3,7 @@
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, Query, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
     routing::{get, post},
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     model::ModelName,
-    rollout::{Frozen, Order, PolicyDraft, Report, RolloutError, Wanted, page},
+    rollout::{Frozen, Moment, Order, PolicyDraft, Report, RolloutError, Wanted, page},
 };
 
 use super::{
@@ -35,9 +35,12 @@ pub struct RolloutList {
 pub struct FreezeReport {
     /// True if it is.
     pub frozen: bool,
-    /// Since when, by whom and why.
-    #[serde(flatten)]
-    pub by: Option<Frozen>,
+    /// Since when.
+    pub since: Option<Moment>,
+    /// By whom.
+    pub by: Option<String>,
+    /// Why, in their words.
+    pub reason: Option<String>,
 }
 
 /// Rollouts of one answer, if the request does not say.
@@ -58,13 +61,20 @@ pub(super) fn router() -> Router<Admin> {
 
 /// What of a list is wanted.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Part {
     model: Option<String>,
     before: Option<String>,
     limit: Option<usize>,
 }
 
-async fn list(State(admin): State<Admin>, Query(part): Query<Part>) -> Response {
+async fn list(State(admin): State<Admin>, part: Result<Query<Part>, QueryRejection>) -> Response {
+    let part = match part {
+        Ok(Query(part)) => part,
+        Err(error) => {
+            return Problem::new(StatusCode::BAD_REQUEST, error.body_text()).into_response();
+        }
+    };
     let limit = part.limit.unwrap_or(LIMIT).min(LIMIT_MAX);
     match admin.rollouts.list(part.model, part.before, limit).await {
         Ok(rollouts) => Json(RolloutList { rollouts }).into_response(),
@@ -169,8 +179,8 @@ async fn plan(State(admin): State<Admin>, body: Bytes) -> Response {
     };
     let policy = policy(&fields, &mut errors);
     let rate = fields.get("rate").map(Value::as_f64);
-    if rate.is_some_and(|rate| rate.is_none_or(|rate| rate.is_nan() || rate <= 0.0)) {
-        errors.add("`rate` must be a number of requests per second above 0");
+    if rate.is_some_and(|rate| !rate.is_some_and(|rate| (0.001..=1e9).contains(&rate))) {
+        errors.add("`rate` must be a number of requests per second, at least 0.001");
     }
     let base = fields.share("base", &mut errors);
     match model(&fields, &mut errors) {
@@ -245,7 +255,12 @@ async fn set_frozen(admin: &Admin, freeze: bool, body: &Bytes) -> Response {
 
 fn shown(frozen: Result<Option<Frozen>, RolloutError>) -> Response {
     match frozen {
-        Ok(by) => Json(FreezeReport { frozen: by.is_some(), by }).into_response(),
+        Ok(None) => Json(FreezeReport { frozen: false, since: None, by: None, reason: None })
+            .into_response(),
+        Ok(Some(Frozen { since, by, reason })) => {
+            let (since, by, reason) = (Some(since), Some(by), Some(reason));
+            Json(FreezeReport { frozen: true, since, by, reason }).into_response()
+        }
         Err(error) => refused(error),
     }
 }
@@ -281,7 +296,9 @@ fn refused(error: RolloutError) -> Response {
                 error => refused_operation(&error, None),
             };
         }
-        RolloutError::Unrecorded(_) => (StatusCode::INSUFFICIENT_STORAGE, None),
+        RolloutError::Unrecorded(_) | RolloutError::NotYetRecorded(_) => {
+            (StatusCode::INSUFFICIENT_STORAGE, None)
+        }
         RolloutError::Gone => (StatusCode::SERVICE_UNAVAILABLE, None),
     };
     let problem = Problem::new(status, text);

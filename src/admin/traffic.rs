@@ -12,11 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    lifecycle::{ArmChange, Operation, SplitChange},
-    model::{
-        Alias, ArmName, ModelName, SLOTS, ShadowSpec, Split, StickyBy, TrafficSource, VersionId,
-        slots_of,
-    },
+    lifecycle::{ArmChange, Operation, OperationError, SplitChange},
+    model::{Alias, ArmName, ModelName, SLOTS, ShadowSpec, Split, StickyBy, VersionId, slots_of},
     monitor::{EventKind, ShadowTotals},
     registry::Cause,
     serve::{Model, Traffic},
@@ -156,12 +153,7 @@ impl TrafficReport {
         Self {
             model: model.name.to_string(),
             revision: model.traffic_revision,
-            source: match spec.map(|spec| spec.source) {
-                None => "default",
-                Some(TrafficSource::Operator) => "operator",
-                Some(TrafficSource::Rollout) => "rollout",
-            }
-            .to_owned(),
+            source: spec.map_or("default", |spec| spec.source.word()).to_owned(),
             rollout: spec.and_then(|spec| spec.rollout.clone()),
             sticky: StickyReport {
                 by: sticky.word().to_owned(),
@@ -249,7 +241,12 @@ fn sticky(fields: &Fields<'_>, errors: &mut Errors) -> Option<StickyBy> {
             named("header", token).map(|name| StickyBy::Header(name.to_ascii_lowercase()))
         }
         Some("cookie") => named("cookie", token).map(StickyBy::Cookie),
-        Some("parameter") => named("parameter", true).map(StickyBy::Parameter),
+        Some("parameter") => {
+            // Parameters hold no objects that could be pointed into.
+            let flat = name.is_some_and(|name| !name.trim_start_matches('/').contains('/'));
+            named("parameter (without a second `/`: parameters hold no objects)", flat)
+                .map(StickyBy::Parameter)
+        }
         Some("request_id") => Some(StickyBy::RequestId),
         Some("none") => Some(StickyBy::None),
         _ => {
@@ -406,6 +403,10 @@ async fn operate(
         },
         Err(error) => {
             let current = report(admin, model).and_then(|report| serde_json::to_value(report).ok());
+            if let OperationError::Failed { .. } = error {
+                let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string());
+                return Problem { current, ..problem }.into_response();
+            }
             refused_operation(&error, current)
         }
     }
@@ -425,9 +426,11 @@ async fn while_in_rollout(
     };
     let Ok(rollout) = admin.rollouts.show(&id).await else { return Ok(None) };
     if rollout.state.is_over() {
-        change.overrides = true;
+        (change.overrides, change.forgets_rollout) = (true, true);
         return Ok(None);
     }
+    // What was looked at is what is changed.
+    change.if_revision.get_or_insert(current.revision);
     let conflict = |detail: String| Problem {
         current: serde_json::to_value(&current).ok(),
         ..Problem::new(StatusCode::CONFLICT, detail)
@@ -445,6 +448,17 @@ async fn while_in_rollout(
     if change.reset || change.sticky.is_some() || !change.arms.as_ref().is_none_or(same) {
         return Err(conflict(format!(
             "while rollout {id} is paused, only weights of its arms and the shadow can be changed"
+        )));
+    }
+    let weight = change.arms.as_ref().and_then(|arms| arms.get(1)).map(|arm| arm.slots);
+    if weight.is_some_and(|slots| slots > 0) && rollout.weight <= 0.0 {
+        return Err(conflict(format!(
+            "rollout {id} has not come to its first step; resume it first"
+        )));
+    }
+    if weight.is_some_and(|slots| slots > SLOTS / 2) {
+        return Err(conflict(format!(
+            "the canary of rollout {id} may have half of the traffic at most"
         )));
     }
     change.overrides = true;

@@ -238,7 +238,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         Arc::clone(&serving),
         registry,
         policies(&config),
-        config.loaded_bytes_max,
+        (config.loaded_bytes_max, state.as_ref().is_some_and(rollout::is_frozen)),
     )?;
     let rollouts = rollout::Running::start(rollout::Parts {
         lifecycle: lifecycle.handle(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    model::{ModelDescription, ModelName, Signature, VersionId, VersionState},
+    model::{ModelDescription, ModelName, Signature, TrafficSpec, VersionId, VersionState},
     registry::Decisions,
     serve::{Entry, Evidence, Traffic, Version},
     source::{Fingerprint, ListedVersion},
@@ -308,15 +308,20 @@ impl Kept {
     /// What should be, decided thus; `None` before the model is described.
     pub(super) fn plan_for(&self, mut decisions: Decisions, policy: Policy) -> Option<Plan> {
         let mut on_new = policy.on_new_version;
-        if let Some((answering, _)) = self.answering().filter(|_| policy.frozen) {
-            (on_new, decisions.level) = (OnNewVersion::Hold, Some(answering));
+        if policy.frozen {
+            let served = || decisions.served.keys().next_back().copied();
+            let level = self.answering().map(|(id, _)| id).or_else(served).or(decisions.level);
+            (on_new, decisions.level) = (OnNewVersion::Hold, level);
         }
         if on_new != OnNewVersion::Serve && decisions.level.is_none() {
             // What serves now is what was let in.
             decisions.level = self.answering().map(|(id, _)| id);
         }
-        let (blamed, there): (BTreeSet<_>, BTreeSet<_>) =
+        let (blamed, mut there): (BTreeSet<_>, BTreeSet<_>) =
             self.listed.keys().copied().partition(|id| self.is_blamed(*id));
+        // What a split names stays as long as it is loaded, be its folder gone.
+        let split = decisions.traffic.iter().flat_map(TrafficSpec::versions);
+        there.extend(split.filter(|id| self.is_ready(*id)));
         let versions = &self.description.as_ref()?.version_policy;
         let mut plan = Plan::of(&there, versions, &decisions, on_new);
         if !decisions.unloaded {

@@ -177,6 +177,8 @@ pub struct SplitChange {
     pub keep: Option<Vec<VersionId>>,
     /// True if what a rollout decided may be changed: it is paused or over.
     pub overrides: bool,
+    /// True if the rollout that decided before is over, and has no more say.
+    pub forgets_rollout: bool,
     /// The rollout whose step this is.
     pub rollout: Option<RolloutStep>,
 }
@@ -281,6 +283,9 @@ pub enum OperationError {
         /// The rollout.
         id: String,
     },
+    /// The model is out of service.
+    #[error("model '{0}' is unloaded; `tidegate models load {0}` brings it back")]
+    Unloaded(ModelName),
     /// What was brought cannot be used.
     #[error("failed to load '{model}': {reason}")]
     Unfit {
@@ -333,14 +338,14 @@ const WAITING_MAX: usize = 64;
 impl Lifecycle {
     /// Starts the keeper and the watching of its folder.
     ///
-    /// With `loaded_bytes_max`, versions that do not fit are loaded on demand.
+    /// With `loaded_bytes_max`, versions that do not fit are loaded on demand; `frozen` keeps new ones from taking over.
     pub fn start(
         settings: Settings,
         loader: Loader,
         serving: Arc<Serving>,
         registry: Registry,
         policies: BTreeMap<ModelName, Policy>,
-        loaded_bytes_max: Option<u64>,
+        (loaded_bytes_max, frozen): (Option<u64>, bool),
     ) -> Result<Self, StartError> {
         let (messages, incoming) = mpsc::channel();
         let look_due = Arc::new(AtomicBool::new(false));
@@ -348,7 +353,7 @@ impl Lifecycle {
             messages: messages.clone(),
             waiting: Arc::default(),
             broken: Arc::default(),
-            frozen: Arc::default(),
+            frozen: Arc::new(AtomicBool::new(frozen)),
             uploading: Arc::new(Semaphore::new(1)),
             keep: (loader.store.clone(), loader.artifact_bytes_max),
         };

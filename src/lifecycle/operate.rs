@@ -297,7 +297,12 @@ impl Keeper {
         match (ready.find(Result::is_err), versions.first()) {
             (Some(error), _) => error,
             (None, Some(first)) => Ok(*first),
-            (None, None) => Err(failed(model, "no version is named")),
+            // Nothing was to be waited for.
+            (None, None) => {
+                let kept = self.state.models.get(model);
+                let meant = kept.and_then(Kept::meant).or_else(|| self.decisions(model).pinned);
+                Ok(meant.unwrap_or(VersionId::new(0)))
+            }
         }
     }
 

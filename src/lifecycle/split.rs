@@ -27,7 +27,7 @@ impl Keeper {
             return Err(OperationError::Revision { model: model.clone(), current });
         }
         if decided.unloaded {
-            return Err(failed(model, "it is unloaded; load it first"));
+            return Err(OperationError::Unloaded(model.clone()));
         }
         let kept = self.state.models.get(model);
         let answering =
@@ -44,9 +44,16 @@ impl Keeper {
             }
         }
         let spec = change.after(&decided, answering);
+        let mut spec = spec;
+        let ready = |id: u64| kept.is_some_and(|kept| kept.is_ready(VersionId::new(id)));
+        if let Some(spec) = &mut spec {
+            spec.keep.retain(|id| ready(*id));
+        }
         let versions: Vec<_> = match &spec {
+            // A rollout had its versions loaded before it began, and must wait for nobody's load.
+            Some(_) if change.rollout.is_some() => Vec::new(),
             Some(spec) => spec.versions().collect(),
-            None => vec![answering],
+            None => Vec::new(),
         };
         let action = match &change.rollout {
             None => Action::Split { traffic: spec },
@@ -161,7 +168,10 @@ impl SplitChange {
         }
         match rollout {
             Some(rollout) => (spec.rollout, spec.source) = (Some(rollout), TrafficSource::Rollout),
-            None => spec.source = TrafficSource::Operator,
+            None => {
+                spec.source = TrafficSource::Operator;
+                spec.rollout = spec.rollout.filter(|_| !self.forgets_rollout);
+            }
         }
         Some(spec)
     }

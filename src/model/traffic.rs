@@ -72,6 +72,16 @@ pub struct ShadowSpec {
     pub slots: u32,
 }
 
+impl TrafficSource {
+    /// The word for it, such as `operator`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Rollout => "rollout",
+        }
+    }
+}
+
 impl Default for StickyBy {
     fn default() -> Self {
         Self::Header("x-tidegate-key".to_owned())

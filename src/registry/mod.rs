@@ -427,11 +427,18 @@ impl Registry {
         if let Action::Rollout { id, record, .. } = &entry.action {
             let (model, record) = (entry.model.clone(), record.clone());
             self.rollouts.insert(id.clone(), RolloutRecord { model, record });
-            while self.rollouts.len() > ROLLOUTS_MAX {
-                self.rollouts.pop_first();
-            }
         }
         self.models.entry(entry.model.clone()).or_default().apply(&entry.action);
+        while self.rollouts.len() > ROLLOUTS_MAX {
+            // One that decides about a split goes on.
+            let decides = |id: &str, rollout: &RolloutRecord| {
+                let traffic = self.models.get(&rollout.model).and_then(|own| own.traffic.as_ref());
+                traffic.is_some_and(|traffic| traffic.rollout.as_deref() == Some(id))
+            };
+            let over = self.rollouts.iter().find(|(id, rollout)| !decides(id, rollout));
+            let Some(id) = over.map(|(id, _)| id.clone()) else { break };
+            self.rollouts.remove(&id);
+        }
     }
 }
 

@@ -113,6 +113,14 @@ impl Driver {
                 "version {baseline} answers already; it cannot be held against itself"
             )));
         }
+        let table = self.serving.table();
+        let split = table.model(&wanted.model).and_then(|model| model.traffic.as_deref());
+        if split.is_some_and(|split| split.spec().rollout.is_none() && split.arms().len() > 1) {
+            let model = &wanted.model;
+            return Err(conflict(format!(
+                "an operator split its traffic; `tidegate traffic reset {model}` makes room for a rollout"
+            )));
+        }
         self.reserved.insert(wanted.model.clone(), wanted.candidate);
         Ok(vec![baseline, wanted.candidate])
     }
@@ -254,7 +262,7 @@ impl Driver {
         let (actor, reason) = (cause.actor.as_str(), cause.reason.as_str());
         self.hear(&id, &Event::Order { order, actor, reason });
         if let Some(problem) = self.runs.get(&id).and_then(|run| run.problem.clone()) {
-            return Err(RolloutError::Unrecorded(problem));
+            return Err(RolloutError::NotYetRecorded(problem));
         }
         self.show(&id)
     }
@@ -303,7 +311,7 @@ impl Driver {
         let uptime = self.now().saturating_sub(self.started).as_secs_f64().max(1.0);
         #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
         let (rate, base) = (
-            rate.unwrap_or(requests as f64 / uptime),
+            rate.unwrap_or((requests as f64 / uptime).max(0.001)),
             // Without any error so far, as many as one more request may have.
             base.unwrap_or((errors.max(1) as f64 / requests.max(1000) as f64).min(0.5)),
         );

@@ -474,6 +474,7 @@ impl Rollout {
         match order {
             Order::Pause => {
                 self.head.paused_from = Some(self.head.state);
+                self.head.held_before = self.head.held;
                 self.enter(State::Paused, actor, words);
                 out.push(Effect::Record);
             }
@@ -505,12 +506,12 @@ impl Rollout {
 
     /// Goes back to the state before a pause; out of a hold it begins the step's time anew.
     fn resume(&mut self, actor: &str, words: &str, out: &mut Vec<Effect>) {
+        let held = self.head.held_before.take();
         let paused_from = self.head.paused_from.take().filter(|_| self.head.state == State::Paused);
         match paused_from {
             Some(State::Shadow) => self.enter(State::Shadow, actor, words),
             Some(State::AwaitingApproval) => self.enter(State::AwaitingApproval, actor, words),
             Some(State::Held) => {
-                let held = self.head.held;
                 self.enter(State::Held, actor, words);
                 self.head.held = held;
             }
@@ -524,7 +525,11 @@ impl Rollout {
             }
         }
         out.push(Effect::Record);
-        if self.head.state != State::Shadow {
+        if self.head.state == State::Shadow {
+            // Whatever an operator made of it meanwhile.
+            self.head.weight = 0.0;
+            out.extend([Effect::SetWeight(0.0), Effect::Shadow { share: self.shadow_share() }]);
+        } else {
             self.head.weight = self.head.policy.steps[self.head.step].weight.in_effect();
             out.push(Effect::SetWeight(self.head.weight));
         }

@@ -19,7 +19,7 @@ use crate::{
     model::{ArmName, ModelName, VersionId, VersionState},
     monitor::{EventKind, Monitor},
     registry::Cause,
-    serve::{Compared, Evidence, Evident, Reading, Serving},
+    serve::{Compared, Evidence, Evident, Model, Reading, Serving},
 };
 
 use super::{
@@ -38,6 +38,8 @@ const LOOK: Duration = Duration::from_millis(5);
 const REST: Duration = Duration::from_millis(200);
 /// Time between checkpoints, and between tries of what failed.
 const SECOND: Duration = Duration::from_secs(1);
+/// Time between checkpoints where nothing was heard.
+const MINUTE: Duration = Duration::from_mins(1);
 /// Rollouts that are shown; older ones stay in the log.
 const KNOWN_MAX: usize = 200;
 /// Entries that are heard at a time.
@@ -81,6 +83,8 @@ pub(super) struct Run {
     todo: Vec<Effect>,
     retry_at: Option<Duration>,
     saved_at: Duration,
+    /// True if it has heard of requests since.
+    has_heard: bool,
     /// True if the split was given to the model once.
     pub(super) is_placed: bool,
     /// True if it was brought back after a restart and has not gone on.
@@ -108,6 +112,7 @@ impl Run {
             todo: Vec::new(),
             retry_at: None,
             saved_at: Duration::ZERO,
+            has_heard: false,
             is_placed: false,
             is_asleep: false,
             salt,
@@ -123,7 +128,7 @@ impl Driver {
     pub(super) fn new(parts: Parts, commands: mpsc::Receiver<Command>, rollouts: Rollouts) -> Self {
         let mut store = Store::open(parts.state);
         store.blamed = parts.blamed.into_iter().collect();
-        let mut runs = BTreeMap::new();
+        let (mut runs, mut tried) = (BTreeMap::new(), BTreeMap::new());
         for (id, recorded) in parts.records {
             let Some(rollout) = store.restore(&id, &recorded.record) else {
                 tracing::warn!(
@@ -141,6 +146,8 @@ impl Driver {
             let is_over = rollout.state().is_over();
             let mut run = Run::new(rollout, (recorded.model, baseline, candidate), salt);
             (run.is_placed, run.is_asleep) = (true, !is_over);
+            let tried = tried.entry(run.model.clone()).or_insert(candidate);
+            *tried = candidate.max(*tried);
             runs.insert(id, run);
         }
         store.forget_others(|id| runs.contains_key(id));
@@ -159,7 +166,7 @@ impl Driver {
             shared: Arc::clone(&rollouts.shared),
             runs,
             reserved: BTreeMap::new(),
-            tried: BTreeMap::new(),
+            tried,
             looked_at: None,
             is_stopping: false,
             rollouts,
@@ -184,7 +191,8 @@ impl Driver {
         }
         // What was learnt since the last second goes on in the next process.
         let now = self.now();
-        for run in self.runs.values_mut().filter(|run| !run.rollout.state().is_over()) {
+        let open = |run: &&mut Run| !run.rollout.state().is_over() && run.todo.is_empty();
+        for run in self.runs.values_mut().filter(open) {
             run.saved_at = now;
             self.store.checkpoint(&mut run.rollout);
         }
@@ -286,6 +294,7 @@ impl Driver {
     pub(super) fn hear(&mut self, id: &str, event: &Event<'_>) {
         let now = self.now();
         let Some(run) = self.runs.get_mut(id) else { return };
+        run.has_heard |= !matches!(event, Event::Tick);
         let effects = run.rollout.hear(event, now);
         self.carry_out(id, effects);
     }
@@ -351,8 +360,6 @@ impl Driver {
             let change = run.change(group, is_own);
             drop(table);
             let (model, reason) = (run.model.clone(), run.rollout.reason().to_owned());
-            self.store.checkpoint(&mut run.rollout);
-            run.saved_at = self.serving.unix_now();
             let cause = Cause { actor: run.rollout.actor().to_owned(), reason };
             let operation = Operation::Split(Box::new(change));
             let moved = group.iter().any(is_about_split);
@@ -364,6 +371,9 @@ impl Driver {
             };
             if let Some(run) = self.runs.get_mut(id) {
                 run.is_placed = true;
+                // Behind the record: what the file says is never ahead of the log.
+                self.store.checkpoint(&mut run.rollout);
+                run.saved_at = self.serving.unix_now();
             }
             if let Some(error) = later {
                 let is_act =
@@ -457,8 +467,10 @@ impl Driver {
     }
 
     fn tell_traffic(&self, model: &ModelName) {
-        let (events, now) = (self.monitor.events(), self.now());
-        events.tell(now, model, None, EventKind::TrafficChanged, "by a rollout");
+        let object = self.serving.table().model(model).map(Model::traffic_json);
+        let about = (model, None);
+        let events = self.monitor.events();
+        events.tell_about(self.now(), about, EventKind::TrafficChanged, "by a rollout", object);
     }
 
     fn tell(&self, id: &str, kind: Told, detail: &str) {
@@ -500,8 +512,10 @@ impl Driver {
         }
         self.hear(id, &Event::Tick);
         let Some(run) = self.runs.get_mut(id) else { return };
-        if !run.rollout.state().is_over() && now.saturating_sub(run.saved_at) >= SECOND {
-            run.saved_at = now;
+        let since = now.saturating_sub(run.saved_at);
+        let due = since >= SECOND && run.has_heard || since >= MINUTE;
+        if !run.rollout.state().is_over() && due && run.todo.is_empty() {
+            (run.saved_at, run.has_heard) = (now, false);
             self.store.checkpoint(&mut run.rollout);
         }
     }
@@ -530,6 +544,25 @@ impl Driver {
         if !own {
             let why = "an operator changed what the model serves".to_owned();
             return Some(Wrong::Superseded(why));
+        }
+        for (version, side) in
+            [(run.candidate, run.rollout.candidate()), (run.baseline, run.rollout.baseline())]
+        {
+            let entry = model.versions.iter().find(|entry| entry.id == version);
+            let Some(loaded) = entry.and_then(|entry| entry.version.as_ref()) else {
+                if version == run.baseline {
+                    // Without it there is nothing to be held against.
+                    return Some(Wrong::Waits);
+                }
+                continue;
+            };
+            let parts = loaded.parts();
+            if parts.identity.as_ref().unwrap_or(&parts.digest) != &side.digest {
+                let why = format!(
+                    "the files of version {version} were replaced while it was judged; start it again"
+                );
+                return Some(Wrong::Failed(why));
+            }
         }
         if loaded {
             if std::mem::take(&mut run.is_asleep) {
@@ -589,7 +622,8 @@ impl Driver {
             let split =
                 model.traffic.as_ref().is_some_and(|traffic| traffic.spec().rollout.is_none());
             let tried = self.tried.get(name).is_some_and(|tried| *tried >= candidate);
-            if !busy && !split && !tried {
+            // What an operator pinned stays.
+            if !busy && !split && !tried && model.pinned.is_none() {
                 starts.push((name.clone(), candidate));
             }
         }

@@ -81,8 +81,13 @@ pub enum RolloutError {
     #[error(transparent)]
     Unservable(OperationError),
     /// It could not be recorded.
-    #[error("nothing was changed: {0}")]
+    #[error("{0}")]
     Unrecorded(String),
+    /// It holds, and could not be recorded.
+    #[error(
+        "it holds, but is not recorded yet, so that a restart would undo it: {0}; it is tried again each second"
+    )]
+    NotYetRecorded(String),
     /// The driver has stopped.
     #[error(
         "rollouts are not run any more: the server is shutting down, or its log says what went wrong"
@@ -220,13 +225,22 @@ impl Rollouts {
     /// Starts a rollout: its candidate is loaded when this returns.
     ///
     /// # Cancel safety
-    /// Dropped while it waits, it may still start.
+    /// Dropped while it waits, it goes on.
     pub async fn start(&self, wanted: Wanted) -> Result<Report, RolloutError> {
+        let own = self.clone();
+        let started = tokio::spawn(async move { own.start_now(wanted).await });
+        started.await.unwrap_or(Err(RolloutError::Gone))
+    }
+
+    async fn start_now(&self, wanted: Wanted) -> Result<Report, RolloutError> {
         let boxed = Box::new(wanted.clone());
         let versions = self.ask(|reply| Command::Reserve(boxed, reply)).await?;
-        let operation = Operation::Prepare { versions };
         let (model, cause) = (wanted.model.clone(), wanted.cause.clone());
-        if let Err(error) = self.lifecycle.operate(model, operation, false, cause).await {
+        let prepare = |versions| {
+            let operation = Operation::Prepare { versions };
+            self.lifecycle.operate(model.clone(), operation, false, cause.clone())
+        };
+        if let Err(error) = prepare(versions).await {
             self.send(Command::Release(Box::new(wanted), error.to_string()))?;
             return Err(match error {
                 OperationError::Unknown(_) | OperationError::UnknownVersion { .. } => {
@@ -236,7 +250,12 @@ impl Rollouts {
             });
         }
         let boxed = Box::new(wanted);
-        self.ask(|reply| Command::Begin(boxed, reply)).await
+        let begun = self.ask(|reply| Command::Begin(boxed, reply)).await;
+        if begun.is_err() {
+            // The versions need not stay; a keeper that is gone has none.
+            let _ = prepare(Vec::new()).await;
+        }
+        begun
     }
 
     /// Does what an operator asks of a rollout.
@@ -285,7 +304,11 @@ impl Rollouts {
         let (policy, rate, base) = asked.await?;
         // A simulation of some hundred milliseconds: nothing for the thread that judges.
         let planned = tokio::task::spawn_blocking(move || plan(&policy, rate, base, SEED)).await;
-        let planned = planned.map_err(|_| RolloutError::Gone)?;
+        let planned = planned.map_err(|_| {
+            RolloutError::Malformed(vec![
+                "this cannot be planned, a bug of tidegate; the log has it".to_owned(),
+            ])
+        })?;
         planned.map_err(|error| RolloutError::Malformed(vec![error.to_string()]))
     }
 

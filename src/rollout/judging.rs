@@ -28,7 +28,7 @@ impl Rollout {
     pub(super) fn is_judging(&self) -> bool {
         let state = self.head.state;
         matches!(state, State::Canary | State::AwaitingApproval | State::Held)
-            || (state == State::Paused && self.head.paused_from != Some(State::Shadow))
+            || state == State::Paused && self.head.weight > 0.0
     }
 
     pub(super) fn judge_requests(&mut self, seen: &[Seen], out: &mut Vec<Effect>) {
@@ -104,7 +104,8 @@ impl Rollout {
         let Seen { candidate, share, marks, .. } = *request;
         let unit = Unit::of(request);
         let left = marks.has(Marks::ABANDONED);
-        let judged = !left && !marks.has(Marks::CAPACITY);
+        // Without any mark it did not fit the signature: the caller's mistake, on either arm.
+        let judged = !left && !marks.has(Marks::CAPACITY) && marks != Marks::default();
         let answered = judged && marks.has(Marks::ANSWERED) && !marks.has(Marks::ERROR);
         let in_sample = self.admit(&unit);
         let open = self.open(share, false);

@@ -122,6 +122,13 @@ impl Keys {
         self.known.len()
     }
 
+    /// Every key that is known.
+    pub(super) fn all(&self) -> Kept {
+        let mut keys: Vec<_> = self.known.iter().map(|(key, bits)| (*key, *bits)).collect();
+        keys.sort_unstable();
+        Kept { halvings: self.halvings, keys }
+    }
+
     /// Takes what changed since the last time.
     pub(super) fn take_fresh(&mut self) -> Kept {
         let mut keys: Vec<_> = self.fresh.drain().map(|key| (key, self.known[&key])).collect();

@@ -67,7 +67,7 @@ use crate::{
 
 pub use handle::{RolloutError, Rollouts, Wanted};
 pub use plan::{Plan, PlanError, PlannedRollback, PlannedStep, Promotes, plan};
-pub use store::Frozen;
+pub use store::{Frozen, is_frozen};
 
 /// Runs rollouts until it is dropped.
 #[derive(Debug)]

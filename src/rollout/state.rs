@@ -68,6 +68,9 @@ pub(super) struct Head {
     /// Since when the step could pass but for a gate without data.
     #[serde(default)]
     pub(super) lacking_since: Option<Duration>,
+    /// Why it was held before a pause.
+    #[serde(default)]
+    pub(super) held_before: Option<Held>,
     /// The state to which `resume` goes back.
     pub(super) paused_from: Option<State>,
     /// The step's approval was given.
@@ -464,6 +467,7 @@ impl Rollout {
             ended_at: None,
             held: None,
             lacking_since: None,
+            held_before: None,
             paused_from: None,
             approved: false,
             loaded: false,
@@ -623,6 +627,15 @@ impl Rollout {
             head: self.head.clone(),
             keys: self.keys.take_fresh(),
             entries: self.ledger.take_fresh(),
+        }
+    }
+
+    /// All that there is, as one checkpoint.
+    pub fn whole(&self) -> Checkpoint {
+        Checkpoint {
+            head: self.head.clone(),
+            keys: self.keys.all(),
+            entries: self.ledger.entries().to_vec(),
         }
     }
 

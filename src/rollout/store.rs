@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File, OpenOptions},
     io::{BufRead as _, BufReader, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -30,7 +30,8 @@ use super::{
 pub(super) struct Store {
     folder: Option<PathBuf>,
     state: Option<State>,
-    files: BTreeMap<String, File>,
+    /// Bytes of each file that were written well by this process.
+    good: BTreeMap<String, u64>,
     /// True if a checkpoint could not be written; told once.
     troubled: bool,
     /// Versions in whose runs the process before ended: model, version, digest.
@@ -48,8 +49,34 @@ pub struct Frozen {
     pub reason: String,
 }
 
+/// From this size on, a file is written anew.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// The kind of records about freezing.
 const FREEZE: &str = "automation.freeze";
+
+/// Who froze everything, if somebody did, as the log says.
+fn frozen(state: &State) -> Option<Frozen> {
+    let filter =
+        Filter { kind: Some(FREEZE.to_owned()), newest: true, limit: 1, ..Filter::default() };
+    let last = state.records(&filter).ok()?.into_iter().next_back()?;
+    serde_json::from_value(last.body).ok()?
+}
+
+fn append(path: &Path, line: &[u8]) -> std::io::Result<()> {
+    OpenOptions::new().append(true).create(true).open(path)?.write_all(line)
+}
+
+fn replace(path: &Path, line: &[u8]) -> std::io::Result<()> {
+    let aside = path.with_extension("incoming");
+    fs::write(&aside, line)?;
+    fs::rename(&aside, path)
+}
+
+/// True if all automation is frozen, as the log says.
+pub fn is_frozen(state: &State) -> bool {
+    frozen(state).is_some()
+}
 
 impl Store {
     /// Keeps rollouts in this state; in memory only without one.
@@ -66,36 +93,39 @@ impl Store {
         Self { folder: made.is_ok().then_some(folder), state: Some(state), ..Self::default() }
     }
 
-    /// Appends what changed since the last checkpoint.
+    /// Appends what changed since the last checkpoint; writes the file anew where it has grown, or was not written well.
     pub(super) fn checkpoint(&mut self, rollout: &mut Rollout) {
         let Some(folder) = &self.folder else { return };
         let path = folder.join(format!("{}.jsonl", rollout.id()));
-        let written = match self.files.entry(rollout.id().to_owned()) {
-            std::collections::btree_map::Entry::Occupied(open) => Ok(open.into_mut()),
-            std::collections::btree_map::Entry::Vacant(none) => OpenOptions::new()
-                .append(true)
-                .create(true)
-                .open(&path)
-                .map(|file| none.insert(file)),
-        };
-        let written = written.and_then(|file| {
-            let mut line = serde_json::to_vec(&rollout.checkpoint())?;
+        let good = self.good.get(rollout.id()).copied().filter(|bytes| *bytes < FILE_BYTES_MAX);
+        let checkpoint = rollout.checkpoint();
+        let whole = good.is_none().then(|| rollout.whole());
+        let written = serde_json::to_vec(whole.as_ref().unwrap_or(&checkpoint));
+        let written = written.map_err(std::io::Error::from).and_then(|mut line| {
             line.push(b'\n');
-            file.write_all(&line)
+            match good {
+                Some(good) => append(&path, &line).map(|()| good + line.len() as u64),
+                None => replace(&path, &line).map(|()| line.len() as u64),
+            }
         });
         match written {
-            Ok(()) => self.troubled = false,
-            Err(error) if !self.troubled => {
-                self.troubled = true;
-                tracing::warn!(
-                    "evidence is not written down: {}: {error}; make room or make it writable",
-                    path.display()
-                );
+            Ok(bytes) => {
+                self.troubled = false;
+                self.good.insert(rollout.id().to_owned(), bytes);
             }
-            Err(_) => {}
+            Err(error) => {
+                // The next one writes all of it.
+                self.good.remove(rollout.id());
+                if !std::mem::replace(&mut self.troubled, true) {
+                    tracing::warn!(
+                        "evidence is not written down: {}: {error}; make room or make it writable",
+                        path.display()
+                    );
+                }
+            }
         }
         if rollout.state().is_over() {
-            self.files.remove(rollout.id());
+            self.good.remove(rollout.id());
         }
     }
 
@@ -138,13 +168,9 @@ impl Store {
         }
     }
 
-    /// Whether all is frozen, as the log says.
+    /// Who froze everything, if somebody did, as the log says.
     pub(super) fn frozen(&self) -> Option<Frozen> {
-        let filter =
-            Filter { kind: Some(FREEZE.to_owned()), newest: true, limit: 1, ..Filter::default() };
-        let records = self.state.as_ref()?.records(&filter).ok()?;
-        let last = records.into_iter().next_back()?;
-        serde_json::from_value(last.body).ok()?
+        frozen(self.state.as_ref()?)
     }
 
     /// Writes down that all is frozen, or free again.

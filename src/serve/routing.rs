@@ -86,7 +86,15 @@ impl Model {
     ) -> Result<&'t Arc<Version>, RouteError> {
         match traffic.and_then(|traffic| traffic.arms().first()?.version.as_ref()) {
             Some(version) => Ok(version),
-            None => self.route(VersionSelector::Default),
+            None => {
+                let other = self.route(VersionSelector::Default)?;
+                let arms = traffic.map(Traffic::arms).unwrap_or_default();
+                // What is being tried must not take the baseline's share.
+                match arms.iter().skip(1).find(|arm| arm.id == other.id()) {
+                    Some(_) => Err(self.not_ready(arms.first().map(|arm| arm.id))),
+                    None => Ok(other),
+                }
+            }
         }
     }
 

@@ -275,7 +275,7 @@ impl Model {
             if entry.on_demand {
                 RouteError::Asleep { model: self.name.clone(), id: entry.id }
             } else {
-                self.not_ready(Some(entry))
+                self.not_ready(Some(entry.id))
             }
         })
     }
@@ -287,9 +287,11 @@ impl Model {
         }
     }
 
-    fn not_ready(&self, entry: Option<&Entry>) -> RouteError {
-        let entry = entry.or(self.versions.last());
-        let version = entry.map_or_else(|| "-".to_owned(), |entry| entry.id.to_string());
+    pub(super) fn not_ready(&self, id: Option<VersionId>) -> RouteError {
+        let own = |id: VersionId| self.versions.iter().find(|entry| entry.id == id);
+        let entry = id.map_or(self.versions.last(), own);
+        let id = id.or(entry.map(|entry| entry.id));
+        let version = id.map_or_else(|| "-".to_owned(), |id| id.to_string());
         let reason =
             entry.map(|entry| entry.reason.as_str()).or(self.problem.as_deref()).unwrap_or("");
         let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };

@@ -64,7 +64,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         Arc::clone(&serving),
         Registry::replay([], Some(Box::new(Broken))),
         BTreeMap::new(),
-        None,
+        (None, false),
     )
     .unwrap();
     lifecycle.first_pass().await;

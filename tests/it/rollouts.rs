@@ -450,6 +450,118 @@ fn what_happens_to_a_rollout_is_told_with_all_that_is_known() {
 }
 
 #[test]
+fn a_baseline_without_its_folder_serves_on_and_the_candidate_never_in_its_place() {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", &picking(100));
+    repository.add_bytes(MODEL, "2", &picking(5));
+    let server = Launch::of(&repository)
+        .set("REPOSITORY__POLL_INTERVAL", "50ms")
+        .set("REPOSITORY__VANISHED_GRACE", "0s")
+        .start();
+    let path = format!("/api/v1/models/{MODEL}/rollback");
+    admin(&server, "POST", &path, &json!({"version": 1})).ok();
+    let mut policy = quick();
+    // Nothing is judged before the folder is gone.
+    policy["warmup_requests"] = json!(100_000);
+    let id = start(&server, &policy)["id"].as_str().unwrap().to_owned();
+    repository.remove(MODEL, "1");
+    repository.add_bytes("other", "1", &picking(3));
+    server.wait_for_state("other", "1", "READY");
+    let mut connection = server.connect();
+    for number in 0..100 {
+        let answer = connection.ask(&Request::post_json(&infer(MODEL), &pick(number))).ok();
+        let arm = answer.header("x-tidegate-arm").unwrap().to_owned();
+        let version = answer.header("x-tidegate-version").unwrap();
+        assert_eq!(version == "1", arm == "baseline", "{arm} {version}");
+    }
+    let aborted = admin(&server, "POST", &format!("/api/v1/rollouts/{id}/abort"), &json!({})).ok();
+    assert_eq!(aborted.json()["state"], "rolled_back");
+    assert_eq!(arms(&server), alone("1"));
+}
+
+#[test]
+fn files_that_are_replaced_while_they_are_judged_end_the_rollout() {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", &picking(100));
+    repository.add_bytes(MODEL, "2", &picking(100));
+    let server = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "50ms").start();
+    let path = format!("/api/v1/models/{MODEL}/rollback");
+    admin(&server, "POST", &path, &json!({"version": 1})).ok();
+    let mut policy = quick();
+    policy["steps"][0]["min_requests"] = json!(1_000_000);
+    let id = start(&server, &policy)["id"].as_str().unwrap().to_owned();
+    repository.replace(MODEL, "2", &picking(50));
+    let shown = eventually("the rollout ends", || ended(&server, &id));
+    assert_eq!(shown["state"], "rolled_back", "{shown:#}");
+    assert!(shown["reason"].as_str().unwrap().contains("were replaced"), "{shown:#}");
+    assert_eq!(arms(&server), alone("1"));
+}
+
+#[test]
+fn what_is_frozen_stays_so_over_a_restart() {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", &picking(100));
+    let launch = || Launch::of(&repository).remembering();
+    let server = launch().start();
+    admin(&server, "POST", "/api/v1/freeze", &json!({"reason": "holidays"})).ok();
+    drop(server);
+    repository.add_bytes(MODEL, "2", &picking(101));
+    let server = launch().start();
+    assert_eq!(server.admin("/api/v1/freeze").ok().json()["reason"], "holidays");
+    assert_eq!(arms(&server), alone("1"));
+    admin(&server, "DELETE", "/api/v1/freeze", &json!({})).ok();
+    let free = server.admin("/api/v1/freeze").ok().json();
+    assert_eq!(free, json!({"frozen": false, "since": null, "by": null, "reason": null}));
+}
+
+#[test]
+fn a_client_that_leaves_while_a_candidate_loads_costs_the_model_nothing() {
+    let server = two(&picking(100), &picking(100));
+    let mut connection = Connection::open(server.admin);
+    let body = json!({"model": MODEL, "candidate": 2, "policy": quick()});
+    connection.send(Request::post_json("/api/v1/rollouts", &body).bytes());
+    drop(connection);
+    let id = eventually("the rollout starts all the same", || {
+        let list = server.admin("/api/v1/rollouts").ok().json();
+        list["rollouts"][0]["id"].as_str().map(str::to_owned)
+    });
+    admin(&server, "POST", &format!("/api/v1/rollouts/{id}/abort"), &json!({})).ok();
+    let mut again = body;
+    again["force"] = json!(true);
+    assert_eq!(admin(&server, "POST", "/api/v1/rollouts", &again).status, 201);
+}
+
+#[test]
+fn what_an_operator_splits_is_no_rollouts_to_take() {
+    let server = two(&picking(100), &picking(100));
+    let path = format!("/api/v1/models/{MODEL}/traffic");
+    let blue = json!({"arms": [
+        {"name": "baseline", "version": 1, "weight": 0.5},
+        {"name": "blue", "version": 2, "weight": 0.5},
+    ]});
+    admin(&server, "PUT", &path, &blue).ok();
+    let body = json!({"model": MODEL, "candidate": 2, "policy": quick()});
+    let refused = admin(&server, "POST", "/api/v1/rollouts", &body);
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    admin(&server, "DELETE", &path, &json!({})).ok();
+    let id = start(&server, &quick())["id"].as_str().unwrap().to_owned();
+    let order = |order: &str| {
+        admin(&server, "POST", &format!("/api/v1/rollouts/{id}/{order}"), &json!({})).ok().json()
+    };
+    order("pause");
+    let all = json!({"arms": [
+        {"name": "baseline", "version": 1, "weight": 0},
+        {"name": "canary", "version": 2, "weight": 1},
+    ]});
+    assert_eq!(admin(&server, "PUT", &path, &all).status, 409, "more than half is not judged");
+    order("abort");
+    // After the end an operator's split is the operator's.
+    admin(&server, "PUT", &path, &blue).ok();
+    let after = server.admin(&path).ok().json();
+    assert_eq!((&after["source"], &after["rollout"]), (&json!("operator"), &Value::Null));
+}
+
+#[test]
 fn a_rollout_goes_on_after_a_restart() {
     let repository = Repository::empty();
     repository.add_bytes(MODEL, "1", &picking(100));
