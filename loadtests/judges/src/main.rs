@@ -2,7 +2,7 @@
 //!
 //! Every table is Markdown and follows from seeds alone. `judges [RUNS]`, 1,000 by default, takes about three minutes.
 //!
-//! Not here: the machinery of a rollout. Only the rules are compared, each on the same requests.
+//! Rules are compared on the same requests; whole rollouts are decided by the code of the real server.
 
 mod judge;
 mod schedule;

@@ -1,21 +1,15 @@
-//! A whole rollout by the default policy: steps, gates, and the limits that stand before the promotion.
+//! A whole rollout by the default policy, decided by the code of the real server.
 //!
-//! Errors differ between the arms by a ratio; latencies and outputs are alike. Counted after the warm-up.
+//! Errors differ between the arms by a ratio; latencies and outputs are alike. Requests come evenly and end at once.
+//! One that is held, mostly for more evidence at the end of its last step, is not followed further.
 
-use tidegate::stats::{
-    Direction, EventProcess, Stratum, mean_log_e, rate_upper_limit, ratio_limits,
+use std::time::Duration;
+
+use tidegate::rollout::{
+    Effect, Event, Marks, Policy, Rollout, Seen, Side, Start, State, Threshold,
 };
 
 use crate::{judge::number, world::Random};
-
-/// Share, least canary requests, longest duration in seconds. Each step takes at least two minutes.
-const STEPS: [(f64, u64, f64); 3] = [(0.01, 200, 3600.0), (0.1, 500, 3600.0), (0.25, 500, 7200.0)];
-const SECONDS_MIN: f64 = 120.0;
-const MARGIN: f64 = 0.5;
-const PROMOTION_ALPHA: f64 = 0.05;
-/// `errors` has half of 1 %, each of the five others a fifth of the rest.
-const ERRORS_ALPHA: f64 = 0.005;
-const OTHERS_ALPHA: f64 = 0.001;
 
 /// How a rollout ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,81 +19,66 @@ pub(crate) enum End {
     Held,
 }
 
-/// One kind of event, with what its limits are read from.
-struct Events {
-    process: EventProcess,
-    strata: [Stratum; STEPS.len()],
-    base: f64,
-    /// A rate of the canary's own below which its ratio no longer matters.
-    tolerable: f64,
-}
+/// Time of the requests that are heard of together: the limits of a promotion are read so often.
+const BATCH_SECONDS: f64 = 2.0;
 
-impl Events {
-    fn new(delta: f64, base: f64, tolerable: f64) -> Self {
-        let strata = STEPS.map(|(share, ..)| Stratum { share, candidate: 0, baseline: 0 });
-        let process = EventProcess::new(Direction::More, delta, Some(base));
-        Self { process, strata, base, tolerable }
-    }
-
-    fn count(&mut self, step: usize, canary: bool) {
-        let stratum = &mut self.strata[step];
-        let (candidate, baseline) = (u64::from(canary), u64::from(!canary));
-        stratum.candidate += candidate;
-        stratum.baseline += baseline;
-        self.process.add(stratum.share, candidate, baseline);
-    }
-
-    fn pass(&self, requests: u64) -> bool {
-        let events = self.strata.iter().map(|stratum| stratum.candidate).sum();
-        rate_upper_limit(requests, events, PROMOTION_ALPHA, self.tolerable) < self.tolerable
-            || ratio_limits(&self.strata, PROMOTION_ALPHA, Some(self.base)).upper < 1.0 + MARGIN
-    }
-}
-
-/// Runs a rollout; also returns the canary's requests.
+/// Runs a rollout; also returns the canary's requests, the warm-up included.
 pub(crate) fn run(base: f64, ratio: f64, requests_per_second: f64, seed: u64) -> (End, u64) {
     let mut random = Random(seed << 32);
-    let mut errors = Events::new(0.2, base, 0.005);
-    let slow_share = [0.5, 0.05];
-    let mut slow = slow_share.map(|share| Events::new(0.2, share, share * (1.0 + MARGIN)));
-    let (mut step, mut since, mut in_step, mut requests) = (0, 0.0, 0, 0);
+    let mut now = Duration::from_secs(1_000_000);
+    let mut rollout = start(now);
+    rollout.hear(&Event::Loaded, now);
+    let (mut requests, mut batch) = (0, Vec::new());
     loop {
-        let (share, requests_min, seconds_max) = STEPS[step];
-        since += 1.0 / requests_per_second;
-        let canary = random.unit() < share;
-        if random.unit() < if canary { base * ratio } else { base } {
-            errors.count(step, canary);
-            // Only an event of the canary raises the evidence.
-            if canary && errors.process.log_e() >= -ERRORS_ALPHA.ln() {
-                return (End::RolledBack, requests);
-            }
-        } else {
-            let slowness = random.unit();
-            let exceeds = |index: usize| slowness < slow_share[index];
-            (0..2)
-                .filter(|index| exceeds(*index))
-                .for_each(|index| slow[index].count(step, canary));
-            let log_e = || mean_log_e(&slow.each_ref().map(|slow| slow.process.log_e()));
-            if canary && exceeds(0) && log_e() >= -OTHERS_ALPHA.ln() {
-                return (End::RolledBack, requests);
-            }
+        let until = now + Duration::from_secs_f64(BATCH_SECONDS);
+        batch.clear();
+        while now < until {
+            now += Duration::from_secs_f64(1.0 / requests_per_second);
+            let request = request((base, ratio), rollout.weight(), now, &mut random);
+            requests += u64::from(request.candidate);
+            batch.push(request);
         }
-        requests += u64::from(canary);
-        in_step += u64::from(canary);
-        if since >= SECONDS_MIN && in_step >= requests_min {
-            if step + 1 < STEPS.len() {
-                (step, since, in_step) = (step + 1, 0.0, 0);
-            } else if canary && requests % 50 == 0 {
-                let pass = |events: &Events| events.pass(requests);
-                if pass(&errors) && slow.iter().all(pass) {
-                    return (End::Promoted, requests);
-                }
-            }
+        let effects = rollout.hear(&Event::Requests(&batch), now);
+        if effects.iter().any(|effect| matches!(effect, Effect::FreezeQuantiles(_))) {
+            let threshold =
+                |quantile: f64| Threshold { quantile, seconds: 0.01, share_above: 1.0 - quantile };
+            rollout.hear(&Event::Thresholds(&[threshold(0.5), threshold(0.95)]), now);
         }
-        if since >= seconds_max && step + 1 == STEPS.len() {
-            return (End::Held, requests);
+        match rollout.state() {
+            State::Promoting => return (End::Promoted, requests),
+            State::RolledBack => return (End::RolledBack, requests),
+            State::Held => return (End::Held, requests),
+            _ => {}
         }
     }
+}
+
+fn start(now: Duration) -> Rollout {
+    let side = |version: &str| Side { version: version.to_owned(), digest: version.to_owned() };
+    let start = Start {
+        id: "r-0".to_owned(),
+        model: "simulated".to_owned(),
+        baseline: side("1"),
+        candidate: side("2"),
+        policy: Policy::default(),
+        salt: String::new(),
+        actor: "judges",
+        reason: "",
+    };
+    Rollout::start(start, now).0
+}
+
+fn request((base, ratio): (f64, f64), share: f64, at: Duration, random: &mut Random) -> Seen {
+    let candidate = random.unit() < share;
+    let error = random.unit() < if candidate { base * ratio } else { base };
+    let slowness = random.unit();
+    let marks = match slowness {
+        _ if error => Marks::ERROR,
+        slowness if slowness < 0.05 => Marks::ANSWERED | Marks::SLOW_0 | Marks::SLOW_1,
+        slowness if slowness < 0.5 => Marks::ANSWERED | Marks::SLOW_0,
+        _ => Marks::ANSWERED,
+    };
+    Seen { candidate, share, key: 0, sticky: false, at, prediction: [b'0'; 24], marks }
 }
 
 /// Share of each end, and the median of the canary's requests among those that ended so.
