@@ -166,12 +166,11 @@ impl SplitChange {
         if let Some(keep) = &self.keep {
             spec.keep = keep.iter().map(|version| version.number()).collect();
         }
-        match rollout {
-            Some(rollout) => (spec.rollout, spec.source) = (Some(rollout), TrafficSource::Rollout),
-            None => {
-                spec.source = TrafficSource::Operator;
-                spec.rollout = spec.rollout.filter(|_| !self.forgets_rollout);
-            }
+        if let Some(rollout) = rollout {
+            (spec.rollout, spec.source) = (Some(rollout), TrafficSource::Rollout);
+        } else {
+            spec.source = TrafficSource::Operator;
+            spec.rollout = spec.rollout.filter(|_| !self.forgets_rollout);
         }
         Some(spec)
     }

@@ -527,8 +527,7 @@ impl Rollout {
         out.push(Effect::Record);
         if self.head.state == State::Shadow {
             // Whatever an operator made of it meanwhile.
-            self.head.weight = 0.0;
-            out.extend([Effect::SetWeight(0.0), Effect::Shadow { share: self.shadow_share() }]);
+            out.push(Effect::Shadow { share: self.shadow_share() });
         } else {
             self.head.weight = self.head.policy.steps[self.head.step].weight.in_effect();
             out.push(Effect::SetWeight(self.head.weight));

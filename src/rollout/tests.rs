@@ -231,7 +231,7 @@ fn validation_and_shadow_come_first() {
          pause                => paused/0 record
          wait 90              => paused/0
          shadowed 200 alike   => paused/0
-         resume               => canary/0 record, no shadow, record, weight 0.10, tell step
+         resume               => canary/0 record, shadow 0.5, no shadow, record, weight 0.10, tell step
          both 20              => canary/0
          both 120             => canary/0
          wait 10              => canary/1 record, weight 0.25, tell step

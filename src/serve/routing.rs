@@ -84,18 +84,16 @@ impl Model {
         &'t self,
         traffic: Option<&'t Traffic>,
     ) -> Result<&'t Arc<Version>, RouteError> {
-        match traffic.and_then(|traffic| traffic.arms().first()?.version.as_ref()) {
-            Some(version) => Ok(version),
-            None => {
-                let other = self.route(VersionSelector::Default)?;
-                let arms = traffic.map(Traffic::arms).unwrap_or_default();
-                // What is being tried must not take the baseline's share.
-                match arms.iter().skip(1).find(|arm| arm.id == other.id()) {
-                    Some(_) => Err(self.not_ready(arms.first().map(|arm| arm.id))),
-                    None => Ok(other),
-                }
-            }
+        if let Some(own) = traffic.and_then(|traffic| traffic.arms().first()?.version.as_ref()) {
+            return Ok(own);
         }
+        let other = self.route(VersionSelector::Default)?;
+        let arms = traffic.map(Traffic::arms).unwrap_or_default();
+        // What is being tried must not take the baseline's share.
+        if arms.iter().skip(1).any(|arm| arm.id == other.id()) {
+            return Err(self.not_ready(arms.first().map(|arm| arm.id)));
+        }
+        Ok(other)
     }
 
     /// Where a header sends a request: to an arm by its name, or to a version.
