@@ -520,6 +520,10 @@ fn a_client_that_leaves_while_a_candidate_loads_costs_the_model_nothing() {
     let mut connection = Connection::open(server.admin);
     let body = json!({"model": MODEL, "candidate": 2, "policy": quick()});
     connection.send(Request::post_json("/api/v1/rollouts", &body).bytes());
+    eventually("the candidate is being loaded", || {
+        let entry = server.indexed(MODEL, "2")?;
+        (!entry["reason"].as_str()?.contains("held back")).then_some(())
+    });
     drop(connection);
     let id = eventually("the rollout starts all the same", || {
         let list = server.admin("/api/v1/rollouts").ok().json();
