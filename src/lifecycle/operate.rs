@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::{
     model::{ModelName, VersionId},
     monitor::EventKind,
-    registry::{Action, Cause, Entry},
+    registry::{Action, Cause, Entry, TrafficChange},
     serve::Evidence,
 };
 
@@ -315,7 +315,9 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<VersionId, OperationError> {
         self.check_clients(model, &action, asked)?;
-        if let Some(kept) = self.state.models.get_mut(model) {
+        // The end of a rollout's window says nothing about what is being prepared for the next one.
+        let ends = matches!(action, Action::Rollout { traffic: TrafficChange::Clear, .. });
+        if let Some(kept) = self.state.models.get_mut(model).filter(|_| !ends) {
             kept.prepared.clear();
         }
         let cause = &asked.cause;

@@ -517,13 +517,15 @@ fn what_is_frozen_stays_so_over_a_restart() {
 #[test]
 fn a_client_that_leaves_while_a_candidate_loads_costs_the_model_nothing() {
     let server = two(&picking(100), &picking(100));
+    let is_held = || {
+        let entry = server.indexed(MODEL, "2");
+        entry.is_some_and(|entry| entry["reason"].as_str().unwrap().contains("held back"))
+    };
+    eventually("version 2 is let go", || is_held().then_some(()));
     let mut connection = Connection::open(server.admin);
     let body = json!({"model": MODEL, "candidate": 2, "policy": quick()});
     connection.send(Request::post_json("/api/v1/rollouts", &body).bytes());
-    eventually("the candidate is being loaded", || {
-        let entry = server.indexed(MODEL, "2")?;
-        (!entry["reason"].as_str()?.contains("held back")).then_some(())
-    });
+    eventually("the candidate is being loaded", || (!is_held()).then_some(()));
     drop(connection);
     let id = eventually("the rollout starts all the same", || {
         let list = server.admin("/api/v1/rollouts").ok().json();
