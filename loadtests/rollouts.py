@@ -209,23 +209,32 @@ def throughput(options):
                 sys.exit(said)
             return float(next(line for line in said.splitlines() if line.startswith("Requests/sec")).split()[1])
 
+        def cpu_seconds():
+            # The name in the second field may hold spaces; what follows its closing bracket does not.
+            fields = pathlib.Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
         step = {"weight": 0.25, "min_duration": "1d", "max_duration": "2d"}
-        ratios = []
+        ratios, costs = [], []
         for turn in range(options.runs):
-            rates = {}
+            rates, cpu = {}, {}
             for side in ("without", "with") if turn % 2 == 0 else ("with", "without"):
                 rollout = None
                 if side == "with" and not options.twin:
                     body = {"model": MODEL, "candidate": 2, "force": True, "policy": {"steps": [step], "rollback_window": "0s"}}
                     rollout = server.admin("POST", "/api/v1/rollouts", body)["id"]
                 load(1)
+                before = cpu_seconds()
                 rates[side] = load(options.seconds)
+                cpu[side] = (cpu_seconds() - before) / (rates[side] * options.seconds)
                 if rollout:
                     state = server.admin("POST", f"/api/v1/rollouts/{rollout}/abort", {})["state"]
                     assert state == "rolled_back", state
             ratios.append(rates["with"] / rates["without"])
-            print(json.dumps({**rates, "ratio": round(ratios[-1], 4)}), flush=True)
-        print(f"median ratio {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
+            costs.append(cpu["with"] / cpu["without"])
+            print(json.dumps({**rates, "ratio": round(ratios[-1], 4), "cpu_ratio": round(costs[-1], 4)}), flush=True)
+        print(f"median ratio {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}; "
+              f"CPU time per request {statistics.median(costs):.3f} times")
 
 
 def main():

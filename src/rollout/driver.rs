@@ -32,8 +32,8 @@ use super::{
     validating::{self, Task},
 };
 
-/// Time between two looks at what is not urgent.
-const LOOK: Duration = Duration::from_millis(5);
+/// Time between two looks at what is not urgent: errors and invalid outputs of the candidate wake the thread at once.
+const LOOK: Duration = Duration::from_millis(20);
 /// Time between two looks while no rollout judges requests.
 const REST: Duration = Duration::from_millis(200);
 /// Time between checkpoints, and between tries of what failed.
