@@ -117,6 +117,10 @@ async fn operate(
         Ok(Json(said)) => said,
         // Nothing need be said.
         Err(JsonRejection::MissingJsonContentType(_)) => OperationRequest::default(),
+        // Well-formed JSON of another shape is as malformed as no JSON.
+        Err(JsonRejection::JsonDataError(error)) => {
+            return Problem::new(StatusCode::BAD_REQUEST, error.body_text()).into_response();
+        }
         Err(error) => return Problem::new(error.status(), error.body_text()).into_response(),
     };
     let long =
