@@ -222,6 +222,21 @@ pub struct Done {
     pub durable: bool,
 }
 
+/// An operation that was begun.
+#[derive(Debug)]
+pub struct Pending(oneshot::Receiver<Result<Done, OperationError>>);
+
+impl Pending {
+    /// Its answer, once it is there.
+    pub fn answer(&mut self) -> Option<Result<Done, OperationError>> {
+        match self.0.try_recv() {
+            Ok(answer) => Some(answer),
+            Err(oneshot::error::TryRecvError::Empty) => None,
+            Err(oneshot::error::TryRecvError::Closed) => Some(Err(OperationError::Busy)),
+        }
+    }
+}
+
 /// Why an operation on a model was not done.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperationError {
@@ -461,19 +476,14 @@ impl Handle {
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
-    /// Does something to a model as [`Handle::operate`] does, for a thread that may wait.
-    pub fn operate_blocking(
-        &self,
-        model: ModelName,
-        operation: Operation,
-        cause: Cause,
-    ) -> Result<Done, OperationError> {
+    /// Has something done to a model as [`Handle::operate`] does, for a thread that waits for nothing: the answer comes
+    /// through the channel.
+    pub fn begin(&self, model: ModelName, operation: Operation, cause: Cause) -> Pending {
         let (reply, answer) = oneshot::channel();
         let asked = Asked { cause, signature_may_change: false, acts_first: false, evidence: None };
-        self.messages
-            .send(Message::Operate(model, operation, asked, reply))
-            .map_err(|_| self.gone())?;
-        answer.blocking_recv().unwrap_or_else(|_| Err(self.gone()))
+        // A keeper that is gone drops the channel, which is an answer.
+        let _ = self.messages.send(Message::Operate(model, operation, asked, reply));
+        Pending(answer)
     }
 
     /// Keeps new versions from taking over by themselves, or lets them again.

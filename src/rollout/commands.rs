@@ -13,7 +13,7 @@ use crate::{
 
 use super::{
     driver::{Driver, Run},
-    handle::{Command, RolloutError, Wanted},
+    handle::{Command, Reply, RolloutError, Wanted},
     policy::{Policy, PolicyDraft},
     report::Report,
     state::{Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State},
@@ -24,12 +24,22 @@ use super::{
 impl Driver {
     /// Does what was asked; whoever asked may be gone.
     pub(super) fn command(&mut self, command: Command) {
+        if self.must_wait(&command) {
+            self.deferred.push_back(command);
+            return;
+        }
         match command {
             Command::Reserve(wanted, reply) => drop(reply.send(self.reserve(&wanted))),
-            Command::Begin(wanted, reply) => drop(reply.send(self.begin(&wanted))),
+            Command::Begin(wanted, reply) => match self.begin(&wanted) {
+                Ok(id) => self.answer_later(&id, reply),
+                Err(error) => drop(reply.send(Err(error))),
+            },
             Command::Release(wanted, why) => self.release(&wanted, &why),
             Command::Order { id, order, cause, revision, reply } => {
-                drop(reply.send(self.order(&id, order, &cause, revision)));
+                match self.order(&id, order, &cause, revision) {
+                    Ok(id) => self.answer_later(&id, reply),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
             }
             Command::Show { id, reply } => drop(reply.send(self.show(&id))),
             Command::List { model, before, limit, reply } => {
@@ -53,6 +63,45 @@ impl Driver {
             // The loop sees that nobody can ask any more.
             Command::Stop => self.is_stopping = true,
         }
+    }
+
+    /// True if a command is about a rollout that the keeper works for: its answer would run ahead of what is served.
+    fn must_wait(&self, command: &Command) -> bool {
+        let about = match command {
+            Command::Reserve(wanted, _)
+            | Command::Begin(wanted, _)
+            | Command::Release(wanted, _) => Some(wanted.model.as_str()),
+            Command::Order { id, .. }
+            | Command::Show { id, .. }
+            | Command::Evidence { id, .. }
+            | Command::Weighed { id, .. } => Some(id.as_str()),
+            Command::List { model, .. } => model.as_deref(),
+            Command::Plan { .. }
+            | Command::Freeze { .. }
+            | Command::IsFrozen(_)
+            | Command::Validated { .. }
+            | Command::Stop => return false,
+        };
+        let is_meant = |(id, run): (&String, &Run)| {
+            run.is_underway()
+                && about.is_none_or(|about| id == about || run.model.as_str() == about)
+        };
+        self.runs.iter().any(is_meant)
+    }
+
+    /// Takes up what had to wait, in its order.
+    pub(super) fn answer_deferred(&mut self) {
+        for command in std::mem::take(&mut self.deferred) {
+            self.command(command);
+        }
+    }
+
+    /// Answers with the rollout once everything that it decided is carried out.
+    fn answer_later(&mut self, id: &str, reply: Reply<Report>) {
+        if let Some(run) = self.runs.get_mut(id) {
+            run.answer_later(reply);
+        }
+        self.reply(id);
     }
 
     /// A rollout by its id, or the newest of a model.
@@ -159,8 +208,8 @@ impl Driver {
         Side { version: version.to_string(), digest: digest.unwrap_or_default() }
     }
 
-    /// Starts a rollout whose versions are loaded.
-    fn begin(&mut self, wanted: &Wanted) -> Result<Report, RolloutError> {
+    /// Starts a rollout whose versions are loaded; gives its id.
+    fn begin(&mut self, wanted: &Wanted) -> Result<String, RolloutError> {
         self.reserved.remove(&wanted.model);
         let baseline = self.baseline(wanted)?;
         let policy = self.policy(&wanted.model, &wanted.policy)?;
@@ -199,14 +248,7 @@ impl Driver {
         run.evidence = Some(Arc::new(Evidence::new(self.workers)));
         self.runs.insert(id.clone(), run);
         self.carry_out(&id, effects);
-        let placed = self.runs.get(&id).is_some_and(|run| run.is_placed);
-        if !placed {
-            let run = self.runs.remove(&id);
-            let problem = run.and_then(|run| run.problem).unwrap_or_default();
-            return Err(RolloutError::Unrecorded(problem));
-        }
-        self.hear(&id, &Event::Loaded);
-        self.show(&id)
+        Ok(id)
     }
 
     /// Gives the place back of a rollout whose candidate cannot be loaded; one that began by itself is recorded as failed.
@@ -241,13 +283,14 @@ impl Driver {
         self.hear(&id, &Event::Guard { kind: GuardKind::LoadFailure, why });
     }
 
+    /// Does what an operator asks for; gives the rollout's id.
     fn order(
         &mut self,
         id: &str,
         order: Order,
         cause: &Cause,
         revision: Option<u64>,
-    ) -> Result<Report, RolloutError> {
+    ) -> Result<String, RolloutError> {
         let run = self.find(id)?;
         let (id, current) = (run.rollout.id().to_owned(), run.rollout.revision());
         if revision.is_some_and(|revision| revision != current) {
@@ -261,10 +304,7 @@ impl Driver {
         }
         let (actor, reason) = (cause.actor.as_str(), cause.reason.as_str());
         self.hear(&id, &Event::Order { order, actor, reason });
-        if let Some(problem) = self.runs.get(&id).and_then(|run| run.problem.clone()) {
-            return Err(RolloutError::NotYetRecorded(problem));
-        }
-        self.show(&id)
+        Ok(id)
     }
 
     fn freeze(&mut self, freeze: bool, cause: &Cause) -> Result<Option<Frozen>, RolloutError> {

@@ -4,18 +4,19 @@
 //! Always true:
 //! - A rollback shuts the valve first: the next request goes to the baseline, before anything is written.
 //! - A raised weight or a promotion is one record with the state and evidence that led to it, and takes effect after it.
+//! - It waits for nobody: what the keeper has to do is begun, and looked after; one rollout never holds up another's.
 //! - What could not be carried out is tried again; what the rollout was in memory is what it will be on the disk.
 //!
 //! Not here: decisions (`course`), who asks for them (`handle`), files (`store`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::AtomicBool, mpsc},
     time::{Duration, Instant},
 };
 
 use crate::{
-    lifecycle::{self, Operation, OperationError},
+    lifecycle::{self, Operation, OperationError, Pending},
     model::{ArmName, ModelName, VersionId, VersionState},
     monitor::{EventKind, Monitor},
     registry::Cause,
@@ -24,8 +25,9 @@ use crate::{
 
 use super::{
     Parts, Rollouts,
-    handle::{Command, Shared},
+    handle::{Command, Reply, RolloutError, Shared},
     policy::{Gate, PolicyDraft, Validation},
+    report::Report,
     seen::{Comparison, Marks, Seen, Threshold},
     state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     store::{Frozen, Store},
@@ -34,6 +36,8 @@ use super::{
 
 /// Time between two looks at what is not urgent: errors and invalid outputs of the candidate wake the thread at once.
 const LOOK: Duration = Duration::from_millis(20);
+/// Time between two looks while the keeper works for a rollout, or evidence waits for what was assigned before it.
+const SOON: Duration = Duration::from_millis(1);
 /// Time between two looks while no rollout judges requests.
 const REST: Duration = Duration::from_millis(200);
 /// Time between checkpoints, and between tries of what failed.
@@ -64,6 +68,9 @@ pub(super) struct Driver {
     /// Versions that were tried by themselves.
     pub(super) tried: BTreeMap<ModelName, VersionId>,
     pub(super) looked_at: Option<Instant>,
+    published_at: Option<Instant>,
+    /// Commands about rollouts that the keeper works for.
+    pub(super) deferred: VecDeque<Command>,
     /// The start of the process, since 1970.
     pub(super) started: Duration,
     pub(super) is_stopping: bool,
@@ -81,6 +88,10 @@ pub(super) struct Run {
     reading: Reading,
     /// Effects that are still to be carried out.
     todo: Vec<Effect>,
+    /// What the keeper is carrying out.
+    underway: Option<Underway>,
+    /// Requests that are answered once everything is carried out.
+    asked: Vec<Reply<Report>>,
     retry_at: Option<Duration>,
     saved_at: Duration,
     /// True if it has heard of requests since.
@@ -90,10 +101,18 @@ pub(super) struct Run {
     /// True if it was brought back after a restart and has not gone on.
     pub(super) is_asleep: bool,
     pub(super) salt: [u64; 2],
-    pub(super) problem: Option<String>,
+    problem: Option<String>,
     heard: Vec<Seen>,
     /// Ends a validation of it.
     cancel: Arc<AtomicBool>,
+}
+
+/// Effects that the keeper is carrying out.
+struct Underway {
+    group: Vec<Effect>,
+    pending: Pending,
+    /// True if a rollback was decided meanwhile: if they fail, they are not tried again.
+    is_overruled: bool,
 }
 
 impl Run {
@@ -110,6 +129,8 @@ impl Run {
             evidence: None,
             reading: Reading::default(),
             todo: Vec::new(),
+            underway: None,
+            asked: Vec::new(),
             retry_at: None,
             saved_at: Duration::ZERO,
             has_heard: false,
@@ -120,6 +141,21 @@ impl Run {
             heard: Vec::new(),
             cancel: Arc::default(),
         }
+    }
+
+    /// True if everything that it decided is carried out.
+    fn is_idle(&self) -> bool {
+        self.todo.is_empty() && self.underway.is_none()
+    }
+
+    /// True if what it decided last is only just being carried out: what is shown of it would run ahead of what is served.
+    pub(super) fn is_underway(&self) -> bool {
+        self.underway.is_some()
+    }
+
+    /// Has somebody answered once everything is carried out.
+    pub(super) fn answer_later(&mut self, reply: Reply<Report>) {
+        self.asked.push(reply);
     }
 }
 
@@ -168,6 +204,8 @@ impl Driver {
             reserved: BTreeMap::new(),
             tried,
             looked_at: None,
+            published_at: None,
+            deferred: VecDeque::new(),
             is_stopping: false,
             rollouts,
             validation: parts.validation,
@@ -188,10 +226,23 @@ impl Driver {
                 break;
             }
             self.look();
+            self.answer_deferred();
+        }
+        self.finish();
+    }
+
+    /// Leaves nothing half done.
+    fn finish(&mut self) {
+        // A keeper that stopped answers as well: its end of the channel is gone.
+        while self.runs.values().any(Run::is_underway) {
+            std::thread::park_timeout(SOON);
+            for id in self.runs.keys().cloned().collect::<Vec<_>>() {
+                self.look_after(&id);
+            }
         }
         // What was learnt since the last second goes on in the next process.
         let now = self.now();
-        let open = |run: &&mut Run| !run.rollout.state().is_over() && run.todo.is_empty();
+        let open = |run: &&mut Run| !run.rollout.state().is_over() && run.is_idle();
         for run in self.runs.values_mut().filter(open) {
             run.saved_at = now;
             self.store.checkpoint(&mut run.rollout);
@@ -199,8 +250,15 @@ impl Driver {
     }
 
     fn next(&mut self) -> Next {
-        let judges = self.runs.values().any(|run| run.evidence.is_some());
-        let patience = if judges { LOOK } else { REST };
+        let soon = |run: &Run| run.is_underway() || run.reading.is_waiting();
+        let judges = |run: &Run| run.evidence.is_some();
+        let patience = if self.runs.values().any(soon) {
+            SOON
+        } else if self.runs.values().any(judges) {
+            LOOK
+        } else {
+            REST
+        };
         match self.commands.try_recv() {
             Ok(command) => return Next::Command(Box::new(command)),
             Err(mpsc::TryRecvError::Disconnected) => return Next::Stop,
@@ -226,42 +284,42 @@ impl Driver {
     fn look(&mut self) {
         let ids: Vec<String> = self.runs.keys().cloned().collect();
         for id in &ids {
+            self.look_after(id);
             self.read(id);
         }
         let now = self.monitor.clock().now();
-        let due = self.looked_at.is_none_or(|at| now.saturating_duration_since(at) >= SECOND / 10);
-        if due {
+        let is_due = |at: Option<Instant>, pause| {
+            at.is_none_or(|at| now.saturating_duration_since(at) >= pause)
+        };
+        if is_due(self.looked_at, SECOND / 10) {
             self.looked_at = Some(now);
             for id in &ids {
                 self.check(id);
             }
             self.start_by_itself();
+        }
+        if is_due(self.published_at, SECOND) {
+            self.published_at = Some(now);
             self.publish();
         }
     }
 
-    /// Reads the evidence of a rollout.
+    /// Reads the evidence of a rollout; what comes meanwhile is for the next look.
     fn read(&mut self, id: &str) {
         self.read_copies(id);
-        loop {
-            let Some(run) = self.runs.get_mut(id) else { return };
-            let Some(evidence) = run.evidence.clone() else { return };
-            if run.rollout.state().is_over() {
-                return;
-            }
-            let entries = evidence.read(&mut run.reading);
-            run.heard.clear();
-            run.heard.extend(entries.iter().map(seen));
-            if run.heard.is_empty() {
-                return;
-            }
-            let heard = std::mem::take(&mut run.heard);
-            for heard in heard.chunks(HEARD_MAX) {
-                self.hear(id, &Event::Requests(heard));
-            }
-            if let Some(run) = self.runs.get_mut(id) {
-                run.heard = heard;
-            }
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let Some(evidence) = run.evidence.clone() else { return };
+        if run.rollout.state().is_over() {
+            return;
+        }
+        let mut heard = std::mem::take(&mut run.heard);
+        heard.clear();
+        heard.extend(evidence.read(&mut run.reading).iter().map(seen));
+        for heard in heard.chunks(HEARD_MAX) {
+            self.hear(id, &Event::Requests(heard));
+        }
+        if let Some(run) = self.runs.get_mut(id) {
+            run.heard = heard;
         }
     }
 
@@ -301,32 +359,87 @@ impl Driver {
 
     /// Carries out effects in their order; what fails is kept, and tried again.
     pub(super) fn carry_out(&mut self, id: &str, effects: Vec<Effect>) {
-        let now = self.now();
         let Some(run) = self.runs.get_mut(id) else { return };
         // Whatever else waits: a rollback acts at once.
         if effects.iter().any(|effect| matches!(effect, Effect::Rollback { .. })) {
             run.evidence.iter().for_each(|evidence| evidence.shut());
             run.todo.clear();
             run.retry_at = None;
+            run.underway.iter_mut().for_each(|underway| underway.is_overruled = true);
         }
         run.todo.extend(effects);
-        if run.retry_at.is_some_and(|at| now < at) {
-            return;
-        }
+        self.go_on(id);
+    }
+
+    /// Carries out what waits, up to where the keeper has to work.
+    fn go_on(&mut self, id: &str) {
+        let now = self.now();
         while let Some(run) = self.runs.get_mut(id)
+            && run.underway.is_none()
             && !run.todo.is_empty()
+            && run.retry_at.is_none_or(|at| at <= now)
         {
             run.retry_at = None;
             let group = take_group(&mut run.todo);
-            if let Err(error) = self.perform(id, &group) {
-                self.postpone(id, group, &error);
-                return;
+            match self.begin_group(id, &group) {
+                Some(pending) => {
+                    if let Some(run) = self.runs.get_mut(id) {
+                        run.underway = Some(Underway { group, pending, is_overruled: false });
+                    }
+                }
+                None => self.follow(id, &group),
             }
-            let Some(run) = self.runs.get_mut(id) else { return };
-            if run.retry_at.is_some() {
-                return;
+        }
+    }
+
+    /// Looks after what the keeper carries out, and answers whoever waits for it.
+    fn look_after(&mut self, id: &str) {
+        while let Some(run) = self.runs.get_mut(id)
+            && let Some(answer) = run.underway.as_mut().and_then(|it| it.pending.answer())
+            && let Some(Underway { group, is_overruled, .. }) = run.underway.take()
+        {
+            let error = answer.err();
+            // A rollback holds although it could not be recorded, and whoever listens must hear of it.
+            let holds =
+                error.as_ref().is_none_or(|it| matches!(it, OperationError::NotDurable { .. }));
+            if holds {
+                self.carried_out(id, &group);
             }
-            run.problem = None;
+            if let Some(error) = error.filter(|_| !is_overruled) {
+                let is_left =
+                    |effect: &Effect| !holds || is_about_split(effect) || *effect == Effect::Record;
+                self.postpone(id, group.into_iter().filter(is_left).collect(), &error);
+            }
+            self.go_on(id);
+        }
+        self.reply(id);
+    }
+
+    /// Answers whoever waits until everything is carried out.
+    pub(super) fn reply(&mut self, id: &str) {
+        let now = self.now();
+        let Some(run) = self.runs.get_mut(id) else { return };
+        if run.asked.is_empty() || run.underway.is_some() {
+            return;
+        }
+        let problem = run.problem.clone();
+        if problem.is_none() && !run.todo.is_empty() {
+            return;
+        }
+        let never = !run.is_placed;
+        for reply in std::mem::take(&mut run.asked) {
+            let answer = match &problem {
+                None => Ok(run.rollout.report(now)),
+                Some(problem) if never => {
+                    Err(RolloutError::Unrecorded(format!("nothing was changed: {problem}")))
+                }
+                Some(problem) => Err(RolloutError::NotYetRecorded(problem.clone())),
+            };
+            // Whoever asked may be gone.
+            let _ = reply.send(answer);
+        }
+        if never {
+            self.runs.remove(id);
         }
     }
 
@@ -349,42 +462,44 @@ impl Driver {
         run.todo.extend(later);
     }
 
-    /// Carries out effects that belong together: one record, and what it means for the split.
-    fn perform(&mut self, id: &str, group: &[Effect]) -> Result<(), OperationError> {
-        let Some(run) = self.runs.get_mut(id) else { return Ok(()) };
-        let records = group.iter().any(|effect| matches!(effect, Effect::Record));
-        if records || group.iter().any(is_about_split) {
-            let table = self.serving.table();
-            let split = table.model(&run.model).and_then(|model| model.traffic.as_ref());
-            let is_own = split.is_some_and(|split| split.spec().rollout.as_deref() == Some(id));
-            let change = run.change(group, is_own);
-            drop(table);
-            let (model, reason) = (run.model.clone(), run.rollout.reason().to_owned());
-            let cause = Cause { actor: run.rollout.actor().to_owned(), reason };
-            let operation = Operation::Split(Box::new(change));
-            let moved = group.iter().any(is_about_split);
-            let done = self.lifecycle.operate_blocking(model.clone(), operation, cause);
-            let later = match done {
-                // A rollback holds although it could not be recorded, and whoever listens must hear of it.
-                Err(error @ OperationError::NotDurable { .. }) => Some(error),
-                done => done.map(|_| None)?,
-            };
-            if let Some(run) = self.runs.get_mut(id) {
-                run.is_placed = true;
-                // Behind the record: what the file says is never ahead of the log.
-                self.store.checkpoint(&mut run.rollout);
-                run.saved_at = self.serving.unix_now();
-            }
-            if let Some(error) = later {
-                let is_act =
-                    |effect: &&Effect| is_about_split(effect) || **effect == Effect::Record;
-                let acts = group.iter().filter(is_act).cloned().collect();
-                self.postpone(id, acts, &error);
-            }
-            if moved {
-                self.tell_traffic(&model);
-            }
+    /// Has the keeper carry out effects that belong together: one record, and what it means for the split. `None` if there
+    /// is nothing for it to do.
+    fn begin_group(&mut self, id: &str, group: &[Effect]) -> Option<Pending> {
+        let run = self.runs.get(id)?;
+        if !group.iter().any(|effect| is_about_split(effect) || *effect == Effect::Record) {
+            return None;
         }
+        let table = self.serving.table();
+        let split = table.model(&run.model).and_then(|model| model.traffic.as_ref());
+        let is_own = split.is_some_and(|split| split.spec().rollout.as_deref() == Some(id));
+        let operation = Operation::Split(Box::new(run.change(group, is_own)));
+        let (actor, reason) = (run.rollout.actor().to_owned(), run.rollout.reason().to_owned());
+        Some(self.lifecycle.begin(run.model.clone(), operation, Cause { actor, reason }))
+    }
+
+    /// Goes on behind the record of a group.
+    fn carried_out(&mut self, id: &str, group: &[Effect]) {
+        let now = self.now();
+        let Some(run) = self.runs.get_mut(id) else { return };
+        let is_first = !std::mem::replace(&mut run.is_placed, true);
+        run.problem = None;
+        // What the file says is never ahead of the log; what was decided meanwhile has no record yet.
+        if run.todo.is_empty() {
+            run.saved_at = now;
+            self.store.checkpoint(&mut run.rollout);
+        }
+        let model = run.model.clone();
+        if group.iter().any(is_about_split) {
+            self.tell_traffic(&model);
+        }
+        self.follow(id, group);
+        if is_first {
+            self.hear(id, &Event::Loaded);
+        }
+    }
+
+    /// Does what needs no record.
+    fn follow(&mut self, id: &str, group: &[Effect]) {
         for effect in group {
             match effect {
                 Effect::Promote { .. } => self.hear(id, &Event::Promoted),
@@ -400,7 +515,6 @@ impl Driver {
                 | Effect::Release => {}
             }
         }
-        Ok(())
     }
 
     /// Begins to measure the candidate on labelled data.
@@ -494,12 +608,14 @@ impl Driver {
     fn check(&mut self, id: &str) {
         let now = self.now();
         let Some(run) = self.runs.get_mut(id) else { return };
-        if run.rollout.state().is_over() && run.rollout.is_released() && run.todo.is_empty() {
+        if run.rollout.state().is_over() && run.rollout.is_released() && run.is_idle() {
             return;
         }
         let is_over = run.rollout.state().is_over();
-        if !run.todo.is_empty() {
-            self.carry_out(id, Vec::new());
+        self.go_on(id);
+        if self.runs.get(id).is_some_and(Run::is_underway) {
+            // The table is about to change.
+            return;
         }
         if !is_over && let Some(wrong) = self.look_at_table(id) {
             match wrong {
@@ -514,7 +630,7 @@ impl Driver {
         let Some(run) = self.runs.get_mut(id) else { return };
         let since = now.saturating_sub(run.saved_at);
         let due = since >= SECOND && run.has_heard || since >= MINUTE;
-        if !run.rollout.state().is_over() && due && run.todo.is_empty() {
+        if !run.rollout.state().is_over() && due && run.is_idle() {
             (run.saved_at, run.has_heard) = (now, false);
             self.store.checkpoint(&mut run.rollout);
         }

@@ -12,7 +12,7 @@
 use std::{
     collections::BinaryHeap,
     sync::{
-        Mutex, PoisonError,
+        OnceLock,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Relaxed, SeqCst},
@@ -43,7 +43,7 @@ pub struct Evidence {
     copies_dropped: AtomicU64,
     shut: AtomicBool,
     /// Whoever reads the evidence.
-    reader: Mutex<Option<Thread>>,
+    reader: OnceLock<Thread>,
     is_reader_asleep: AtomicBool,
 }
 
@@ -216,6 +216,13 @@ impl Ord for Waiting {
     }
 }
 
+impl Reading {
+    /// True if entries wait for what was assigned before them.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+}
+
 impl Evidence {
     /// No evidence yet, from this many workers.
     #[must_use]
@@ -236,7 +243,7 @@ impl Evidence {
             compared: ArrayQueue::new(COMPARED_MAX),
             copies_dropped: AtomicU64::new(0),
             shut: AtomicBool::new(false),
-            reader: Mutex::new(None),
+            reader: OnceLock::new(),
             is_reader_asleep: AtomicBool::new(false),
         }
     }
@@ -263,8 +270,7 @@ impl Evidence {
         }
         lane.open.store(IDLE, SeqCst);
         if urgent && self.is_reader_asleep.swap(false, SeqCst) {
-            let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-            reader.iter().for_each(Thread::unpark);
+            self.reader.get().into_iter().for_each(Thread::unpark);
         }
     }
 
@@ -346,7 +352,8 @@ impl Evidence {
 
     /// Has urgent entries wake this thread, which is going to park.
     pub fn sleep(&self, reader: Thread) {
-        *self.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+        // One thread reads, from the first to the last.
+        let _ = self.reader.set(reader);
         self.is_reader_asleep.store(true, SeqCst);
     }
 
