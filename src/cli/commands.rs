@@ -247,8 +247,8 @@ pub(super) struct ValidateArguments {
     /// The output with the prediction [default: the only one that can be it]
     #[arg(long, value_name = "OUTPUT")]
     pub(super) output: Option<String>,
-    /// A value to reach, such as accuracy=0.9: at least for accuracy, precision, recall, f1, `roc_auc` and r2, at most for
-    /// `log_loss`, mae and rmse; may be repeated
+    /// A value to reach, such as accuracy=0.9: at least for accuracy, precision, recall, f1, `roc_auc` and r2, at most
+    /// for `log_loss`, mae and rmse; may be repeated
     #[arg(long = "threshold", value_name = "METRIC=NUMBER")]
     pub(super) thresholds: Vec<Threshold>,
     /// Runs the serving version on the same rows, too, and fails if this one is significantly worse
