@@ -18,7 +18,7 @@ use super::{Outcome, print, print_json};
 pub(super) struct Refused {
     pub(super) status: StatusCode,
     pub(super) detail: String,
-    /// Everything that is wrong, where that is more than one thing.
+    /// All errors, where there is more than one.
     errors: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ impl Refused {
         Self { status, detail, errors }
     }
 
-    /// What is wrong, each thing in a line of its own.
+    /// Describes the errors, each in a line of its own.
     fn words(&self) -> String {
         match self.errors.len() {
             0 | 1 => self.detail.clone(),

@@ -241,13 +241,13 @@ pub(super) struct ValidateArguments {
     /// The class that precision, recall and F1 are about [default: of two, the second; else means over the classes]
     #[arg(long, value_name = "CLASS")]
     pub(super) positive: Option<String>,
-    /// Whether answers are classes or numbers [default: as outputs and labels say]
+    /// The kind of the answers, classes or numbers [default: as outputs and labels say]
     #[arg(long, value_name = "TASK", value_enum)]
     pub(super) task: Option<TaskName>,
     /// The output with the prediction [default: the only one that can be it]
     #[arg(long, value_name = "OUTPUT")]
     pub(super) output: Option<String>,
-    /// What must be reached, such as accuracy=0.9: at least for accuracy, precision, recall, f1, `roc_auc` and r2, at most
+    /// A value to reach, such as accuracy=0.9: at least for accuracy, precision, recall, f1, `roc_auc` and r2, at most
     /// for `log_loss`, mae and rmse; may be repeated
     #[arg(long = "threshold", value_name = "METRIC=NUMBER")]
     pub(super) thresholds: Vec<Threshold>,
@@ -281,7 +281,7 @@ pub(super) struct ValidateArguments {
     onnxruntime: Option<PathBuf>,
 }
 
-/// What a model's answers are.
+/// Kinds of a model's answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum TaskName {
     /// Classes
@@ -514,7 +514,7 @@ const FREEZE: &str = "Examples:
   tidegate freeze status
   tidegate freeze --off";
 
-/// What `tidegate freeze` may be asked beside freezing.
+/// Arguments of `tidegate freeze` beside freezing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum FreezeWhat {
     /// Shows whether everything is frozen.

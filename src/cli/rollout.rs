@@ -1,7 +1,7 @@
 //! `tidegate rollout` and `tidegate freeze`: starting, steering and explaining rollouts.
 //!
-//! Exit codes of commands that wait: 0 promoted, 1 rolled back, 3 not over at the timeout (held or waiting for approval,
-//! mostly), 4 failed, superseded or not startable, 2 as everywhere.
+//! Exit codes of commands that wait: 0 promoted, 1 rolled back, 3 not over at the timeout (held or waiting for
+//! approval, mostly), 4 failed, superseded or not startable, 2 as everywhere.
 //!
 //! Not here: the live view (`watch`), the page (`rollout::page`).
 
@@ -224,7 +224,7 @@ fn ended(watched: &Watched) -> Outcome {
     }
 }
 
-/// Where a rollout stands, in a line.
+/// Describes the state of a rollout in a line.
 fn standing(report: &Report) -> String {
     let (model, candidate, baseline) = (&report.model, &report.candidate, &report.baseline);
     let mut text =

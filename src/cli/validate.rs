@@ -135,7 +135,7 @@ fn request(arguments: &ValidateArguments, config: &Config) -> Request {
     }
 }
 
-/// What operators decided, where there is a log of it; a server may be writing to it.
+/// Reads the decisions of operators, where there is a log of them; a server may be writing to it.
 fn decisions(path: &Path, model: &ModelName) -> anyhow::Result<Decisions> {
     if !path.try_exists().unwrap_or(false) {
         return Ok(Decisions::default());

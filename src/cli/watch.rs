@@ -1,7 +1,7 @@
 //! `tidegate rollout watch`: a rollout as it goes on, redrawn in place; one line per change where there is no terminal.
 //!
-//! [`frame`] is pure: a report in, lines out, none wider than the terminal. Always true: leaving the view, by Ctrl-C too,
-//! leaves the rollout as it is and the cursor visible.
+//! [`frame`] is pure: a report in, lines out, none wider than the terminal. Always true: leaving the view, by Ctrl-C
+//! too, leaves the rollout as it is and the cursor visible.
 //!
 //! Not here: deciding anything; numbers in words (`rollout::words`).
 
@@ -24,14 +24,14 @@ use crate::{
 
 use super::client;
 
-/// How often it is drawn.
+/// Time between two looks at the rollout.
 const PERIOD: Duration = Duration::from_millis(200);
-/// How long a server may not answer, while it restarts for example.
+/// Longest time without an answer of the server, while it restarts for example.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// From this width on there is room for modes, rates and long bars.
 const WIDE: usize = 116;
 
-/// What was seen last.
+/// Last report seen.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) report: Report,
@@ -112,7 +112,7 @@ fn leave(view: View, last: Option<Report>, how: &str) -> anyhow::Result<Watched>
     Ok(Watched { report })
 }
 
-/// Where the rollout is shown.
+/// Output on which the rollout is shown.
 enum View {
     /// Redrawn in place.
     Screen(Screen),
@@ -174,7 +174,7 @@ impl View {
     }
 }
 
-/// What changed since the last look, each in a line.
+/// Lists the changes since the last look, each in a line.
 fn news(history: &[Change], verdicts: &[(String, Verdict)], report: &Report) -> String {
     // The history is thinned in its middle, so the last change that was told tells what is new.
     let told = history.last().and_then(|last| report.history.iter().rposition(|it| it == last));
@@ -442,7 +442,7 @@ fn steps(report: &Report) -> Line {
     line
 }
 
-/// How far the step is: its time and its requests.
+/// Draws the progress of the step: its time and its requests.
 fn progress(report: &Report, columns: usize) -> [Line; 2] {
     let progress = &report.progress;
     let width = if columns >= WIDE { 48 } else { 28 };

@@ -238,8 +238,8 @@ pub(super) struct Serve {
     /// How long after it was told to end a run may go on. Then its worker is given up, the worker's connections are
     /// closed, and a fresh worker takes its place.
     pub(super) stuck_after: Time<100, HOUR>,
-    /// Most copies of requests that wait for the thread that runs shadows, over all models. What does not fit is dropped
-    /// and counted (`tidegate_shadow_dropped_total`); answers never wait for it.
+    /// Most copies of requests that wait for the thread that runs shadows, over all models. What does not fit is
+    /// dropped and counted (`tidegate_shadow_dropped_total`); answers never wait for it.
     pub(super) shadow_waiting: Whole<1, 65_536>,
     /// Most bytes of inputs and outputs that these copies hold together.
     pub(super) shadow_bytes: Size<{ 64 * KIB }, TIB>,
@@ -297,17 +297,17 @@ pub(super) struct Model {
     /// not take the others out of service.
     pub(super) required: Switch,
     /// What happens to a version that appears while an older one serves: "serve" proves it and lets it take over,
-    /// "hold" waits for `tidegate models load`, "rollout" tries it on a growing share of requests and lets it take over if
-    /// it is no worse.
+    /// "hold" waits for `tidegate models load`, "rollout" tries it on a growing share of requests and lets it take over
+    /// if it is no worse.
     pub(super) on_new_version: Text<OnNewVersion>,
     /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
     /// then fail. Off: such a version is refused.
     pub(super) signature_may_change: Switch,
-    /// Whether the header `x-tidegate-route` of a request may choose the arm or version that answers it. Off: it would let
-    /// every client out of a split.
+    /// Whether the header `x-tidegate-route` of a request may choose the arm or version that answers it. Off: it would
+    /// let every client out of a split.
     pub(super) route_override: Switch,
-    /// How a version is tried before it takes over: the policy of rollouts of this model, laid over the defaults field by
-    /// field. With it, `on_new_version` is "rollout" where nothing else is said.
+    /// How a version is tried before it takes over: the policy of rollouts of this model, laid over the defaults field
+    /// by field. With it, `on_new_version` is "rollout" where nothing else is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollout: Option<RolloutPolicy>,
 }

@@ -55,7 +55,7 @@ pub struct Config {
     pub edge: edge::Settings,
     /// The admin plane's listener.
     pub admin: Admin,
-    /// Where models are found, and how many.
+    /// Repository of the models, and its limits.
     pub source: source::Settings,
     /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
     pub loaded_bytes_max: Option<u64>,
@@ -135,9 +135,9 @@ pub struct ModelPolicy {
     pub on_new_version: OnNewVersion,
     /// Whether a version may have other inputs and outputs than the one that it replaces.
     pub signature_may_change: bool,
-    /// Whether a header of a request may choose the arm or version.
+    /// True if a header of a request may choose the arm or version.
     pub route_override: bool,
-    /// How rollouts of the model go.
+    /// Policy of the model's rollouts.
     pub rollout: Option<PolicyDraft>,
 }
 

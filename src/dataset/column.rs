@@ -9,11 +9,11 @@ use super::error::shown;
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// What its cells are.
+    /// Kind of its cells.
     pub kind: Kind,
 }
 
-/// What the cells of a column are.
+/// Kinds of a column's cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Whole numbers of at most 64 bits.
@@ -26,7 +26,7 @@ pub enum Kind {
     Text,
     /// Text whose spelling says what it is, cell by cell: CSV.
     Written,
-    /// Nothing that can be read as one value.
+    /// Cells that cannot be read as one value.
     Other,
 }
 
@@ -57,9 +57,9 @@ pub struct Texts {
 /// A cell that is not what it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
-    /// What stands there, for people.
+    /// Content of the cell, for people.
     pub found: String,
-    /// What would be right, for people.
+    /// Remedy, or what would be right, for people.
     pub wanted: String,
 }
 

@@ -2,17 +2,17 @@
 
 use std::{io, path::PathBuf};
 
-/// Why a file of data cannot be used.
+/// Error of a file of data that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("`{}` {trouble}", path.display())]
 pub struct DatasetError {
     /// The file.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// Trouble with the file.
     pub trouble: Trouble,
 }
 
-/// What is wrong with a file of data.
+/// Errors of a file of data.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
     /// The system does not give it.
@@ -21,25 +21,25 @@ pub enum Trouble {
     /// Its name does not say its format.
     #[error("has no ending that says its format; name it .csv, .tsv, .parquet or .npy")]
     Format,
-    /// There is nothing in it.
+    /// Empty file.
     #[error("is empty; a CSV file begins with a line of column names")]
     Empty,
-    /// It is not written as its format wants it.
+    /// Content that does not follow the file's format.
     #[error("cannot be read: {0}")]
     Malformed(String),
-    /// It asks for more than it may.
+    /// Size beyond a limit.
     #[error("has {actual} {what}, more than the {max} that are read; {advice}")]
     Limit {
-        /// What there is too much of, such as `columns`.
+        /// Kind of thing that is too much, such as `columns`.
         what: String,
-        /// How much there is.
+        /// Amount that there is.
         actual: u64,
-        /// How much there may be.
+        /// Largest amount allowed.
         max: u64,
-        /// What helps.
+        /// Advice on how to stay below the limit.
         advice: &'static str,
     },
-    /// It has no column of this name.
+    /// Name that no column has.
     #[error("has no column `{name}`{}; it has {listed}", hint(nearest.as_deref()))]
     UnknownColumn {
         /// The name asked for.
@@ -62,12 +62,12 @@ pub enum Trouble {
         row: u64,
         /// The column.
         column: String,
-        /// What stands there.
+        /// Content of the cell.
         found: String,
-        /// What would be right.
+        /// Remedy, or what would be right.
         wanted: String,
     },
-    /// It is another file now.
+    /// Columns that changed while the file was read.
     #[error("changed while it was read; try again once it is written")]
     Changed,
 }

@@ -24,7 +24,7 @@ use csv::CsvReader;
 use npy::NpyReader;
 use parquet::ParquetReader;
 
-/// How a file is written.
+/// Formats of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Text with a line a row, and a first line with the names of the columns. The separator is a comma, a semicolon,

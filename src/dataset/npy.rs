@@ -17,7 +17,7 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// The longest header; those of plain arrays have some hundred bytes.
 const HEADER_BYTES_MAX: usize = 1 << 16;
 
-/// What the header of a `.npy` file says.
+/// Contents of a `.npy` file's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
     element: Element,
@@ -30,7 +30,7 @@ pub struct Header {
     pub length: usize,
 }
 
-/// What an element is, with its size in bytes where that varies.
+/// Type of an element, with its size in bytes where that varies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Element {
     Boolean,

@@ -47,7 +47,7 @@ struct Leaf {
     level: i16,
 }
 
-/// How the stored values become cells.
+/// Forms of stored values, each of which becomes cells in its own way.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Form {
     Boolean,
@@ -259,7 +259,7 @@ fn check_footer(file: &mut File) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// What is wrong with a column.
+/// Errors of a column.
 enum Flaw {
     Decoder(ParquetError),
     /// A number does not fit, in this row of the batch.

@@ -83,7 +83,7 @@ impl Budget {
         taken.then(|| Held { pool: &self.0, bytes })
     }
 
-    /// All that is left, for an answer while no other is unread.
+    /// Takes all that is left, for an answer while no other is unread.
     fn take_rest(&self) -> Option<Held<'_>> {
         let alone = self.0.answers.load(Relaxed) == 0;
         alone.then(|| Held { pool: &self.0, bytes: self.0.left.swap(0, Relaxed) })

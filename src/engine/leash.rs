@@ -51,7 +51,7 @@ const RUNNING: u64 = 1;
 const ENDING: u64 = 2;
 /// It was told to end.
 const ENDED: u64 = 3;
-/// It did not end, and nobody waits for it any more.
+/// The run did not end, and nobody waits for it any more.
 const ABANDONED: u64 = 4;
 
 impl Bell {

@@ -31,8 +31,8 @@ fn misfit(model: &ModelName, before: Side<'_>, after: Side<'_>, way: &str) -> Op
     ))
 }
 
-/// Why clients of what serves could not use a version in its place, if that matters; `by_load` where a load can let it
-/// in.
+/// Reason that clients of what serves could not use a version in its place, if that matters; `by_load` where a load can
+/// let it in.
 pub(super) fn breaks_clients(
     kept: &Kept,
     default: Option<VersionId>,

@@ -117,7 +117,7 @@ pub struct Policy {
     pub on_new_version: OnNewVersion,
     /// Whether a new version may have other inputs and outputs than the one that it replaces.
     pub signature_may_change: bool,
-    /// Whether a header of a request may choose the arm or version.
+    /// True if a header of a request may choose the arm or version.
     pub route_override: bool,
     /// True while automation is frozen: what answers goes on, whatever appears.
     pub(crate) frozen: bool,
@@ -151,7 +151,7 @@ pub enum Operation {
     },
     /// Another split of its requests.
     Split(Box<SplitChange>),
-    /// These versions loaded, and kept loaded until the next decision about the model.
+    /// Loads these versions, and keeps them loaded until the next decision about the model.
     Prepare {
         /// The versions.
         versions: Vec<VersionId>,
@@ -201,9 +201,9 @@ pub struct RolloutStep {
     pub id: String,
     /// The version that it tries.
     pub candidate: VersionId,
-    /// All that there is to know about it.
+    /// Complete record of the rollout.
     pub record: serde_json::Value,
-    /// Where it reads what comes of requests, if that is new.
+    /// Evidence from which it reads the results of requests, if that is new.
     pub evidence: Option<Arc<Evidence>>,
     /// The version that answers by default from now on, where that was decided.
     pub serve: Option<VersionId>,
@@ -353,7 +353,8 @@ const WAITING_MAX: usize = 64;
 impl Lifecycle {
     /// Starts the keeper and the watching of its folder.
     ///
-    /// With `loaded_bytes_max`, versions that do not fit are loaded on demand; `frozen` keeps new ones from taking over.
+    /// With `loaded_bytes_max`, versions that do not fit are loaded on demand; `frozen` keeps new ones from taking
+    /// over.
     pub fn start(
         settings: Settings,
         loader: Loader,

@@ -37,7 +37,7 @@ struct Look {
     empty: bool,
     /// Something that is known is not there.
     lacking: bool,
-    /// Nothing of what is known is there, but something else is.
+    /// True if none of the known models is there, but something else is.
     replaced: bool,
 }
 

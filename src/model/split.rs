@@ -1,4 +1,4 @@
-//! Which share of a model's requests goes to which arm: 65,536 slots, each with one arm.
+//! Split of a model's requests between arms: 65,536 slots, each with one arm.
 //!
 //! A request's key is hashed to a slot. Always true:
 //! - An arm that grows keeps every slot that it has, so that nobody who met it is moved out of it.
@@ -54,8 +54,8 @@ impl Split {
         Self { runs }
     }
 
-    /// The same split with other arms and sizes: `before[n]` is the index that arm `n` had, if it was there, for each arm
-    /// with the baseline first; `slots` are the sizes of arms 1, 2, ...
+    /// The same split with other arms and sizes: `before[n]` is the index that arm `n` had, if it was there, for each
+    /// arm with the baseline first; `slots` are the sizes of arms 1, 2, ...
     ///
     /// # Panics
     /// As [`Split::of`] does.

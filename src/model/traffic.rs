@@ -1,4 +1,4 @@
-//! How a model's requests are split between versions, as it was decided and is written down.
+//! Split of a model's requests between versions, as it was decided and is written down.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::{ArmName, Split, VersionId};
 /// A split that was decided; without one, every request goes to the baseline.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrafficSpec {
-    /// Who decided it.
+    /// Source of the decision.
     pub source: TrafficSource,
     /// The rollout that decided it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,7 +28,7 @@ pub struct TrafficSpec {
     pub keep: Vec<u64>,
 }
 
-/// Who decided about a split.
+/// Sources of a decision about a split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrafficSource {
@@ -50,7 +50,7 @@ pub enum StickyBy {
     Parameter(String),
     /// The header `x-request-id`, else the `id` in the body.
     RequestId,
-    /// Nothing: every request is assigned anew.
+    /// No part: every request is assigned anew.
     None,
 }
 

@@ -407,22 +407,22 @@ impl VersionRecorder {
         self.fallbacks.load(Relaxed)
     }
 
-    /// Where copies of requests are counted that it gets as a shadow.
+    /// Recorder of copies of requests that it gets as a shadow.
     pub fn shadow(&self) -> &ShadowRecorder {
         &self.shadow
     }
 
-    /// When the last request was answered, in nanoseconds since 1970; 0 before the first.
+    /// Time of the last answer, in nanoseconds since 1970; 0 before the first.
     fn last(&self) -> u64 {
         self.arms().iter().map(|(_, arm)| arm.last()).max().unwrap_or(0)
     }
 
-    /// When the last request was answered, since 1970; zero before the first.
+    /// Time of the last answer, since 1970; zero before the first.
     pub fn last_answered(&self) -> Duration {
         Duration::from_nanos(self.last())
     }
 
-    /// What was counted so far, on all arms.
+    /// Totals so far, over all arms.
     pub fn totals(&self) -> VersionTotals {
         let mut totals = VersionTotals::none();
         self.arms().iter().for_each(|(_, arm)| totals.add(&arm.totals()));

@@ -16,7 +16,7 @@ pub struct ShadowRecorder {
     max_relative: AtomicU64,
 }
 
-/// How one answer to a copy differs from the answer that a client got.
+/// Difference between one answer to a copy and the answer that a client got.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ShadowSample {
     /// True if the two disagree.
@@ -33,7 +33,7 @@ pub struct ShadowSample {
     pub max_relative: f64,
 }
 
-/// What was counted of a version's copies so far.
+/// Totals of a version's copies so far.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ShadowTotals {
     /// Copies that were answered and compared, or failed.
@@ -72,7 +72,7 @@ impl ShadowRecorder {
         self.dropped.fetch_add(1, Relaxed);
     }
 
-    /// What was counted so far.
+    /// Totals so far.
     pub fn totals(&self) -> ShadowTotals {
         let requests = self.requests.load(Relaxed);
         ShadowTotals {

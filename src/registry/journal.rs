@@ -51,7 +51,7 @@ impl Registry {
 }
 
 impl Registry {
-    /// What these records of the log say was decided; nothing more can be written.
+    /// Reads decisions from records of the log; nothing more can be written.
     pub fn read(records: impl IntoIterator<Item = Record>) -> Result<Self, RegistryError> {
         let own = records.into_iter().filter(|record| record.kind.starts_with(KIND));
         let entries = own.map(entry).collect::<Result<Vec<_>, _>>()?;

@@ -28,19 +28,19 @@ pub struct Registry {
     failures: u64,
     /// Why the last write failed, if it did.
     problem: Option<String>,
-    /// What was last written about rollouts, by their names, which ascend in time.
+    /// Last record of each rollout, by its name; names ascend in time.
     rollouts: BTreeMap<String, RolloutRecord>,
 }
 
 /// Rollouts that are remembered; the oldest are forgotten here, and stay in the log.
 const ROLLOUTS_MAX: usize = 200;
 
-/// What was last written about a rollout.
+/// Last record of a rollout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RolloutRecord {
     /// Its model.
     pub model: ModelName,
-    /// All that there is to know, in the words of the room that runs it.
+    /// Complete record, in the words of the room that runs it.
     pub record: Value,
 }
 
@@ -63,7 +63,7 @@ pub struct Decisions {
     pub released: BTreeMap<VersionId, String>,
     /// What was let go last.
     pub previous: Option<VersionId>,
-    /// How requests are split, if anything was decided.
+    /// Split of requests, if anything was decided.
     pub traffic: Option<TrafficSpec>,
     /// Counts changes of the split.
     pub traffic_revision: u64,
@@ -126,9 +126,9 @@ pub enum Action {
         id: String,
         /// The version that it tries.
         version: u64,
-        /// All that there is to know about it, for the room that runs it.
+        /// Complete record of the rollout, for the room that runs it.
         record: Value,
-        /// What becomes of the split.
+        /// Change of the split.
         traffic: TrafficChange,
         /// The version that answers by default from now on, where the rollout decided that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -151,15 +151,15 @@ pub enum Action {
     },
 }
 
-/// What becomes of a model's split.
+/// Change of a model's split.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TrafficChange {
-    /// It stays.
+    /// Keeps the split.
     Keep,
-    /// Everything goes to the baseline.
+    /// Sends everything to the baseline.
     Clear,
-    /// This.
+    /// Sets this split.
     Set(TrafficSpec),
 }
 
@@ -418,7 +418,7 @@ impl Registry {
         written
     }
 
-    /// What was last written about rollouts, the oldest first.
+    /// Returns the last record of each rollout, the oldest first.
     pub fn rollouts(&self) -> impl Iterator<Item = (&str, &RolloutRecord)> {
         self.rollouts.iter().map(|(id, rollout)| (id.as_str(), rollout))
     }

@@ -28,7 +28,7 @@ const ENTRY_TIME: Duration = Duration::from_secs(1);
 const LIMITS_TIME: Duration = Duration::from_millis(100);
 /// A gate without data may lack it for this long before the rollout is held: quantiles were frozen just now.
 const LACKING_TIME: Duration = Duration::from_secs(5);
-/// Who decides where no operator does.
+/// Actor of decisions that no operator made.
 pub(super) const TIDEGATE: &str = "tidegate";
 
 impl Rollout {
@@ -323,7 +323,7 @@ impl Rollout {
         Gate::ALL.into_iter().find(|gate| evidence.blocks(policy, *gate, min_requests))
     }
 
-    /// What keeps the step from passing, in words.
+    /// Describes what keeps the step from passing.
     fn wanting(&self) -> String {
         let step = &self.head.policy.steps[self.head.step];
         if self.head.step_requests < step.min_requests {

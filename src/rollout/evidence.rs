@@ -116,7 +116,7 @@ pub(super) struct Evidence {
     processes: [Option<EventProcess>; SLOTS],
 }
 
-/// What a gate says.
+/// Evidence and verdict of a gate.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Standing {
     pub(super) log_e: f64,
@@ -129,7 +129,7 @@ pub(super) struct Standing {
     pub(super) rate_upper: Option<f64>,
 }
 
-/// What a gate's evidence says about the candidate.
+/// Verdict of a gate's evidence on the candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
@@ -139,7 +139,7 @@ pub enum Verdict {
     Pass,
     /// Worse, beyond the threshold.
     Fail,
-    /// Nothing was judged on one of the arms.
+    /// No unit judged yet on an arm that must have one.
     NoData,
 }
 
@@ -416,7 +416,7 @@ impl Evidence {
         Some(rate_upper_limit(trials, events.candidate, alpha, scale))
     }
 
-    /// What a gate says, with limits at `promotion_alpha`.
+    /// Returns the evidence and verdict of a gate, with limits at `promotion_alpha`.
     pub(super) fn standing(&self, policy: &Policy, gate: Gate) -> Standing {
         let log_e = self.log_e(policy, gate);
         let by_evidence = |a: &usize, b: &usize| {

@@ -274,7 +274,7 @@ impl Rollout {
     }
 }
 
-/// What is counted: a request, or a key.
+/// Unit of counting: a request, or a key.
 struct Unit {
     candidate: bool,
     share: f64,

@@ -14,12 +14,12 @@ use super::evidence::{Pair, SLOTS};
 /// Most keys that are known at once.
 pub(super) const KEYS_MAX: usize = 131_072;
 
-/// What is known of each key, as bits: four per meter, and one for its first assignment.
+/// Facts about each key, as bits: four per meter, and one for its first assignment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Kept", into = "Kept")]
 pub(super) struct Keys {
     known: HashMap<u64, u64>,
-    /// How often the sample was halved.
+    /// Number of times that the sample was halved.
     halvings: u32,
     /// Keys that changed since they were last taken.
     fresh: HashSet<u64>,

@@ -35,25 +35,25 @@ const ENTRY_BYTES: usize = 128;
 pub struct Entry {
     /// Counts entries of a rollout from 1; of thinned entries the first.
     pub seq: u64,
-    /// When it closed.
+    /// Time at which it closed.
     pub at: Moment,
-    /// What happened.
+    /// Event or evidence that it records.
     #[serde(flatten)]
     pub body: Body,
 }
 
-/// What an entry is about.
+/// Contents of an entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Body {
     /// The state or the step changed.
     Transition {
-        /// What it was and became.
+        /// States before and after, and the evidence at that moment.
         transition: Transition,
     },
     /// An operator asked for something.
     Operator {
-        /// What, who and why.
+        /// Order, its author and the reason.
         operator: Operator,
     },
     /// Quantiles of the baseline were frozen.
@@ -63,12 +63,12 @@ pub enum Body {
     },
     /// The sample of keys was halved: trials and events are now over the keys that are left.
     Sampled {
-        /// What is left.
+        /// Share and counts of the keys that are left.
         sampled: Sampled,
     },
     /// The process started again: what is counted next begins after another warm-up.
     Restarted {
-        /// What was lost, in words.
+        /// Description of what was lost.
         restarted: String,
     },
     /// Evidence at one share.
@@ -86,23 +86,23 @@ pub struct Transition {
     pub step: usize,
     /// The candidate's share after.
     pub weight: f64,
-    /// Who: `tidegate` or an operator.
+    /// Author: `tidegate` or an operator.
     pub by: String,
-    /// Why, for people.
+    /// Reason, for people.
     pub why: String,
     /// The gate that fired, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,
-    /// How a step was left, where by other means than its conditions.
+    /// Way in which a step was left, where by other means than its conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waived: Option<String>,
     /// Seconds of the step that counted so far.
     pub elapsed_seconds: f64,
-    /// What each gate said.
+    /// Evidence of each gate.
     pub gates: BTreeMap<Gate, Said>,
 }
 
-/// What a gate said at a transition.
+/// Evidence of a gate at a transition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Said {
     /// Natural logarithm of its e-process.
@@ -111,14 +111,14 @@ pub struct Said {
     pub counts: BTreeMap<String, [u64; 4]>,
 }
 
-/// What an operator asked for.
+/// Order of an operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Operator {
-    /// What.
+    /// Order given.
     pub order: Order,
-    /// Who.
+    /// Author of the order.
     pub by: String,
-    /// Why, in their words; may be empty.
+    /// Reason, in the author's words; may be empty.
     pub reason: String,
 }
 
@@ -196,7 +196,7 @@ pub(super) struct Ledger {
     /// The last entry that was taken by [`Self::take_fresh`].
     #[serde(skip)]
     taken: u64,
-    /// What the entries since the last thinning take, roughly.
+    /// Bytes that the entries since the last thinning take, roughly.
     #[serde(skip)]
     bytes: usize,
 }
@@ -436,7 +436,7 @@ fn join(policy: &Policy, entry: &mut Entry, next: &Entry) -> bool {
     true
 }
 
-/// What every gate that is on says.
+/// Returns the evidence of every gate that is on, except `output_shift`.
 pub(super) fn said(policy: &Policy, evidence: &Evidence) -> BTreeMap<Gate, Said> {
     let on = Gate::ALL.into_iter().filter(|gate| policy.gate(*gate).mode != Mode::Off);
     let gates = on.filter(|gate| *gate != Gate::OutputShift).map(|gate| {

@@ -76,17 +76,17 @@ pub struct Running {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What rollouts need of the process.
+/// Parts of the process that rollouts need.
 pub struct Parts {
-    /// Who loads versions and publishes splits.
+    /// Loads versions and publishes splits.
     pub lifecycle: lifecycle::Handle,
-    /// What is served.
+    /// Versions that are served.
     pub serving: Arc<Serving>,
-    /// What is counted; the clock.
+    /// Counters of requests and outcomes; the clock.
     pub monitor: Arc<Monitor>,
     /// The log and its folder, if state is kept.
     pub state: Option<(crate::state::State, PathBuf)>,
-    /// What the log says about rollouts, the oldest first.
+    /// Records of rollouts in the log, the oldest first.
     pub records: Vec<(String, RolloutRecord)>,
     /// The operator's policies by model, and whether a new version starts a rollout by itself.
     pub drafts: BTreeMap<ModelName, (PolicyDraft, bool)>,

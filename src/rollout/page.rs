@@ -140,7 +140,7 @@ const ELSEWHERE: &str = "What both versions showed until then, had all traffic b
 const LARGE: Size = Size { width: 960, height: 320 };
 const SMALL: Size = Size { width: 460, height: 240 };
 
-/// What came of it, in a line.
+/// States the outcome in a line.
 fn headline(report: &Report, name: &dyn Fn(&str) -> String) -> String {
     let what = match report.state {
         State::RolledBack => "was rolled back",
@@ -155,7 +155,7 @@ fn headline(report: &Report, name: &dyn Fn(&str) -> String) -> String {
     format!("{}: version {} {what}", name(&report.model), name(&report.candidate))
 }
 
-/// Why, in a few sentences.
+/// Explains the outcome in a few sentences.
 fn summary(
     report: &Report,
     escape: &dyn Fn(&str) -> String,
@@ -195,7 +195,7 @@ fn summary(
     text
 }
 
-/// How much worse the candidate is, if that is known.
+/// Says how much worse the candidate is, if that is known.
 fn times(gate: &GateReport) -> String {
     let limit = |limit: Option<f64>| limit.map(|limit| digits(limit, 2));
     match (gate.ratio, limit(gate.ratio_lower), limit(gate.ratio_upper)) {
@@ -225,7 +225,7 @@ fn between(report: &Report, why: &Why) -> f64 {
     why.at.since_1970().saturating_sub(report.started_at.since_1970()).as_secs_f64()
 }
 
-/// What everybody asks first.
+/// Facts that readers ask for first, with their labels.
 fn facts(report: &Report, name: &dyn Fn(&str) -> String) -> Vec<(&'static str, String)> {
     let requests = report.requests;
     let mut facts = vec![
@@ -261,7 +261,7 @@ fn facts(report: &Report, name: &dyn Fn(&str) -> String) -> Vec<(&'static str, S
     facts
 }
 
-/// What every gate says.
+/// Table of the evidence of every gate that is not idle.
 fn gates(report: &Report, name: &dyn Fn(&str) -> String) -> Table {
     let head = vec!["gate", "mode", "evidence", "baseline", "canary", "ratio (limits)", "verdict"];
     let row = |gate: &GateReport| {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::stats::{Direction, EventProcess, Stratum, rate_upper_limit, ratio_limits};
 
-/// What a policy will see.
+/// Forecast of what a policy will see.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Requests of both arms per second.
@@ -25,24 +25,24 @@ pub struct Plan {
     pub base_rate: f64,
     /// By step.
     pub steps: Vec<PlannedStep>,
-    /// How likely a candidate is promoted before the schedule ends, by its ratio of error rates.
+    /// Probability that a candidate is promoted before the schedule ends, by its ratio of error rates.
     pub promotes: Vec<Promotes>,
-    /// What the policy cannot see, for people.
+    /// Effects that the policy cannot see, for people.
     pub warnings: Vec<String>,
 }
 
-/// What a step will see.
+/// Forecast of what a step will see.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedStep {
     /// The candidate's share.
     pub weight: f64,
     /// Minutes until it passes when all is well; the last one until promotion. None: not before `max_duration`.
     pub pass_minutes: Option<f64>,
-    /// When it rolls back, by the candidate's ratio of error rates.
+    /// Points of rollback, by the candidate's ratio of error rates.
     pub rollback: Vec<PlannedRollback>,
 }
 
-/// When a step rolls back; medians.
+/// Point at which a step rolls back; medians.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedRollback {
     /// The candidate's error rate divided by the baseline's.
@@ -55,7 +55,7 @@ pub struct PlannedRollback {
     pub users_share: f64,
 }
 
-/// How likely a candidate is promoted.
+/// Probability that a candidate is promoted.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Promotes {
     /// The candidate's error rate divided by the baseline's.
@@ -132,7 +132,7 @@ pub fn plan(policy: &Policy, rate: f64, base_rate: f64, seed: u64) -> Result<Pla
     Ok(Plan { rate_per_second: rate, base_rate, steps, promotes, warnings })
 }
 
-/// What comes, and the policy that judges it.
+/// Expected traffic, and the policy that judges it.
 struct Traffic<'a> {
     policy: &'a Policy,
     rate: f64,
@@ -352,8 +352,8 @@ impl Random {
         as_f64(((mixed ^ (mixed >> 31)) >> 11) + 1) / as_f64(1 << 53)
     }
 
-    /// How many of `trials` have an event of this probability: exact where few are expected, else rounded from a
-    /// normal distribution.
+    /// Draws the number of `trials` with an event of this probability: exact where few are expected, else rounded from
+    /// a normal distribution.
     fn binomial(&mut self, trials: u64, probability: f64) -> u64 {
         if probability > 0.5 {
             return trials - self.binomial(trials, 1.0 - probability);

@@ -50,7 +50,7 @@ pub fn svg(trace: &Trace, gate: &GateTrace, size: Size) -> String {
     drawing.replacen("<title>", &format!("<style>\n{STYLE}</style>\n<title>"), 1)
 }
 
-/// Where a plot's values lie on the drawing.
+/// Scale that maps a plot's values to the drawing.
 struct Scale {
     size: Size,
     requests: f64,
@@ -59,7 +59,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// A scale that holds the path and the threshold. What falls far below zero, evidence for the candidate, is cut off.
+    /// A scale that holds the path and the threshold. Values far below zero, evidence for the candidate, are cut off.
     fn of(gate: &GateTrace, size: Size) -> Self {
         let threshold = gate.log_e_threshold.clamp(1.0, 1e3);
         let values = || gate.points.iter().map(|point| point.log_e);
@@ -163,7 +163,7 @@ fn axes(text: &mut String, scale: &Scale) {
     );
 }
 
-/// Where steps began, with their shares as far as there is room.
+/// Marks where steps began, with their shares as far as there is room.
 fn steps(text: &mut String, trace: &Trace, scale: &Scale) {
     let mut free = LEFT;
     for step in trace.steps.iter().take(STEPS_MAX) {

@@ -16,7 +16,7 @@ use crate::validation::Threshold;
 
 use super::values::{Share, Span};
 
-/// What a policy says, complete and within bounds.
+/// Policy, complete and within bounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "PolicyDraft", into = "PolicyDraft")]
 pub struct Policy {
@@ -32,15 +32,15 @@ pub struct Policy {
     pub validate: Option<Validation>,
     /// Copies of requests to the candidate before it answers any.
     pub shadow: Option<Shadow>,
-    /// What a wrong share of assignments does.
+    /// Effect of a wrong share of assignments.
     pub on_srm: OnSampleRatio,
     /// All gates there are.
     pub gates: BTreeMap<Gate, GatePolicy>,
     /// Failures of the candidate in a row, the baseline succeeding in between, that roll back at once.
     pub consecutive_failures: u32,
-    /// How long the other version stays loaded after the end.
+    /// Time for which the other version stays loaded after the end.
     pub rollback_window: Duration,
-    /// How long after a rollback the same files may not start again without force.
+    /// Time after a rollback in which the same files may not start again without force.
     pub cooldown: Duration,
     /// Share that stays on the old version through the rollback window, 0 to 0.05.
     pub holdback: f64,
@@ -55,18 +55,18 @@ pub struct Step {
     pub min_duration: Duration,
     /// The fewest requests of the candidate in the step.
     pub min_requests: u64,
-    /// When `on_timeout` happens.
+    /// Time after which `on_timeout` happens.
     pub max_duration: Duration,
-    /// What happens at `max_duration`.
+    /// Action at `max_duration`.
     pub on_timeout: OnTimeout,
-    /// Whether a person must agree.
+    /// Approval by a person, if the step needs one.
     pub approval: Approval,
 }
 
-/// What one gate looks for and may decide; fields that mean nothing for a gate have no effect.
+/// Settings of one gate: what it looks for and may decide; fields that mean nothing for a gate have no effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatePolicy {
-    /// What it may decide.
+    /// Decisions that it may make.
     pub mode: Mode,
     /// Ratio of rates above 1 that is still no reason to roll back.
     pub delta: f64,
@@ -345,7 +345,7 @@ impl Gate {
         }
     }
 
-    /// What the gate does where nothing is said; the fields that are `Some` are those that it has.
+    /// Returns the gate's defaults; the fields that are `Some` are those that it has.
     fn defaults(self) -> GateDraft {
         let ratio = |mode, delta| GateDraft {
             mode: Some(mode),
@@ -564,7 +564,7 @@ impl Policy {
         if check.wrong.is_empty() { Ok(policy) } else { Err(check.wrong) }
     }
 
-    /// What is said about a gate.
+    /// Returns the settings of a gate.
     pub fn gate(&self, gate: Gate) -> &GatePolicy {
         &self.gates[&gate]
     }

@@ -10,7 +10,7 @@ use super::{
 };
 
 impl Rollout {
-    /// What the log keeps at each change.
+    /// Serialises the state that the log keeps at each change.
     pub fn record(&self) -> Value {
         serde_json::to_value(&self.head).expect("a rollout is plain JSON")
     }
@@ -29,12 +29,12 @@ impl Rollout {
         }
     }
 
-    /// Why it stands where it does, for people.
+    /// Reason for its state, for people.
     pub fn reason(&self) -> &str {
         &self.head.reason
     }
 
-    /// Who made the last change: `tidegate` or an operator.
+    /// Author of the last change: `tidegate` or an operator.
     pub fn actor(&self) -> &str {
         self.head.history.last().map_or("tidegate", |change| &change.by)
     }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::stats::Direction;
 
-/// What a rollout decided and everything that it decided by.
+/// Verdict of a rollout, and all the evidence that led to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bundle {
     /// The form: 1.
@@ -37,9 +37,9 @@ pub struct Bundle {
     pub policy: Policy,
     /// The salt of the assignment.
     pub salt: String,
-    /// Everything that the decision saw, in order.
+    /// Entries that the decision saw, all of them and in order.
     pub ledger: Vec<Entry>,
-    /// What was decided last.
+    /// Last decision.
     pub verdict: Decided,
     /// SHA-256 of the canonical form (RFC 8785) of all other fields, in hexadecimal.
     pub sha256: String,
@@ -54,7 +54,7 @@ pub struct Decided {
     pub gate: Option<Gate>,
     /// The step, counted from 0.
     pub step: usize,
-    /// When.
+    /// Time of the transition.
     pub at: Moment,
 }
 
@@ -65,7 +65,7 @@ pub struct Replayed {
     pub verdict: Option<Decided>,
     /// Natural logarithm of each gate's evidence at the end.
     pub log_e: BTreeMap<Gate, f64>,
-    /// What is not as the bundle says, in order; at most 100.
+    /// Differences from the bundle, in order; at most 100.
     pub differences: Vec<String>,
 }
 

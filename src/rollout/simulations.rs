@@ -11,7 +11,7 @@ use super::{
     *,
 };
 
-/// What comes, and how the arms answer it.
+/// Simulated traffic, and the arms' answers to it.
 #[derive(Clone, Copy)]
 struct World {
     /// Requests per second.
@@ -24,7 +24,7 @@ struct World {
     incidents: f64,
     /// Users whose requests stay together, of uneven traffic; some fail always.
     users: Option<u32>,
-    /// Whether those are told apart.
+    /// True if these users are told apart.
     sticky: bool,
     requests_max: u64,
 }
@@ -39,7 +39,7 @@ const CALM: World = World {
     requests_max: 100_000,
 };
 
-/// How a rollout ended, and after how many requests of the candidate.
+/// End of a rollout, with the candidate's requests until then.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum End {
     RolledBack(u64),

@@ -1,4 +1,4 @@
-//! What a rollout is: its state, what it hears and what it asks for.
+//! The rollout itself: its state, what it hears and what it asks for.
 //!
 //! | state | left for |
 //! | --- | --- |
@@ -31,18 +31,18 @@ use super::{
     values::Moment,
 };
 
-/// Everything that a rollout is, as it outlives the process.
+/// State of a rollout, complete, as it outlives the process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Rollout {
     pub(super) head: Head,
     pub(super) keys: Keys,
     pub(super) ledger: Ledger,
-    /// Why it was rolled back, once somebody asked: it takes a playback of the ledger.
+    /// Explanation of the rollback, made on the first request: it takes a playback of the ledger.
     #[serde(skip)]
     pub(super) explained: OnceLock<Option<Why>>,
 }
 
-/// What a rollout is without the parts that only grow.
+/// State of a rollout without the parts that only grow.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "facts that do not depend on each other")]
 pub(super) struct Head {
@@ -63,12 +63,12 @@ pub(super) struct Head {
     pub(super) started_at: Moment,
     pub(super) updated_at: Moment,
     pub(super) ended_at: Option<Moment>,
-    /// Why it is held.
+    /// Reason for which it is held.
     pub(super) held: Option<Held>,
     /// Since when the step could pass but for a gate without data.
     #[serde(default)]
     pub(super) lacking_since: Option<Duration>,
-    /// Why it was held before a pause.
+    /// Reason for which it was held before a pause.
     #[serde(default)]
     pub(super) held_before: Option<Held>,
     /// The state to which `resume` goes back.
@@ -109,7 +109,7 @@ pub struct Side {
     pub digest: String,
 }
 
-/// Where a rollout stands.
+/// State of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -123,7 +123,7 @@ pub enum State {
     Canary,
     /// A step has passed and a person must agree.
     AwaitingApproval,
-    /// Something lacks; the split stays.
+    /// The rollout lacks something; the split stays.
     Held,
     /// An operator stopped it; the split stays.
     Paused,
@@ -139,7 +139,7 @@ pub enum State {
     Superseded,
 }
 
-/// Why a rollout is held.
+/// Reasons to hold a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Held {
@@ -172,7 +172,7 @@ pub(super) struct Guarded {
 /// A change of state or step, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When.
+    /// Time of the change.
     pub at: Moment,
     /// The state before.
     pub from: State,
@@ -180,13 +180,13 @@ pub struct Change {
     pub to: State,
     /// The step after, counted from 0.
     pub step: usize,
-    /// Who: `tidegate` or an operator.
+    /// Author: `tidegate` or an operator.
     pub by: String,
-    /// Why.
+    /// Reason for the change.
     pub why: String,
 }
 
-/// What a rollout hears.
+/// Events that a rollout hears of.
 #[derive(Debug, Clone)]
 pub enum Event<'a> {
     /// The candidate is loaded and can answer.
@@ -197,7 +197,7 @@ pub enum Event<'a> {
     Shadowed(&'a [Comparison]),
     /// Copies that were dropped.
     ShadowDropped(u64),
-    /// What came back about predictions, in the order of arrival.
+    /// Outcomes of predictions, in the order of arrival.
     Outcomes(&'a [Outcome]),
     /// Time has passed; comes at least each second.
     Tick,
@@ -207,32 +207,32 @@ pub enum Event<'a> {
         report: Value,
         /// True if the candidate did well enough.
         pass: bool,
-        /// What it failed by, or what it reached.
+        /// Reason for the failure, or the result that was reached.
         why: String,
     },
     /// The quantiles that [`Effect::FreezeQuantiles`] asked for; slowness is marked from now on.
     Thresholds(&'a [Threshold]),
     /// An operator asks for something that [`Rollout::check`] allows; else nothing happens.
     Order {
-        /// What.
+        /// Order given.
         order: Order,
-        /// Who.
+        /// Author of the order.
         actor: &'a str,
-        /// Why, in their words; may be empty.
+        /// Reason, in the author's words; may be empty.
         reason: &'a str,
     },
-    /// Everything was frozen, or thawed.
+    /// Freeze (true) or thaw (false) of all automation.
     Frozen(bool),
     /// The candidate failed as a whole.
     Guard {
-        /// How.
+        /// Kind of the failure.
         kind: GuardKind,
-        /// What is known about it.
+        /// Description of the failure.
         why: &'a str,
     },
     /// An operator gave the candidate another share while it is paused.
     Weighed(f64),
-    /// What serves was changed by an operator.
+    /// An operator changed what serves.
     Superseded {
         /// By what.
         why: &'a str,
@@ -241,26 +241,26 @@ pub enum Event<'a> {
     Promoted,
     /// The candidate could not take over.
     PromotionFailed {
-        /// Why.
+        /// Reason for the failure.
         why: &'a str,
     },
     /// The process started again and the rollout was read back.
     Restarted {
-        /// What was lost, in words.
+        /// Description of what was lost.
         lost: &'a str,
     },
 }
 
-/// How a candidate failed as a whole.
+/// Failures of a candidate as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardKind {
-    /// It ended its process or an engine.
+    /// Crash of its process or of an engine.
     Crash,
-    /// It cannot be loaded.
+    /// Failure to load.
     LoadFailure,
 }
 
-/// What an operator may ask for.
+/// Orders that an operator may give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
@@ -276,7 +276,7 @@ pub enum Order {
     Abort,
 }
 
-/// What has to be done, in this order, each only after the one before succeeded.
+/// Actions that a rollout asks for, in this order, each only after the one before succeeded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Measure the candidate on labelled data, then tell [`Event::Validated`].
@@ -300,14 +300,14 @@ pub enum Effect {
     },
     /// Take the candidate out of the split and end its copies. Stands before [`Effect::Record`].
     Rollback {
-        /// Why.
+        /// Reason for the rollback.
         reason: String,
     },
     /// Write the rollout down as it stands.
     Record,
     /// Tell who listens.
     Tell {
-        /// What kind of thing happened.
+        /// Kind of the event.
         kind: Told,
         /// More about it.
         detail: String,
@@ -345,21 +345,21 @@ pub enum OrderError {
         state = state.name()
     )]
     WrongState {
-        /// What was asked for.
+        /// Order that was asked for.
         order: Order,
         /// The state.
         state: State,
-        /// When it is possible.
+        /// States in which it is possible, in words.
         possible: &'static str,
     },
-    /// There were as many changes as are recorded.
+    /// Too many changes: as many as are recorded.
     #[error(
         "the rollout has changed {CHANGES_MAX} times, which is as many as it records; promote or abort it"
     )]
     TooMany,
 }
 
-/// What is needed to start.
+/// Inputs of a start.
 #[derive(Debug, Clone)]
 pub struct Start<'a> {
     /// The rollout's id, such as `r-01j...`.
@@ -374,13 +374,13 @@ pub struct Start<'a> {
     pub policy: Policy,
     /// The salt of the assignment, in hexadecimal.
     pub salt: String,
-    /// Who started it: `tidegate` or an operator.
+    /// Author of the start: `tidegate` or an operator.
     pub actor: &'a str,
-    /// Why, in their words; may be empty.
+    /// Reason, in the author's words; may be empty.
     pub reason: &'a str,
 }
 
-/// What changed since the last checkpoint: small enough to be written each second.
+/// Changes since the last checkpoint: small enough to be written each second.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checkpoint {
     head: Head,
@@ -499,7 +499,7 @@ impl Rollout {
         Self { head, keys: Keys::default(), ledger, explained: OnceLock::new() }
     }
 
-    /// Where it stands.
+    /// Current state.
     pub fn state(&self) -> State {
         self.head.state
     }
@@ -557,7 +557,7 @@ impl Rollout {
         self.head.evidence.thresholds(&self.head.policy)
     }
 
-    /// When it ended, since 1970.
+    /// Time of the end, since 1970.
     pub fn ended_at(&self) -> Option<Duration> {
         self.head.ended_at.map(Moment::since_1970)
     }
@@ -567,7 +567,7 @@ impl Rollout {
         self.head.released
     }
 
-    /// Why files that lost here may not start again, if they may not: by itself never, by an operator after the
+    /// Reason that files that lost here may not start again, if they may not: by itself never, by an operator after the
     /// cooldown or with force.
     pub fn forbids(
         &self,
@@ -620,7 +620,7 @@ impl Rollout {
         Ok(())
     }
 
-    /// What changed since the last checkpoint; what lies behind it is evidence that no entry has yet.
+    /// Closes the open entry and returns the changes since the last checkpoint.
     pub fn checkpoint(&mut self) -> Checkpoint {
         self.close();
         Checkpoint {
@@ -630,7 +630,7 @@ impl Rollout {
         }
     }
 
-    /// All that there is, as one checkpoint.
+    /// Returns the whole state as one checkpoint.
     pub fn whole(&self) -> Checkpoint {
         Checkpoint {
             head: self.head.clone(),

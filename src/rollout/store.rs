@@ -1,8 +1,8 @@
-//! What rollouts leave on the disk beside the log: checkpoints of their evidence, and whether all is frozen.
+//! Rollouts on disk: checkpoints of their evidence beside the log, and the log's record that all is frozen.
 //!
-//! The log has each change with its sums; `rollouts/<id>.jsonl` below the state's folder has a checkpoint for each second,
-//! so that a process that dies loses a second of evidence at most. Always true: a file that cannot be read costs the
-//! evidence since the last change, never the rollout.
+//! The log has each change with its sums; `rollouts/<id>.jsonl` below the state's folder has a checkpoint for each
+//! second, so that a process that dies loses a second of evidence at most. Always true: a file that cannot be read
+//! costs the evidence since the last change, never the rollout.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,7 +25,7 @@ use super::{
     values::Moment,
 };
 
-/// Where rollouts are kept.
+/// Storage of rollouts.
 #[derive(Debug, Default)]
 pub(super) struct Store {
     folder: Option<PathBuf>,
@@ -38,14 +38,14 @@ pub(super) struct Store {
     pub(super) blamed: BTreeSet<(String, VersionId, String)>,
 }
 
-/// Who froze all automation, and why.
+/// Freeze of all automation: its time, author and reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Frozen {
     /// Since when.
     pub since: Moment,
-    /// Who.
+    /// Author of the freeze.
     pub by: String,
-    /// Why, in their words.
+    /// Reason, in the author's words.
     pub reason: String,
 }
 
@@ -55,7 +55,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 /// The kind of records about freezing.
 const FREEZE: &str = "automation.freeze";
 
-/// Who froze everything, if somebody did, as the log says.
+/// Returns the freeze that is in effect by the log, if there is one.
 fn frozen(state: &State) -> Option<Frozen> {
     let filter =
         Filter { kind: Some(FREEZE.to_owned()), newest: true, limit: 1, ..Filter::default() };
@@ -93,7 +93,7 @@ impl Store {
         Self { folder: made.is_ok().then_some(folder), state: Some(state), ..Self::default() }
     }
 
-    /// Appends what changed since the last checkpoint; writes the file anew where it has grown, or was not written well.
+    /// Appends the changes since the last checkpoint; writes the file anew if it is large or was not written well.
     pub(super) fn checkpoint(&mut self, rollout: &mut Rollout) {
         let Some(folder) = &self.folder else { return };
         let path = folder.join(format!("{}.jsonl", rollout.id()));
@@ -168,7 +168,7 @@ impl Store {
         }
     }
 
-    /// Who froze everything, if somebody did, as the log says.
+    /// Returns the freeze that is in effect by the log, if there is one.
     pub(super) fn frozen(&self) -> Option<Frozen> {
         frozen(self.state.as_ref()?)
     }

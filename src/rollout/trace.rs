@@ -1,4 +1,4 @@
-//! How the evidence of every gate grew, played back from a bundle.
+//! Growth of every gate's evidence, played back from a bundle.
 //!
 //! Not here: the playback (`replay`), drawing (`plot`).
 
@@ -10,7 +10,7 @@ use super::{
     state::State,
 };
 
-/// How the evidence of a rollout grew.
+/// Growth of a rollout's evidence.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Trace {
     /// The steps as they were entered, in order.
@@ -28,7 +28,7 @@ pub struct Entered {
     pub weight: f64,
 }
 
-/// How the evidence of a gate grew.
+/// Growth of a gate's evidence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GateTrace {
     /// The gate.
@@ -45,7 +45,7 @@ pub struct GateTrace {
 const POINTS_MAX: usize = 500;
 
 impl Bundle {
-    /// How the evidence grew, played back from the ledger and thinned; the last point is kept.
+    /// Plays the evidence back from the ledger and thins it; the last point is kept.
     pub fn trace(&self) -> Trace {
         let mut trace = Trace::default();
         let on = Gate::ALL.into_iter().filter(|gate| self.policy.gate(*gate).mode != Mode::Off);

@@ -23,10 +23,10 @@ use crate::{
 
 use super::{Rollouts, policy::Validation};
 
-/// How a validation ended: its report, whether it passed, and why.
+/// End of a validation: its report, true if it passed, and the reason.
 type Ended = (Value, bool, String);
 
-/// What a validation needs.
+/// Inputs of a validation.
 pub(super) struct Task {
     pub(super) id: String,
     pub(super) wanted: Validation,

@@ -39,8 +39,8 @@ pub struct Asked<'a> {
     pub selector: VersionSelector<'a>,
     /// The arm or version that a header asks for; followed only where the model's policy allows it.
     pub route: Option<&'a str>,
-    /// The hash of what keeps the client in its arm, by the model's [`Traffic`](super::Traffic) in the same table; without
-    /// it, the prediction's name is the key.
+    /// The hash of what keeps the client in its arm, by the model's [`Traffic`](super::Traffic) in the same table;
+    /// without it, the prediction's name is the key.
     pub key: Option<Hashed>,
     /// The prediction's own name.
     pub id: PredictionId,
@@ -90,7 +90,7 @@ struct Ticket<'t> {
     evidence: &'t Evidence,
     number: u64,
     assignment: Assignment,
-    /// What came of it so far on its assigned arm.
+    /// Marks of its result so far on its assigned arm.
     marks: Marks,
 }
 
@@ -279,8 +279,8 @@ impl Call<'_> {
         Ok(prediction)
     }
 
-    /// Takes what a copy of the request needs, if a shadow gets one: the inputs that the run has left in the request, and
-    /// the outputs as the model gave them. The copy is made once the call is finished, and only if it succeeded.
+    /// Takes what a copy of the request needs, if a shadow gets one: the inputs that the run has left in the request,
+    /// and the outputs as the model gave them. The copy is made once the call is finished, and only if it succeeded.
     ///
     /// `body_bytes` is the length of the body that the inputs may be slices of.
     pub fn copy(&mut self, request: &mut InferRequest, prediction: Prediction, body_bytes: usize) {

@@ -1,4 +1,4 @@
-//! Two predictions side by side: how far a candidate's outputs are from the baseline's, and whether outputs are numbers.
+//! Two predictions compared: how far a candidate's outputs are from the baseline's, and whether outputs are finite.
 //!
 //! Pure and without allocations: elements are read in blocks on the stack, whatever form they have. Always true:
 //! - Floating outputs are compared as numbers; all others are labels, which are equal or not.
@@ -18,7 +18,7 @@ const BLOCK: usize = 256;
 /// probability of 1e-9 that becomes 2e-9 beside one of 1 is no disagreement.
 const SCALE_MIN: f64 = 0.01;
 
-/// How a candidate's outputs differ from the baseline's, over all outputs.
+/// Differences of a candidate's outputs from the baseline's, over all outputs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Difference {
     /// Rows compared: those of the output with the most.

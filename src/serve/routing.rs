@@ -11,7 +11,7 @@ use crate::{
 
 use super::{Asked, Assignment, Evidence, Model, RouteError, Shadow, Table, Traffic, Version};
 
-/// Where a request goes.
+/// Destination of a request.
 pub(super) struct Routed<'t> {
     pub(super) version: &'t Arc<Version>,
     pub(super) arm: ArmName,
@@ -96,7 +96,7 @@ impl Model {
         Ok(other)
     }
 
-    /// Where a header sends a request: to an arm by its name, or to a version.
+    /// Follows a header's value: to an arm by its name, or to a version.
     fn follow(&self, wanted: &str) -> Result<Routed<'_>, RouteError> {
         let traffic = self.traffic.as_deref();
         if wanted == ArmName::BASELINE.as_str() {

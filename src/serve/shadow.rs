@@ -1,12 +1,12 @@
 //! Shadows: copies of answered requests are run on another version, whose answers are compared and never returned.
 //!
-//! Once a worker has counted an answer, it moves the request's inputs and the model's outputs into one bounded queue; one
-//! thread of the lowest priority runs them on the shadow's version and compares. Always true:
+//! Once a worker has counted an answer, it moves the request's inputs and the model's outputs into one bounded queue;
+//! one thread of the lowest priority runs them on the shadow's version and compares. Always true:
 //! - A worker waits for nothing and copies no tensor; a copy for which there is no room is dropped, the newest first.
 //! - Each copy is counted once: as a request of the shadow, or as dropped.
 //! - A copy that waits keeps no version loaded: it runs on what the live table has then, or is dropped.
-//! - A copy is run with the checks, the deadline and the watchdog that requests are run with. One that never ends stops the
-//!   shadows of this process, and nothing else.
+//! - A copy is run with the checks, the deadline and the watchdog that requests are run with. One that never ends stops
+//!   the shadows of this process, and nothing else.
 //!
 //! An arm answered, so a shadow that does not, for whatever reason but room, disagrees: it *failed*.
 //!
@@ -72,7 +72,7 @@ struct Answering {
     outputs: Box<[String]>,
 }
 
-/// What is copied of a request.
+/// Inputs and outputs of a request that has a copy.
 #[derive(Debug)]
 pub(super) struct Copied {
     inputs: Vec<Input>,
@@ -81,7 +81,7 @@ pub(super) struct Copied {
     wanted: SmallVec<[usize; 8]>,
     /// The index of the version that answered.
     answering: usize,
-    /// What it keeps in memory.
+    /// Bytes that it keeps in memory.
     bytes: usize,
 }
 
@@ -118,9 +118,9 @@ pub struct Shadowing {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What became of a copy.
+/// Results of a copy.
 enum Ran {
-    /// How its answer differs from the client's, and whether its shape does.
+    /// Difference between its answer and the client's; true if their shapes differ.
     Compared(ShadowSample, bool),
     Dropped,
     /// Its run was counted when it was given up.
@@ -156,7 +156,7 @@ impl Shadow {
         self.id
     }
 
-    /// What its version's copies came to since the process started, whatever they were compared with.
+    /// Totals of its version's copies since the process started, whatever they were compared with.
     pub fn totals(&self) -> ShadowTotals {
         self.recorder.shadow().totals()
     }
@@ -206,7 +206,7 @@ impl Shadow {
 }
 
 impl Copied {
-    /// What a version answered, for a shadow; `None` if the shadow is not compared with this version.
+    /// Takes a version's inputs and answer for a shadow; `None` if the shadow is not compared with this version.
     pub(super) fn new(
         shadow: &Shadow,
         version: &Version,
@@ -257,7 +257,8 @@ impl Shadows {
     pub(super) fn offer(&self, shadow: &Arc<Shadow>, prediction: PredictionId, copied: Copied) {
         let bytes = copied.bytes;
         let copy = Copy { shadow: Arc::clone(shadow), prediction, copied };
-        // There is a place for whatever has been reserved, and nobody else in it: to reserve is to push without waiting.
+        // There is a place for whatever has been reserved, and nobody else in it: to reserve is to push without
+        // waiting.
         if self.is_stuck.load(Relaxed) || !self.reserve(bytes) {
             shadow.drop_copy();
         } else if self.queue.push(copy).is_err() {
@@ -450,7 +451,7 @@ fn failed() -> Ran {
     Ran::Compared(ShadowSample { failed: true, ..ShadowSample::default() }, false)
 }
 
-/// What it means that a shadow gave no answer where an arm did.
+/// Result of a copy that got no answer where an arm gave one.
 fn not_answered(error: &PredictError) -> Ran {
     match error {
         PredictError::Signature(_)

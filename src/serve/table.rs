@@ -130,7 +130,7 @@ pub enum RouteError {
     UnknownArm {
         /// The model.
         model: ModelName,
-        /// What the header says.
+        /// Value of the header.
         wanted: String,
         /// The arms, and the versions that are ready.
         available: String,

@@ -43,7 +43,7 @@ pub struct Version {
     waiting: AtomicUsize,
     freed: Notify,
     tag: Tag,
-    /// Where requests are counted that are assigned to it by default, and that name it.
+    /// Recorders of requests: those assigned to it by default (`baseline`), and those that name it (`direct`).
     baseline: Arc<ArmRecorder>,
     direct: Arc<ArmRecorder>,
 }
@@ -164,12 +164,12 @@ impl Version {
         self.parts.id
     }
 
-    /// Where requests are counted that it answers as the baseline.
+    /// Recorder of requests that it answers as the baseline.
     pub(super) fn baseline(&self) -> &ArmRecorder {
         &self.baseline
     }
 
-    /// Where requests are counted that name it.
+    /// Recorder of requests that name it.
     pub(super) fn direct(&self) -> &ArmRecorder {
         &self.direct
     }

@@ -276,7 +276,7 @@ impl Watchdog {
         self.vacant.fetch_sub(1, Relaxed);
     }
 
-    /// Whoever was given up came back.
+    /// Notes that a thread came back after it was given up.
     pub(super) fn came_back(&self, watch: &Watch) {
         if watch.alone.is_none() {
             self.stuck.fetch_sub(1, Relaxed);

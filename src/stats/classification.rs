@@ -1,4 +1,4 @@
-//! How good predicted classes and probabilities are, against labels.
+//! Quality of predicted classes and probabilities, against labels.
 
 use libm::log;
 

@@ -62,7 +62,7 @@ pub struct EventProcess {
     /// The share of the last event, 0 before any, and the events of both arms at it.
     share: f64,
     events: u64,
-    /// What each event of either arm adds at this share.
+    /// Amount that each event of either arm adds at this share.
     costs: [f64; ALTERNATIVES],
     /// The sum of these at the shares before.
     settled: [f64; ALTERNATIVES],
@@ -317,7 +317,7 @@ mod tests {
         assert!(limits.lower <= limits.upper && limits.upper.is_finite(), "{limits:?}");
     }
 
-    /// Where an event is common, the clamp could push alternatives into the null hypothesis.
+    /// Checks a common event, for which the clamp could push alternatives into the null hypothesis.
     #[test]
     fn no_alternative_lies_in_the_null_hypothesis() {
         for base in [0.01, 0.5, 0.8, 0.95, 1.0] {

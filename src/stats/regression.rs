@@ -1,4 +1,4 @@
-//! How far predicted numbers are from the true ones.
+//! Errors of predicted numbers against the true ones.
 
 use super::special::number;
 

@@ -113,7 +113,7 @@ pub struct BoundedMean {
     squares: f64,
     bets: f64,
     bets_on_values: f64,
-    /// What the variance costs the lower and the upper limit.
+    /// Cost of the variance for the lower and the upper limit.
     costs: [f64; 2],
 }
 

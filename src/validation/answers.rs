@@ -9,7 +9,7 @@ use crate::{
 
 use super::{Request, Subject, Task, ValidationError, survey::LabelKind, survey::Survey};
 
-/// How the outputs say what a version predicts.
+/// Ways in which outputs hold a version's prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reading {
     /// An output with the class itself, and another with a score for each class.

@@ -100,7 +100,7 @@ impl Binding {
     }
 }
 
-/// Whether a first dimension counts rows, and whether it must be one row.
+/// Tells whether a first dimension counts rows, and whether a run must have one row.
 fn rows_of(subject: &Subject<'_>) -> (bool, bool) {
     if subject.rows_max > 0 {
         return (true, false);

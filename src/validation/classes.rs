@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::survey::in_order;
 
-/// How a version says a class.
+/// Ways in which a version names a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Naming {
     /// By a number of its own, which names the class.
@@ -32,7 +32,7 @@ pub(super) struct Classes {
     most: usize,
 }
 
-/// There are more classes than there may be.
+/// Error of more classes than allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TooMany;
 
@@ -180,7 +180,7 @@ impl Classes {
         self.keys.len()
     }
 
-    /// What people call a class.
+    /// Returns the name that people use for a class.
     pub(super) fn name(&self, class: u32) -> String {
         let key = &self.keys[class as usize];
         let column = match self.naming {

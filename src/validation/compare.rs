@@ -12,7 +12,7 @@ const ROWS_MAX: usize = 100_000;
 const RESAMPLES: u32 = 1_000;
 const SEED: u64 = 1;
 
-/// What both versions came to on each row.
+/// Results of both versions on each row.
 #[derive(Debug)]
 pub(super) struct Pairs {
     task: Task,
@@ -42,7 +42,7 @@ impl Pairs {
         }
     }
 
-    /// Whether the candidate is better or worse, at a chance of error of `alpha`.
+    /// Compares the candidate with the other version, at a chance of error of `alpha`.
     pub(super) fn compare(
         self,
         version: u64,

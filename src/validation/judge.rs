@@ -59,7 +59,7 @@ struct Scores {
     agreeing: u64,
 }
 
-/// What a version came to.
+/// Scores of a version.
 #[derive(Debug)]
 pub(super) struct Scored {
     pub(super) task: Task,

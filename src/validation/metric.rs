@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Serialize, Serializer};
 
-/// What a model's answers are.
+/// Kinds of a model's answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
@@ -109,7 +109,7 @@ impl Serialize for Metric {
     }
 }
 
-/// What a metric must reach: at least for scores, at most for errors.
+/// Value that a metric must reach: at least for scores, at most for errors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Threshold {
     /// The metric.
@@ -118,13 +118,13 @@ pub struct Threshold {
     pub limit: f64,
 }
 
-/// Why a threshold is none.
+/// Errors of a threshold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ThresholdError {
-    /// It is not written as one.
+    /// Text that is not a metric and a number.
     #[error("`{0}` is not a threshold; write a metric and a number, such as accuracy=0.9")]
     Form(String),
-    /// There is no such metric.
+    /// Name that no metric has.
     #[error("there is no metric `{name}`; there are {}", names(&Metric::ALL))]
     Metric {
         /// The name given.
@@ -137,7 +137,7 @@ pub enum ThresholdError {
         metric: Metric,
         /// The number, as text.
         limit: String,
-        /// What would be right.
+        /// Range that the number must lie in, in words.
         range: &'static str,
     },
     /// The task has other metrics.

@@ -62,7 +62,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// What holds for files.
+    /// Returns the limits for files.
     pub fn limits(&self) -> Limits {
         let Self { columns_max, text_bytes_max, row_bytes_max, batch_bytes_max, classes_max: _ } =
             *self;
@@ -78,7 +78,7 @@ impl Default for Settings {
     }
 }
 
-/// What is asked of a version.
+/// Options of a validation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// A file with the labels, one a row, where they are not a column of the data.
@@ -95,7 +95,7 @@ pub struct Request {
     pub task: Option<Task>,
     /// The output with the prediction; `None` for the only one that can be it.
     pub output: Option<String>,
-    /// What must be reached.
+    /// Thresholds to reach.
     pub thresholds: Vec<Threshold>,
     /// Rows of one run; fewer where the version takes fewer.
     pub batch_rows: usize,
@@ -173,7 +173,7 @@ impl std::fmt::Debug for Surroundings<'_> {
     }
 }
 
-/// Why there is no report.
+/// Errors of a validation.
 #[derive(Debug, thiserror::Error)]
 pub enum ValidationError {
     /// The data cannot be read, or a cell is not what it should be.
@@ -188,7 +188,7 @@ pub enum ValidationError {
     /// A threshold is about a metric that this task does not have.
     #[error(transparent)]
     Threshold(#[from] ThresholdError),
-    /// There are no rows with labels.
+    /// No rows with labels.
     #[error("`{}` has no rows with a label", .0.display())]
     NoRows(PathBuf),
     /// The version does not run on rows that fit it: its own fault.
@@ -200,10 +200,10 @@ pub enum ValidationError {
         first: u64,
         /// The last row.
         last: u64,
-        /// What the engine said.
+        /// Message of the engine.
         reason: String,
     },
-    /// It was told to stop.
+    /// Cancellation before the end.
     #[error("the validation was cancelled")]
     Cancelled,
 }

@@ -1,4 +1,4 @@
-//! What a validation came to: for programs as JSON, for people as a table and as Markdown.
+//! Report of a validation: for programs as JSON, for people as a table and as Markdown.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Metric, Task, Threshold, judge::Scored};
 
-/// What a validation came to.
+/// Result of a validation.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// The model.
@@ -16,11 +16,11 @@ pub struct Report {
     pub version: u64,
     /// True if every threshold is reached and the version is not worse than the other.
     pub passed: bool,
-    /// Why it did not pass, a sentence for each reason.
+    /// Reasons that it did not pass, a sentence each.
     pub failures: Vec<String>,
-    /// What it was run on.
+    /// Data that it was run on.
     pub data: DataReport,
-    /// What its answers are.
+    /// Kind of the version's answers.
     pub task: Task,
     /// The class that precision, recall and F1 are about; `None` where they are means over the classes.
     pub positive: Option<String>,
@@ -32,13 +32,13 @@ pub struct Report {
     pub confusion: Option<Vec<Vec<u64>>>,
     /// Rows with a label whose answer is not a number.
     pub unanswered: u64,
-    /// How long runs took.
+    /// Durations of runs.
     pub latency: Latency,
-    /// What had to be reached.
+    /// Thresholds, with the values reached.
     pub thresholds: Vec<ThresholdReport>,
-    /// How another version does on the same rows.
+    /// Comparison with another version on the same rows.
     pub comparison: Option<Comparison>,
-    /// What to know when reading the numbers.
+    /// Notes for reading the numbers.
     pub notes: Vec<String>,
 }
 
@@ -51,14 +51,14 @@ pub struct DataReport {
     pub labels: String,
     /// Rows that were run.
     pub rows: u64,
-    /// Those of them without a label, which were run and not judged.
+    /// Rows without a label, which were run and not judged.
     pub unlabelled: u64,
 }
 
 /// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct MetricReport {
-    /// Which.
+    /// The metric.
     pub metric: Metric,
     /// Its value; `None` if it cannot be computed.
     pub value: Option<f64>,
@@ -81,7 +81,7 @@ pub struct ClassReport {
     pub f1: f64,
 }
 
-/// How long runs took, in microseconds.
+/// Durations of runs, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Latency {
     /// Runs.
@@ -116,7 +116,7 @@ pub struct ThresholdReport {
 pub struct Comparison {
     /// The other version.
     pub version: u64,
-    /// How the candidate does beside it.
+    /// Verdict on the candidate beside it.
     pub verdict: Verdict,
     /// Its own metrics.
     pub metrics: Vec<MetricReport>,
@@ -132,9 +132,9 @@ pub struct Comparison {
     pub rows: u64,
     /// Rows whose answer by the other version is not a number.
     pub unanswered: u64,
-    /// How long its runs took.
+    /// Durations of its runs.
     pub latency: Latency,
-    /// What to know about its numbers.
+    /// Notes on its numbers.
     pub notes: Vec<String>,
 }
 
@@ -153,7 +153,7 @@ pub struct Difference {
     pub confidence: f64,
 }
 
-/// How a version does beside another.
+/// Verdict on a version beside another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {

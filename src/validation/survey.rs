@@ -12,7 +12,7 @@ const USUAL: [&str; 4] = ["label", "target", "class", "y"];
 /// Rows of labels that are read at a time.
 const ROWS: usize = 4096;
 
-/// Where the labels are.
+/// Place of the labels.
 #[derive(Debug)]
 pub(super) enum Labels {
     /// A column of the data.
@@ -21,7 +21,7 @@ pub(super) enum Labels {
     File(Box<Dataset>),
 }
 
-/// What the labels are, from the narrowest kind.
+/// Kinds of labels, the narrowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LabelKind {
     /// Only 0 and 1, or truth values.
@@ -30,11 +30,11 @@ pub(super) enum LabelKind {
     Whole,
     /// Numbers.
     Number,
-    /// Something that is no number.
+    /// Text that is no number.
     Text,
 }
 
-/// What a pass over the labels found.
+/// Findings of a pass over the labels.
 #[derive(Debug)]
 pub(super) struct Survey {
     /// Rows to go through.

@@ -123,7 +123,7 @@ fn canaries(proxy: &Proxy) -> BTreeSet<usize> {
     (0..CLIENTS).filter(|client| gets_canary(client)).collect()
 }
 
-/// What every example must do whatever its shares are.
+/// Checks what every example must do, whatever its shares are.
 fn routes(proxy: &Proxy) {
     let mut connection = Connection::open(proxy.address);
     let cases = [

@@ -27,7 +27,7 @@ const ROUNDS: usize = 26;
 /// Makes the choices of an earlier run again; a failed test says which.
 const SEED: &str = "TIDEGATE_TEST_SEED";
 
-/// What happens to the rollout while the server dies.
+/// Phase of the rollout in which the server dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Starts,
@@ -160,7 +160,7 @@ fn open(server: &Server) -> String {
     id(&started.json())
 }
 
-/// What is served is what the rollout says.
+/// Asserts that the served split is the one that the rollout says.
 fn assert_in_step(server: &Server) {
     let traffic = || server.admin(&format!("/api/v1/models/{MODEL}/traffic")).ok().json();
     let Some(_) = newest(server) else {

@@ -54,7 +54,7 @@ fn quick() -> Value {
     })
 }
 
-/// What clients met while something was true.
+/// Counts of the answers that clients got under load.
 #[derive(Debug, Default)]
 struct Met {
     answers: AtomicU64,

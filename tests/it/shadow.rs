@@ -41,7 +41,7 @@ fn shadow(server: &Server, share: f64) {
     Connection::open(server.admin).ask(&Request::post_json(path, &body).method("PUT")).ok();
 }
 
-/// What is told of version 2 as a shadow.
+/// Returns what the server says of version 2 as a shadow.
 fn seen(server: &Server) -> Value {
     server.admin("/api/v1/models/m/traffic").ok().json()["shadow"][0].clone()
 }
@@ -50,7 +50,7 @@ fn number(seen: &Value, field: &str) -> u64 {
     seen[field].as_u64().unwrap_or_else(|| panic!("{field} in {seen}"))
 }
 
-/// What is told of version 2 once so many copies were run or dropped.
+/// Returns what the server says of version 2 once so many copies were run or dropped.
 fn settled(server: &Server, offered: u64) -> Value {
     eventually("all copies are counted", || {
         let seen = seen(server);
@@ -66,7 +66,7 @@ fn rounds(count: i64) -> Request {
     Request::post_json(&infer("m"), &json!({"inputs": [tensor]}))
 }
 
-/// What a loop of so many rounds gives, without the loop.
+/// Builds a model that gives the result of a loop of `rounds` rounds, without the loop.
 fn quick() -> Vec<u8> {
     let cast = node("Cast", &["rounds"], &["y"]).message(5, int_attribute("to", FLOAT));
     let inputs = vec![declared("rounds", INT64, &[1])];

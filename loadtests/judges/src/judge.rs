@@ -2,7 +2,7 @@
 
 use tidegate::stats::{Direction, EventProcess};
 
-/// What both arms did since the last look: the canary first, then the baseline.
+/// Counts of both arms since the last look: the canary first, then the baseline.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Look {
     /// The canary's share of requests.

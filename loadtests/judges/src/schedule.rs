@@ -11,7 +11,7 @@ use tidegate::rollout::{
 
 use crate::{judge::number, world::Random};
 
-/// How a rollout ended.
+/// Ends of a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Promoted,

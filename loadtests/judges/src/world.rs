@@ -20,7 +20,7 @@ impl Random {
 pub(crate) const REQUESTS: usize = 200_000;
 pub(crate) const INTERVAL: usize = REQUESTS / 100;
 
-/// What happens during a rollout.
+/// Conditions of a simulated rollout.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
     /// The baseline's rate of errors.
@@ -34,7 +34,7 @@ pub(crate) struct Scenario {
     pub(crate) steps: bool,
 }
 
-/// When a judge looks.
+/// Times at which a judge looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
     Interval,
@@ -111,7 +111,7 @@ pub(crate) fn run_speeds(order: Order, judge: &Judge, seed: u64) -> bool {
     })
 }
 
-/// Which failures of a key count.
+/// Failures of a key that count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keys {
     All,

@@ -44,7 +44,7 @@ pub(super) const LOW: Facts = 8;
 pub(super) const VARIES: Facts = 16;
 /// Its shape follows from the values of a request, so that it may be empty although no input is.
 pub(super) const SHAPED: Facts = 32;
-/// It is a transposed value whose first dimension was another.
+/// Transposed value whose first dimension was another.
 pub(super) const MOVED: Facts = 64;
 /// Of another type, with any elements.
 const OTHER: Facts = MINUS_ONE | SMALLEST | LOW;
