@@ -35,7 +35,6 @@ pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
 pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
-pub use traffic::{ArmReport, ShadowReport, StickyReport, TrafficReport};
 
 use crate::{
     lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving, wire::stranger,

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::admin::TrafficReport;
+use crate::rollout::TrafficReport;
 
 use super::{
     Outcome, client,

@@ -20,7 +20,7 @@ use crate::{
     model::{ArmName, ModelName, VersionId, VersionState},
     monitor::{EventKind, Monitor},
     registry::Cause,
-    serve::{Compared, Evidence, Evident, Model, Reading, Serving},
+    serve::{Compared, Evidence, Evident, Reading, Serving},
 };
 
 use super::{
@@ -31,6 +31,7 @@ use super::{
     seen::{Comparison, Marks, Seen, Threshold},
     state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     store::{Frozen, Store},
+    traffic::TrafficReport,
     validating::{self, Task},
 };
 
@@ -581,7 +582,8 @@ impl Driver {
     }
 
     fn tell_traffic(&self, model: &ModelName) {
-        let object = self.serving.table().model(model).map(Model::traffic_json);
+        let report = self.serving.table().model(model).map(TrafficReport::of);
+        let object = report.and_then(|report| serde_json::to_value(report).ok());
         let about = (model, None);
         let events = self.monitor.events();
         events.tell_about(self.now(), about, EventKind::TrafficChanged, "by a rollout", object);

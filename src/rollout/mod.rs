@@ -31,6 +31,7 @@ mod seen;
 mod state;
 mod store;
 mod trace;
+mod traffic;
 mod validating;
 mod values;
 pub mod words;
@@ -47,6 +48,7 @@ pub use state::{
     Told,
 };
 pub use trace::{Entered, GateTrace, Trace};
+pub use traffic::{ArmReport, CopiesReport, StickyReport, TrafficReport};
 pub use validating::subject;
 pub use values::{Moment, Share, Span};
 

@@ -16,7 +16,7 @@ use crate::{
     monitor::ArmRecorder,
 };
 
-use super::{Evidence, Model, PredictionId, Shadow, Version};
+use super::{Evidence, PredictionId, Shadow, Version};
 
 /// A model's arms and how requests are assigned to them.
 #[derive(Debug)]
@@ -155,34 +155,6 @@ impl Traffic {
             |index: usize| self.arms.get(index).map_or(0.0, |arm: &Arm| f64::from(arm.slots));
         let both = slots(0) + slots(1);
         if both > 0.0 { slots(1) / both } else { 0.0 }
-    }
-}
-
-impl Model {
-    /// How its requests are split, as the admin API gives it.
-    pub fn traffic_json(&self) -> serde_json::Value {
-        let share = |slots: u32| f64::from(slots) / f64::from(SLOTS);
-        let spec = self.traffic.as_deref().map(Traffic::spec);
-        let sticky = spec.map(|spec| spec.sticky.clone()).unwrap_or_default();
-        let arm = |name: ArmName, id: VersionId, weight: f64| serde_json::json!({"name": name.as_str(), "version": id.to_string(), "weight": weight});
-        let arms: Vec<_> = if let Some(traffic) = &self.traffic {
-            traffic.arms().iter().map(|own| arm(own.name, own.id, share(own.slots))).collect()
-        } else {
-            let answering = self.standing().map(|entry| entry.id).or(self.default);
-            answering.map(|id| arm(ArmName::BASELINE, id, 1.0)).into_iter().collect()
-        };
-        let shadow = spec.into_iter().flat_map(|spec| &spec.shadow).map(|shadow| {
-            serde_json::json!({"version": shadow.version.to_string(), "share": share(shadow.slots)})
-        });
-        serde_json::json!({
-            "model": self.name.as_str(),
-            "revision": self.traffic_revision,
-            "source": spec.map_or("default", |spec| spec.source.word()),
-            "rollout": spec.and_then(|spec| spec.rollout.clone()),
-            "sticky": {"by": sticky.word(), "name": sticky.name()},
-            "arms": arms,
-            "shadow": shadow.collect::<Vec<_>>(),
-        })
     }
 }
 

@@ -170,8 +170,12 @@ fn run(server: &Server, policy: &Value, body: impl Fn(i64) -> Value + Sync) -> (
     under_load(server, body, "the rollout ends", || ended(server, id))
 }
 
+fn traffic(server: &Server) -> Value {
+    server.admin(&format!("/api/v1/models/{MODEL}/traffic")).ok().json()
+}
+
 fn arms(server: &Server) -> Value {
-    server.admin(&format!("/api/v1/models/{MODEL}/traffic")).ok().json()["arms"].clone()
+    traffic(server)["arms"].clone()
 }
 
 fn alone(version: &str) -> Value {
@@ -433,19 +437,24 @@ fn what_happens_to_a_rollout_is_told_with_all_that_is_known() {
     let id = start(&server, &quick())["id"].as_str().unwrap().to_owned();
     admin(&server, "POST", &format!("/api/v1/rollouts/{id}/abort"), &json!({})).ok();
     let events = Request::get("/api/v1/events");
-    let said = Connection::open(server.admin)
-        .listen(&events, |said| said.contains("event: rollout.rolled_back"));
+    // Up to the empty line that ends an event.
+    let is_told = |said: &str| {
+        let (_, rest) = said.split_once("event: rollout.rolled_back\n").unwrap_or_default();
+        rest.contains("\n\n")
+    };
+    let said = Connection::open(server.admin).listen(&events, is_told);
     for kind in ["rollout.started", "rollout.step", "traffic.changed", "rollout.rolled_back"] {
         assert!(said.contains(&format!("event: {kind}\n")), "{kind} is not in\n{said}");
     }
     let data = said.lines().filter_map(|line| line.strip_prefix("data: "));
     let data: Vec<Value> = data.filter_map(|data| serde_json::from_str(data).ok()).collect();
-    let last = data.iter().rfind(|event| event["event"] == "rollout.rolled_back");
-    let Some(last) = last else { return };
+    let newest = |kind: &str| data.iter().rfind(|event| event["event"] == kind).unwrap();
+    let last = newest("rollout.rolled_back");
     assert_eq!(
         (&last["rollout"]["id"], &last["rollout"]["state"]),
         (&json!(id), &json!("rolled_back"))
     );
+    assert_eq!(newest("traffic.changed")["traffic"], traffic(&server));
     assert!(last["at"].as_str().unwrap().ends_with('Z'), "{last}");
 }
 
