@@ -191,7 +191,7 @@ async fn repository(
     Ok((config.source.clone(), None))
 }
 
-/// What the operator says about rollouts: the policy, and whether a new version starts one by itself.
+/// The operator's policy of each model's rollouts, and whether a new version starts one by itself.
 fn drafts(config: &Config) -> BTreeMap<ModelName, (PolicyDraft, bool)> {
     let draft = |policy: &config::ModelPolicy| {
         let by_itself = policy.on_new_version == OnNewVersion::Rollout;
@@ -240,29 +240,13 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         policies(&config),
         (config.loaded_bytes_max, state.as_ref().is_some_and(rollout::is_frozen)),
     )?;
-    let rollouts = rollout::Running::start(rollout::Parts {
-        lifecycle: lifecycle.handle(),
-        serving: Arc::clone(&serving),
-        monitor: Arc::clone(&monitor),
-        state: state.map(|state| (state, config.state.path.clone())),
-        records,
-        drafts: drafts(&config),
-        blamed,
-        validation: config.validation,
-        workers,
-        random,
-    })
-    .context("rollouts have no thread")?;
-    let repository = repository_api(&config, &serving, &lifecycle);
+    let judge = judge(&config, &serving, &monitor, &lifecycle, workers);
+    let state = state.map(|state| (state, config.state.path.clone()));
+    let rollouts = rollout::Running::start(rollout::Parts { state, records, blamed, ..judge })
+        .context("rollouts have no thread")?;
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
-    let admin_limits = admin_limits(&config);
-    let plane = Plane::new(
-        config.edge,
-        Arc::clone(&serving),
-        Arc::clone(&monitor),
-        repository_service(repository),
-        (random() >> 32) as u32,
-    );
+    let (admin_at, admin_limits) = (config.admin.address, admin_limits(&config));
+    let plane = plane(config, &serving, &monitor, &lifecycle);
     let listener = Listener::start(Arc::new(plane), workers).await?;
     let admin = Admin {
         serving: Arc::clone(&serving),
@@ -271,7 +255,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         rollouts: rollouts.handle(),
         random,
     };
-    let (admin_address, admin) = start_admin(config.admin.address, admin, admin_limits).await?;
+    let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
     let signal = tokio::select! {
         () = lifecycle.first_pass() => {
             announce(&serving, listener.address(), admin_address, logs);
@@ -279,33 +263,69 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         }
         signal = stop.wait() => signal,
     };
+    // In reverse, each part before those that it stands on.
     tracing::info!(signal = signal.name(), "shutting down");
     serving.drain();
     shadowing.stop();
     listener.leave();
     if signal == Signal::Terminate {
-        // Load balancers must see readiness fail before connections are refused.
-        tokio::select! {
-            () = tokio::time::sleep(drain_delay) => {}
-            _ = stop.wait() => {}
-        }
+        // Load balancers must see readiness fail before connections are refused; a second signal ends the wait.
+        let _ = tokio::time::timeout(drain_delay, stop.wait()).await;
     }
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
-    let shadowed = tokio::task::spawn_blocking(move || drop(shadowing));
-    if tokio::time::timeout(Duration::from_secs(1), shadowed).await.is_err() {
-        tracing::warn!("a shadow's run did not end");
-    }
+    end(shadowing, "a shadow's run did not end").await;
     admin.stop().await;
-    let judged = tokio::task::spawn_blocking(move || drop(rollouts));
-    if tokio::time::timeout(Duration::from_secs(1), judged).await.is_err() {
-        tracing::warn!("a rollout was still being carried out; it goes on at the next start");
-    }
-    let ended = tokio::task::spawn_blocking(move || drop(lifecycle));
-    if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
-        tracing::warn!("a version was still being loaded");
-    }
+    end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
+    end(lifecycle, "a version was still being loaded").await;
     log_totals(&monitor, complete);
     Ok(())
+}
+
+/// Ends what waits for its thread; one that takes longer than a second is left, with a word in the log.
+async fn end(part: impl Send + 'static, late: &str) {
+    let ended = tokio::task::spawn_blocking(move || drop(part));
+    if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
+        tracing::warn!("{late}");
+    }
+}
+
+/// Parts for rollouts in a process that remembers none.
+fn judge(
+    config: &Config,
+    serving: &Arc<Serving>,
+    monitor: &Arc<Monitor>,
+    lifecycle: &Lifecycle,
+    workers: usize,
+) -> rollout::Parts {
+    rollout::Parts {
+        lifecycle: lifecycle.handle(),
+        serving: Arc::clone(serving),
+        monitor: Arc::clone(monitor),
+        state: None,
+        records: Vec::new(),
+        drafts: drafts(config),
+        blamed: Vec::new(),
+        validation: config.validation,
+        workers,
+        random,
+    }
+}
+
+/// The data plane, as the configuration wants it.
+fn plane(
+    config: Config,
+    serving: &Arc<Serving>,
+    monitor: &Arc<Monitor>,
+    lifecycle: &Lifecycle,
+) -> Plane {
+    let repository = repository_api(&config, serving, lifecycle);
+    Plane::new(
+        config.edge,
+        Arc::clone(serving),
+        Arc::clone(monitor),
+        repository_service(repository),
+        (random() >> 32) as u32,
+    )
 }
 
 /// The protocol's repository API, as the configuration allows it.

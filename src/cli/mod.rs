@@ -68,28 +68,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Health(server) => client::health(&server.admin, cli.json),
         Command::Predict(arguments) => predict::run(&arguments, cli.json),
         Command::Validate(arguments) => validate::run(&arguments, cli.json),
-        Command::Models(ModelsCommand::List(server)) => models::list(&server.admin, cli.json),
-        Command::Models(ModelsCommand::Show { model, server }) => {
-            models::show(&server.admin, &model, cli.json)
-        }
-        Command::Models(ModelsCommand::Load(target)) => operations::load(&target, cli.json),
-        Command::Models(ModelsCommand::Unload { model, why, server }) => {
-            let consent = Consent::default();
-            operations::unload(&Target { model, consent, why, server }, cli.json)
-        }
-        Command::Models(ModelsCommand::Unpin(target)) => operations::unpin(&target, cli.json),
-        Command::Models(ModelsCommand::Alias {
-            model,
-            alias,
-            version,
-            remove: _,
-            consent,
-            why,
-            server,
-        }) => {
-            let target = Target { model, consent, why, server };
-            operations::alias(&target, &alias, version, cli.json)
-        }
+        Command::Models(command) => about_models(command, cli.json),
         Command::Traffic(TrafficCommand::Show { model, server }) => {
             traffic::show(&server.admin, &model, cli.json)
         }
@@ -127,6 +106,23 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut command, "tidegate", &mut script);
             print(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+fn about_models(command: ModelsCommand, json: bool) -> anyhow::Result<Outcome> {
+    match command {
+        ModelsCommand::List(server) => models::list(&server.admin, json),
+        ModelsCommand::Show { model, server } => models::show(&server.admin, &model, json),
+        ModelsCommand::Load(target) => operations::load(&target, json),
+        ModelsCommand::Unload { model, why, server } => {
+            let consent = Consent::default();
+            operations::unload(&Target { model, consent, why, server }, json)
+        }
+        ModelsCommand::Unpin(target) => operations::unpin(&target, json),
+        ModelsCommand::Alias { model, alias, version, remove: _, consent, why, server } => {
+            let target = Target { model, consent, why, server };
+            operations::alias(&target, &alias, version, json)
         }
     }
 }

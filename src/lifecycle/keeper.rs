@@ -395,15 +395,19 @@ impl Keeper {
         }
     }
 
+    /// Versions that operators wait to decide about: they are wanted until then.
+    fn trials(&self, name: &ModelName) -> Vec<VersionId> {
+        let waiting = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
+        waiting.flat_map(Waiting::trials).copied().collect()
+    }
+
     /// Plans for a model as it was last listed, queues loads that are due and lets go of what is not wanted.
     ///
     /// Gives whether the table has to be published.
     pub(super) fn reconcile(&mut self, name: &ModelName, at_once: bool) -> bool {
         let now = self.now();
         let (policy, decisions) = (self.policy(name), self.decisions(name));
-        // What an operator is waiting to decide about is wanted until then.
-        let trials = self.state.waiting.iter().filter(|waiting| waiting.model == *name);
-        let trials: Vec<VersionId> = trials.flat_map(Waiting::trials).copied().collect();
+        let trials = self.trials(name);
         let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
         let running = self.state.running.iter().filter(|running| running.model == *name);
         let running: Vec<VersionId> = running.map(|running| running.id).collect();

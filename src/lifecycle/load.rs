@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{
-        self, Engines, LoadError, ModelFile, SessionOptions, Tag,
+        self, Engine, Engines, LoadError, ModelFile, Session, SessionOptions, Tag,
         onnx::{self, Hazard, OnnxError},
     },
     model::{
@@ -296,6 +297,26 @@ impl From<SourceError> for LoadFailure {
     }
 }
 
+/// A version whose sessions are to be opened.
+struct Opening<'a> {
+    tag: &'a Tag,
+    engine: &'a dyn Engine,
+    file: &'a ModelFile,
+    options: SessionOptions<'a>,
+    /// True if a request's values choose how much memory a run takes.
+    grows: bool,
+    golden: Option<&'a Golden>,
+}
+
+/// The sessions of a version.
+struct Opened {
+    sessions: Vec<Box<dyn Session>>,
+    signature: Signature,
+    /// Time that the loads took.
+    load: Duration,
+    warmed: trial::Warmed,
+}
+
 impl Loader {
     /// Threads within one run of a model.
     pub(super) fn intra_op_threads(&self, description: &ModelDescription) -> usize {
@@ -337,10 +358,7 @@ impl Loader {
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let digest = identity.as_deref().unwrap_or(&artifact.sha256);
-        let suspicion = self.blame.as_ref().map(|blame| blame.suspicion(model, id, digest));
-        if let Some(Suspicion::Held(signal)) = suspicion {
-            return Err(LoadFailure::Blamed { model: model.clone(), signal });
-        }
+        let anew = self.is_proven_anew(model, id, digest)?;
         let tag = Tag::new(model.as_str(), id.number(), digest);
         let description = &description;
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
@@ -355,41 +373,21 @@ impl Loader {
             intra_op_threads,
             warmup_runs: self.warmup_runs,
             identity: identity.as_deref(),
-            anew: suspicion == Some(Suspicion::Once),
+            anew,
         };
         let proof = self.prove(&case, description)?;
-        // What a load takes beside the version itself is taken once, not once for each load.
-        let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = clock.now();
-        let arena = growth.as_ref().map(|_| {
-            tag.during(|| engine.arena(&file, options, self.sessions, self.run_memory_max))
-        });
-        let arena = arena.transpose()?.flatten();
-        let options = SessionOptions { arena: arena.as_ref(), ..options };
-        let mut first = tag.during(|| engine.load(&file, options))?;
-        let signature = first.signature().clone();
-        agree(description, &signature)?;
-        let mut load = clock.now() - begin;
-        let mut notes = description.notes.clone();
-        if !description.warmup.is_empty() {
-            notes.push(
-                "model_warmup is not run; golden.json beside the model warms it up".to_owned(),
-            );
-        }
+        let opening = Opening {
+            tag: &tag,
+            engine,
+            file: &file,
+            options,
+            grows: growth.is_some(),
+            golden: golden.as_ref(),
+        };
+        let Opened { sessions, signature, load, warmed } = self.open(&opening, description)?;
         let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
-        notes.extend(guards.notes(&signature));
-        notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
-        let runs = self.warmup_runs;
-        let warmed =
-            tag.during(|| trial::run(engine, &mut *first, golden.as_ref(), runs, &**clock))?;
+        let mut notes = notes(description, &guards, &signature, &hazards);
         notes.extend(warmed.notes);
-        let begin = clock.now();
-        let mut sessions = vec![first];
-        // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
-        for _ in 1..self.sessions {
-            sessions.push(tag.during(|| engine.load(&file, options))?);
-        }
-        load += clock.now() - begin;
         upkeep.took(Phase::Sessions, load);
         upkeep.took(Phase::Warmup, warmed.total);
         let external: usize = file.external.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -416,6 +414,53 @@ impl Loader {
             verdict.keep();
         }
         Ok(Version::new(parts, sessions))
+    }
+
+    /// True if a version ended this server before and has to be proven again; an error if it did so too often.
+    fn is_proven_anew(
+        &self,
+        model: &ModelName,
+        id: VersionId,
+        digest: &str,
+    ) -> Result<bool, LoadFailure> {
+        match self.blame.as_ref().map(|blame| blame.suspicion(model, id, digest)) {
+            Some(Suspicion::Held(signal)) => {
+                Err(LoadFailure::Blamed { model: model.clone(), signal })
+            }
+            suspicion => Ok(suspicion == Some(Suspicion::Once)),
+        }
+    }
+
+    /// Opens the sessions of a version, and warms the first up before there are others.
+    fn open(
+        &self,
+        opening: &Opening<'_>,
+        description: &ModelDescription,
+    ) -> Result<Opened, LoadFailure> {
+        let Opening { tag, engine, file, options, grows, golden } = *opening;
+        let clock = self.monitor.clock();
+        // Memory that a load takes beside the version itself is taken once, not once for each load.
+        let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = clock.now();
+        let arena = grows.then(|| {
+            tag.during(|| engine.arena(file, options, self.sessions, self.run_memory_max))
+        });
+        let arena = arena.transpose()?.flatten();
+        let options = SessionOptions { arena: arena.as_ref(), ..options };
+        let mut first = tag.during(|| engine.load(file, options))?;
+        let signature = first.signature().clone();
+        agree(description, &signature)?;
+        let mut load = clock.now() - begin;
+        let runs = self.warmup_runs;
+        let warmed = tag.during(|| trial::run(engine, &mut *first, golden, runs, &**clock))?;
+        let begin = clock.now();
+        let mut sessions = vec![first];
+        // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
+        for _ in 1..self.sessions {
+            sessions.push(tag.during(|| engine.load(file, options))?);
+        }
+        load += clock.now() - begin;
+        Ok(Opened { sessions, signature, load, warmed })
     }
 
     /// Proves a version in a process of its own, where versions are proven.
@@ -525,6 +570,22 @@ fn guarded(proven: Option<&Guards>, hazards: &[Hazard]) -> Guards {
         .map(|hazard| format!("in `{}`, {}", hazard.operator, hazard.reason))
         .collect();
     if reasons.is_empty() { found } else { found.never_empty(reasons.join("; ")) }
+}
+
+/// Words for the operator about a version before its first run.
+fn notes(
+    description: &ModelDescription,
+    guards: &Guards,
+    signature: &Signature,
+    hazards: &[Hazard],
+) -> Vec<String> {
+    let mut notes = description.notes.clone();
+    if !description.warmup.is_empty() {
+        notes.push("model_warmup is not run; golden.json beside the model warms it up".to_owned());
+    }
+    notes.extend(guards.notes(signature));
+    notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
+    notes
 }
 
 /// A note about an operator that no guard of the inputs covers.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    model::{ModelName, VersionId},
+    model::{Alias, ModelName, VersionId},
     monitor::EventKind,
     registry::{Action, Cause, Entry, TrafficChange},
     serve::Evidence,
@@ -120,18 +120,7 @@ impl Keeper {
                 self.release(model, Action::Load { level: level.filter(|_| holds) }, asked)
             }
             Operation::Unpin => self.release(model, Action::Unpin, asked),
-            Operation::Unload => {
-                self.write(model, Action::Unload, &asked.cause)?;
-                self.state.jobs.retain(|job| job.model != *model);
-                self.folder.put_over(model, None);
-                self.look_soon();
-                if self.reconcile(model, false) {
-                    self.publish();
-                }
-                // Also those of versions that another had taken the place of.
-                self.serving.watchdog().end_runs(model);
-                Ok(None)
-            }
+            Operation::Unload => self.unload(model, asked).map(|()| None),
             Operation::Rollback { to } => {
                 // The way back is open in an emergency.
                 asked.signature_may_change |= to.is_none() && before.is_some();
@@ -155,19 +144,41 @@ impl Keeper {
                 Ok(Some(Goal::Prepare(versions.clone())))
             }
             Operation::RemoveAlias { alias } => {
-                if !self.decisions(model).aliases.contains_key(alias) {
-                    let (model, alias) = (model.clone(), alias.to_string());
-                    return Err(OperationError::UnknownAlias { model, alias });
-                }
-                let action = Action::RemoveAlias { alias: alias.as_str().to_owned() };
-                self.check_clients(model, &action, asked)?;
-                self.write(model, action, &asked.cause)?;
-                if self.reconcile(model, true) {
-                    self.publish();
-                }
-                Ok(None)
+                self.remove_alias(model, alias, asked).map(|()| None)
             }
         }
+    }
+
+    fn unload(&mut self, model: &ModelName, asked: &Asked) -> Result<(), OperationError> {
+        self.write(model, Action::Unload, &asked.cause)?;
+        self.state.jobs.retain(|job| job.model != *model);
+        self.folder.put_over(model, None);
+        self.look_soon();
+        if self.reconcile(model, false) {
+            self.publish();
+        }
+        // Also those of versions that another had taken the place of.
+        self.serving.watchdog().end_runs(model);
+        Ok(())
+    }
+
+    fn remove_alias(
+        &mut self,
+        model: &ModelName,
+        alias: &Alias,
+        asked: &mut Asked,
+    ) -> Result<(), OperationError> {
+        if !self.decisions(model).aliases.contains_key(alias) {
+            let (model, alias) = (model.clone(), alias.to_string());
+            return Err(OperationError::UnknownAlias { model, alias });
+        }
+        let action = Action::RemoveAlias { alias: alias.as_str().to_owned() };
+        self.check_clients(model, &action, asked)?;
+        self.write(model, action, &asked.cause)?;
+        if self.reconcile(model, true) {
+            self.publish();
+        }
+        Ok(())
     }
 
     /// Gives a model back to the repository, once the version is loaded that is to answer from then on.

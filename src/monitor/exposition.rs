@@ -194,6 +194,10 @@ impl Exposition {
             "Rows predicted with success, by model, version and arm.",
             rows,
         );
+        self.durations(&totals);
+    }
+
+    fn durations(&mut self, totals: &[(ModelName, VersionId, ArmName, VersionTotals)]) {
         let histograms = |of: fn(&VersionTotals) -> (&Histogram<u64>, Duration)| {
             totals
                 .iter()
