@@ -56,7 +56,7 @@ pub struct Admin {
     pub monitor: Arc<Monitor>,
     /// Who loads, unloads and rolls back.
     pub lifecycle: Handle,
-    /// Who runs rollouts.
+    /// Runs rollouts.
     pub rollouts: Rollouts,
     /// Gives random bits, for the keys of hashes.
     pub random: fn() -> u64,
@@ -152,10 +152,10 @@ struct Problem {
     title: &'static str,
     status: u16,
     detail: String,
-    /// Everything that is wrong, where that is more than one thing.
+    /// Errors, where there is more than one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<String>,
-    /// What was to be changed, as it stands.
+    /// Present state of what was to be changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     current: Option<serde_json::Value>,
 }

@@ -160,7 +160,7 @@ pub(super) fn refused_operation(error: &OperationError, current: Option<Value>) 
     Problem { current, ..problem }.into_response()
 }
 
-/// Who asks for a change, and why.
+/// Reads who asks for a change, and why.
 pub(super) fn cause_of(fields: &Fields<'_>, errors: &mut Errors) -> Cause {
     let mut words = |field: &str| {
         let text = fields.text(field, errors).unwrap_or_default();

@@ -10,7 +10,7 @@ pub(super) struct Fields<'a> {
     place: String,
 }
 
-/// What is wrong with a request.
+/// Errors found in a request.
 #[derive(Debug, Default)]
 pub(super) struct Errors(pub(super) Vec<String>);
 

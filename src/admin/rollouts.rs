@@ -30,16 +30,16 @@ pub struct RolloutList {
     pub rollouts: Vec<Report>,
 }
 
-/// Whether all automation is stopped.
+/// State of the freeze of all automation.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FreezeReport {
-    /// True if it is.
+    /// True if all automation is stopped.
     pub frozen: bool,
     /// Since when.
     pub since: Option<Moment>,
     /// By whom.
     pub by: Option<String>,
-    /// Why, in their words.
+    /// Reason, in their words.
     pub reason: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub(super) fn router() -> Router<Admin> {
         .route("/api/v1/freeze", get(frozen).post(freeze).delete(thaw))
 }
 
-/// What of a list is wanted.
+/// Part of a list that is wanted.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Part {
@@ -222,7 +222,7 @@ async fn order(
     answer(admin.rollouts.order(&id, order, cause, revision).await, StatusCode::OK)
 }
 
-/// Who asks and why, where nothing else is said.
+/// Reads who asks and why, where nothing else is said.
 fn said(body: &Bytes) -> Result<(crate::registry::Cause, Errors), Problem> {
     let mut errors = Errors::default();
     let body = if body.is_empty() { Value::Object(serde_json::Map::new()) } else { parse(body)? };

@@ -101,7 +101,7 @@ pub async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-/// How often to try to take the spare descriptor back: the data plane takes no new client until then.
+/// Time between tries to take the spare descriptor back: the data plane takes no new client until then.
 const TAKE_BACK_EVERY: Duration = Duration::from_millis(20);
 
 fn connections_max(limits: &Limits) -> usize {

@@ -65,7 +65,7 @@ pub(super) struct Server {
     /// to see that before they stop sending; one second covers those that watch closely and keeps restarts
     /// short. Must be shorter than `grace`.
     pub(super) drain_delay: Time<0, HOUR>,
-    /// Whether web pages of other sites may ask for predictions. "auto" lets them where `http` is not on loopback: any
+    /// Lets web pages of other sites ask for predictions. "auto" does so where `http` is not on loopback: any
     /// page that a browser on this machine shows can reach loopback. "on" is for a proxy on this machine that serves
     /// browsers. Programs may always ask.
     pub(super) web_pages: Text<RepositoryApi>,
@@ -143,7 +143,7 @@ pub(super) struct RepositorySection {
     /// Whether the protocol's repository API may load and unload on the data plane's address; its index only reads
     /// and always answers. "auto" allows it only where that address is on loopback.
     pub(super) api: Text<RepositoryApi>,
-    /// Whether a load may bring a configuration and files of its own, which then serve instead of the repository's.
+    /// Lets a load bring a configuration and files of its own, which then serve instead of the repository's.
     /// Off: whoever may load could have this server run any model.
     pub(super) uploads: Switch,
     /// Most bytes of one upload's files together. `limits.body` bounds the request that carries them, which is a
@@ -205,13 +205,13 @@ pub(super) struct Engine {
 pub(super) struct Proof {
     /// Off only where no second process can be started and the repository is trusted like the program itself.
     pub(super) enabled: Switch,
-    /// Whether a proof is remembered below `state.path`, so that a restart does not make it again: of the same files,
+    /// Remembers a proof below `state.path`, so that a restart does not make it again: of the same files,
     /// by the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
     pub(super) remember: Switch,
     /// Whether the process of the next proof waits, its engine loaded: a new version is then served several times
     /// sooner, for some 20 MB of memory.
     pub(super) spare: Switch,
-    /// How many versions are proven at a time, so that a slow one does not hold up the next; each may take
+    /// Number of versions that are proven at a time, so that a slow one does not hold up the next; each may take
     /// `memory_max`. Versions of models that serve and what an operator asked for go first. One at a time with a budget
     /// for loaded models.
     pub(super) at_once: Whole<1, 64>,
@@ -232,8 +232,8 @@ pub(super) struct Proof {
 pub(super) struct Serve {
     /// Most rows of one request: larger ones hold a worker for too long.
     pub(super) batch_rows_max: Whole<1, 16_777_216>,
-    /// How long a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more. A run that
-    /// is not done by then is ended, where its engine can end it.
+    /// Longest time that a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more. A
+    /// run that is not done by then is ended, where its engine can end it.
     pub(super) request_timeout: Time<1, DAY>,
     /// How long after it was told to end a run may go on. Then its worker is given up, the worker's connections are
     /// closed, and a fresh worker takes its place.
@@ -296,17 +296,17 @@ pub(super) struct Model {
     /// Whether the server calls itself ready only while this model is served. Off, so that one broken model does
     /// not take the others out of service.
     pub(super) required: Switch,
-    /// What happens to a version that appears while an older one serves: "serve" proves it and lets it take over,
+    /// Treatment of a version that appears while an older one serves: "serve" proves it and lets it take over,
     /// "hold" waits for `tidegate models load`, "rollout" tries it on a growing share of requests and lets it take over
     /// if it is no worse.
     pub(super) on_new_version: Text<OnNewVersion>,
     /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
     /// then fail. Off: such a version is refused.
     pub(super) signature_may_change: Switch,
-    /// Whether the header `x-tidegate-route` of a request may choose the arm or version that answers it. Off: it would
+    /// Lets the header `x-tidegate-route` of a request choose the arm or version that answers it. Off: it would
     /// let every client out of a split.
     pub(super) route_override: Switch,
-    /// How a version is tried before it takes over: the policy of rollouts of this model, laid over the defaults field
+    /// Trial of a version before it takes over: the policy of rollouts of this model, laid over the defaults field
     /// by field. With it, `on_new_version` is "rollout" where nothing else is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollout: Option<RolloutPolicy>,

@@ -35,7 +35,7 @@ pub struct Rollouts {
     pub(super) shared: Arc<Shared>,
 }
 
-/// What is wanted of a new rollout.
+/// Request for a new rollout.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The model.
@@ -44,29 +44,29 @@ pub struct Wanted {
     pub candidate: VersionId,
     /// The version that it is held against; what serves if `None`.
     pub baseline: Option<VersionId>,
-    /// What differs from the model's policy.
+    /// Differences from the model's policy.
     pub policy: PolicyDraft,
     /// True to start although the same files were rolled back lately.
     pub force: bool,
-    /// Who, and why.
+    /// Actor, and reason.
     pub cause: Cause,
     /// True if nobody asked for it.
     pub by_itself: bool,
 }
 
-/// Why something was not done.
+/// Reason that something was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum RolloutError {
     /// The request is wrong, in all these ways.
     #[error("{}", .0.join("; "))]
     Malformed(Vec<String>),
-    /// There is no such thing.
+    /// Names something that does not exist.
     #[error("{0}")]
     Unknown(String),
     /// Not possible as things stand.
     #[error("{why}")]
     Conflict {
-        /// Why, and what would help.
+        /// Reason, and what would help.
         why: String,
         /// The rollout as it stands.
         current: Option<Box<Report>>,
@@ -80,10 +80,10 @@ pub enum RolloutError {
     /// The candidate cannot be served.
     #[error(transparent)]
     Unservable(OperationError),
-    /// It could not be recorded.
+    /// Recording failed.
     #[error("{0}")]
     Unrecorded(String),
-    /// It holds, and could not be recorded.
+    /// Holds, but recording failed.
     #[error(
         "it holds, but is not recorded yet, so that a restart would undo it: {0}; it is tried again each second"
     )]
@@ -101,7 +101,7 @@ const SEED: u64 = 1;
 /// An answer to come.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, RolloutError>>;
 
-/// What the driver is asked for.
+/// Requests to the driver.
 pub(super) enum Command {
     /// Checks whether a rollout may start, and keeps the place for it; gives the versions that must be loaded.
     Reserve(Box<Wanted>, Reply<Vec<VersionId>>),
@@ -158,7 +158,7 @@ pub(super) enum Command {
     Stop,
 }
 
-/// What others read without asking.
+/// State that others read without asking.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     standings: Mutex<Vec<Report>>,
@@ -286,13 +286,13 @@ impl Rollouts {
         self.ask(|reply| Command::List { model, before, limit, reply }).await
     }
 
-    /// All that a decision was made from.
+    /// Returns all that a decision was made from.
     pub async fn evidence(&self, id: &str) -> Result<Bundle, RolloutError> {
         let id = id.to_owned();
         self.ask(|reply| Command::Evidence { id, reply }).await
     }
 
-    /// What a policy will and will not see, at the traffic that there is or at this one.
+    /// Returns what a policy will and will not see, at the traffic that there is or at this one.
     pub async fn plan(
         &self,
         model: ModelName,
@@ -317,7 +317,7 @@ impl Rollouts {
         self.ask(|reply| Command::Freeze { freeze, cause, reply }).await
     }
 
-    /// Who stopped all automation, if somebody did.
+    /// Returns who stopped all automation, if somebody did.
     pub async fn frozen(&self) -> Result<Option<Frozen>, RolloutError> {
         self.ask(Command::IsFrozen).await
     }

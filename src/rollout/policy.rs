@@ -93,7 +93,7 @@ pub struct Validation {
     /// Least values of metrics by their names; for errors and losses the largest.
     #[serde(default)]
     pub thresholds: BTreeMap<String, f64>,
-    /// Whether the serving version is measured on the same rows and must not be better.
+    /// True if the serving version is measured on the same rows and must not be better.
     #[serde(default = "yes")]
     pub compare: bool,
 }
@@ -142,7 +142,7 @@ words! {
 }
 
 words! {
-    /// What a gate may decide.
+    /// Decisions that a gate may make.
     Mode {
         /// Rolls back, and without data nothing advances.
         Required,
@@ -156,7 +156,7 @@ words! {
 }
 
 words! {
-    /// What happens when a step has not passed in time.
+    /// Action when a step has not passed in time.
     OnTimeout {
         /// The rollout waits for what lacks, or for an operator.
         Hold,
@@ -168,9 +168,9 @@ words! {
 }
 
 words! {
-    /// Whether a step waits for a person.
+    /// Approval by a person, if a step waits for it.
     Approval {
-        /// Does not.
+        /// Does not wait.
         None,
         /// Waits for `approve`.
         Manual,
@@ -178,11 +178,11 @@ words! {
 }
 
 words! {
-    /// What happens when the arms' shares of assignments are not those that were asked for.
+    /// Action when the arms' shares of assignments are not those that were asked for.
     OnSampleRatio {
         /// The rollout waits for an operator.
         Hold,
-        /// Nothing; it is shown.
+        /// The rollout only shows it.
         Ignore,
     }
 }
@@ -209,19 +209,19 @@ pub struct PolicyDraft {
     /// Copies of requests to the candidate before it answers any. Default null: none.
     #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub shadow: Option<Option<Shadow>>,
-    /// What a wrong share of assignments does: "hold" or "ignore". Default "hold".
+    /// Action on a wrong share of assignments: "hold" or "ignore". Default "hold".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_srm: Option<OnSampleRatio>,
     /// The gates by name; each field falls back by itself.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub gates: BTreeMap<Gate, GateDraft>,
-    /// What rolls back at once.
+    /// Conditions that roll back at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guards: Option<GuardsDraft>,
-    /// How long the other version stays loaded after the end. Default "1h".
+    /// Time that the other version stays loaded after the end. Default "1h".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback_window: Option<Span>,
-    /// How long after a rollback the same files may not start again without force. Default "1h".
+    /// Time after a rollback in which the same files may not start again without force. Default "1h".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cooldown: Option<Span>,
     /// Share that stays on the old version through the rollback window, up to 0.05. Default 0.
@@ -242,13 +242,13 @@ pub struct StepDraft {
     /// The fewest requests of the candidate in the step. Default 200.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_requests: Option<u64>,
-    /// When `on_timeout` happens. Default "1h".
+    /// Time after which `on_timeout` happens. Default "1h".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_duration: Option<Span>,
-    /// What happens then: "hold", "promote" (the step passes) or "rollback". Default "hold".
+    /// Action then: "hold", "promote" (the step passes) or "rollback". Default "hold".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_timeout: Option<OnTimeout>,
-    /// Whether a person must agree: "none" or "manual". Default "none".
+    /// Agreement that a person must give: "none" or "manual". Default "none".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub approval: Option<Approval>,
 }
@@ -257,7 +257,7 @@ pub struct StepDraft {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct GateDraft {
-    /// What it may decide: "required", "`if_present`", "signal" or "off".
+    /// Decisions that it may make: "required", "`if_present`", "signal" or "off".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// Ratio of rates above 1 that is still no reason to roll back.

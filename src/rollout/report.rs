@@ -30,27 +30,27 @@ pub struct Report {
     pub candidate: String,
     /// Grows by every change.
     pub revision: u64,
-    /// Where it stands.
+    /// State of the rollout.
     pub state: State,
     /// The step, counted from 0.
     pub step: usize,
-    /// How many there are.
+    /// Number of steps.
     pub steps: usize,
     /// The candidate's share in effect.
     pub weight: f64,
-    /// Why it stands there, for people.
+    /// Reason for the state, for people.
     pub reason: String,
     /// The gate that rolled back.
     pub gate: Option<Gate>,
-    /// When it started.
+    /// Start of the rollout.
     pub started_at: Moment,
-    /// When state, step or weight changed last.
+    /// Last change of state, step or weight.
     pub updated_at: Moment,
-    /// When it ended.
+    /// End of the rollout.
     pub ended_at: Option<Moment>,
     /// The policy.
     pub policy: Policy,
-    /// How far the step is.
+    /// Progress of the step.
     pub progress: Progress,
     /// Every gate that is not off.
     pub gates: Vec<GateReport>,
@@ -58,19 +58,19 @@ pub struct Report {
     pub history: Vec<Change>,
     /// Judged requests since the warm-up.
     pub requests: Pair,
-    /// Whether assignments follow the weights.
+    /// Test of assignments against the weights.
     pub sample_ratio: SampleRatioReport,
-    /// What copied requests showed.
+    /// Results of copied requests.
     pub shadow: Option<ShadowReport>,
     /// The report of the validation.
     pub validation: Option<Value>,
     /// Users among those who were judged, where requests of a user stay together.
     pub keys: Option<KeysReport>,
-    /// Why it was rolled back, in detail.
+    /// Cause of the rollback, in detail.
     pub why: Option<Why>,
 }
 
-/// How far a step, or the shadow, is.
+/// Progress of a step or of the shadow.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// Seconds that count: without pauses and holds.
@@ -79,24 +79,24 @@ pub struct Progress {
     pub min_duration_seconds: f64,
     /// The candidate's judged requests in the step; compared copies in the shadow.
     pub requests: u64,
-    /// How many are asked for.
+    /// Number that is asked for.
     pub min_requests: u64,
 }
 
 /// A gate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateReport {
-    /// Which.
+    /// The gate.
     pub gate: Gate,
-    /// What it may do.
+    /// Decisions that it may make.
     pub mode: Mode,
     /// True if it may roll back.
     pub decides: bool,
     /// Natural logarithm of its evidence that the candidate is worse.
     pub log_e: f64,
-    /// Where it fires, or would.
+    /// Value of `log_e` at which it fires, or would.
     pub log_e_threshold: f64,
-    /// What it says.
+    /// Verdict of the gate.
     pub verdict: Verdict,
     /// Judged units of the baseline; of copied requests none.
     pub baseline: Counts,
@@ -121,16 +121,16 @@ pub struct Counts {
     pub events: u64,
 }
 
-/// Whether assignments follow the weights.
+/// Test of assignments against the weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleRatioReport {
     /// Natural logarithm of the evidence that they do not.
     pub log_e: f64,
-    /// Where the rollout is held.
+    /// Value of `log_e` at which the rollout is held.
     pub log_e_threshold: f64,
 }
 
-/// What copied requests showed.
+/// Results of copied requests.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ShadowReport {
     /// Compared.
@@ -154,16 +154,16 @@ pub struct KeysReport {
     pub sampled: f64,
 }
 
-/// Why a candidate was rolled back.
+/// Cause of a rollback.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Why {
-    /// How it begins: `gate`, `guard`, `operator`, `load failed` or `timeout`.
+    /// Beginning of the reason: `gate`, `guard`, `operator`, `load failed` or `timeout`.
     pub kind: String,
     /// The whole reason, for people.
     pub text: String,
     /// The gate that fired; the path is that of `errors` where none did.
     pub gate: Option<Gate>,
-    /// When.
+    /// Time of the rollback.
     pub at: Moment,
     /// The step, counted from 0.
     pub step: usize,
@@ -175,7 +175,7 @@ pub struct Why {
     pub candidate: Counts,
     /// Natural logarithm of the evidence.
     pub log_e: f64,
-    /// Where it fired.
+    /// Value of `log_e` at which it fired.
     pub log_e_threshold: f64,
     /// Prediction ids of the candidate's last events, at most 20.
     pub worst: Vec<String>,
@@ -183,16 +183,16 @@ pub struct Why {
     pub users_met: u64,
     /// The same as a share of all units that were judged.
     pub users_met_share: f64,
-    /// How the evidence grew, at most 500 points.
+    /// Growth of the evidence, at most 500 points.
     pub path: Vec<Point>,
-    /// What would have been expected at each step, had all traffic been at its weight.
+    /// Expectation at each step, had all traffic been at its weight.
     pub elsewhere: Vec<Elsewhere>,
 }
 
 /// Evidence at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Point {
-    /// When.
+    /// Time of the point.
     pub at: Moment,
     /// The candidate's judged requests until then.
     pub requests: u64,
@@ -200,7 +200,7 @@ pub struct Point {
     pub log_e: f64,
 }
 
-/// What the same rates would have led to at another weight.
+/// Expected result of the same rates at another weight.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Elsewhere {
     /// The step, counted from 0.
@@ -314,7 +314,7 @@ impl Rollout {
         Some(ShadowReport { compared, differing, dropped, rate_lower, rate_upper })
     }
 
-    /// Why the candidate was rolled back; none if it was not. Costs a playback of the ledger the first time.
+    /// Returns why the candidate was rolled back; none if it was not. Costs a playback of the ledger the first time.
     pub fn why(&self) -> Option<Why> {
         if !self.head.state.is_over() {
             return None;
@@ -360,7 +360,7 @@ impl Rollout {
         weights.into_iter().nth(1).unwrap_or(0.0)
     }
 
-    /// How a gate's evidence grew, played back from the ledger and thinned.
+    /// Returns how a gate's evidence grew, played back from the ledger and thinned.
     fn path(&self, gate: Gate) -> Vec<Point> {
         let mut playback = Playback::new(&self.head.policy);
         let mut path: Vec<Point> = Vec::new();

@@ -21,11 +21,11 @@ pub struct Seen {
     pub at: Duration,
     /// Prediction id in hexadecimal.
     pub prediction: [u8; 24],
-    /// How it ended on the arm that it was assigned to.
+    /// Result on the arm that the request was assigned to.
     pub marks: Marks,
 }
 
-/// How a request ended on its arm: a set.
+/// Result of a request on its arm: a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Marks(pub u16);
 
@@ -81,7 +81,7 @@ pub struct Comparison {
     pub flipped: bool,
 }
 
-/// What came back about a prediction after its answer, credited with the weight of its assignment.
+/// Feedback about a prediction after its answer, credited with the weight of its assignment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Outcome {
     /// True if the request was assigned to the candidate.
@@ -96,11 +96,11 @@ pub struct Outcome {
     pub at: Duration,
     /// Prediction id in hexadecimal.
     pub prediction: [u8; 24],
-    /// What came.
+    /// Kind of the feedback.
     pub kind: OutcomeKind,
 }
 
-/// What came back about a prediction.
+/// Feedback about a prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutcomeKind {
     /// A label was joined.

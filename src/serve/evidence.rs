@@ -1,8 +1,8 @@
-//! What a rollout learns from requests: one small entry each, in the order in which they were assigned.
+//! Evidence for a rollout from requests: one small entry each, in the order in which they were assigned.
 //!
-//! Counting at completion would be biased where the arms fail at different speeds: in an incident that both share, the one
-//! that fails faster would be seen to fail more. So every assigned request draws a ticket, and entries are handed out only
-//! behind a watermark: once everything that was assigned before has ended. Always true:
+//! Counting at completion would be biased where the arms fail at different speeds: in an incident that both share, the
+//! one that fails faster would be seen to fail more. So every assigned request draws a ticket, and entries are handed
+//! out only behind a watermark: once everything that was assigned before has ended. Always true:
 //! - An entry is handed out once, in the order of the tickets, and only when no earlier ticket can still come.
 //! - Workers wait for nothing: an entry for which there is no room is lost, whatever its arm, and counted.
 //! - The valve acts at once: once it is shut, the next assignment goes to the baseline.
@@ -42,7 +42,7 @@ pub struct Evidence {
     compared: ArrayQueue<Compared>,
     copies_dropped: AtomicU64,
     shut: AtomicBool,
-    /// Whoever reads the evidence.
+    /// Thread that reads the evidence.
     reader: OnceLock<Thread>,
     is_reader_asleep: AtomicBool,
 }
@@ -73,7 +73,7 @@ struct Lane {
     entries: ArrayQueue<Entry>,
 }
 
-/// How a request was assigned.
+/// Records how a request was assigned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Assignment {
     pub(super) share: f64,
@@ -99,7 +99,7 @@ pub struct Entry {
     pub at: Duration,
     /// The prediction's name.
     pub prediction: PredictionId,
-    /// What came of it.
+    /// Result of the request.
     pub marks: Marks,
 }
 
@@ -112,15 +112,15 @@ pub struct Compared {
     pub version: VersionId,
     /// The prediction's name.
     pub prediction: PredictionId,
-    /// How the answers differ; of a copy that failed, nothing but that.
+    /// Differences of the answers; of a copy that failed, nothing but the failure.
     pub sample: ShadowSample,
     /// True if the answers have outputs of other datatypes or shapes, so that no tolerance makes them agree.
     pub shape_differs: bool,
 }
 
 impl Compared {
-    /// True if an element differs by more than `tolerance` (relative, such as 0.001), a label or a shape differs, or the
-    /// shadow gave no answer.
+    /// True if an element differs by more than `tolerance` (relative, such as 0.001), a label or a shape differs, or
+    /// the shadow gave no answer.
     #[must_use]
     pub fn disagrees(&self, tolerance: f64) -> bool {
         let ShadowSample { failed, label_flips, max_relative, .. } = self.sample;
@@ -128,14 +128,14 @@ impl Compared {
     }
 }
 
-/// What came of a request on its assigned arm.
+/// Result of a request on its assigned arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Marks(pub u16);
 
 impl Marks {
     /// The arm gave a valid answer.
     pub const ANSWERED: Self = Self(1);
-    /// It gave none to inputs that fit the signature, or its deadline passed.
+    /// The arm gave no valid answer to inputs that fit the signature, or the deadline passed.
     pub const ERROR: Self = Self(1 << 1);
     /// A floating-point output holds NaN or an infinity.
     pub const INVALID: Self = Self(1 << 2);
@@ -164,7 +164,7 @@ impl Marks {
     }
 }
 
-/// What a failed run says about the version that it was assigned to.
+/// Returns what a failed run says about the version that it was assigned to.
 ///
 /// An engine's refusal of values is an error, whatever its code: another version may take them. What does not fit the
 /// signature is the caller's mistake, a passed deadline is seen at the end, and nobody is to blame for the rest.
@@ -340,7 +340,8 @@ impl Evidence {
         self.copies_dropped.swap(0, Relaxed)
     }
 
-    /// Takes the comparisons since the last time, in the order in which they were made; those of several shadows in one.
+    /// Takes the comparisons since the last time, in the order in which they were made; those of several shadows in
+    /// one.
     pub fn compared(&self) -> impl Iterator<Item = Compared> {
         std::iter::from_fn(|| self.compared.pop()).take(COMPARED_MAX)
     }
@@ -362,7 +363,8 @@ impl Evidence {
         self.lanes.iter().any(|lane| !lane.entries.is_empty())
     }
 
-    /// Entries that were handed on since the last reading and that no open ticket precedes, in the order of their tickets.
+    /// Entries that were handed on since the last reading and that no open ticket precedes, in the order of their
+    /// tickets.
     pub fn read<'r>(&self, reading: &'r mut Reading) -> &'r [Entry] {
         let next = self.next.load(SeqCst);
         let open = self.lanes.iter().map(|lane| lane.open.load(SeqCst)).min().unwrap_or(IDLE);
