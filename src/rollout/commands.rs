@@ -1,4 +1,4 @@
-//! What the driver does when somebody asks: starts, orders, shows, freezes.
+//! Commands to the driver: start, order, show, freeze.
 //!
 //! Not here: the decisions (`course`), the loop (`driver`).
 
@@ -251,7 +251,8 @@ impl Driver {
         Ok(id)
     }
 
-    /// Gives the place back of a rollout whose candidate cannot be loaded; one that began by itself is recorded as failed.
+    /// Gives the place back of a rollout whose candidate cannot be loaded; one that began by itself is recorded as
+    /// failed.
     fn release(&mut self, wanted: &Wanted, why: &str) {
         self.reserved.remove(&wanted.model);
         if !wanted.by_itself {
@@ -327,7 +328,7 @@ impl Driver {
         Ok(self.frozen.clone())
     }
 
-    /// What to plan with: the traffic that the baseline sees, or this one.
+    /// The policy to plan with, and its traffic: what the baseline sees, or this.
     fn plan(
         &self,
         model: &ModelName,
@@ -371,8 +372,8 @@ impl Driver {
 }
 
 impl Run {
-    /// What a group of effects means for the split, together with the record of the rollout; `is_own` is true if the split
-    /// is the rollout's, and not what somebody made of it since.
+    /// The change of the split that a group of effects means, with the record of the rollout; `is_own` is true if the
+    /// split is the rollout's, and not what somebody made of it since.
     pub(super) fn change(&self, group: &[Effect], is_own: bool) -> SplitChange {
         let rollout = &self.rollout;
         let mut step = RolloutStep {

@@ -3,8 +3,10 @@
 //! It decides nothing. Evidence of the candidate's errors wakes it at once; the rest it reads every few milliseconds.
 //! Always true:
 //! - A rollback shuts the valve first: the next request goes to the baseline, before anything is written.
-//! - A raised weight or a promotion is one record with the state and evidence that led to it, and takes effect after it.
-//! - It waits for nobody: what the keeper has to do is begun, and looked after; one rollout never holds up another's.
+//! - A raised weight or a promotion is one record with the state and evidence that led to it, and takes effect after
+//!   it.
+//! - The thread waits for no other: what the keeper has to do is begun, and looked after, and evidence is heard
+//!   meanwhile.
 //! - What could not be carried out is tried again; what the rollout was in memory is what it will be on the disk.
 //!
 //! Not here: decisions (`course`), who asks for them (`handle`), files (`store`).
@@ -28,7 +30,7 @@ use super::{
     handle::{Command, Reply, RolloutError, Shared},
     policy::{Gate, PolicyDraft, Validation},
     report::Report,
-    seen::{Comparison, Marks, Seen, Threshold},
+    seen::{Comparison, Seen, Threshold},
     state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     store::{Frozen, Store},
     traffic::TrafficReport,
@@ -50,7 +52,7 @@ const KNOWN_MAX: usize = 200;
 /// Entries that are heard at a time.
 const HEARD_MAX: usize = 4096;
 
-/// What the driver works with.
+/// The driver, and all that it works with.
 pub(super) struct Driver {
     pub(super) lifecycle: lifecycle::Handle,
     pub(super) serving: Arc<Serving>,
@@ -89,7 +91,7 @@ pub(super) struct Run {
     reading: Reading,
     /// Effects that are still to be carried out.
     todo: Vec<Effect>,
-    /// What the keeper is carrying out.
+    /// Effects that the keeper is carrying out.
     underway: Option<Underway>,
     /// Requests that are answered once everything is carried out.
     asked: Vec<Reply<Report>>,
@@ -149,7 +151,8 @@ impl Run {
         self.todo.is_empty() && self.underway.is_none()
     }
 
-    /// True if what it decided last is only just being carried out: what is shown of it would run ahead of what is served.
+    /// True if what it decided last is only just being carried out: what is shown of it would run ahead of what is
+    /// served.
     pub(super) fn is_underway(&self) -> bool {
         self.underway.is_some()
     }
@@ -463,8 +466,8 @@ impl Driver {
         run.todo.extend(later);
     }
 
-    /// Has the keeper carry out effects that belong together: one record, and what it means for the split. `None` if there
-    /// is nothing for it to do.
+    /// Has the keeper carry out effects that belong together: one record, and what it means for the split. `None` if
+    /// there is nothing for it to do.
     fn begin_group(&mut self, id: &str, group: &[Effect]) -> Option<Pending> {
         let run = self.runs.get(id)?;
         if !group.iter().any(|effect| is_about_split(effect) || *effect == Effect::Record) {
@@ -549,7 +552,7 @@ impl Driver {
         }
     }
 
-    /// Nothing more is to be learnt.
+    /// Ends all learning about it.
     fn end(&mut self, id: &str) {
         let Some(run) = self.runs.get_mut(id) else { return };
         run.evidence = None;
@@ -778,7 +781,7 @@ enum Next {
     Stop,
 }
 
-/// What keeps a rollout from going on.
+/// Reasons for which a rollout cannot go on.
 enum Wrong {
     /// Its versions are not loaded yet.
     Waits,
@@ -797,7 +800,7 @@ fn seen(entry: &Evident) -> Seen {
         sticky: entry.is_sticky,
         at: entry.at,
         prediction,
-        marks: Marks(entry.marks.0),
+        marks: entry.marks,
     }
 }
 

@@ -17,11 +17,11 @@ use super::{
     },
     ledger::{Body, Open, Sampled},
     policy::{Gate, Mode, QUANTILES_MAX},
-    seen::{Comparison, Marks, Outcome, OutcomeKind, Seen, Threshold},
+    seen::{Comparison, Outcome, OutcomeKind, Seen, Threshold},
     state::{Effect, Rollout, State},
     values::Moment,
 };
-use crate::stats::Direction;
+use crate::{serve::Marks, stats::Direction};
 
 impl Rollout {
     /// True while the candidate has a share that is judged.

@@ -36,13 +36,14 @@ mod validating;
 mod values;
 pub mod words;
 
+pub use crate::serve::Marks;
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
 pub use plot::{Size, svg};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};
 pub use report::{Counts, Elsewhere, GateReport, Point, Progress, Report, Why};
-pub use seen::{Comparison, Marks, Outcome, OutcomeKind, Seen, Threshold};
+pub use seen::{Comparison, Outcome, OutcomeKind, Seen, Threshold};
 pub use state::{
     Change, Checkpoint, Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State,
     Told,

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::validation::Threshold;
+use crate::{serve::SLOW_MAX, validation::Threshold};
 
 use super::values::{Share, Span};
 
@@ -297,7 +297,7 @@ pub const STEPS_MAX: usize = 20;
 /// Largest share of a candidate: beyond one half the baseline is the smaller arm.
 pub const WEIGHT_MAX: f64 = 0.5;
 /// Most quantiles of the gate `slow`: each has a mark of its own.
-pub const QUANTILES_MAX: usize = 4;
+pub const QUANTILES_MAX: usize = SLOW_MAX;
 const THRESHOLDS_MAX: usize = 32;
 const PATH_BYTES_MAX: usize = 4096;
 const DAY: Duration = Duration::from_hours(24);

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use crate::serve::Marks;
+
 /// A request that was assigned to one of the two arms and has ended, in the order of assignment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Seen {
@@ -23,51 +25,6 @@ pub struct Seen {
     pub prediction: [u8; 24],
     /// Result on the arm that the request was assigned to.
     pub marks: Marks,
-}
-
-/// Result of a request on its arm: a set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Marks(pub u16);
-
-impl Marks {
-    /// The arm gave an answer.
-    pub const ANSWERED: Self = Self(1);
-    /// No valid answer to inputs that fit the signature, whatever the code, or a deadline that passed.
-    pub const ERROR: Self = Self(1 << 1);
-    /// An output that is not finite or not in its range.
-    pub const INVALID: Self = Self(1 << 2);
-    /// The engine failed, the arm crashed or could not be loaded: what the guard counts. Comes with [`Self::ERROR`].
-    pub const FAULT: Self = Self(1 << 3);
-    /// Refused for want of capacity: neither an error nor an answer of this arm.
-    pub const CAPACITY: Self = Self(1 << 4);
-    /// The client left before the end; counted only if a threshold of slowness had passed.
-    pub const ABANDONED: Self = Self(1 << 5);
-    /// Slower than the first frozen threshold.
-    pub const SLOW_0: Self = Self(1 << 8);
-    /// Slower than the second.
-    pub const SLOW_1: Self = Self(1 << 9);
-    /// Slower than the third.
-    pub const SLOW_2: Self = Self(1 << 10);
-    /// Slower than the fourth.
-    pub const SLOW_3: Self = Self(1 << 11);
-
-    /// True if all marks of `other` are among these.
-    pub const fn has(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// The mark of the threshold at this place in the list of frozen quantiles, 0 to 3.
-    pub const fn slow(index: usize) -> Self {
-        Self(Self::SLOW_0.0 << index)
-    }
-}
-
-impl std::ops::BitOr for Marks {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
 }
 
 /// A copied request: the candidate's outputs beside the baseline's.

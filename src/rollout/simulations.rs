@@ -136,9 +136,9 @@ fn request(
     let marks = if bad {
         Marks::ERROR
     } else if slow < 0.05 {
-        Marks::ANSWERED | Marks::SLOW_0 | Marks::SLOW_1
+        Marks::ANSWERED | Marks::slow(0) | Marks::slow(1)
     } else if slow < 0.5 {
-        Marks::ANSWERED | Marks::SLOW_0
+        Marks::ANSWERED | Marks::slow(0)
     } else {
         Marks::ANSWERED
     };

@@ -552,7 +552,7 @@ impl Rollout {
         self.head.revision
     }
 
-    /// The frozen quantiles of the baseline, in the policy's order; the first has [`Marks::SLOW_0`].
+    /// The frozen quantiles of the baseline, in the policy's order; the first has [`Marks::slow`] of 0.
     pub fn thresholds(&self) -> Option<Vec<Threshold>> {
         self.head.evidence.thresholds(&self.head.policy)
     }

@@ -148,7 +148,7 @@ fn mark(word: &str) -> Marks {
         "invalid" => Marks::INVALID | Marks::ANSWERED,
         "full" => Marks::CAPACITY,
         "left" => Marks::ABANDONED,
-        "slow" => Marks::SLOW_0 | Marks::SLOW_1,
+        "slow" => Marks::slow(0) | Marks::slow(1),
         _ => panic!("no such mark: {word}"),
     }
 }

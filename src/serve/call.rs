@@ -336,7 +336,7 @@ impl Ticket<'_> {
                 self.marks.set(slow);
             }
             Outcome::Deadline => self.marks.set(Marks::ERROR),
-            Outcome::Engine => self.marks.set(Marks(Marks::ERROR.0 | Marks::FAULT.0)),
+            Outcome::Engine => self.marks.set(Marks::ERROR | Marks::FAULT),
             Outcome::Capacity => self.marks.set(Marks::CAPACITY),
             Outcome::Abandoned => {
                 self.marks.set(Marks::ABANDONED);

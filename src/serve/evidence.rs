@@ -128,39 +128,47 @@ impl Compared {
     }
 }
 
-/// Result of a request on its assigned arm.
+/// Result of a request on its assigned arm: a set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Marks(pub u16);
+pub struct Marks(u16);
 
 impl Marks {
-    /// The arm gave a valid answer.
+    /// The arm gave an answer.
     pub const ANSWERED: Self = Self(1);
-    /// The arm gave no valid answer to inputs that fit the signature, or the deadline passed.
+    /// The arm gave no valid answer to inputs that fit the signature, whatever the code, or the deadline passed.
     pub const ERROR: Self = Self(1 << 1);
     /// A floating-point output holds NaN or an infinity.
     pub const INVALID: Self = Self(1 << 2);
-    /// The engine failed, not on the request's values.
+    /// The engine failed, not on the request's values, or the arm crashed. Comes with [`Self::ERROR`].
     pub const FAULT: Self = Self(1 << 3);
-    /// The arm had no room for it.
+    /// Refused for want of capacity: neither an error nor an answer of this arm.
     pub const CAPACITY: Self = Self(1 << 4);
     /// The client left before the answer.
     pub const ABANDONED: Self = Self(1 << 5);
 
-    /// Slower than the quantile of this index.
+    /// Slower than the frozen quantile at this place of the policy's list, below [`SLOW_MAX`].
     #[must_use]
-    pub fn slow(index: usize) -> Self {
+    pub const fn slow(index: usize) -> Self {
         Self(1 << (8 + index))
     }
 
     /// True if all of these are set.
     #[must_use]
-    pub fn has(self, other: Self) -> bool {
+    pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
     /// Sets these, too.
     pub fn set(&mut self, other: Self) {
         self.0 |= other.0;
+    }
+}
+
+impl std::ops::BitOr for Marks {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 }
 
@@ -173,7 +181,7 @@ pub(super) fn marks_of(error: &PredictError) -> Marks {
         PredictError::Guarded(_) | PredictError::Oversized(_) | PredictError::Inputs(_) => {
             Marks::ERROR
         }
-        PredictError::Engine(_) => Marks(Marks::ERROR.0 | Marks::FAULT.0),
+        PredictError::Engine(_) => Marks::ERROR | Marks::FAULT,
         PredictError::Crowded(_) | PredictError::Leaving(_) | PredictError::Stopping => {
             Marks::CAPACITY
         }

@@ -74,8 +74,8 @@ fn request((base, ratio): (f64, f64), share: f64, at: Duration, random: &mut Ran
     let slowness = random.unit();
     let marks = match slowness {
         _ if error => Marks::ERROR,
-        slowness if slowness < 0.05 => Marks::ANSWERED | Marks::SLOW_0 | Marks::SLOW_1,
-        slowness if slowness < 0.5 => Marks::ANSWERED | Marks::SLOW_0,
+        slowness if slowness < 0.05 => Marks::ANSWERED | Marks::slow(0) | Marks::slow(1),
+        slowness if slowness < 0.5 => Marks::ANSWERED | Marks::slow(0),
         _ => Marks::ANSWERED,
     };
     Seen { candidate, share, key: 0, sticky: false, at, prediction: [b'0'; 24], marks }
