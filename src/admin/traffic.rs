@@ -276,7 +276,7 @@ async fn operate(
     }
 }
 
-/// Whether a split that a rollout decided may be changed: it is over, or paused, and then only weights and shadow; gives
+/// Lets a split that a rollout decided be changed if that is over, or paused, and then only weights and shadow; gives
 /// the rollout that must hear of the candidate's new weight.
 async fn while_in_rollout(
     admin: &Admin,

@@ -32,9 +32,9 @@ use crate::config::{self, Findings};
 /// What a command came to.
 enum Outcome {
     Done,
-    /// It ran, and the answer is no.
+    /// The answer no, of a command that ran.
     No,
-    /// It ran, and the answer is one of several.
+    /// An answer that is one of several.
     Code(u8),
 }
 

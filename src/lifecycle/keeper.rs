@@ -95,7 +95,7 @@ pub(super) struct Keeping {
     /// Why the last look saw nothing that may be acted on.
     pub(super) unreadable: Option<String>,
     pub(super) sight: Sight,
-    /// Where rollouts read what comes of requests, with their names.
+    /// Evidence of requests for open rollouts, with their names.
     pub(super) evidence: BTreeMap<ModelName, (String, Arc<Evidence>)>,
     /// When to look again, unasked.
     look_at: Option<Instant>,

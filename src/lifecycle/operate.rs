@@ -34,16 +34,16 @@ pub(super) struct Asked {
     pub(super) signature_may_change: bool,
     /// True if it is recorded only once it is done: a rollback.
     pub(super) acts_first: bool,
-    /// Where the rollout that asks reads what comes of requests from then on; `None` in it for nowhere.
+    /// The evidence of requests from then on for the rollout that asks; `None` in it ends it.
     pub(super) evidence: Option<(String, Option<Arc<Evidence>>)>,
 }
 
 pub(super) enum Goal {
-    /// That the model's default version serves.
+    /// The model's default version serves.
     Serve,
-    /// That these versions are loaded; they stay until something is decided.
+    /// These versions are loaded; they stay until something is decided.
     Prepare(Vec<VersionId>),
-    /// That these versions are loaded, to decide this about them; the first is what it comes to.
+    /// These versions are loaded, to decide this about them; the first is what it comes to.
     Decide(Vec<VersionId>, Box<Action>),
 }
 

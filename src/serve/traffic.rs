@@ -1,4 +1,4 @@
-//! How the requests of a model are split between its versions.
+//! The split of a model's requests between its versions.
 //!
 //! A keyed hash of the request's sticky key gives a slot, and the slot an arm: the same in every process with the same
 //! salt, without a store. Always true:
@@ -39,7 +39,7 @@ pub struct Arm {
     pub slots: u32,
     /// Its version, if that is loaded.
     pub(super) version: Option<Arc<Version>>,
-    /// Where its requests are counted.
+    /// Counters of its requests.
     pub(super) recorder: Option<Arc<ArmRecorder>>,
 }
 
@@ -92,7 +92,7 @@ impl Traffic {
         Self { spec, split, arms, evidence, shadow }
     }
 
-    /// What was decided.
+    /// The split as it was decided.
     pub fn spec(&self) -> &TrafficSpec {
         &self.spec
     }
@@ -107,7 +107,7 @@ impl Traffic {
         &self.arms
     }
 
-    /// Where the rollout reads what comes of requests.
+    /// Evidence of requests for the rollout that judges it, if one does.
     pub fn evidence(&self) -> Option<&Arc<Evidence>> {
         self.evidence.as_ref()
     }
@@ -119,8 +119,8 @@ impl Traffic {
 
     /// The shadow that gets a copy of the prediction of this name.
     ///
-    /// The name decides, not the sticky key, so that every client is sampled; under a key of its own, so that the sample
-    /// is one of each arm.
+    /// The name decides, not the sticky key, so that every client is sampled; under a key of its own, so that the
+    /// sample is one of each arm.
     pub(super) fn copies(&self, prediction: &PredictionId) -> Option<&Arc<Shadow>> {
         let shadow = self.shadow.as_ref()?;
         let [first, second] = self.spec.salt;

@@ -101,7 +101,8 @@ impl Override {
         Brought::sort(config, files)?.listed(bytes_max).map(|model| Self::Model(Arc::new(model)))
     }
 
-    /// What was kept in the store: the description of [`Override::config`], or versions by the digests of their manifests.
+    /// Takes from the store what was kept: the description of [`Override::config`], or versions by the digests of
+    /// their manifests.
     pub fn kept(
         store: &Store,
         config: &Digest,

@@ -1,11 +1,11 @@
 //! Frames: how one record lies in the log, and which byte of it is wrong.
 //!
-//! A frame is one line: `LENGTH SUM WEIGHTED HASH CHECK JSON`, numbers in lower-case hexadecimal. `HASH` chains the JSON to
-//! everything before it. `CHECK` covers the four fields before it and the previous hash, so that a length is believed
-//! only when it is right: a frame whose head holds and whose bytes are fewer than it says was torn, and nothing that
-//! a flipped byte does looks like that. The two sums prove nothing; they say *where* a payload was changed: one changed
-//! byte moves `SUM` by its difference and `WEIGHTED` by that times its position. What they point at is believed only if
-//! the hash holds once it is put right.
+//! A frame is one line: `LENGTH SUM WEIGHTED HASH CHECK JSON`, numbers in lower-case hexadecimal. `HASH` chains the
+//! JSON to everything before it. `CHECK` covers the four fields before it and the previous hash, so that a length is
+//! believed only when it is right: a frame whose head holds and whose bytes are fewer than it says was torn, and
+//! nothing that a flipped byte does looks like that. The two sums prove nothing; they say *where* a payload was
+//! changed: one changed byte moves `SUM` by its difference and `WEIGHTED` by that times its position. What they point
+//! at is believed only if the hash holds once it is put right.
 //!
 //! Not here: files, sequences, groups (`log`).
 

@@ -95,8 +95,8 @@ struct Inner {
 }
 
 impl State {
-    /// Opens a state folder, or makes one: verifies the log, cuts off what was never acknowledged, brings the projection
-    /// up to it.
+    /// Opens a state folder, or makes one: verifies the log, cuts off what was never acknowledged, brings the
+    /// projection up to it.
     pub fn open(settings: Settings) -> Result<(Self, Opened), StateError> {
         Self::open_on(Arc::new(Machine), settings)
     }

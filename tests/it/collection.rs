@@ -54,7 +54,8 @@ fn many_swaps_leave_a_small_store_that_serves_without_the_repository() {
     for version in 2..=SWAPS {
         swap(&server, &repository, version);
     }
-    // A model and a manifest for each version: what serves, the one before, and what has come since the last collection.
+    // A model and a manifest for each version: what serves, the one before, and what has come since the last
+    // collection.
     eventually("the store is small", || (blobs(&repository) <= 2 * (2 + 4)).then_some(()));
     let page = server.admin("/metrics").text();
     assert!(page.contains("tidegate_store_collections_total{outcome=\"failed\"} 0"), "{page}");

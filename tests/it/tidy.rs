@@ -421,6 +421,23 @@ fn nothing_is_left_for_later() {
 }
 
 #[test]
+fn no_comment_is_wider_than_a_page() {
+    const WIDTH: usize = 120;
+    let is_wide = |line: &&str| line.trim_start().starts_with("//") && line.chars().count() > WIDTH;
+    let of = |width: usize| format!("    // {}", "x".repeat(width - 7));
+    assert!(!is_wide(&&*of(WIDTH)) && is_wide(&&*of(WIDTH + 1)), "the rule itself");
+
+    let mut findings = Vec::new();
+    for file in &rust_below("") {
+        let lines = file.text.lines().enumerate().filter(|(_, line)| is_wide(line));
+        findings.extend(lines.map(|(at, _)| {
+            format!("{}:{}: a comment wider than {WIDTH} columns; break it", file.path, at + 1)
+        }));
+    }
+    assert_tidy(&findings);
+}
+
+#[test]
 fn no_file_knows_the_machine_it_was_written_on() {
     // In parts, so that this file is not one of those that it looks for.
     let homes = ["home", "root", "Users"].map(|folder| format!("/{folder}/"));

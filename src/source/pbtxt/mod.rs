@@ -1,8 +1,9 @@
 //! Triton's `config.pbtxt`: protocol-buffer text of the message `inference.ModelConfig`, read tolerantly.
 //!
 //! `text` turns bytes into fields, `schema` knows which fields a message may have, `config` turns fields into
-//! a [`ModelDescription`]; `json` writes the same message in JSON as text. What we cannot do is refused by name; what we know and do not need is passed over,
-//! with a note where someone may wonder; what Triton does not know either is an error with a suggestion.
+//! a [`ModelDescription`]; `json` writes the same message in JSON as text. What we cannot do is refused by name; what
+//! we know and do not need is passed over, with a note where someone may wonder; what Triton does not know either is
+//! an error with a suggestion.
 //!
 //! Source: `protobuf/model_config.proto` of Triton.
 

@@ -398,7 +398,8 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut held = self.store.held();
         held.alive -= 1;
-        // Not one hold's own blobs before: a collection that began under another one does not know that they are needed.
+        // Not one hold's own blobs before: a collection that began under another one does not know that they are
+        // needed.
         if held.alive == 0 {
             held.put.clear();
         }
