@@ -170,7 +170,7 @@ impl Driver {
         store.blamed = parts.blamed.into_iter().collect();
         let (mut runs, mut tried) = (BTreeMap::new(), BTreeMap::new());
         for (id, recorded) in parts.records {
-            let Some(rollout) = store.restore(&id, &recorded.record) else {
+            let Some(mut rollout) = store.restore(&id, &recorded.record) else {
                 tracing::warn!(
                     rollout = id,
                     "passed over: its record is of another version of tidegate"
@@ -184,6 +184,9 @@ impl Driver {
             #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
             let salt = [(salt >> 64) as u64, salt as u64];
             let is_over = rollout.state().is_over();
+            if is_over {
+                rollout.settle();
+            }
             let mut run = Run::new(rollout, (recorded.model, baseline, candidate), salt);
             (run.is_placed, run.is_asleep) = (true, !is_over);
             let tried = tried.entry(run.model.clone()).or_insert(candidate);
@@ -556,6 +559,7 @@ impl Driver {
     fn end(&mut self, id: &str) {
         let Some(run) = self.runs.get_mut(id) else { return };
         run.evidence = None;
+        run.rollout.settle();
         validating::cancel(&run.cancel);
         self.shared.ended(&run.model, run.rollout.state());
         self.tried.insert(run.model.clone(), run.candidate);

@@ -23,6 +23,8 @@ pub(super) struct Keys {
     halvings: u32,
     /// Keys that changed since they were last taken.
     fresh: HashSet<u64>,
+    /// Number of keys that were known at the end; 0 before.
+    at_end: usize,
 }
 
 /// Keys as they are kept: pairs of key and bits.
@@ -30,6 +32,8 @@ pub(super) struct Keys {
 pub(super) struct Kept {
     halvings: u32,
     keys: Vec<(u64, u64)>,
+    #[serde(default)]
+    at_end: usize,
 }
 
 /// Trials and events per meter, over the keys of the sample.
@@ -117,23 +121,29 @@ impl Keys {
         counts
     }
 
-    /// Number of keys with an event of this meter on the candidate.
+    /// Number of keys in the sample.
     pub(super) fn len(&self) -> usize {
-        self.known.len()
+        self.known.len().max(self.at_end)
+    }
+
+    /// Lets all keys go once nothing is counted any more; their number stays.
+    pub(super) fn end(&mut self) {
+        let (halvings, at_end) = (self.halvings, self.len());
+        *self = Self { halvings, at_end, ..Self::default() };
     }
 
     /// Every key that is known.
     pub(super) fn all(&self) -> Kept {
         let mut keys: Vec<_> = self.known.iter().map(|(key, bits)| (*key, *bits)).collect();
         keys.sort_unstable();
-        Kept { halvings: self.halvings, keys }
+        Kept { halvings: self.halvings, keys, at_end: self.at_end }
     }
 
     /// Takes what changed since the last time.
     pub(super) fn take_fresh(&mut self) -> Kept {
         let mut keys: Vec<_> = self.fresh.drain().map(|key| (key, self.known[&key])).collect();
         keys.sort_unstable();
-        Kept { halvings: self.halvings, keys }
+        Kept { halvings: self.halvings, keys, at_end: self.at_end }
     }
 
     /// Lays changes over what is known.
@@ -142,6 +152,10 @@ impl Keys {
         self.halvings = self.halvings.max(fresh.halvings);
         let halvings = self.halvings;
         self.known.retain(|key, _| is_sampled(*key, halvings));
+        if fresh.at_end > 0 {
+            self.at_end = fresh.at_end;
+            self.end();
+        }
     }
 }
 
@@ -157,7 +171,7 @@ impl From<Keys> for Kept {
     fn from(keys: Keys) -> Self {
         let mut known: Vec<_> = keys.known.into_iter().collect();
         known.sort_unstable();
-        Self { halvings: keys.halvings, keys: known }
+        Self { halvings: keys.halvings, keys: known, at_end: keys.at_end }
     }
 }
 
@@ -217,5 +231,10 @@ mod tests {
         assert_eq!(keys.known, copy.known);
         let text = serde_json::to_string(&keys).unwrap();
         assert_eq!(serde_json::from_str::<Keys>(&text).unwrap().known, keys.known);
+        keys.end();
+        copy.put(keys.take_fresh());
+        assert_eq!((copy.len(), copy.known.len()), (10, 0), "the end is a change, too");
+        let text = serde_json::to_string(&keys).unwrap();
+        assert_eq!(serde_json::from_str::<Keys>(&text).unwrap(), keys);
     }
 }

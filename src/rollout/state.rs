@@ -630,6 +630,12 @@ impl Rollout {
         }
     }
 
+    /// Lets go of what only counting needs, once it is over.
+    pub fn settle(&mut self) {
+        debug_assert!(self.head.state.is_over(), "it still counts");
+        self.keys.end();
+    }
+
     /// Returns the whole state as one checkpoint.
     pub fn whole(&self) -> Checkpoint {
         Checkpoint {
