@@ -72,7 +72,11 @@ fn predict(criterion: &mut Criterion) {
         ("perceptron, 20 floats", "loadtests/models/mlp/1/model.onnx"),
     ] {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-        let file = ModelFile { bytes: std::fs::read(path).unwrap().into(), external: Vec::new() };
+        let file = ModelFile {
+            bytes: std::fs::read(path).unwrap().into(),
+            external: Vec::new(),
+            summary: std::sync::Arc::default(),
+        };
         let session =
             engine.load(&file, SessionOptions { intra_op_threads: 1, arena: None }).unwrap();
         let served = Served::by(session);

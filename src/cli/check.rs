@@ -94,6 +94,7 @@ fn check_model(
                 name,
                 *id,
                 &Origin::Repository(listed.clone(), Arc::clone(&description)),
+                None,
             ) {
                 Ok(version) => Found {
                     model: name.to_string(),

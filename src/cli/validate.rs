@@ -195,7 +195,7 @@ fn load(
         Err(error) => bail!("{}", error.chain()),
     };
     let version = listed.versions.get(&id).context("it is not in the repository")?;
-    Ok(loader.load(name, id, &Origin::Repository(version.clone(), description))?)
+    Ok(loader.load(name, id, &Origin::Repository(version.clone(), description), None)?)
 }
 
 /// The report for people.

@@ -103,6 +103,8 @@ pub struct ModelFile {
     pub bytes: Bytes,
     /// Files with external data, by the location that the model gives.
     pub external: Vec<(String, Arc<[u8]>)>,
+    /// Our own look at the file: engines tell less of what it declares. Empty, engines are believed.
+    pub summary: Arc<onnx::Summary>,
 }
 
 /// How a session runs.

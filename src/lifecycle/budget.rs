@@ -182,7 +182,7 @@ impl Keeper {
         let Some(version) = kept.versions.get_mut(&id).filter(asleep).filter(|_| wanted) else {
             return;
         };
-        let job = Job { model: name.clone(), id, origin, staged: None };
+        let job = Job::new(&name, id, origin);
         version.begin(job.fingerprint());
         self.state.jobs.push(job);
         if self.refresh(&name) {

@@ -4,7 +4,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
@@ -27,6 +27,8 @@ pub(super) struct Job {
     pub(super) origin: Origin,
     /// The change that it is loaded aside for, if it is.
     pub(super) staged: Option<u64>,
+    /// The version that serves and that it is to follow, if it still serves then.
+    pub(super) before: Option<Weak<Version>>,
 }
 
 /// Where a version is taken from.
@@ -39,6 +41,10 @@ pub enum Origin {
 }
 
 impl Job {
+    pub(super) fn new(model: &ModelName, id: VersionId, origin: Origin) -> Self {
+        Self { model: model.clone(), id, origin, staged: None, before: None }
+    }
+
     /// What its folder looked like, where it has one.
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
         match &self.origin {
@@ -140,7 +146,7 @@ impl Hand {
             }
             for mut report in incoming {
                 let job = &report.job;
-                let outcome = loader.load(&job.model, job.id, &job.origin);
+                let outcome = loader.load(&job.model, job.id, &job.origin, job.before.as_ref());
                 report.tell(outcome.map_err(Arc::new));
                 loader.make_ready();
             }

@@ -298,7 +298,7 @@ impl Keeper {
                 let version = kept.versions.entry(id);
                 version.or_insert_with(|| KeptVersion::unavailable("")).begin(None);
                 let origin = Origin::Store(digest);
-                self.state.jobs.push(Job { model: name.clone(), id, origin, staged: None });
+                self.state.jobs.push(Job::new(name, id, origin));
             }
             self.state.models.insert(name.clone(), kept);
         }
@@ -435,6 +435,7 @@ impl Keeper {
         for id in kept.plan.wanted.clone() {
             // What goes on although its folder is gone.
             let Some(listed) = kept.listed.get(&id).cloned() else { continue };
+            let before = kept.before(id);
             let version = kept.versions.entry(id).or_insert_with(KeptVersion::discovered);
             if lost && (version.version.is_some() || running.contains(&id)) {
                 // Nothing newer can be read.
@@ -454,7 +455,7 @@ impl Keeper {
                         || Origin::Repository(listed, Arc::clone(&description)),
                         Origin::Store,
                     );
-                    jobs.push(Job { model: name.clone(), id, origin, staged: None });
+                    jobs.push(Job { before, ..Job::new(name, id, origin) });
                 }
             }
         }
@@ -621,7 +622,7 @@ impl Keeper {
         let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
         let Some(kept) = self.state.models.get_mut(name) else { return };
         log_ready(&version);
-        let (identity, load) = (version.parts().identity.clone(), version.parts().load);
+        let (identity, detail) = (version.parts().identity.clone(), ready_detail(&version));
         let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
         let mut retired: Vec<_> = entry.succeed(job.fingerprint(), version).into_iter().collect();
         entry.loaded_at = self.loader.monitor.clock().unix();
@@ -629,7 +630,7 @@ impl Keeper {
         retired.extend(kept.follow_plan(unloaded));
         self.refresh(name);
         self.publish();
-        self.tell(name, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
+        self.tell(name, Some(id), EventKind::Ready, &detail);
         // What serves now is written before what served is written off: a start between the two needs one of them.
         if let Some(identity) = identity {
             self.remember_served(name, id, identity);
@@ -789,6 +790,13 @@ pub(super) fn log_ready(version: &Version) {
     for note in &parts.notes {
         tracing::warn!(model = %parts.model, version = %version.id(), "{note}");
     }
+}
+
+/// The text of the event that a version is ready: the time of its load, and its notes.
+pub(super) fn ready_detail(version: &Version) -> String {
+    let parts = version.parts();
+    let loaded = format!("loaded in {:?}", parts.load);
+    std::iter::once(&loaded).chain(&parts.notes).map(String::as_str).collect::<Vec<_>>().join("; ")
 }
 
 /// Versions of a model that the content store has, for a look without the repository.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -264,6 +264,13 @@ impl Kept {
         ready()
             .find(|(id, _)| default.is_none_or(|default| *id <= default))
             .or_else(|| ready().next())
+    }
+
+    /// The version that serves now and that one of this number is to follow, unless an operator let that in.
+    pub(super) fn before(&self, id: VersionId) -> Option<Weak<Version>> {
+        let (answering, version) = self.answering()?;
+        let follows = answering <= id && self.accepted != Some(id);
+        follows.then(|| Arc::downgrade(version))
     }
 
     /// The version that answers by default, or would: the plan's, once it can; until then what answered before.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -26,7 +26,11 @@ use crate::{
 use super::{
     Blame, Case, Golden, GoldenError, Origin, Proof, ProofFailure, Prover,
     blame::Suspicion,
-    proof::{message::MessageError, trial},
+    proof::{
+        message::MessageError,
+        samples::{self, Kind, Sample},
+        trial::{self, NotNumber, Trial},
+    },
 };
 
 /// Loads versions.
@@ -89,10 +93,8 @@ pub enum Code {
     Description,
     /// It does not reproduce its golden outputs, or they cannot be used.
     Golden,
-    /// It gives numbers that are none.
+    /// It gives numbers that are none, where the version that serves gives finite ones.
     NotFinite,
-    /// It gives outputs of another datatype or shape than it declares.
-    WrongShape,
     /// It needs more memory than it may have.
     Memory,
     /// It takes longer than it may.
@@ -123,7 +125,6 @@ impl Code {
             Self::Description => "description",
             Self::Golden => "golden",
             Self::NotFinite => "not_finite",
-            Self::WrongShape => "wrong_shape",
             Self::Memory => "memory",
             Self::Timeout => "timeout",
             Self::Crashed => "crashed",
@@ -178,10 +179,10 @@ pub enum LoadFailure {
     /// It does not give the outputs that it should.
     #[error(transparent)]
     Golden(#[from] GoldenError),
-    /// It gives numbers that are none.
+    /// It gives numbers that are none, where the version that serves gives finite ones.
     #[error(
-        "output `{output}` is {number} at element {index} on {inputs} inputs; mend the model, or let golden.json say \
-         that this is right"
+        "output `{output}` is {number} at element {element} on {inputs}, where version {before}, which serves, gives \
+         finite numbers; mend the model, or let golden.json say that this is right"
     )]
     NotFinite {
         /// The output.
@@ -189,21 +190,11 @@ pub enum LoadFailure {
         /// What it is instead.
         number: f64,
         /// Where.
-        index: usize,
-        /// `golden` or `made-up`.
-        inputs: &'static str,
-    },
-    /// An output is not what the model declares.
-    #[error(
-        "output `{output}` came as {actual}, the model declares {declared}; export it again with its real shape"
-    )]
-    WrongShape {
-        /// The output.
-        output: String,
-        /// By the model.
-        declared: String,
-        /// By a run.
-        actual: String,
+        element: usize,
+        /// The inputs.
+        inputs: String,
+        /// The version that serves.
+        before: VersionId,
     },
     /// There is not enough memory for it.
     #[error(
@@ -253,7 +244,6 @@ impl LoadFailure {
             }
             Self::Golden(_) => Code::Golden,
             Self::NotFinite { .. } => Code::NotFinite,
-            Self::WrongShape { .. } => Code::WrongShape,
             Self::Memory(_) => Code::Memory,
             Self::Panicked | Self::Request(_) | Self::NoStore | Self::NoThread(_) => Code::Internal,
             Self::Proof(failure) => failure.code,
@@ -306,6 +296,8 @@ struct Opening<'a> {
     /// True if a request's values choose how much memory a run takes.
     grows: bool,
     golden: Option<&'a Golden>,
+    /// The version that it is to follow.
+    before: Option<&'a Weak<Version>>,
 }
 
 /// The sessions of a version.
@@ -334,14 +326,16 @@ impl Loader {
 
     /// Reads, proves, loads and warms a version. May take long; not for a thread that answers requests.
     ///
-    /// A panic on the way costs this version only.
+    /// Where `before`, the version that it is to follow, still serves, it must give numbers where that does. A panic on
+    /// the way costs this version only.
     pub fn load(
         &self,
         model: &ModelName,
         id: VersionId,
         origin: &Origin,
+        before: Option<&Weak<Version>>,
     ) -> Result<Version, LoadFailure> {
-        let load = std::panic::AssertUnwindSafe(|| self.try_load(model, id, origin));
+        let load = std::panic::AssertUnwindSafe(|| self.try_load(model, id, origin, before));
         std::panic::catch_unwind(load).unwrap_or(Err(LoadFailure::Panicked))
     }
 
@@ -350,6 +344,7 @@ impl Loader {
         model: &ModelName,
         id: VersionId,
         origin: &Origin,
+        before: Option<&Weak<Version>>,
     ) -> Result<Version, LoadFailure> {
         let clock = self.monitor.clock();
         let begin = clock.now();
@@ -369,6 +364,7 @@ impl Loader {
         let case = Case {
             file: &file,
             golden: artifact.golden.as_deref(),
+            description,
             engine: Engines::choice_of(engine),
             intra_op_threads,
             warmup_runs: self.warmup_runs,
@@ -383,6 +379,7 @@ impl Loader {
             options,
             grows: growth.is_some(),
             golden: golden.as_ref(),
+            before,
         };
         let Opened { sessions, signature, load, warmed } = self.open(&opening, description)?;
         let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
@@ -437,7 +434,7 @@ impl Loader {
         opening: &Opening<'_>,
         description: &ModelDescription,
     ) -> Result<Opened, LoadFailure> {
-        let Opening { tag, engine, file, options, grows, golden } = *opening;
+        let Opening { tag, engine, file, options, grows, golden, before } = *opening;
         let clock = self.monitor.clock();
         // Memory that a load takes beside the version itself is taken once, not once for each load.
         let _alone = IN_PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -451,8 +448,14 @@ impl Loader {
         let signature = first.signature().clone();
         agree(description, &signature)?;
         let mut load = clock.now() - begin;
+        let samples = serving_samples(&signature, golden, description);
         let runs = self.warmup_runs;
-        let warmed = tag.during(|| trial::run(engine, &mut *first, golden, runs, &**clock))?;
+        let trial = Trial { engine, summary: &file.summary, golden, samples: &samples };
+        let mut warmed = tag.during(|| trial.run(&mut *first, runs, &**clock))?;
+        if let Some(before) = before.and_then(Weak::upgrade) {
+            contradicted(&before, &signature, &samples, &warmed.not_numbers)?;
+        }
+        warmed.notes.extend(unfit_requests(description, &samples));
         let begin = clock.now();
         let mut sessions = vec![first];
         // Fewer than one per worker would make requests wait for each other: a repository's count is not followed.
@@ -558,7 +561,8 @@ fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     // All of it from one state of the folder.
     artifact.confirm()?;
     let external = files.into_iter().collect();
-    let file = ModelFile { bytes: artifact.model.clone(), external };
+    let summary = Arc::new(summary);
+    let file = ModelFile { bytes: artifact.model.clone(), external, summary };
     Ok(Checked { file, hazards, growth })
 }
 
@@ -580,12 +584,62 @@ fn notes(
     hazards: &[Hazard],
 ) -> Vec<String> {
     let mut notes = description.notes.clone();
-    if !description.warmup.is_empty() {
-        notes.push("model_warmup is not run; golden.json beside the model warms it up".to_owned());
-    }
     notes.extend(guards.notes(signature));
     notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
     notes
+}
+
+/// The inputs that a version is run with in this process: real ones, or ones and small values.
+fn serving_samples(
+    signature: &Signature,
+    golden: Option<&Golden>,
+    description: &ModelDescription,
+) -> Vec<Sample> {
+    let mut all = samples::samples(signature, golden, &samples::described(description));
+    let has_golden = all.first().is_some_and(|sample| sample.kind == Kind::Golden);
+    all.retain(|sample| match sample.kind {
+        Kind::Golden | Kind::Described => true,
+        Kind::Ones | Kind::Small => !has_golden,
+        Kind::Zeros => false,
+    });
+    all
+}
+
+/// Refuses a version that gives no numbers where the one that serves gives only finite ones.
+fn contradicted(
+    before: &Version,
+    signature: &Signature,
+    samples: &[Sample],
+    found: &[NotNumber],
+) -> Result<(), LoadFailure> {
+    for NotNumber { sample, output, element, number } in found {
+        let (sample, spec) = (&samples[*sample], &signature.outputs[*output]);
+        let Ok(own) = before.signature().output(&spec.name) else { continue };
+        // Where it does not take these inputs, it says nothing about them.
+        let Ok(outputs) = before.evaluate(sample.inputs.clone()) else { continue };
+        if trial::not_finite(&outputs[own]).is_none() {
+            return Err(LoadFailure::NotFinite {
+                output: spec.name.clone(),
+                number: *number,
+                element: *element,
+                inputs: sample.kind.to_string(),
+                before: before.id(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A note about the requests of `model_warmup` that are not run.
+fn unfit_requests(description: &ModelDescription, samples: &[Sample]) -> Option<String> {
+    let described = description.warmup.len();
+    let run = samples.iter().filter(|sample| sample.kind == Kind::Described).count();
+    (run < described).then(|| {
+        format!(
+            "{run} of {described} requests of model_warmup are run: the others read files, or do not fit the model; \
+             golden.json warms it up as well"
+        )
+    })
 }
 
 /// A note about an operator that no guard of the inputs covers.

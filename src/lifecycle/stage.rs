@@ -20,7 +20,7 @@ use super::{
     Done, OnNewVersion, OperationError, Reply, UploadPlace,
     clients::breaks_clients,
     crew::{Job, Loaded, Origin},
-    keeper::{Keeper, log_ready, trouble},
+    keeper::{Keeper, log_ready, ready_detail, trouble},
     kept::KeptVersion,
     operate::{Asked, failed},
     plan::Plan,
@@ -128,11 +128,11 @@ impl Keeper {
         };
         let number = self.state.staged_so_far;
         self.state.staged_so_far += 1;
-        let job = |id: &VersionId| Job {
-            model: model.clone(),
-            id: *id,
-            origin: Origin::Repository(listed.versions[id].clone(), Arc::clone(&description)),
-            staged: Some(number),
+        let before = |id: &VersionId| self.state.models.get(model)?.before(*id);
+        let job = |id: &VersionId| {
+            let listed = listed.versions[id].clone();
+            let origin = Origin::Repository(listed, Arc::clone(&description));
+            Job { staged: Some(number), before: before(id), ..Job::new(model, *id, origin) }
         };
         let todo = plan.wanted.iter().map(job).collect();
         self.state.staged.push_back(Staged {
@@ -297,7 +297,7 @@ impl Keeper {
         let mut ready = Vec::new();
         for (id, version) in std::mem::take(&mut staged.loaded) {
             log_ready(&version);
-            ready.push((id, version.parts().load));
+            ready.push((id, ready_detail(&version)));
             let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
             let looked = kept.listed.get(&id).map(|listed| listed.fingerprint);
             retired.extend(entry.succeed(looked, version));
@@ -307,8 +307,8 @@ impl Keeper {
         let version = kept.plan.default;
         self.refresh(&model);
         self.publish();
-        for (id, load) in ready {
-            self.tell(&model, Some(id), EventKind::Ready, &format!("loaded in {load:?}"));
+        for (id, detail) in ready {
+            self.tell(&model, Some(id), EventKind::Ready, &detail);
         }
         self.retire(retired);
         self.proven(&model);

@@ -32,6 +32,7 @@ mod division;
 mod drain;
 mod engines;
 mod errors;
+mod evidence;
 mod fuzz;
 mod hostile;
 mod http1;

@@ -17,7 +17,7 @@ use tidegate::{
     app::SystemClock,
     engine::ModelFile,
     lifecycle::{Case, Code, Layer, Proof, ProofFailure, ProofLimits, Prover},
-    model::EngineChoice,
+    model::{EngineChoice, ModelDescription},
 };
 
 use crate::{
@@ -43,12 +43,17 @@ pub(crate) fn prove_with(
     golden: Option<&[u8]>,
 ) -> Result<Proof, ProofFailure> {
     let external = external.iter().map(|(name, bytes)| ((*name).to_owned(), Arc::from(*bytes)));
-    let file = ModelFile { bytes: Bytes::copy_from_slice(model), external: external.collect() };
+    let file = ModelFile {
+        bytes: Bytes::copy_from_slice(model),
+        external: external.collect(),
+        summary: Arc::default(),
+    };
     prover.prove(&Case {
         identity: None,
         anew: false,
         file: &file,
         golden,
+        description: &ModelDescription::default(),
         engine: EngineChoice::OnnxRuntime,
         intra_op_threads: 1,
         warmup_runs: 1,

@@ -29,7 +29,7 @@ pub use growth::growth;
 pub use killers::{Hazard, KILLERS, Killer, Remedy};
 
 /// What a model holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
     /// The version of the file format.
     pub ir_version: i64,

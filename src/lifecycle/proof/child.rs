@@ -31,7 +31,9 @@ use super::{
     ProofLimits, Sandbox, hostility,
     message::{self, Bounds, Opened},
     probes::{self, Probe},
-    sandbox, trial,
+    samples::{self, Blank},
+    sandbox,
+    trial::{self, Trial},
 };
 use crate::lifecycle::Code;
 
@@ -62,6 +64,8 @@ pub(super) struct Request {
     /// The blobs after the model: files with external data, then golden outputs if there are any.
     pub(super) locations: Vec<String>,
     pub(super) golden: bool,
+    /// The requests of `model_warmup`.
+    pub(super) described: Vec<Vec<Blank>>,
     pub(super) probing: Probing,
     /// Tries to break out instead of proving a model.
     pub(super) self_test: bool,
@@ -76,6 +80,7 @@ impl Request {
             warmup_runs: 0,
             locations: Vec::new(),
             golden: false,
+            described: Vec::new(),
             probing: Probing::default(),
             self_test: true,
         }
@@ -284,20 +289,18 @@ fn prove(
     let engine = engines.choose(choice)?;
     let options = SessionOptions { intra_op_threads: request.intra_op_threads, arena: None };
     let begin = clock.now();
-    let mut session = engine.load(&ModelFile { bytes: model, external }, options)?;
+    let summary = Arc::new(summary);
+    let file = ModelFile { bytes: model, external, summary: Arc::clone(&summary) };
+    let mut session = engine.load(&file, options)?;
     let load = clock.now() - begin;
     let signature = session.signature().clone();
-    let sample = trial::sample(&signature, golden.as_ref());
-    let (sample, is_real) = sample.unwrap_or_default();
-    let [ones, small] = probes::ordinary(&sample);
+    let samples = samples::samples(&signature, golden.as_ref(), &request.described);
     let mut warmed = trial::Warmed::default();
     if request.probing.from == 0 {
-        for inputs in [&ones, &small] {
-            trial::survive(&mut *session, inputs)?;
-        }
-        warmed = trial::run(engine, &mut *session, golden.as_ref(), request.warmup_runs, clock)?;
+        let trial = Trial { engine, summary: &summary, golden: golden.as_ref(), samples: &samples };
+        warmed = trial.run(&mut *session, request.warmup_runs, clock)?;
     }
-    let sample = if is_real { sample } else { ones };
+    let sample = samples.into_iter().next().map(|sample| sample.inputs).unwrap_or_default();
     let mut probes = probes::plan(&summary, &signature, &sample);
     // Known to be kept from it in any case.
     let is_guarded = hazards.iter().any(|hazard| !hazard.settled_by_proof);

@@ -12,8 +12,8 @@
 //!   the version, and another process tries the other sizes.
 //!
 //! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the
-//! serving process asks the same of it again), `probes` what it is tried with beside, `sandbox` what the child gives up
-//! first, `message` how the two speak, `verdicts` what is remembered of it.
+//! serving process asks the same of it again), `samples` the inputs of that, `probes` what it is tried with beside,
+//! `sandbox` what the child gives up first, `message` how the two speak, `verdicts` what is remembered of it.
 //!
 //! Not here: reading a version's files, loading it for service (`lifecycle::load`).
 
@@ -21,6 +21,7 @@ mod child;
 mod hostility;
 pub(super) mod message;
 mod probes;
+pub(super) mod samples;
 mod sandbox;
 pub(super) mod trial;
 mod verdicts;
@@ -54,7 +55,7 @@ pub use verdicts::Verdicts;
 use super::Code;
 use crate::{
     engine::ModelFile,
-    model::{EngineChoice, Guards, Signature},
+    model::{EngineChoice, Guards, ModelDescription, Signature},
     monitor::Clock,
 };
 use child::{Answer, Outcome, Preparation, Probing, Request, Said};
@@ -149,6 +150,8 @@ pub struct Case<'a> {
     pub file: &'a ModelFile,
     /// `golden.json`, where there is one.
     pub golden: Option<&'a [u8]>,
+    /// Its description, for the requests of `model_warmup`.
+    pub description: &'a ModelDescription,
     /// The engine; already chosen, so that both processes take the same.
     pub engine: EngineChoice,
     /// Threads within one run.
@@ -241,6 +244,7 @@ impl Prover {
             warmup_runs: case.warmup_runs,
             locations: locations.collect(),
             golden: case.golden.is_some(),
+            described: samples::described(case.description),
             probing: Probing { time_max: self.probes_time_max(), ..Probing::default() },
             self_test: false,
         };

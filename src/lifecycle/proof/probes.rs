@@ -23,8 +23,10 @@ use crate::{
         onnx::{Dim, Summary, ValueType},
     },
     model::{Empty, Guards, Input, Place, Signature, SizeGuard},
-    tensor::{Data, DataType, Shape, Strings, Tensor},
+    tensor::{Data, Shape, Strings, Tensor},
 };
+
+use super::samples::one;
 
 /// Sizes beside those of the sample, worst first.
 const SIZES: [i64; 4] = [0, ODD, 1, 2];
@@ -193,58 +195,6 @@ fn repeated(tensor: &Tensor, shape: &Shape) -> Option<Tensor> {
     }
     let raw: Vec<u8> = element.iter().copied().cycle().take(count * size).collect();
     Tensor::from_raw(tensor.datatype(), shape.clone(), raw.into()).ok()
-}
-
-/// The bytes of 1.
-fn one(datatype: DataType) -> Vec<u8> {
-    number(datatype, 1)
-}
-
-/// The bytes of a small number.
-fn number(datatype: DataType, number: u8) -> Vec<u8> {
-    let float = f32::from(number);
-    match datatype {
-        DataType::Bool => vec![number & 1],
-        DataType::Fp16 => half::f16::from_f32(float).to_le_bytes().to_vec(),
-        DataType::Bf16 => half::bf16::from_f32(float).to_le_bytes().to_vec(),
-        DataType::Fp32 => float.to_le_bytes().to_vec(),
-        DataType::Fp64 => f64::from(number).to_le_bytes().to_vec(),
-        DataType::Bytes => vec![b'0' + number % 10],
-        _ => {
-            let mut bytes = vec![0; datatype.size().unwrap_or(1)];
-            bytes[0] = number;
-            bytes
-        }
-    }
-}
-
-/// Inputs of the sample's shapes with ones, then with small numbers in no order.
-pub(super) fn ordinary(sample: &[Input]) -> [Vec<Input>; 2] {
-    // A generator of its own (`SplitMix64`), so that a version is proven alike each time.
-    let mut state = 17u64;
-    let mut small = || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        u8::try_from((mixed ^ (mixed >> 27)) >> 61).unwrap_or(0)
-    };
-    let filled = |next: &mut dyn FnMut() -> u8| {
-        let input = |input: &Input| {
-            let (shape, datatype) = (input.tensor.shape().clone(), input.tensor.datatype());
-            let count = input.tensor.len();
-            let tensor = if datatype.size().is_some() {
-                let raw: Vec<u8> = (0..count).flat_map(|_| number(datatype, next())).collect();
-                Tensor::from_raw(datatype, shape, raw.into())
-            } else {
-                let mut strings = Strings::with_capacity(count, count);
-                (0..count).for_each(|_| strings.push(&number(datatype, next())));
-                Tensor::new(shape, Data::Bytes(strings))
-            };
-            let tensor = tensor.expect("as many elements as the tensor that it is made after");
-            Input { name: input.name.clone(), tensor }
-        };
-        sample.iter().map(input).collect()
-    };
-    [filled(&mut || 1), filled(&mut small)]
 }
 
 /// Makes guards of the outcomes of probes.

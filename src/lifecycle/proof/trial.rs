@@ -1,14 +1,13 @@
 //! What a version must show before it answers: the same in the process that proves it and in the one that serves.
 //!
-//! First a look at the file before an engine sees it, then runs: golden outputs are reproduced, and warm-up runs
-//! give outputs of the declared datatypes and shapes with numbers in them. Which numbers are right, only
-//! `golden.json` can say:
-//! - An output that a golden case lists is right as the case has it, also if that is no finite number.
-//! - On golden inputs, any other floating-point output must be finite.
-//! - On made-up inputs (zeros, where there is no `golden.json`) "not a number" is refused, and infinity is noted:
-//!   the logarithm of nothing is infinite in sound models, while what is not a number rarely was meant.
+//! First a look at the file before an engine sees it, then runs: golden outputs are reproduced, and every sample
+//! (`samples`) is run. Which values and shapes are right, only evidence can say:
+//! - An output that a golden case lists must be what the case has, also if that is no finite number.
+//! - Whatever else a run gives refuses nothing: numbers that are none, and shapes unlike the declared ones, are notes.
+//!   They do refuse a version where the one that serves gives finite numbers on the very same inputs (`load`).
 //!
-//! A model that does not run on made-up inputs is not refused: zeros are not a request that it must be able to answer.
+//! A model that does not run on made-up inputs is not refused: they are no request that it must be able to answer. One
+//! that runs out of memory on them is.
 //!
 //! Not here: reading files (`load`), the sandbox.
 
@@ -17,14 +16,17 @@ use std::time::Duration;
 use crate::{
     engine::{
         Engine, RunError, Session,
-        onnx::{self, ExternalTensor, Hazard, Summary},
+        onnx::{self, Dim, ExternalTensor, Hazard, Summary, ValueType},
     },
     model::{Input, Signature, TensorSpec},
     monitor::Clock,
-    tensor::{Data, DataType, Element, Shape, Strings, Tensor},
+    tensor::{DataType, Element, Tensor},
 };
 
-use super::super::{Golden, LoadFailure};
+use super::{
+    super::{Golden, LoadFailure},
+    samples::{Kind, Sample},
+};
 
 /// What the runs came to.
 #[derive(Debug, Default)]
@@ -35,6 +37,19 @@ pub(crate) struct Warmed {
     pub(crate) fastest: Option<Duration>,
     /// What people should know.
     pub(crate) notes: Vec<String>,
+    /// Outputs that are not numbers: a fault only where something else says so.
+    pub(crate) not_numbers: Vec<NotNumber>,
+}
+
+/// An output that is not a number, first of all at this element.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotNumber {
+    /// The index of the sample that was run.
+    pub(crate) sample: usize,
+    /// The index of the output.
+    pub(crate) output: usize,
+    pub(crate) element: usize,
+    pub(crate) number: f64,
 }
 
 /// A look at the file before an engine sees it: what it holds, and what must be kept from it.
@@ -60,16 +75,27 @@ pub(crate) fn external_fits(tensor: &ExternalTensor, actual: u64) -> Result<(), 
     Err(LoadFailure::ExternalData { tensor, location, needed, actual })
 }
 
-/// Golden outputs, then warm-up.
-pub(crate) fn run(
-    engine: &dyn Engine,
-    session: &mut dyn Session,
-    golden: Option<&Golden>,
-    runs: u32,
-    clock: &dyn Clock,
-) -> Result<Warmed, LoadFailure> {
-    let mut warmed = Warmed::default();
-    match golden {
+/// What a version is tried with.
+#[derive(Clone, Copy)]
+pub(crate) struct Trial<'a> {
+    pub(crate) engine: &'a dyn Engine,
+    /// The file's own declarations.
+    pub(crate) summary: &'a Summary,
+    pub(crate) golden: Option<&'a Golden>,
+    pub(crate) samples: &'a [Sample],
+}
+
+impl Trial<'_> {
+    /// Reproduces golden outputs, runs every sample once, then warms up on the first of them that gives numbers.
+    pub(crate) fn run(
+        &self,
+        session: &mut dyn Session,
+        runs: u32,
+        clock: &dyn Clock,
+    ) -> Result<Warmed, LoadFailure> {
+        let Self { engine, summary, golden, samples } = *self;
+        let mut warmed = Warmed::default();
+        match golden {
         Some(golden) => golden.check(session)?,
         None if engine.name() == "tract" => warmed.notes.push(
             "tract runs this version unproven: add golden.json beside the model (tract gives wrong labels for some \
@@ -78,80 +104,169 @@ pub(crate) fn run(
         ),
         None => {}
     }
-    let signature = session.signature().clone();
-    let Some((inputs, is_real)) = sample(&signature, golden) else {
-        warmed.notes.push(
-            "not warmed: its smallest input is too large to make up; add golden.json".to_owned(),
-        );
-        return Ok(warmed);
-    };
-    let golden = golden.filter(|_| is_real);
-    warm(session, &signature, &inputs, golden, runs, clock, &mut warmed)?;
-    Ok(warmed)
+        if samples.is_empty() && !session.signature().inputs.is_empty() {
+            warmed.notes.push(
+                "not warmed: its smallest input is too large to make up; add golden.json"
+                    .to_owned(),
+            );
+            return Ok(warmed);
+        }
+        let signature = session.signature().clone();
+        let mut findings = Findings::new(&signature, summary, golden);
+        let (mut best, mut refusal) = (None, None);
+        for (index, sample) in samples.iter().enumerate() {
+            match warmed.time(session, &sample.inputs, clock)? {
+                Ok(outputs) => {
+                    let is_sound = findings.look_at(index, sample.kind, &outputs);
+                    if best.is_none_or(|(_, was_sound): (usize, bool)| is_sound && !was_sound) {
+                        best = Some((index, is_sound));
+                    }
+                }
+                Err(error) => refusal = refusal.or(Some((sample.kind, error))),
+            }
+        }
+        if let Some((index, _)) = best {
+            (warmed.total, warmed.fastest) = (Duration::ZERO, None);
+            for _ in 0..runs {
+                // It ran before; where it does not now, requests will be told.
+                drop(warmed.time(session, &samples[index].inputs, clock)?);
+            }
+        } else if let Some((kind, error)) = refusal {
+            warmed
+                .notes
+                .push(format!("not warmed: it does not run on {kind} ({error}); add golden.json"));
+        }
+        warmed.notes.append(&mut findings.notes);
+        if findings.further > 0 {
+            warmed
+                .notes
+                .push(format!("{} more notes about outputs are left out", findings.further));
+        }
+        warmed.not_numbers = findings.not_numbers;
+        Ok(warmed)
+    }
 }
 
-/// Inputs to run a version with, and whether they are golden ones or made up; `None` if they are too large to make up.
-pub(crate) fn sample(signature: &Signature, golden: Option<&Golden>) -> Option<(Vec<Input>, bool)> {
-    if let Some(real) = golden.and_then(|golden| golden.first_inputs(signature)) {
-        return Some((real, true));
-    }
-    let made_up = signature.inputs.iter().map(made_up_input).collect::<Option<_>>()?;
-    Some((made_up, false))
-}
-
-/// Runs a version on ordinary values; whatever it answers, the process must go on and its memory suffice.
-pub(crate) fn survive(session: &mut dyn Session, inputs: &[Input]) -> Result<(), LoadFailure> {
-    let outputs = session.signature().outputs.len();
-    let lacks = |inputs: &[Input]| inputs.len() < session.signature().inputs.len();
-    if lacks(inputs) {
-        return Ok(());
-    }
-    let wanted: Vec<usize> = (0..outputs).collect();
-    match session.run(inputs.into(), &wanted) {
-        Err(error) if starved(&error.to_string()) => Err(LoadFailure::Memory(error.to_string())),
-        _ => Ok(()),
-    }
-}
-
-fn warm(
-    session: &mut dyn Session,
-    signature: &Signature,
-    inputs: &[Input],
-    golden: Option<&Golden>,
-    runs: u32,
-    clock: &dyn Clock,
-    warmed: &mut Warmed,
-) -> Result<(), LoadFailure> {
-    let wanted: Vec<usize> = (0..signature.outputs.len()).collect();
-    let (mut total, mut fastest) = (Duration::ZERO, None::<Duration>);
-    for round in 0..runs {
+impl Warmed {
+    /// Runs the version; an error of the run is the inner one, unless memory ran out.
+    fn time(
+        &mut self,
+        session: &mut dyn Session,
+        inputs: &[Input],
+        clock: &dyn Clock,
+    ) -> Result<Result<Vec<Tensor>, RunError>, LoadFailure> {
+        let wanted: Vec<usize> = (0..session.signature().outputs.len()).collect();
         let begin = clock.now();
         let outputs = match session.run(inputs.into(), &wanted) {
-            Ok(outputs) => outputs,
             Err(error) if starved(&error.to_string()) => {
                 return Err(LoadFailure::Memory(error.to_string()));
             }
-            Err(error) => {
-                warmed.notes.push(not_warmed(golden.is_some(), &error));
-                return Ok(());
-            }
+            Err(error) => return Ok(Err(error)),
+            Ok(outputs) => outputs,
         };
         let took = clock.now() - begin;
-        total += took;
-        fastest = Some(fastest.map_or(took, |fastest| fastest.min(took)));
-        if round == 0 {
-            for (spec, output) in signature.outputs.iter().zip(&outputs) {
-                check_output(spec, output, golden, &mut warmed.notes)?;
-            }
-        }
+        self.total += took;
+        self.fastest = Some(self.fastest.map_or(took, |fastest| fastest.min(took)));
+        Ok(Ok(outputs))
     }
-    (warmed.total, warmed.fastest) = (total, fastest);
-    Ok(())
 }
 
-fn not_warmed(golden: bool, error: &RunError) -> String {
-    let what = if golden { "golden" } else { "made-up" };
-    format!("not warmed: it does not run on {what} inputs ({error}); add golden.json")
+/// What the outputs of the samples show.
+struct Findings<'a> {
+    signature: &'a Signature,
+    /// The outputs as the file declares them, where it does.
+    declared: Vec<Option<&'a ValueType>>,
+    golden: Option<&'a Golden>,
+    /// The outputs that have a note about their numbers, and about their shape.
+    told: Vec<(bool, bool)>,
+    notes: Vec<String>,
+    /// Notes that are left out.
+    further: usize,
+    not_numbers: Vec<NotNumber>,
+}
+
+/// Notes about outputs, of one version.
+const NOTES_MAX: usize = 8;
+
+impl<'a> Findings<'a> {
+    fn new(signature: &'a Signature, summary: &'a Summary, golden: Option<&'a Golden>) -> Self {
+        let of = |spec: &TensorSpec| summary.outputs.iter().find(|own| own.name == spec.name);
+        let declared = signature.outputs.iter().map(|spec| of(spec).map(|own| &own.value_type));
+        let declared = declared.collect();
+        let told = vec![(false, false); signature.outputs.len()];
+        Self {
+            signature,
+            declared,
+            golden,
+            told,
+            notes: Vec::new(),
+            further: 0,
+            not_numbers: Vec::new(),
+        }
+    }
+
+    fn note(&mut self, text: String) {
+        if self.notes.len() < NOTES_MAX { self.notes.push(text) } else { self.further += 1 }
+    }
+
+    /// Notes what is unlike what the model declares, or no finite number; true if all are numbers.
+    fn look_at(&mut self, sample: usize, kind: Kind, outputs: &[Tensor]) -> bool {
+        let mut is_sound = true;
+        for (index, (spec, output)) in self.signature.outputs.iter().zip(outputs).enumerate() {
+            let vouched = kind == Kind::Golden
+                && self.golden.is_some_and(|golden| golden.vouches_for(&spec.name));
+            let declared = self.declared[index].filter(|_| !vouched && !self.told[index].1);
+            if let Some(declared) = declared.and_then(|own| unlike(own, output)) {
+                self.told[index].1 = true;
+                self.note(format!(
+                    "output `{}` came as {}{} on {kind}, the model declares {declared}; clients get what comes",
+                    spec.name,
+                    output.datatype(),
+                    output.shape(),
+                ));
+            }
+            let Some((element, number)) = not_finite(output).filter(|_| !vouched) else { continue };
+            if number.is_nan() {
+                is_sound = false;
+                self.not_numbers.push(NotNumber { sample, output: index, element, number });
+            }
+            if !std::mem::replace(&mut self.told[index].0, true) {
+                self.note(format!(
+                    "output `{}` is {number} at element {element} on {kind}; golden.json can say what is right",
+                    spec.name
+                ));
+            }
+        }
+        is_sound
+    }
+}
+
+/// The declared shape of an output, if what came is unlike it.
+fn unlike(declared: &ValueType, output: &Tensor) -> Option<String> {
+    let ValueType::Tensor { dims: Some(dims), .. } = declared else { return None };
+    let shape = output.shape();
+    let fits = |(dim, own): (&Dim, &i64)| match dim {
+        Dim::Fixed(size) => i64::try_from(*size) == Ok(*own),
+        Dim::Named(_) | Dim::Open => true,
+    };
+    if dims.len() == shape.len() && dims.iter().zip(&**shape).all(fits) {
+        return None;
+    }
+    let dims: Vec<_> = (dims.iter())
+        .map(|dim| match dim {
+            Dim::Fixed(size) => size.to_string(),
+            Dim::Named(_) | Dim::Open => "-1".to_owned(),
+        })
+        .collect();
+    Some(format!("[{}]", dims.join(",")))
+}
+
+/// The first element that is not a number, else the first that is infinite.
+pub(crate) fn not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
+    let numbers = numbers(tensor);
+    let find = |wrong: fn(&f64) -> bool| numbers.iter().position(wrong);
+    let index = find(|number| number.is_nan()).or_else(|| find(|number| number.is_infinite()))?;
+    Some((index, numbers[index]))
 }
 
 /// Whether an engine's words mean that memory ran out.
@@ -166,51 +281,6 @@ pub(crate) fn starved(text: &str) -> bool {
     signs.iter().any(|sign| text.contains(sign))
 }
 
-fn check_output(
-    spec: &TensorSpec,
-    output: &Tensor,
-    golden: Option<&Golden>,
-    notes: &mut Vec<String>,
-) -> Result<(), LoadFailure> {
-    let dims = spec.dims.as_deref();
-    let fits = dims.is_none_or(|dims| {
-        dims.len() == output.shape().len()
-            && dims.iter().zip(&**output.shape()).all(|(dim, own)| *dim < 0 || dim == own)
-    });
-    if spec.datatype != output.datatype() || !fits {
-        return Err(LoadFailure::WrongShape {
-            output: spec.name.clone(),
-            declared: format!("{}{:?}", spec.datatype, dims.unwrap_or_default()),
-            actual: format!("{}{}", output.datatype(), output.shape()),
-        });
-    }
-    if golden.is_some_and(|golden| golden.vouches_for(&spec.name)) {
-        return Ok(());
-    }
-    let numbers = numbers(output);
-    let find = |wrong: fn(&f64) -> bool| numbers.iter().position(wrong);
-    let name = &spec.name;
-    let refused = |index: usize| LoadFailure::NotFinite {
-        output: name.clone(),
-        number: numbers[index],
-        index,
-        inputs: if golden.is_some() { "golden" } else { "made-up" },
-    };
-    if let Some(index) = find(|number| number.is_nan()) {
-        return Err(refused(index));
-    }
-    match find(|number| number.is_infinite()) {
-        Some(index) if golden.is_some() => Err(refused(index)),
-        Some(_) => {
-            notes.push(format!(
-                "output `{name}` is infinite on made-up inputs; add golden.json to show what is right"
-            ));
-            Ok(())
-        }
-        None => Ok(()),
-    }
-}
-
 /// The elements of a floating-point tensor; none of any other.
 fn numbers(tensor: &Tensor) -> Vec<f64> {
     fn all<T: Element>(tensor: &Tensor, wide: impl Fn(&T) -> f64) -> Vec<f64> {
@@ -223,20 +293,4 @@ fn numbers(tensor: &Tensor) -> Vec<f64> {
         DataType::Fp64 => all::<f64>(tensor, |number| *number),
         _ => Vec::new(),
     }
-}
-
-/// Zeros, or empty strings, with 1 for every open dimension; `None` if that is too much to make up.
-fn made_up_input(spec: &TensorSpec) -> Option<Input> {
-    const ELEMENTS_MAX: usize = 1 << 24;
-    let dims: Vec<i64> =
-        spec.protocol_dims().iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
-    let shape = Shape::new(&dims)?;
-    let count = shape.element_count().filter(|count| *count <= ELEMENTS_MAX)?;
-    let tensor = if let Some(size) = spec.datatype.size() {
-        Tensor::from_raw(spec.datatype, shape, vec![0; count * size].into())
-    } else {
-        let strings = std::iter::repeat_n("", count).collect::<Strings>();
-        Tensor::new(shape, Data::Bytes(strings))
-    };
-    Some(Input { name: spec.name.clone(), tensor: tensor.ok()? })
 }
