@@ -119,6 +119,7 @@ impl Served {
             name: name.to_owned(),
             datatype,
             dims: Some(dims.to_vec()),
+            view: None,
         };
         let signature = Signature {
             inputs: vec![spec("input", DataType::Fp32, &[-1, 30])],
@@ -126,6 +127,7 @@ impl Served {
                 spec("label", DataType::Int64, &[-1]),
                 spec("probabilities", DataType::Fp32, &[-1, 2]),
             ],
+            ..Signature::default()
         };
         Self::by(Box::new(Ready(signature)))
     }

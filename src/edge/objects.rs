@@ -158,6 +158,10 @@ fn config<'a>(version: &'a Version, serving: &Serving) -> ModelConfig<'a> {
             declared.and_then(|declared| declared.label_filename.as_deref()).unwrap_or("");
         ConfigOutput { label_filename, ..ConfigOutput::new(spec, batched) }
     });
+    let required = signature.inputs.iter().map(|spec| ConfigInput::new(spec, batched));
+    let optional = signature.optional.iter();
+    let optional =
+        optional.map(|spec| ConfigInput { optional: true, ..ConfigInput::new(spec, false) });
     let batching = parts.description.dynamic_batching.as_ref().map(|batching| DynamicBatching {
         preferred_batch_size: batching.preferred_batch_size.clone(),
         max_queue_delay_microseconds: u64::try_from(batching.queue_delay_max.as_micros())
@@ -176,7 +180,7 @@ fn config<'a>(version: &'a Version, serving: &Serving) -> ModelConfig<'a> {
             },
         },
         max_batch_size: u32::try_from(version.rows_max(serving.settings())).unwrap_or(u32::MAX),
-        input: signature.inputs.iter().map(|spec| ConfigInput::new(spec, batched)).collect(),
+        input: required.chain(optional).collect(),
         output: outputs.collect(),
         instance_group: vec![InstanceGroup {
             name: &parts.model,

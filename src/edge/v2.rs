@@ -22,7 +22,7 @@ use crate::{
         ArmName, InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector,
     },
     monitor::{Code, Outcome},
-    serve::{Asked, Call, NotRouted, Prediction, PredictionId, RouteError, Version},
+    serve::{Asked, Call, Model, NotRouted, Prediction, PredictionId, RouteError, Version},
     wire::v2,
 };
 
@@ -215,9 +215,12 @@ fn predict<'w>(
     let traffic = table.traffic(wanted.model, wanted.selector);
     let early = traffic.filter(|traffic| sticky::needs_body(traffic, &head.headers));
     // A body that cannot be decoded is refused once it is known who counts that; a raw one has no parameters.
-    let early = early
-        .filter(|_| arrived.json_bytes != Some(0))
-        .map(|_| v2::decode_infer(&arrived.body, arrived.json_bytes, worker.decode_limits()));
+    let early = early.filter(|_| arrived.json_bytes != Some(0)).map(|_| {
+        let model = table.model(wanted.model).and_then(Model::extent);
+        let limits = worker.decode_limits();
+        let limits = model.map_or_else(|| limits.clone(), |extent| limits.fitting(extent));
+        v2::decode_infer(&arrived.body, arrived.json_bytes, &limits)
+    });
     let key = traffic.and_then(|traffic| {
         let decoded = early.as_ref().and_then(|early| early.as_ref().ok());
         sticky::key(traffic, &head.headers, decoded).map(|key| traffic.hash(&key))
@@ -280,7 +283,10 @@ fn answer(
         (None, Some(0)) => {
             v2::decode_raw_infer(&arrived.body, version.signature(), version.is_batched())
         }
-        (None, json_bytes) => v2::decode_infer(&arrived.body, json_bytes, worker.decode_limits()),
+        (None, json_bytes) => {
+            let limits = worker.decode_limits().fitting(version.extent());
+            v2::decode_infer(&arrived.body, json_bytes, &limits)
+        }
     }?;
     let body_bytes = arrived.body.len();
     drop(arrived.body);

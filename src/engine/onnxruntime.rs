@@ -17,7 +17,7 @@ use ort::{
     memory::Allocator,
     session::{
         HasSelectedOutputs, OutputSelector, RunOptions, Session as OrtSession, SessionInputValue,
-        SessionOutputs,
+        SessionInputs, SessionOutputs,
     },
     value::{
         DynMapValueType, DynTensor, DynValue, PrimitiveTensorElementType, TensorElementType,
@@ -160,7 +160,13 @@ impl Engine for OnnxRuntime {
             session.outputs().iter().map(|outlet| output_spec(outlet.name(), outlet.dtype()));
         let (outputs, readers): (Vec<_>, Vec<_>) =
             outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-        let signature = Signature { inputs, outputs };
+        let optional = session
+            .overridable_initializers()
+            .into_iter()
+            .filter_map(|initializer| input_spec(initializer.name(), initializer.dtype()).ok());
+        let signature =
+            Signature { inputs, outputs, optional: optional.collect(), ..Signature::default() };
+        let signature = file.summary.complete(signature);
         let options = run_options(crowd.is_some()).map_err(|error| refused(&error))?;
         Ok(Box::new(Loaded { session, signature, readers, options, selection: None, crowd }))
     }
@@ -285,7 +291,7 @@ fn output_spec(name: &str, kind: &ValueType) -> Result<(TensorSpec, Reader), Loa
         && matches!(key, TensorElementType::Int64 | TensorElementType::String)
     {
         let dims = Some(vec![-1, -1]);
-        let spec = TensorSpec { name: name.to_owned(), datatype: DataType::Fp32, dims };
+        let spec = TensorSpec::new(name, DataType::Fp32, dims);
         return Ok((spec, Reader::RowsOfMaps { key }));
     }
     Err(LoadError::Unservable {
@@ -299,7 +305,7 @@ fn output_spec(name: &str, kind: &ValueType) -> Result<(TensorSpec, Reader), Loa
 fn tensor_spec(name: &str, kind: &ValueType) -> Option<TensorSpec> {
     let ValueType::Tensor { ty, shape, .. } = kind else { return None };
     let dims = shape.iter().map(|dim| (*dim).max(-1)).collect();
-    Some(TensorSpec { name: name.to_owned(), datatype: datatype(*ty)?, dims: Some(dims) })
+    Some(TensorSpec::new(name, datatype(*ty)?, Some(dims)))
 }
 
 fn datatype(element: TensorElementType) -> Option<DataType> {
@@ -353,6 +359,13 @@ impl Session for Loaded {
             inputs.iter().map(|input| View::of(&input.tensor)).collect::<Result<_, _>>()?;
         let values: SmallVec<[SessionInputValue<'_>; 4]> =
             views.iter().map(View::value).collect::<Result<_, _>>()?;
+        // Positions are those of the inputs that must be there.
+        let name = |input: &Input| {
+            self.signature.any_input(&input.name).map_or("", |spec| spec.name.as_str())
+        };
+        let is_more = values.len() > self.signature.inputs.len();
+        let names = is_more.then(|| inputs.iter().map(name).collect());
+        let values = Values { values, names };
         let all = wanted.len() == self.signature.outputs.len();
         if !all && self.selection.as_ref().is_none_or(|(selected, _)| selected[..] != *wanted) {
             let selection = select(&self.signature, wanted, self.crowd.is_some());
@@ -364,7 +377,7 @@ impl Session for Loaded {
         let running = leash.begin(options.cast_mut());
         let mut again = visit.is_some();
         let outputs = loop {
-            match run_once(&mut self.session, &values, &self.options, selection) {
+            match values.run(&mut self.session, &self.options, selection) {
                 Ok(outputs) => break Ok(outputs),
                 // A run gives back what is free in the arena, also what earlier answers took, but only when it ends.
                 Err(error) if again && is_full(error.message()) && !running.was_ended() => {
@@ -392,15 +405,33 @@ impl Session for Loaded {
     }
 }
 
-fn run_once<'s>(
-    session: &'s mut OrtSession,
-    values: &[SessionInputValue<'_>],
-    options: &'s RunOptions,
-    selection: Option<&'s RunOptions<HasSelectedOutputs>>,
-) -> ort::Result<SessionOutputs<'s>> {
-    match selection {
-        Some(options) => session.run_with_options(values, options),
-        None => session.run_with_options(values, options),
+/// The inputs of a run.
+struct Values<'v> {
+    values: SmallVec<[SessionInputValue<'v>; 4]>,
+    /// Their names, where they are more than those that must be there.
+    names: Option<Vec<&'v str>>,
+}
+
+impl Values<'_> {
+    fn run<'s>(
+        &self,
+        session: &'s mut OrtSession,
+        options: &'s RunOptions,
+        selection: Option<&'s RunOptions<HasSelectedOutputs>>,
+    ) -> ort::Result<SessionOutputs<'s>> {
+        let values = match &self.names {
+            None => SessionInputs::<0>::ValueSlice(&self.values),
+            Some(names) => {
+                let all = names.iter().zip(&self.values);
+                let together =
+                    all.map(|(name, value)| (Cow::Borrowed(*name), (**value).view().into()));
+                SessionInputs::ValueMap(together.collect())
+            }
+        };
+        match selection {
+            Some(options) => session.run_with_options(values, options),
+            None => session.run_with_options(values, options),
+        }
     }
 }
 

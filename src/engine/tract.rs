@@ -41,7 +41,7 @@ impl Engine for Tract {
             return Err(refused("external data is not supported by tract; use onnxruntime"));
         }
         // Malformed models have made it panic; that must cost this version only.
-        let loaded = std::panic::catch_unwind(|| load(&file.bytes));
+        let loaded = std::panic::catch_unwind(|| load(file));
         loaded.unwrap_or_else(|_| Err(refused("it panicked on this model")))
     }
 }
@@ -50,9 +50,9 @@ fn refused(reason: &str) -> LoadError {
     LoadError::Refused { engine: NAME, reason: reason.to_owned() }
 }
 
-fn load(bytes: &[u8]) -> Result<Box<dyn Session>, LoadError> {
+fn load(file: &ModelFile) -> Result<Box<dyn Session>, LoadError> {
     let error = |error: tract_onnx::prelude::TractError| refused(&shortened(&format!("{error:#}")));
-    let mut model = tract_onnx::onnx().model_for_read(&mut &*bytes).map_err(error)?;
+    let mut model = tract_onnx::onnx().model_for_read(&mut &*file.bytes).map_err(error)?;
     name_open_dims(&mut model).map_err(error)?;
     let input_outlets = model.input_outlets().map_err(error)?.to_vec();
     let output_outlets = model.output_outlets().map_err(error)?.to_vec();
@@ -73,7 +73,8 @@ fn load(bytes: &[u8]) -> Result<Box<dyn Session>, LoadError> {
         outputs.push(spec("output", name, &fact)?);
     }
     let plan = typed.into_runnable().map_err(error)?;
-    Ok(Box::new(Loaded { plan, signature: Signature { inputs, outputs } }))
+    let signature = Signature { inputs, outputs, ..Signature::default() };
+    Ok(Box::new(Loaded { plan, signature: file.summary.complete(signature) }))
 }
 
 /// tract refuses anonymous dimensions; each gets a symbol, one shared by every leading (batch) dimension.
@@ -110,7 +111,7 @@ fn spec(role: &'static str, name: String, fact: &InferenceFact) -> Result<Tensor
     let dim = |dim: TDim| dim.to_i64().unwrap_or(-1);
     let dims = (!fact.shape.is_open())
         .then(|| fact.shape.dims().map(|d| d.concretize().map_or(-1, dim)).collect());
-    Ok(TensorSpec { name, datatype, dims })
+    Ok(TensorSpec::new(name, datatype, dims))
 }
 
 fn datatype(kind: DatumType) -> Option<DataType> {

@@ -165,8 +165,10 @@ mod tests {
                 name: "label".to_owned(),
                 datatype: DataType::Int64,
                 dims: Some(vec![1]),
+                view: None,
             };
-            let signature = Signature { inputs: Vec::new(), outputs: vec![label] };
+            let signature =
+                Signature { inputs: Vec::new(), outputs: vec![label], ..Signature::default() };
             let id = VersionId::new(id);
             let recorder = self.monitor.version(&name(), id);
             let description = ModelDescription { max_batch_size: Some(0), ..Default::default() };

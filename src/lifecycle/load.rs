@@ -14,13 +14,10 @@ use crate::{
         self, Engine, Engines, LoadError, ModelFile, Session, SessionOptions, Tag,
         onnx::{self, Hazard, OnnxError},
     },
-    model::{
-        EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
-    },
+    model::{EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, VersionId},
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
-    tensor::DataType,
 };
 
 use super::{
@@ -445,12 +442,13 @@ impl Loader {
         let arena = arena.transpose()?.flatten();
         let options = SessionOptions { arena: arena.as_ref(), ..options };
         let mut first = tag.during(|| engine.load(file, options))?;
-        let signature = first.signature().clone();
-        agree(description, &signature)?;
+        let signature = first.signature().clone().described(description);
+        let signature = signature.map_err(LoadFailure::Description)?;
         let mut load = clock.now() - begin;
         let samples = serving_samples(&signature, golden, description);
         let runs = self.warmup_runs;
-        let trial = Trial { engine, summary: &file.summary, golden, samples: &samples };
+        let (summary, seen) = (&*file.summary, &signature);
+        let trial = Trial { engine, summary, signature: seen, golden, samples: &samples };
         let mut warmed = tag.during(|| trial.run(&mut *first, runs, &**clock))?;
         if let Some(before) = before.and_then(Weak::upgrade) {
             contradicted(&before, &signature, &samples, &warmed.not_numbers)?;
@@ -487,7 +485,8 @@ impl Loader {
         }
         tracing::debug!(load = ?proof.load, memory = proof.memory_peak, "proven");
         // A description that does not fit is told in either case; what harms is told only here.
-        agree(description, &proof.signature)?;
+        let signature = proof.signature.clone().described(description);
+        signature.map_err(LoadFailure::Description)?;
         Ok(Some(proof))
     }
 
@@ -584,6 +583,7 @@ fn notes(
     hazards: &[Hazard],
 ) -> Vec<String> {
     let mut notes = description.notes.clone();
+    notes.extend(signature.without_default(description));
     notes.extend(guards.notes(signature));
     notes.extend(hazards.iter().filter(|hazard| hazard.by_values).map(by_values));
     notes
@@ -649,74 +649,6 @@ fn by_values(hazard: &Hazard) -> String {
          to clients that you trust",
         hazard.operator, hazard.reason
     )
-}
-
-/// A description may say less than the model, not something else.
-fn agree(description: &ModelDescription, signature: &Signature) -> Result<(), LoadFailure> {
-    let batched = description.max_batch_size.is_some_and(|rows| rows > 0);
-    if batched && !signature.is_batchable() {
-        return Err(LoadFailure::Description(
-            "max_batch_size is above 0, but not every input and output of the model begins with an open dimension; \
-             set it to 0"
-                .to_owned(),
-        ));
-    }
-    let roles = [
-        ("input", &description.inputs, &signature.inputs),
-        ("output", &description.outputs, &signature.outputs),
-    ];
-    for (role, declared, actual) in roles {
-        for tensor in declared {
-            let Some(spec) = actual.iter().find(|spec| spec.name == tensor.name) else {
-                let names: Vec<_> = actual.iter().map(|spec| format!("`{}`", spec.name)).collect();
-                let text =
-                    format!("the model has no {role} `{}`, only {}", tensor.name, names.join(", "));
-                return Err(LoadFailure::Description(text));
-            };
-            if tensor.datatype.is_some_and(|datatype| datatype != spec.datatype) {
-                let declared = tensor.datatype.map_or("", DataType::name);
-                let text = format!("{role} `{}` is {}, not {declared}", spec.name, spec.datatype);
-                return Err(LoadFailure::Description(text));
-            }
-            if let (Some(dims), Some(reshape)) = (&tensor.dims, &tensor.reshape)
-                && dims != reshape
-                && !(reshape.is_empty() && dims[..] == [1])
-            {
-                let text = format!(
-                    "{role} `{}` is reshaped from {dims:?} to {reshape:?}, which is not supported; declare the model's own \
-                     shape",
-                    spec.name
-                );
-                return Err(LoadFailure::Description(text));
-            }
-            if let Some(dims) = &tensor.dims
-                && !dims_agree(dims, tensor.reshape.as_deref(), spec, batched)
-            {
-                let text = format!(
-                    "{role} `{}` has the shape {:?} in the model, {dims:?} in the description{}",
-                    spec.name,
-                    spec.protocol_dims(),
-                    if batched { " (which leaves the batch out)" } else { "" }
-                );
-                return Err(LoadFailure::Description(text));
-            }
-        }
-    }
-    Ok(())
-}
-
-fn dims_agree(dims: &[i64], reshape: Option<&[i64]>, spec: &TensorSpec, batched: bool) -> bool {
-    let Some(actual) = &spec.dims else { return true };
-    let dims = reshape.unwrap_or(dims);
-    let actual = if batched { actual.get(1..).unwrap_or_default() } else { actual };
-    // Triton lets a scalar per row be declared as one dimension of 1.
-    let scalar = batched && actual.is_empty() && dims == [1];
-    scalar
-        || (dims.len() == actual.len()
-            && dims
-                .iter()
-                .zip(actual)
-                .all(|(declared, own)| declared == own || *declared < 0 || *own < 0))
 }
 
 fn class_names(description: &ModelDescription, signature: &Signature) -> Vec<Option<Vec<String>>> {

@@ -605,8 +605,13 @@ mod tests {
             name: name.to_owned(),
             datatype: DataType::Int64,
             dims: Some(vec![-1]),
+            view: None,
         };
-        let signature = Signature { inputs: vec![spec("other"), spec("n")], outputs: vec![] };
+        let signature = Signature {
+            inputs: vec![spec("other"), spec("n")],
+            outputs: vec![],
+            ..Signature::default()
+        };
         let grown = Grown {
             operator: "ConstantOfShape".to_owned(),
             output: "y".to_owned(),

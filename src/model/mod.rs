@@ -7,6 +7,7 @@
 //! (`serve`).
 
 mod arm;
+mod described;
 mod description;
 mod growth;
 mod guard;
@@ -28,7 +29,7 @@ pub use guard::{Empty, GuardError, Guards, Place, SizeGuard};
 pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};
-pub use signature::{Signature, SignatureError, TensorSpec};
+pub use signature::{Extent, Rows, Signature, SignatureError, TensorSpec, View};
 pub use split::{SLOTS, Split, slots_of};
 pub use traffic::{ArmSpec, ShadowSpec, StickyBy, TrafficSource, TrafficSpec};
 pub use version::{VersionId, VersionState};

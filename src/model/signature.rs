@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 use crate::tensor::{DataType, Shape, Tensor};
 
 use super::Input;
@@ -9,10 +11,56 @@ use super::Input;
 /// The inputs and outputs of a version, in the model's order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Signature {
-    /// What a request must bring.
+    /// Inputs that a request must bring.
     pub inputs: Vec<TensorSpec>,
-    /// What a response holds.
+    /// Outputs of a response.
     pub outputs: Vec<TensorSpec>,
+    /// Inputs that a request may bring: the model has a default for each.
+    pub optional: Vec<TensorSpec>,
+    /// What the first dimensions have to do with each other.
+    pub rows: Rows,
+}
+
+/// What the first dimensions of a model's inputs and outputs have to do with each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rows {
+    /// They are one size, that of a batch: their names say so, or a description.
+    Same,
+    /// Nobody says: they are taken for a batch where a request's inputs agree.
+    #[default]
+    Unsaid,
+    /// They have different names, so they are different sizes.
+    Apart,
+}
+
+/// The largest of what a request for a model may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// Inputs that a request must bring.
+    pub inputs_min: usize,
+    /// Inputs that it may bring.
+    pub inputs_max: usize,
+    /// Outputs.
+    pub outputs: usize,
+    /// Bytes of the longest name.
+    pub name_bytes: usize,
+    /// Dimensions of an input.
+    pub rank: usize,
+}
+
+impl Extent {
+    /// What either of two may hold.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            inputs_min: self.inputs_min.min(other.inputs_min),
+            inputs_max: self.inputs_max.max(other.inputs_max),
+            outputs: self.outputs.max(other.outputs),
+            name_bytes: self.name_bytes.max(other.name_bytes),
+            rank: self.rank.max(other.rank),
+        }
+    }
 }
 
 /// Name, datatype and shape of one input or output.
@@ -24,6 +72,17 @@ pub struct TensorSpec {
     pub datatype: DataType,
     /// The dimensions, -1 for one that is open; `None` where even the rank is open.
     pub dims: Option<Vec<i64>>,
+    /// The shape that clients use, where a description gives another one for the same bytes.
+    pub view: Option<View>,
+}
+
+/// Another shape of the same bytes: Triton's `reshape`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The dimensions that clients use, -1 for one that is open.
+    dims: Vec<i64>,
+    /// The dimensions that the model uses, in which as many are open, in the same order.
+    own: Vec<i64>,
 }
 
 /// Why inputs do not fit a signature; always the caller's mistake.
@@ -112,15 +171,24 @@ impl Signature {
             }
         }
         for old in &before.inputs {
-            if self.inputs.iter().all(|new| new.name != old.name) {
+            if self.any_input(&old.name).is_none() {
                 return Some(format!("it has no input `{}`", old.name));
+            }
+        }
+        for old in &before.optional {
+            match self.any_input(&old.name) {
+                None => return Some(format!("it has no input `{}`", old.name)),
+                Some(new) if !new.takes_all_of(old) => {
+                    return Some(format!("input {} was {}", new.summary(), old.summary()));
+                }
+                Some(_) => {}
             }
         }
         for old in &before.outputs {
             let Some(new) = self.outputs.iter().find(|new| new.name == old.name) else {
                 return Some(format!("it has no output `{}`", old.name));
             };
-            let ranks = |spec: &TensorSpec| spec.dims.as_ref().map(Vec::len);
+            let ranks = |spec: &TensorSpec| spec.client_dims().map(<[i64]>::len);
             let same_rank =
                 ranks(old).is_none() || ranks(new).is_none() || ranks(old) == ranks(new);
             if new.datatype != old.datatype || !same_rank {
@@ -130,10 +198,41 @@ impl Signature {
         None
     }
 
+    /// The input of this name, whether a request must bring it or may.
+    pub fn any_input(&self, name: &str) -> Option<&TensorSpec> {
+        self.inputs.iter().chain(&self.optional).find(|spec| spec.name == name)
+    }
+
     /// Brings a request's inputs into the model's order and checks names, datatypes and shapes.
     ///
-    /// With `batched`, the first dimension counts rows and must be the same in all inputs.
+    /// Those that it may leave out follow the others. Shapes become the model's own where clients use another one. With
+    /// `batched`, the first dimension counts rows and must be the same in all inputs.
     pub fn arrange(&self, inputs: &mut [Input], batched: bool) -> Result<(), SignatureError> {
+        let count = inputs.len();
+        let is_plain = self.optional.is_empty()
+            || (count == self.inputs.len()
+                && inputs.iter().zip(&self.inputs).all(|(input, spec)| input.name == spec.name));
+        let given = if is_plain { 0 } else { self.set_aside(inputs)? };
+        self.arrange_required(&mut inputs[..count - given])?;
+        if batched { Self::check_rows(&inputs[..count - given]) } else { Ok(()) }
+    }
+
+    /// Puts the inputs that a request may leave out behind the others, in the model's order; gives their number.
+    #[cold]
+    fn set_aside(&self, inputs: &mut [Input]) -> Result<usize, SignatureError> {
+        let mut end = inputs.len();
+        for spec in self.optional.iter().rev() {
+            let Some(at) = inputs[..end].iter().position(|input| input.name == spec.name) else {
+                continue;
+            };
+            end -= 1;
+            inputs.swap(at, end);
+            spec.fit(&mut inputs[end].tensor)?;
+        }
+        Ok(inputs.len() - end)
+    }
+
+    fn arrange_required(&self, inputs: &mut [Input]) -> Result<(), SignatureError> {
         for position in 0..inputs.len() {
             let Some(spec) = self.inputs.get(position) else {
                 return Err(self.surplus(inputs, position));
@@ -145,12 +244,45 @@ impl Signature {
                     None => return Err(self.stranger(inputs, position)),
                 }
             }
-            spec.check(&inputs[position].tensor)?;
+            spec.fit(&mut inputs[position].tensor)?;
         }
-        if let Some(spec) = self.inputs.get(inputs.len()) {
-            return Err(self.missing(&spec.name));
+        match self.inputs.get(inputs.len()) {
+            Some(spec) => Err(self.missing(&spec.name)),
+            None => Ok(()),
         }
-        if batched { Self::check_rows(inputs) } else { Ok(()) }
+    }
+
+    /// Gives outputs the shapes that clients use; `which` says which outputs they are.
+    pub fn present(&self, outputs: &mut [Tensor], which: &[usize]) {
+        for (tensor, index) in outputs.iter_mut().zip(which) {
+            let view = self.outputs[*index].view.as_ref();
+            let shape = view.and_then(|view| view.of(tensor.shape()));
+            if let Some(shape) = shape {
+                tensor.set_shape(shape);
+            }
+        }
+    }
+
+    /// The rows of a request whose inputs are arranged: the first dimension that all of them have; `None` if they
+    /// disagree or have none.
+    pub fn rows_of(inputs: &[Input]) -> Option<i64> {
+        let first = inputs.first()?.tensor.shape().first().copied()?;
+        let agrees = |input: &Input| input.tensor.shape().first() == Some(&first);
+        inputs.iter().all(agrees).then_some(first)
+    }
+
+    /// The largest of what a request may hold.
+    pub fn extent(&self) -> Extent {
+        let inputs = || self.inputs.iter().chain(&self.optional);
+        let names = inputs().chain(&self.outputs).map(|spec| spec.name.len());
+        let rank = |spec: &TensorSpec| spec.client_dims().map_or(0, <[i64]>::len);
+        Extent {
+            inputs_min: self.inputs.len(),
+            inputs_max: inputs().count(),
+            outputs: self.outputs.len(),
+            name_bytes: names.max().unwrap_or(0),
+            rank: inputs().map(rank).max().unwrap_or(0),
+        }
     }
 
     /// The output of this name: its index.
@@ -160,10 +292,13 @@ impl Signature {
         })
     }
 
-    /// Whether the first dimension of every input and output is open, as that of a batch.
+    /// True if the first dimension of every input and output is open, as that of a batch.
     pub fn is_batchable(&self) -> bool {
-        let open =
-            |spec: &TensorSpec| spec.dims.as_ref().is_some_and(|dims| dims.first() == Some(&-1));
+        let open = |spec: &TensorSpec| match &spec.dims {
+            Some(dims) => dims.first() == Some(&-1),
+            // Only a description can say that there is one.
+            None => self.rows == Rows::Same,
+        };
         !self.inputs.is_empty() && self.inputs.iter().chain(&self.outputs).all(open)
     }
 
@@ -184,10 +319,20 @@ impl Signature {
     /// More inputs than the model has: one is unknown or there twice.
     fn surplus(&self, inputs: &[Input], position: usize) -> SignatureError {
         let name = &inputs[position].name;
-        if inputs[..position].iter().any(|input| input.name == *name) {
+        let is_optional = self.optional.iter().any(|spec| spec.name == *name);
+        if is_optional || inputs[..position].iter().any(|input| input.name == *name) {
             return SignatureError::DuplicateInput(shown(name));
         }
-        SignatureError::UnknownInput { name: shown(name), expected: list(&self.inputs) }
+        SignatureError::UnknownInput { name: shown(name), expected: self.expected() }
+    }
+
+    /// The model's inputs, for a message.
+    fn expected(&self) -> String {
+        match (&self.inputs[..], &self.optional[..]) {
+            (inputs, []) => list(inputs),
+            ([], optional) => format!("optionally {}", list(optional)),
+            (inputs, optional) => format!("{}, and optionally {}", list(inputs), list(optional)),
+        }
     }
 
     /// The input due at `position` is not in the request: perhaps an unknown one stands in its place.
@@ -195,10 +340,13 @@ impl Signature {
         let unknown =
             inputs[position..].iter().find(|i| self.inputs.iter().all(|s| s.name != i.name));
         match unknown {
-            Some(input) => SignatureError::UnknownInput {
-                name: shown(&input.name),
-                expected: list(&self.inputs),
-            },
+            // Of an optional one, the first was set aside.
+            Some(input) if self.any_input(&input.name).is_some() => {
+                SignatureError::DuplicateInput(shown(&input.name))
+            }
+            Some(input) => {
+                SignatureError::UnknownInput { name: shown(&input.name), expected: self.expected() }
+            }
             None => match inputs[position..]
                 .iter()
                 .find(|input| inputs[..position].iter().any(|before| before.name == input.name))
@@ -210,14 +358,27 @@ impl Signature {
     }
 
     fn missing(&self, name: &str) -> SignatureError {
-        SignatureError::MissingInput { name: name.to_owned(), expected: list(&self.inputs) }
+        SignatureError::MissingInput { name: name.to_owned(), expected: self.expected() }
     }
 }
 
 impl TensorSpec {
+    /// A tensor of these dimensions, -1 for one that is open; `None` where even the rank is open.
+    pub fn new(name: impl Into<String>, datatype: DataType, dims: Option<Vec<i64>>) -> Self {
+        Self { name: name.into(), datatype, dims, view: None }
+    }
+
+    /// The dimensions that clients use; `None` where even the rank is open.
+    pub fn client_dims(&self) -> Option<&[i64]> {
+        match &self.view {
+            Some(view) => Some(&view.dims),
+            None => self.dims.as_deref(),
+        }
+    }
+
     /// Whether every tensor that fits `other` fits this.
     fn takes_all_of(&self, other: &Self) -> bool {
-        let dims = match (&self.dims, &other.dims) {
+        let dims = match (self.client_dims(), other.client_dims()) {
             (None, _) => true,
             (Some(_), None) => false,
             (Some(own), Some(others)) => {
@@ -230,11 +391,11 @@ impl TensorSpec {
 
     /// The shape as the protocol writes it: -1 where open; an open rank is one open dimension.
     pub fn protocol_dims(&self) -> &[i64] {
-        self.dims.as_deref().unwrap_or(&[-1])
+        self.client_dims().unwrap_or(&[-1])
     }
 
-    /// Checks a tensor's datatype and shape.
-    pub fn check(&self, tensor: &Tensor) -> Result<(), SignatureError> {
+    /// Checks a tensor's datatype and shape, and gives it the model's own shape.
+    pub fn fit(&self, tensor: &mut Tensor) -> Result<(), SignatureError> {
         if tensor.datatype() != self.datatype {
             return Err(SignatureError::DataType {
                 name: self.name.clone(),
@@ -242,14 +403,12 @@ impl TensorSpec {
                 actual: tensor.datatype(),
             });
         }
-        let fits = self.dims.as_ref().is_none_or(|dims| {
-            dims.len() == tensor.shape().len()
-                && dims
-                    .iter()
-                    .zip(tensor.shape().iter())
-                    .all(|(own, given)| *own < 0 || own == given)
-        });
-        if fits {
+        if let Some(own) = self.view.as_ref().and_then(|view| view.own(tensor.shape())) {
+            tensor.set_shape(own);
+            return Ok(());
+        }
+        // The model's own shape is taken as well: the inputs may have been arranged for another version before.
+        if self.dims.as_ref().is_none_or(|dims| matches(dims, tensor.shape())) {
             return Ok(());
         }
         Err(SignatureError::Shape {
@@ -261,9 +420,49 @@ impl TensorSpec {
 
     /// One line for people: `input FP32[-1,30]`.
     pub fn summary(&self) -> String {
-        let dims = self.dims.as_deref().map_or_else(|| "[...]".to_owned(), dims_text);
+        let dims = self.client_dims().map_or_else(|| "[...]".to_owned(), dims_text);
         format!("{} {}{dims}", self.name, self.datatype)
     }
+}
+
+impl View {
+    /// A view of `own` dimensions as `dims`; `None` unless every shape of the one is a shape of the other.
+    ///
+    /// Open dimensions correspond in their order, and between two of them both have as many elements, as Triton asks
+    /// of a `reshape`.
+    pub fn new(dims: Vec<i64>, own: Vec<i64>) -> Option<Self> {
+        let counts = |dims: &[i64]| {
+            let runs = dims.split(|dim| *dim < 0);
+            runs.map(|run| Shape::new(run)?.element_count()).collect::<Option<Vec<_>>>()
+        };
+        (counts(&dims)? == counts(&own)?).then_some(Self { dims, own })
+    }
+
+    /// The model's own shape for one that a client uses; `None` if that does not fit.
+    fn own(&self, shape: &Shape) -> Option<Shape> {
+        swapped(&self.dims, &self.own, shape)
+    }
+
+    /// The shape that clients use for one that the model gives; `None` if that does not fit.
+    fn of(&self, shape: &Shape) -> Option<Shape> {
+        swapped(&self.own, &self.dims, shape)
+    }
+}
+
+/// A shape that fits `from`, with the open dimensions of `to` filled in.
+fn swapped(from: &[i64], to: &[i64], shape: &Shape) -> Option<Shape> {
+    if !matches(from, shape) {
+        return None;
+    }
+    let mut open = from.iter().zip(shape.iter()).filter(|(dim, _)| **dim < 0).map(|(_, own)| *own);
+    let dims = to.iter().map(|dim| if *dim < 0 { open.next() } else { Some(*dim) });
+    Shape::new(&dims.collect::<Option<Vec<_>>>()?)
+}
+
+/// True if a shape has these dimensions, -1 standing for any.
+fn matches(dims: &[i64], shape: &Shape) -> bool {
+    dims.len() == shape.len()
+        && dims.iter().zip(shape.iter()).all(|(own, given)| *own < 0 || own == given)
 }
 
 fn dims_text(dims: &[i64]) -> String {
@@ -294,10 +493,12 @@ mod tests {
             name: name.into(),
             datatype: DataType::Fp32,
             dims: Some(dims.to_vec()),
+            view: None,
         };
         Signature {
             inputs: vec![spec("a", &[-1, 2]), spec("b", &[-1])],
             outputs: vec![spec("y", &[-1])],
+            ..Signature::default()
         }
     }
 
@@ -342,15 +543,55 @@ mod tests {
     }
 
     #[test]
+    fn inputs_with_defaults_may_be_left_out() {
+        let spec = |name: &str| TensorSpec::new(name, DataType::Fp32, Some(vec![2]));
+        let signature = Signature {
+            inputs: vec![spec("a"), spec("b")],
+            optional: vec![spec("v"), spec("w")],
+            ..Signature::default()
+        };
+        let arrange = |names: &[&str]| {
+            let mut inputs: Vec<_> = names.iter().map(|name| input(name, &[2])).collect();
+            signature.arrange(&mut inputs, false).map_err(|error| error.to_string())?;
+            Ok::<_, String>(inputs.into_iter().map(|input| input.name).collect::<Vec<_>>())
+        };
+        for (given, arranged) in [
+            (&["b", "a"][..], &["a", "b"][..]),
+            (&["w", "b", "a"], &["a", "b", "w"]),
+            (&["w", "b", "v", "a"], &["a", "b", "v", "w"]),
+            (&["a", "v", "b"], &["a", "b", "v"]),
+        ] {
+            assert_eq!(arrange(given).unwrap(), arranged, "{given:?}");
+        }
+        let takes = "the model takes `a`, `b`, and optionally `v`, `w`";
+        assert_eq!(arrange(&["a", "w"]).unwrap_err(), format!("input `b` is missing; {takes}"));
+        let unknown = format!("unexpected input `x`; {takes}");
+        assert_eq!(arrange(&["a", "b", "x"]).unwrap_err(), unknown);
+        assert_eq!(
+            arrange(&["a", "w", "b", "w"]).unwrap_err(),
+            "input `w` is given more than once"
+        );
+        let mut misfit = vec![input("a", &[2]), input("b", &[2]), input("w", &[3])];
+        assert!(signature.arrange(&mut misfit, false).is_err());
+        // A client that gave one must be able to go on.
+        let before = Signature { optional: vec![spec("v")], ..signature.clone() };
+        assert_eq!(signature.breaks_clients_of(&before), None);
+        let reason = before.breaks_clients_of(&signature).unwrap();
+        assert_eq!(reason, "it has no input `w`");
+    }
+
+    #[test]
     fn a_new_version_must_take_what_the_old_one_took() {
         let spec = |name: &str, datatype, dims: &[i64]| TensorSpec {
             name: name.to_owned(),
             datatype,
             dims: Some(dims.to_vec()),
+            view: None,
         };
         let signature = |inputs: &[&TensorSpec], outputs: &[&TensorSpec]| Signature {
             inputs: inputs.iter().map(|spec| (*spec).clone()).collect(),
             outputs: outputs.iter().map(|spec| (*spec).clone()).collect(),
+            ..Signature::default()
         };
         let (x, y) = (spec("x", DataType::Fp32, &[-1, 3]), spec("y", DataType::Fp32, &[-1]));
         let old = signature(&[&x], &[&y]);

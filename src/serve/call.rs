@@ -443,8 +443,9 @@ mod tests {
                 name: "seven".to_owned(),
                 datatype: DataType::Int64,
                 dims: Some(vec![1]),
+                view: None,
             };
-            let signature = Signature { inputs, outputs: vec![output] };
+            let signature = Signature { inputs, outputs: vec![output], ..Signature::default() };
             let recorder = monitor.version(&name, id);
             let parts = VersionParts::new(name.clone(), id, signature.clone(), recorder);
             let version = Version::new(parts, vec![Box::new(Seven { signature, fails })]);
@@ -539,7 +540,7 @@ mod tests {
         let check = |fails, keeps, left: &[&str]| {
             let spec = |name: &str| {
                 let (name, dims) = (name.to_owned(), Some(vec![1]));
-                TensorSpec { name, datatype: DataType::Int64, dims }
+                TensorSpec { name, datatype: DataType::Int64, dims, view: None }
             };
             let house = House::taking(vec![spec("a"), spec("b")], fails);
             let tensor = || Tensor::new(Shape::new(&[1]).unwrap(), Data::Int64(vec![7])).unwrap();

@@ -55,7 +55,7 @@ pub use watchdog::{Listed, Watch, Watchdog, Watching};
 pub use crate::engine::hand_back_memory;
 use crate::{
     engine::{RunError, Session},
-    model::{GrowthError, GuardError, InferRequest, SignatureError, VersionId},
+    model::{GrowthError, GuardError, InferRequest, Signature, SignatureError, VersionId},
     monitor::{Clock, Outcome, Sample},
     tensor::Tensor,
 };
@@ -304,7 +304,7 @@ impl Serving {
         request: &mut InferRequest,
     ) -> Result<Prediction, PredictError> {
         let wanted = wanted_outputs(version, request)?;
-        version.signature().arrange(&mut request.inputs, version.is_batched())?;
+        version.signature().arrange(&mut request.inputs, version.has_common_rows())?;
         version.parts().guards.check(&request.inputs)?;
         version.parts().growth.check(&request.inputs)?;
         let rows = self.check_rows(version, request)?;
@@ -322,7 +322,8 @@ impl Serving {
         };
         let run = || session.run_leashed(inputs, &wanted, &watch.leash);
         let outputs = version.tag().during(run);
-        let outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
+        let mut outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
+        version.signature().present(&mut outputs, &wanted);
         if watch.is_lost() {
             self.watchdog.came_back(watch);
             return Err(PredictError::Lost);
@@ -338,8 +339,9 @@ impl Serving {
         if !version.is_batched() {
             return Ok(1);
         }
-        let first = request.inputs.first().and_then(|input| input.tensor.shape().first().copied());
-        let rows = first.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(1);
+        let required = version.signature().inputs.len();
+        let rows = Signature::rows_of(&request.inputs[..required]);
+        let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(1);
         let rows_max = version.rows_max(&self.settings);
         if rows > rows_max { Err(PredictError::Rows { rows, rows_max }) } else { Ok(rows) }
     }

@@ -580,9 +580,11 @@ mod tests {
                 name: name.to_owned(),
                 datatype: DataType::Int64,
                 dims: Some(vec![1]),
+                view: None,
             };
             let specs = outputs.iter().map(|(name, _)| spec(name)).collect();
-            let signature = Signature { inputs: vec![spec("x")], outputs: specs };
+            let signature =
+                Signature { inputs: vec![spec("x")], outputs: specs, ..Signature::default() };
             let (name, id) = (ModelName::parse("m").unwrap(), VersionId::new(number));
             let recorder = self.monitor.version(&name, id);
             let values = outputs.iter().map(|(_, value)| *value);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    model::{Alias, ModelName, VersionId, VersionSelector, VersionState},
+    model::{Alias, Extent, ModelName, VersionId, VersionSelector, VersionState},
     monitor::ModelRecorder,
 };
 
@@ -237,6 +237,11 @@ impl Model {
     /// The versions that answer, ascending.
     pub fn ready(&self) -> impl DoubleEndedIterator<Item = &Arc<Version>> {
         self.versions.iter().filter_map(|entry| entry.version.as_ref())
+    }
+
+    /// The largest of what a request for any of its versions may hold; `None` where none answers.
+    pub fn extent(&self) -> Option<Extent> {
+        self.ready().map(|version| version.extent()).reduce(Extent::or)
     }
 
     /// The version that answers a request.

@@ -19,8 +19,8 @@ use tokio::sync::Notify;
 use crate::{
     engine::{Session, Tag},
     model::{
-        ArmName, Growth, Guards, Input, ModelDescription, ModelName, Signature, TensorSpec,
-        VersionId,
+        ArmName, Extent, Growth, Guards, Input, ModelDescription, ModelName, Rows, Signature,
+        TensorSpec, VersionId,
     },
     monitor::{ArmRecorder, VersionRecorder, WorkerId},
     tensor::Tensor,
@@ -33,6 +33,7 @@ pub struct Version {
     parts: VersionParts,
     slots: Box<[Slot]>,
     batched: bool,
+    extent: Extent,
     /// Tells it from every other version of this process.
     serial: u64,
     /// Bytes of one row's outputs, as far as the signature says.
@@ -139,12 +140,15 @@ impl Version {
     pub fn new(parts: VersionParts, sessions: Vec<Box<dyn Session>>) -> Self {
         assert!(!sessions.is_empty(), "a version needs a session to answer");
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
-        let batched = parts.signature.is_batchable() && parts.description.max_batch_size != Some(0);
+        let batched = parts.signature.is_batchable()
+            && parts.signature.rows != Rows::Apart
+            && parts.description.max_batch_size != Some(0);
         let digest = parts.identity.as_deref().unwrap_or(&parts.digest);
         let baseline = parts.recorder.arm(ArmName::BASELINE);
         let direct = parts.recorder.arm(ArmName::DIRECT);
         let tag = Tag::new(parts.model.as_str(), parts.id.number(), digest);
         Self {
+            extent: parts.signature.extent(),
             answer_bytes_min: parts.signature.outputs.iter().map(row_bytes).sum(),
             answer_bytes_max: AtomicUsize::new(0),
             parts,
@@ -189,9 +193,19 @@ impl Version {
         &self.parts.signature
     }
 
-    /// Whether the first dimension of its tensors counts rows.
+    /// True if the first dimension of its tensors counts rows.
     pub fn is_batched(&self) -> bool {
         self.batched
+    }
+
+    /// True if all inputs of a request must have as many rows.
+    pub fn has_common_rows(&self) -> bool {
+        self.batched && self.signature().rows == Rows::Same
+    }
+
+    /// The largest of what a request may hold.
+    pub fn extent(&self) -> Extent {
+        self.extent
     }
 
     /// The number of sessions.
@@ -268,7 +282,7 @@ impl Version {
     /// Waits for a session where all are in a run, and takes it from requests meanwhile; not for a thread that answers
     /// requests.
     pub fn evaluate(&self, mut inputs: Vec<Input>) -> Result<Vec<Tensor>, PredictError> {
-        self.signature().arrange(&mut inputs, self.batched)?;
+        self.signature().arrange(&mut inputs, self.has_common_rows())?;
         self.parts.guards.check(&inputs)?;
         self.parts.growth.check(&inputs)?;
         let all: Vec<usize> = (0..self.signature().outputs.len()).collect();
@@ -276,7 +290,9 @@ impl Version {
         let slot = self.slots.last().expect("a version has a session");
         let session = slot.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut session = Taken { session, _told: Told(self) };
-        Ok(self.tag.during(|| session.run(inputs.into(), &all))?)
+        let mut outputs = self.tag.during(|| session.run(inputs.into(), &all))?;
+        self.signature().present(&mut outputs, &all);
+        Ok(outputs)
     }
 
     /// Waits until a session may be free.

@@ -144,6 +144,16 @@ impl Tensor {
         &self.shape
     }
 
+    /// Gives the same elements other dimensions.
+    ///
+    /// # Panics
+    /// If there would be more or fewer elements.
+    pub fn set_shape(&mut self, shape: Shape) {
+        let (before, now) = (self.shape.element_count(), shape.element_count());
+        assert_eq!(before, now, "a tensor keeps its elements");
+        self.shape = shape;
+    }
+
     /// The elements.
     pub fn data(&self) -> &Data {
         &self.data

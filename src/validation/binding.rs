@@ -284,7 +284,7 @@ mod tests {
 
     fn spec(dims: Option<&[i64]>) -> TensorSpec {
         let dims = dims.map(<[i64]>::to_vec);
-        TensorSpec { name: "x".to_owned(), datatype: DataType::Fp32, dims }
+        TensorSpec { name: "x".to_owned(), datatype: DataType::Fp32, dims, view: None }
     }
 
     #[test]

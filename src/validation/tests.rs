@@ -10,12 +10,12 @@ use crate::{
 };
 
 fn spec(name: &str, datatype: DataType, dims: &[i64]) -> TensorSpec {
-    TensorSpec { name: name.to_owned(), datatype, dims: Some(dims.to_vec()) }
+    TensorSpec { name: name.to_owned(), datatype, dims: Some(dims.to_vec()), view: None }
 }
 
 /// One input `x` of numbers, and these outputs.
 fn signature(outputs: Vec<TensorSpec>) -> Signature {
-    Signature { inputs: vec![spec("x", DataType::Fp64, &[-1, 1])], outputs }
+    Signature { inputs: vec![spec("x", DataType::Fp64, &[-1, 1])], outputs, ..Signature::default() }
 }
 
 fn tensor(dims: &[usize], data: Data) -> Tensor {

@@ -55,6 +55,7 @@ mod rollout_commands;
 mod rollout_kills;
 mod rollouts;
 mod shadow;
+mod shapes;
 mod smuggling;
 mod strangers;
 mod swap;

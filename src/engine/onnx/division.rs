@@ -24,6 +24,7 @@ use super::{
     Limits, OnnxError, ValueType,
     declared::{Declared, Dim, ElementType, declared},
     growth::grows_by_values,
+    has_defaults,
     killers::{Hazard, Judged, Sizes},
     shown,
     walk::default_domain,
@@ -71,7 +72,7 @@ pub(super) fn grows(bytes: &[u8], limits: &Limits) -> Result<bool, OnnxError> {
 fn judged(bytes: &[u8], limits: &Limits) -> Result<(Vec<Hazard>, bool), OnnxError> {
     let mut fields = Fields::new(bytes);
     let (mut main, mut functions) = (None, HashMap::new());
-    let mut reader = Reader { limits, steps: 0 };
+    let mut reader = Reader { limits, steps: 0, has_defaults: has_defaults(bytes)? };
     while let Some(field) = fields.advance()? {
         match field.number {
             7 => main = Some(reader.graph(field.message()?)?),
@@ -147,6 +148,8 @@ struct Node<'a> {
 struct Reader<'l> {
     limits: &'l Limits,
     steps: u64,
+    /// True if initializers of inputs are defaults, not constants.
+    has_defaults: bool,
 }
 
 impl Reader<'_> {
@@ -188,8 +191,13 @@ impl Reader<'_> {
             }
         }
         // What an input can replace is no constant.
-        let inputs: HashSet<&str> = graph.inputs.iter().copied().collect();
-        graph.constants.retain(|(name, _)| !inputs.contains(name));
+        if self.has_defaults {
+            let inputs: HashSet<&str> = graph.inputs.iter().copied().collect();
+            graph.constants.retain(|(name, _)| !inputs.contains(name));
+        } else {
+            let constants: HashSet<&str> = graph.constants.iter().map(|(name, _)| *name).collect();
+            graph.inputs.retain(|name| !constants.contains(name));
+        }
         Ok(graph)
     }
 

@@ -11,7 +11,7 @@
 //! Not here: the arithmetic (`model::Growth`), outputs that grow with the shapes of inputs, which a request pays for in
 //! bytes, memory that kernels use for themselves.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use crate::{
     model::{Grown, Growth, Numbers, Operation, Step},
@@ -22,6 +22,7 @@ use super::{
     Limits, OnnxError, Summary, ValueType,
     declared::{Dim, ElementType, declared},
     division::{Facts, SHAPED, VARIES, grows},
+    has_defaults,
     rounds::{self, Body},
     shown,
     walk::default_domain,
@@ -98,11 +99,12 @@ pub fn growth(
     if !summary.operators.iter().any(may_grow) || !grows(bytes, limits)? {
         return Ok(None);
     }
+    let fixed = if has_defaults(bytes)? { &BTreeSet::new() } else { &summary.initializers };
     let mut fields = Fields::new(bytes);
     let mut written = Growth::NONE;
     while let Some(field) = fields.advance()? {
         match field.number {
-            7 => written = Writer::new(limits).graph(field.message()?)?,
+            7 => written = Writer::new(limits, fixed).graph(field.message()?)?,
             // Which of two the engine takes where a function has the name of an operator is not certain.
             25 if is_followed(function_domain(field.message()?, limits)?) => {
                 return Ok(Some(Growth::NONE));
@@ -168,6 +170,8 @@ struct Node<'a> {
 /// Writes the program of a main graph.
 struct Writer<'a, 'l> {
     limits: &'l Limits,
+    /// Inputs that an initializer fixes for good.
+    fixed: &'l BTreeSet<String>,
     inputs: Vec<String>,
     steps: Vec<Step>,
     /// Initializers that no step has used yet.
@@ -183,9 +187,10 @@ struct Writer<'a, 'l> {
 }
 
 impl<'a, 'l> Writer<'a, 'l> {
-    fn new(limits: &'l Limits) -> Self {
+    fn new(limits: &'l Limits, fixed: &'l BTreeSet<String>) -> Self {
         Self {
             limits,
+            fixed,
             inputs: Vec::new(),
             steps: Vec::new(),
             constants: HashMap::new(),
@@ -268,6 +273,9 @@ impl<'a, 'l> Writer<'a, 'l> {
         let ValueType::Tensor { element: ElementType(element), dims } = value.value_type else {
             return Ok(());
         };
+        if self.fixed.contains(name) {
+            return Ok(());
+        }
         let index = self.inputs.len();
         self.inputs.push(name.to_owned());
         self.elements.insert(name, element);

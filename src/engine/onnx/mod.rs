@@ -10,6 +10,7 @@
 //!
 //! Not here: opening external data, running anything, the sandbox in which a version is proven.
 
+mod complete;
 mod declared;
 mod division;
 mod expansion;
@@ -282,6 +283,20 @@ pub fn summarize(bytes: &[u8], limits: &Limits) -> Result<Summary, OnnxError> {
         return Err(OnnxError::OrtFormat);
     }
     walk::model(bytes, limits)
+}
+
+/// True if an initializer of an input's name is a default that a request may replace; in older files it is a constant.
+///
+/// Source: ONNX, "IR", and ONNX Runtime: from IR version 4 on initializers need not be inputs.
+fn has_defaults(bytes: &[u8]) -> Result<bool, OnnxError> {
+    let mut fields = wire::Fields::new(bytes);
+    let mut version = 0;
+    while let Some(field) = fields.advance()? {
+        if field.number == 1 {
+            version = field.int64()?;
+        }
+    }
+    Ok(version >= 4)
 }
 
 /// Domains whose operators ship with ONNX Runtime.

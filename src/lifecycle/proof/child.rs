@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     engine::{self, Engines, ModelFile, Session, SessionOptions},
-    model::{EngineChoice, Guards, Input, Signature, TensorSpec},
+    model::{
+        DeclaredTensor, EngineChoice, Guards, Input, ModelDescription, Rows, Signature, TensorSpec,
+    },
     monitor::Clock,
     tensor::DataType,
 };
@@ -31,7 +33,7 @@ use super::{
     ProofLimits, Sandbox, hostility,
     message::{self, Bounds, Opened},
     probes::{self, Probe},
-    samples::{self, Blank},
+    samples::{self, Blank, Kind},
     sandbox,
     trial::{self, Trial},
 };
@@ -64,6 +66,8 @@ pub(super) struct Request {
     /// The blobs after the model: files with external data, then golden outputs if there are any.
     pub(super) locations: Vec<String>,
     pub(super) golden: bool,
+    /// What its description says about shapes.
+    pub(super) shapes: Shapes,
     /// The requests of `model_warmup`.
     pub(super) described: Vec<Vec<Blank>>,
     pub(super) probing: Probing,
@@ -80,6 +84,7 @@ impl Request {
             warmup_runs: 0,
             locations: Vec::new(),
             golden: false,
+            shapes: Shapes::default(),
             described: Vec::new(),
             probing: Probing::default(),
             self_test: true,
@@ -124,7 +129,7 @@ pub(super) struct Answer {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Outcome {
-    Proven(Report),
+    Proven(Box<Report>),
     Refused { code: Code, reason: String },
     SelfTest(Vec<hostility::Attempt>),
 }
@@ -135,12 +140,69 @@ pub(super) struct Report {
     pub(super) engine: String,
     inputs: Vec<Spec>,
     outputs: Vec<Spec>,
+    optional: Vec<Spec>,
+    rows: Rows,
     pub(super) load: Duration,
     pub(super) warmup: Duration,
     pub(super) run: Option<Duration>,
     pub(super) notes: Vec<String>,
     /// Filled in by the parent, who outlives what the probes find.
     pub(super) guards: Guards,
+}
+
+/// What a description says about shapes.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Shapes {
+    max_batch_size: Option<u32>,
+    inputs: Vec<Shaped>,
+    outputs: Vec<Shaped>,
+}
+
+/// The shape that a description gives a tensor.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Shaped {
+    name: String,
+    dims: Option<Vec<i64>>,
+    reshape: Option<Vec<i64>>,
+}
+
+impl From<&ModelDescription> for Shapes {
+    fn from(description: &ModelDescription) -> Self {
+        let of = |all: &[DeclaredTensor]| {
+            let shape = |tensor: &DeclaredTensor| Shaped {
+                name: tensor.name.clone(),
+                dims: tensor.dims.clone(),
+                reshape: tensor.reshape.clone(),
+            };
+            all.iter().map(shape).collect()
+        };
+        Self {
+            max_batch_size: description.max_batch_size,
+            inputs: of(&description.inputs),
+            outputs: of(&description.outputs),
+        }
+    }
+}
+
+impl Shapes {
+    /// A description that says so much and no more.
+    fn description(&self) -> ModelDescription {
+        let of = |all: &[Shaped]| {
+            let tensor = |shaped: &Shaped| DeclaredTensor {
+                name: shaped.name.clone(),
+                dims: shaped.dims.clone(),
+                reshape: shaped.reshape.clone(),
+                ..DeclaredTensor::default()
+            };
+            all.iter().map(tensor).collect()
+        };
+        ModelDescription {
+            max_batch_size: self.max_batch_size,
+            inputs: of(&self.inputs),
+            outputs: of(&self.outputs),
+            ..ModelDescription::default()
+        }
+    }
 }
 
 /// A [`TensorSpec`] as it is written.
@@ -155,7 +217,12 @@ impl Report {
     /// The version's inputs and outputs; `None` where they make no sense.
     pub(super) fn signature(&self) -> Option<Signature> {
         let specs = |all: &[Spec]| all.iter().map(Spec::read).collect::<Option<_>>();
-        Some(Signature { inputs: specs(&self.inputs)?, outputs: specs(&self.outputs)? })
+        Some(Signature {
+            inputs: specs(&self.inputs)?,
+            outputs: specs(&self.outputs)?,
+            optional: specs(&self.optional)?,
+            rows: self.rows,
+        })
     }
 }
 
@@ -167,7 +234,7 @@ impl Spec {
 
     fn read(&self) -> Option<TensorSpec> {
         let datatype = DataType::parse(&self.datatype)?;
-        Some(TensorSpec { name: self.name.clone(), datatype, dims: self.dims.clone() })
+        Some(TensorSpec::new(&*self.name, datatype, self.dims.clone()))
     }
 }
 
@@ -207,7 +274,7 @@ pub fn prove_version(
         .unwrap_or(Err(LoadFailure::Panicked));
     match outcome {
         Ok((report, probed)) => {
-            write(&answer(Outcome::Proven(report)), &mut to)?;
+            write(&answer(Outcome::Proven(Box::new(report))), &mut to)?;
             probed.run(&request.probing, clock, &mut to)
         }
         Err(failure) => {
@@ -221,6 +288,8 @@ pub fn prove_version(
 struct Probed {
     session: Box<dyn Session>,
     sample: Vec<Input>,
+    /// Zeros of the same shapes: where a value is a size, empty inputs may fit no other.
+    zeros: Option<Vec<Input>>,
     probes: Vec<Probe>,
 }
 
@@ -241,7 +310,8 @@ impl Probed {
                 continue;
             }
             write(&Said::Trying(index, probe.clone()), to)?;
-            if probe.run(&mut *self.session, &self.sample) {
+            let mut samples = std::iter::once(&self.sample).chain(&self.zeros);
+            if samples.any(|sample| probe.run(&mut *self.session, sample)) {
                 write(&Said::Well, to)?;
             }
         }
@@ -293,13 +363,19 @@ fn prove(
     let file = ModelFile { bytes: model, external, summary: Arc::clone(&summary) };
     let mut session = engine.load(&file, options)?;
     let load = clock.now() - begin;
-    let signature = session.signature().clone();
+    let own = session.signature().clone();
+    // Where the two disagree, the parent says so.
+    let signature = own.clone().described(&request.shapes.description());
+    let signature = signature.unwrap_or_else(|_| own.clone());
     let samples = samples::samples(&signature, golden.as_ref(), &request.described);
     let mut warmed = trial::Warmed::default();
     if request.probing.from == 0 {
-        let trial = Trial { engine, summary: &summary, golden: golden.as_ref(), samples: &samples };
+        let (golden, signature) = (golden.as_ref(), &signature);
+        let trial = Trial { engine, summary: &summary, signature, golden, samples: &samples };
         warmed = trial.run(&mut *session, request.warmup_runs, clock)?;
     }
+    let zeros = samples.iter().rfind(|sample| sample.kind == Kind::Zeros);
+    let zeros = zeros.map(|sample| sample.inputs.clone());
     let sample = samples.into_iter().next().map(|sample| sample.inputs).unwrap_or_default();
     let mut probes = probes::plan(&summary, &signature, &sample);
     // Known to be kept from it in any case.
@@ -307,13 +383,15 @@ fn prove(
     probes.retain(|probe| !is_guarded || !probe.is_empty());
     let report = Report {
         engine: engine.name().to_owned(),
-        inputs: signature.inputs.iter().map(Spec::of).collect(),
-        outputs: signature.outputs.iter().map(Spec::of).collect(),
+        inputs: own.inputs.iter().map(Spec::of).collect(),
+        outputs: own.outputs.iter().map(Spec::of).collect(),
+        optional: own.optional.iter().map(Spec::of).collect(),
+        rows: own.rows,
         load,
         warmup: warmed.total,
         run: warmed.fastest,
         notes: warmed.notes,
         guards: Guards::NONE,
     };
-    Ok((report, Probed { session, sample, probes }))
+    Ok((report, Probed { session, sample, zeros, probes }))
 }

@@ -244,6 +244,7 @@ impl Prover {
             warmup_runs: case.warmup_runs,
             locations: locations.collect(),
             golden: case.golden.is_some(),
+            shapes: case.description.into(),
             described: samples::described(case.description),
             probing: Probing { time_max: self.probes_time_max(), ..Probing::default() },
             self_test: false,

@@ -81,6 +81,8 @@ pub(crate) struct Trial<'a> {
     pub(crate) engine: &'a dyn Engine,
     /// The file's own declarations.
     pub(crate) summary: &'a Summary,
+    /// Inputs and outputs as clients see them.
+    pub(crate) signature: &'a Signature,
     pub(crate) golden: Option<&'a Golden>,
     pub(crate) samples: &'a [Sample],
 }
@@ -93,10 +95,10 @@ impl Trial<'_> {
         runs: u32,
         clock: &dyn Clock,
     ) -> Result<Warmed, LoadFailure> {
-        let Self { engine, summary, golden, samples } = *self;
+        let Self { engine, summary, signature, golden, samples } = *self;
         let mut warmed = Warmed::default();
         match golden {
-        Some(golden) => golden.check(session)?,
+        Some(golden) => golden.check(session, signature)?,
         None if engine.name() == "tract" => warmed.notes.push(
             "tract runs this version unproven: add golden.json beside the model (tract gives wrong labels for some \
              two-class forests)"
@@ -104,15 +106,14 @@ impl Trial<'_> {
         ),
         None => {}
     }
-        if samples.is_empty() && !session.signature().inputs.is_empty() {
+        if samples.is_empty() && !signature.inputs.is_empty() {
             warmed.notes.push(
                 "not warmed: its smallest input is too large to make up; add golden.json"
                     .to_owned(),
             );
             return Ok(warmed);
         }
-        let signature = session.signature().clone();
-        let mut findings = Findings::new(&signature, summary, golden);
+        let mut findings = Findings::new(signature, summary, golden);
         let (mut best, mut refusal) = (None, None);
         for (index, sample) in samples.iter().enumerate() {
             match warmed.time(session, &sample.inputs, clock)? {

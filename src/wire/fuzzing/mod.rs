@@ -47,6 +47,7 @@ pub fn whole_request(bytes: &[u8]) {
     } else {
         Limits {
             json_depth_max: 6,
+            inputs_min: 1,
             inputs_max: 2,
             outputs_max: 2,
             parameters_max: 3,
@@ -63,8 +64,9 @@ pub fn whole_request(bytes: &[u8]) {
         name: "x".to_owned(),
         datatype: DataType::ALL[usize::from(choice >> 4) % DataType::ALL.len()],
         dims: Some([&[-1, 3][..], &[-1, 2, -1], &[1], &[]][usize::from(choice >> 2 & 3)].to_vec()),
+        view: None,
     };
-    let signature = Signature { inputs: vec![spec], outputs: vec![] };
+    let signature = Signature { inputs: vec![spec], outputs: vec![], ..Signature::default() };
     if let Ok(request) = decode_raw_infer(&body, &signature, choice & 1 == 0) {
         answers_can_be_written(&request, true);
     }

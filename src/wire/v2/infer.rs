@@ -142,7 +142,7 @@ impl<'a> Reader<'a> {
                 _ => self.outputs(&mut request.outputs)?,
             }
         }
-        if request.inputs.is_empty() {
+        if request.inputs.len() < self.limits.inputs_min {
             return Err(DecodeError::Request("the request needs at least one of `inputs`".into()));
         }
         Ok(request)

@@ -3,7 +3,8 @@
 //! [`decode_infer`] and [`decode_raw_infer`] read a request, [`encode_infer`] writes its response, [`classify`]
 //! turns scores into the best classes; [`objects`] holds the bodies of the control plane, which are small and
 //! left to serde. Always true:
-//! - A request that is decoded has at least one input, and each tensor has the elements that its shape says.
+//! - A request that is decoded has at least one input, unless its model takes none, and each tensor has the elements
+//!   that its shape says.
 //! - Each input has one source of data: `data` or the bytes behind the JSON.
 //!
 //! Not here: which inputs a model takes (`model::Signature`); paths, headers, codes (`edge`).
@@ -27,11 +28,15 @@ pub use infer::decode_infer;
 pub use load::{LoadRequest, UploadLimits, UploadedFile};
 pub use raw::decode_raw_infer;
 
+use crate::model::Extent;
+
 /// What a request may hold at most. Each bounds memory or time that a client could ask for beyond its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Open arrays and objects, counted from the outermost; more than 64 are never allowed.
     pub json_depth_max: usize,
+    /// Inputs; at least so many, which is 0 or 1.
+    pub inputs_min: usize,
     /// Inputs.
     pub inputs_max: usize,
     /// Requested outputs.
@@ -46,10 +51,26 @@ pub struct Limits {
     pub rank_max: usize,
 }
 
+impl Limits {
+    /// The same, but never below what requests for a model need.
+    #[must_use]
+    pub fn fitting(&self, extent: Extent) -> Self {
+        Self {
+            inputs_min: self.inputs_min.min(extent.inputs_min),
+            inputs_max: self.inputs_max.max(extent.inputs_max),
+            outputs_max: self.outputs_max.max(extent.outputs),
+            name_bytes_max: self.name_bytes_max.max(extent.name_bytes),
+            rank_max: self.rank_max.max(extent.rank),
+            ..self.clone()
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             json_depth_max: 64,
+            inputs_min: 1,
             inputs_max: 256,
             outputs_max: 256,
             parameters_max: 128,

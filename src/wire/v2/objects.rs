@@ -123,7 +123,7 @@ pub struct ConfigInput<'a> {
     pub dims: &'a [i64],
     /// Whether its values are a shape; never here.
     pub is_shape_tensor: bool,
-    /// Whether a request may leave it out; never here.
+    /// True if a request may leave it out.
     pub optional: bool,
 }
 
@@ -482,7 +482,12 @@ mod tests {
     use super::*;
 
     fn spec() -> TensorSpec {
-        TensorSpec { name: "x".into(), datatype: DataType::Fp32, dims: Some(vec![-1, 30]) }
+        TensorSpec {
+            name: "x".into(),
+            datatype: DataType::Fp32,
+            dims: Some(vec![-1, 30]),
+            view: None,
+        }
     }
 
     #[test]

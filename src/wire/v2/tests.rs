@@ -480,8 +480,9 @@ fn binary_sizes_must_agree() {
 }
 
 fn raw(datatype: DataType, dims: Option<&[i64]>, body: &'static [u8]) -> Result<Tensor, String> {
-    let spec = TensorSpec { name: "x".into(), datatype, dims: dims.map(<[i64]>::to_vec) };
-    let signature = Signature { inputs: vec![spec], outputs: vec![] };
+    let spec =
+        TensorSpec { name: "x".into(), datatype, dims: dims.map(<[i64]>::to_vec), view: None };
+    let signature = Signature { inputs: vec![spec], outputs: vec![], ..Signature::default() };
     let batched = dims.is_some_and(|dims| dims.len() > 1);
     let mut request = decode_raw_infer(&Bytes::from_static(body), &signature, batched)
         .map_err(|error| error.to_string())?;

@@ -1,0 +1,260 @@
+//! Shapes and inputs as models declare them: what is not said stays open, what has a default may be left out, and what
+//! a description says of shapes is followed.
+
+use serde_json::{Value, json};
+
+use crate::{
+    http::Response,
+    models::{
+        FLOAT, INT64, Message, declared, floats, graph, int_attribute, integers, model, node,
+    },
+    repository::Repository,
+    server::Server,
+};
+
+/// An input or output without a shape.
+fn shapeless(name: &str) -> Message {
+    let tensor = Message::default().number(1, FLOAT);
+    Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
+}
+
+/// An input or output whose first dimension has this name, the others these sizes.
+fn named(name: &str, first: &str, rest: &[i64]) -> Message {
+    let first = Message::default().message(1, Message::default().bytes(2, first));
+    let shape =
+        rest.iter().fold(first, |shape, dim| shape.message(1, Message::default().number(1, *dim)));
+    let tensor = Message::default().number(1, FLOAT).message(2, shape);
+    Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
+}
+
+fn input(name: &str, shape: &[usize]) -> Value {
+    let data: Vec<usize> = (1..=shape.iter().product()).collect();
+    json!({"name": name, "datatype": "FP32", "shape": shape, "data": data})
+}
+
+fn infer(server: &Server, model: &str, inputs: &[Value]) -> Response {
+    server.post(&format!("/v2/models/{model}/infer"), &json!({"inputs": inputs}))
+}
+
+fn outputs(server: &Server, model: &str, inputs: &[Value]) -> Value {
+    let answer = infer(server, model, inputs);
+    assert_eq!(answer.status, 200, "{model}: {}", String::from_utf8_lossy(&answer.body));
+    answer.json()["outputs"].clone()
+}
+
+#[test]
+fn a_tensor_without_a_shape_has_any_rank() {
+    let repository = Repository::empty();
+    let twice = vec![node("Mul", &["x", "two"], &["y"])];
+    let two = vec![floats("two", &[], &[2.0])];
+    let bytes = model(graph(twice, two, vec![shapeless("x")], vec![shapeless("y")]));
+    repository.add_bytes("twice", "1", &bytes);
+    let server = Server::over(&repository);
+    for shape in [&[][..], &[3], &[2, 2], &[1, 2, 3], &[0]] {
+        let outputs = outputs(&server, "twice", &[input("x", shape)]);
+        let count = shape.iter().product::<usize>();
+        let doubled: Vec<f64> =
+            (1..=count).map(|n| f64::from(u8::try_from(n).unwrap()) * 2.0).collect();
+        assert_eq!(outputs[0]["shape"], json!(shape));
+        assert_eq!(outputs[0]["data"], json!(doubled), "{shape:?}");
+    }
+    let metadata = server.get("/v2/models/twice").json();
+    assert_eq!(metadata["inputs"][0]["shape"], json!([-1]));
+    let model = server.admin("/api/v1/models/twice").json();
+    assert_eq!(model["versions"][0]["loaded"]["inputs"], json!(["x FP32[...]"]));
+}
+
+#[test]
+fn different_names_are_different_sizes_and_one_name_is_one() {
+    let repository = Repository::empty();
+    let sums = |y: &str| {
+        vec![
+            node("ReduceSum", &["nodes"], &["n"]).message(5, int_attribute("keepdims", 0)),
+            node("ReduceSum", &["edges"], &["e"]).message(5, int_attribute("keepdims", 0)),
+            node("Add", &["n", "e"], &[y]),
+        ]
+    };
+    let of = |nodes: &str, edges: &str| {
+        let inputs = vec![named("nodes", nodes, &[2]), named("edges", edges, &[1])];
+        model(graph(sums("s"), vec![], inputs, vec![declared("s", FLOAT, &[])]))
+    };
+    repository.add_bytes("net", "1", &of("num_nodes", "num_edges"));
+    let scaled = |batch: &str| {
+        let inputs = vec![named("nodes", "batch", &[2]), named("edges", batch, &[1])];
+        let nodes = vec![node("Mul", &["nodes", "edges"], &["y"])];
+        model(graph(nodes, vec![], inputs, vec![named("y", "batch", &[2])]))
+    };
+    repository.add_bytes("rows", "1", &scaled("batch"));
+    repository.add_bytes("apart", "1", &scaled("other"));
+    let server = Server::over(&repository);
+    let inputs = [input("nodes", &[3, 2]), input("edges", &[5, 1])];
+    assert_eq!(outputs(&server, "net", &inputs)[0]["data"], json!([36.0]));
+    let answer = infer(&server, "rows", &inputs);
+    assert_eq!(answer.status, 400);
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("inputs disagree about the batch: `nodes` has 3 rows"), "{error}");
+    // One row goes with all.
+    let stretched = [input("nodes", &[3, 2]), input("edges", &[1, 1])];
+    assert_eq!(outputs(&server, "apart", &stretched)[0]["shape"], json!([3, 2]));
+    let batched = |name: &str| {
+        let model = server.admin(&format!("/api/v1/models/{name}")).json();
+        model["versions"][0]["loaded"]["batched"].clone()
+    };
+    assert_eq!([batched("net"), batched("rows"), batched("apart")], [false, true, false]);
+}
+
+#[test]
+fn a_description_counts_rows_where_names_differ() {
+    let repository = Repository::empty();
+    let inputs = vec![named("a", "n", &[2]), named("b", "m", &[2])];
+    let nodes = vec![node("Add", &["a", "b"], &["y"])];
+    let bytes = model(graph(nodes, vec![], inputs, vec![named("y", "o", &[2])]));
+    repository.describe("sum", "config.pbtxt", "max_batch_size: 4\n");
+    repository.add_bytes("sum", "1", &bytes);
+    let server = Server::over(&repository);
+    let of = |rows: [usize; 2]| [input("a", &[rows[0], 2]), input("b", &[rows[1], 2])];
+    assert_eq!(outputs(&server, "sum", &of([3, 3]))[0]["shape"], json!([3, 2]));
+    for (rows, expected) in [([3, 1], "disagree about the batch"), ([5, 5], "more than the 4")] {
+        let answer = infer(&server, "sum", &of(rows));
+        let error = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 400 && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn limits_are_never_below_what_a_model_has() {
+    let repository = Repository::empty();
+    let names: Vec<String> = (0..300).map(|number| format!("column_{number}")).collect();
+    let inputs = names.iter().map(|name| declared(name, FLOAT, &[-1, 1])).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    let join = node("Concat", &all, &["y"]).message(5, int_attribute("axis", 1));
+    let bytes = model(graph(vec![join], vec![], inputs, vec![declared("y", FLOAT, &[-1, 300])]));
+    repository.add_bytes("wide", "1", &bytes);
+    let long = "x".repeat(300);
+    let nodes = vec![node("Neg", &[&long], &["y"])];
+    let (x, y) = (declared(&long, FLOAT, &[2]), declared("y", FLOAT, &[2]));
+    repository.add_bytes("long", "1", &model(graph(nodes, vec![], vec![x], vec![y])));
+    let dims = [1; 18];
+    let (x, y) = (declared("x", FLOAT, &dims), declared("y", FLOAT, &[1]));
+    let nodes = vec![node("Reshape", &["x", "s"], &["y"])];
+    let flat = vec![integers("s", INT64, &[1], &[1])];
+    repository.add_bytes("deep", "1", &model(graph(nodes, flat, vec![x], vec![y])));
+    // Nothing is asked of one that gives constants.
+    let shown = node("Identity", &["c"], &["y"]);
+    let constants = vec![floats("c", &[2], &[1.0, 2.0])];
+    let bytes = model(graph(vec![shown], constants, vec![], vec![declared("y", FLOAT, &[2])]));
+    repository.add_bytes("constant", "1", &bytes);
+    let server = Server::over(&repository);
+    let columns: Vec<Value> = names.iter().map(|name| input(name, &[2, 1])).collect();
+    assert_eq!(outputs(&server, "wide", &columns)[0]["shape"], json!([2, 300]));
+    assert_eq!(outputs(&server, "long", &[input(&long, &[2])])[0]["data"], json!([-1.0, -2.0]));
+    assert_eq!(outputs(&server, "deep", &[input("x", &dims.map(|_| 1))])[0]["shape"], json!([1]));
+    assert_eq!(outputs(&server, "constant", &[])[0]["data"], json!([1.0, 2.0]));
+    let too_many: Vec<Value> = columns.iter().chain([&input("z", &[2, 1])]).cloned().collect();
+    let answer = infer(&server, "wide", &too_many);
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(answer.status == 400 && error.contains("limited to 300"), "{error}");
+    let answer = infer(&server, "long", &[]);
+    assert!(String::from_utf8_lossy(&answer.body).contains("at least one of `inputs`"));
+}
+
+#[test]
+fn inputs_with_defaults_may_be_given_or_left_out() {
+    let repository = Repository::empty();
+    let bytes = || {
+        let nodes = vec![node("Mul", &["x", "w"], &["s"]), node("Add", &["s", "b"], &["y"])];
+        let defaults = vec![floats("w", &[2], &[10.0, 100.0]), floats("b", &[1], &[1.0])];
+        let inputs =
+            ["w", "x", "b"].map(|name| declared(name, FLOAT, &[if name == "b" { 1 } else { 2 }]));
+        model(graph(nodes, defaults, inputs.to_vec(), vec![declared("y", FLOAT, &[2])]))
+    };
+    repository.add_bytes("plain", "1", &bytes());
+    let tensor = |name: &str, dims: &str| {
+        format!(
+            "input [ {{ name: \"{name}\" data_type: TYPE_FP32 dims: [ {dims} ] optional: true }} ]\n"
+        )
+    };
+    repository.describe("described", "config.pbtxt", &(tensor("w", "2") + &tensor("b", "1")));
+    repository.add_bytes("described", "1", &bytes());
+    // The model has no default for this one.
+    repository.describe("strict", "config.pbtxt", &tensor("x", "2"));
+    repository.add_bytes("strict", "1", &bytes());
+    let server = Server::over(&repository);
+    for model in ["plain", "described", "strict"] {
+        let y = |inputs: &[Value]| outputs(&server, model, inputs)[0]["data"].clone();
+        let (x, w, b) = (input("x", &[2]), input("w", &[2]), input("b", &[1]));
+        assert_eq!(y(std::slice::from_ref(&x)), json!([11.0, 201.0]), "{model}");
+        assert_eq!(y(&[w.clone(), x.clone()]), json!([2.0, 5.0]), "{model}");
+        assert_eq!(y(&[b.clone(), x.clone(), w]), json!([2.0, 5.0]), "{model}");
+        assert_eq!(y(&[x, b]), json!([11.0, 201.0]), "{model}");
+        let answer = infer(&server, model, &[input("w", &[2])]);
+        let error = answer.json()["error"].as_str().unwrap().to_owned();
+        let expected = "input `x` is missing; the model takes `x`, and optionally";
+        assert!(answer.status == 400 && error.contains(expected), "{error}");
+    }
+    let config = server.get("/v2/models/described/config").json();
+    let optional: Vec<bool> = (config["input"].as_array().unwrap().iter())
+        .map(|input| input["optional"].as_bool().unwrap())
+        .collect();
+    assert_eq!(optional, [false, true, true]);
+    let notes =
+        server.admin("/api/v1/models/strict").json()["versions"][0]["loaded"]["notes"].to_string();
+    assert!(notes.contains("the model has no default for it: requests must bring it"), "{notes}");
+}
+
+#[test]
+fn a_reshape_is_another_shape_of_the_same_bytes() {
+    let repository = Repository::empty();
+    let tensors = |dims: &str, reshape: &str| {
+        let of = |role: &str, name: &str| {
+            format!(
+                "{role} [ {{ name: \"{name}\" data_type: TYPE_FP32 dims: {dims} reshape {{ shape: {reshape} }} }} ]\n"
+            )
+        };
+        of("input", "x") + &of("output", "y")
+    };
+    let negated = |dims: &[i64]| {
+        let (x, y) = (declared("x", FLOAT, dims), declared("y", FLOAT, dims));
+        model(graph(vec![node("Neg", &["x"], &["y"])], vec![], vec![x], vec![y]))
+    };
+    // As Triton's quickstart has its image models.
+    repository.describe("image", "config.pbtxt", &tensors("[ 3, 2, 2 ]", "[ 1, 3, 2, 2 ]"));
+    repository.add_bytes("image", "1", &negated(&[1, 3, 2, 2]));
+    let scalar = "max_batch_size: 8\n".to_owned() + &tensors("[ 1 ]", "[ ]");
+    repository.describe("scalar", "config.pbtxt", &scalar);
+    repository.add_bytes("scalar", "1", &negated(&[-1]));
+    repository.describe("other", "config.pbtxt", &tensors("[ 3, 2 ]", "[ 1, 4 ]"));
+    repository.add_bytes("other", "1", &negated(&[1, 4]));
+    let golden = |shape: &str| {
+        let of = |name: &str, data: &str| {
+            format!(
+                r#"[{{"name": "{name}", "datatype": "FP32", "shape": {shape}, "data": {data}}}]"#
+            )
+        };
+        let (x, y) = (of("x", "[1, 2]"), of("y", "[-1, -2]"));
+        format!(r#"{{"cases": [{{"inputs": {x}, "outputs": {y}}}]}}"#)
+    };
+    repository.describe("scalar", "1/golden.json", &golden("[2, 1]"));
+    let server = Server::over(&repository);
+    let shapes: [(&str, &[usize]); 3] =
+        [("image", &[3, 2, 2]), ("scalar", &[2, 1]), ("scalar", &[8, 1])];
+    for (model, shape) in shapes {
+        let outputs = outputs(&server, model, &[input("x", shape)]);
+        assert_eq!(outputs[0]["shape"], json!(shape), "{model}");
+        assert_eq!(outputs[0]["data"][1], json!(-2.0), "{model}");
+    }
+    let metadata = server.get("/v2/models/scalar").json();
+    assert_eq!(metadata["inputs"][0]["shape"], json!([-1, 1]));
+    let config = server.get("/v2/models/image/config").json();
+    assert_eq!(config["input"][0]["dims"], json!([3, 2, 2]));
+    let answer = infer(&server, "scalar", &[input("x", &[9, 1])]);
+    assert_eq!(answer.status, 400);
+    let answer = infer(&server, "image", &[input("x", &[3, 4])]);
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("got [3,4], the model takes [3,2,2]"), "{error}");
+    let refused = server.indexed("other", "1").unwrap()["reason"].to_string();
+    assert!(
+        refused.contains("has the shape") || refused.contains("another number of elements"),
+        "{refused}"
+    );
+}
