@@ -9,11 +9,13 @@ use super::{
 
 fn list(folder: &Path, bytes_max: u64) -> ListedVersion {
     let place = Place {
+        root: folder.to_owned(),
         folder: folder.to_owned(),
         within: "1".to_owned(),
         shown: "m/1".to_owned(),
         filename: FileName::default(),
         bytes_max,
+        hard_links: true,
     };
     let fingerprint = place.fingerprint().unwrap();
     FolderVersion { fingerprint, place, described: Arc::default() }.listed()
@@ -53,6 +55,47 @@ fn links_to_models_are_followed() {
     symlink(target.path().join("model.onnx"), folder.path().join("model.onnx")).unwrap();
     let artifact = list(folder.path(), 100).read().unwrap();
     assert_eq!(&artifact.model[..], b"abc");
+}
+
+/// A version whose files are all links to a folder beside it, which holds them as `0`, `1` and so on.
+fn linked(files: &[(&str, &str)]) -> (tempfile::TempDir, std::path::PathBuf) {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("snapshots/1");
+    fs::create_dir(outer.path().join("blobs")).unwrap();
+    for (number, (path, content)) in files.iter().enumerate() {
+        let blob = outer.path().join(format!("blobs/{number}"));
+        fs::write(&blob, content).unwrap();
+        fs::create_dir_all(folder.join(path).parent().unwrap()).unwrap();
+        symlink(blob, folder.join(path)).unwrap();
+    }
+    (outer, folder)
+}
+
+#[test]
+fn every_file_of_a_version_may_be_a_link() {
+    let digests: String = [("model.onnx", "abc"), ("weights", "w"), ("golden.json", "{}")]
+        .map(|(path, content)| format!("{}  {path}\n", Digest::of(content.as_bytes())))
+        .concat();
+    let (outer, folder) = linked(&[
+        ("model.onnx", "abc"),
+        ("weights", "w"),
+        ("golden.json", "{}"),
+        ("SHA256SUMS", &digests),
+    ]);
+    let listed = list(&folder, 100);
+    let artifact = listed.read().unwrap();
+    assert_eq!(artifact.golden.as_deref(), Some(&b"{}"[..]));
+    assert_eq!(&artifact.read_beside("weights").unwrap()[..], b"w");
+    artifact.confirm().unwrap();
+    assert_eq!(listed.folder_bytes(), 6 + digests.len() as u64);
+    // The bytes behind the link, and the link.
+    fs::write(outer.path().join("blobs/1"), "W").unwrap();
+    assert!(matches!(artifact.confirm(), Err(SourceError::Changed(_))));
+    let artifact = list(&folder, 100).read().unwrap();
+    assert!(artifact.read_beside("weights").unwrap_err().chain().contains("`SHA256SUMS` lists"));
+    fs::remove_file(folder.join("weights")).unwrap();
+    symlink("nowhere", folder.join("weights")).unwrap();
+    assert!(refusal(&list(&folder, 100)).contains("2 of 3 files of `SHA256SUMS` are there"));
 }
 
 #[test]
