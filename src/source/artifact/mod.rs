@@ -9,7 +9,8 @@ mod stored;
 use std::{
     collections::BTreeMap,
     io,
-    path::PathBuf,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -445,7 +446,9 @@ impl Place {
     }
 
     pub(super) fn fingerprint(&self) -> Result<Fingerprint, SourceError> {
-        fingerprint::take(&self.folder, Extent::Deep, self.filename.as_bytes()).map_err(|fault| {
+        let is_ours = |folder: &Path| self.is_ours(folder);
+        let extent = Extent::Deep { is_ours: &is_ours };
+        fingerprint::take(&self.folder, extent, self.filename.as_bytes()).map_err(|fault| {
             match fault {
                 fingerprint::Fault::TooManyFiles => SourceError::TooManyFiles {
                     path: self.name(),
@@ -454,6 +457,15 @@ impl Place {
                 fingerprint::Fault::Io(source) => SourceError::Io { path: self.name(), source },
             }
         })
+    }
+
+    /// True if files are read through a link to a folder: it is the model's own folder, or leads to a place of ours.
+    fn is_ours(&self, linked: &Path) -> bool {
+        let open = || {
+            let folder = OpenFolder::below(&self.root, &self.folder, self.hard_links)?;
+            Ok::<_, ReadFault>(folder.is_own(reading::folder(linked)?.as_fd()))
+        };
+        *linked == self.folder.join(&*self.filename) || open().unwrap_or(false)
     }
 
     /// The publisher's list of files, once all of them are there.

@@ -99,6 +99,43 @@ fn every_file_of_a_version_may_be_a_link() {
 }
 
 #[test]
+fn a_model_folder_may_hold_links_and_be_one() {
+    let (outer, folder) = linked(&[("model.onnx/model.onnx", "abc"), ("model.onnx/sub/w", "w")]);
+    let read = |folder: &Path| {
+        let artifact = list(folder, 100).read()?;
+        assert_eq!(&artifact.model[..], b"abc");
+        let data = artifact.read_beside("sub/w")?;
+        artifact.confirm()?;
+        Ok::<_, SourceError>(data)
+    };
+    assert_eq!(&read(&folder).unwrap()[..], b"w");
+    let version = outer.path().join("version");
+    fs::create_dir(&version).unwrap();
+    symlink(folder.join("model.onnx"), version.join("model.onnx")).unwrap();
+    assert_eq!(&read(&version).unwrap()[..], b"w");
+    // What lies behind the folder's link is part of the version.
+    let before = list(&version, 100).fingerprint;
+    fs::write(outer.path().join("blobs/1"), "W").unwrap();
+    assert_ne!(list(&version, 100).fingerprint, before);
+}
+
+#[test]
+fn links_to_folders_are_followed_where_they_are_the_models_own() {
+    let folder = version("abc");
+    fs::create_dir_all(folder.path().join("..data/weights")).unwrap();
+    fs::write(folder.path().join("..data/weights/w"), "w").unwrap();
+    symlink("..data/weights", folder.path().join("weights")).unwrap();
+    symlink("/etc", folder.path().join("elsewhere")).unwrap();
+    let artifact = list(folder.path(), 100).read().unwrap();
+    assert_eq!(&artifact.read_beside("weights/w").unwrap()[..], b"w");
+    let refused = artifact.read_beside("elsewhere/hostname").unwrap_err().chain();
+    assert!(refused.contains("is or passes a symbolic link that leads elsewhere"), "{refused}");
+    artifact.confirm().unwrap();
+    fs::write(folder.path().join("..data/weights/w"), "ww").unwrap();
+    assert!(matches!(artifact.confirm(), Err(SourceError::Changed(_))));
+}
+
+#[test]
 fn a_model_may_be_a_folder_with_its_data() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("model.onnx")).unwrap();
