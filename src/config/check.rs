@@ -136,6 +136,7 @@ fn repository(section: file::RepositorySection) -> source::Settings {
         artifact_bytes_max: section.artifact_bytes.0,
         models_max: count(section.models),
         versions_max: count(section.versions),
+        hard_links: section.hard_links.0,
         vanished_grace: section.vanished_grace.0,
     }
 }

@@ -157,6 +157,12 @@ pub(super) struct RepositorySection {
     pub(super) models: Whole<1, 1_000_000>,
     /// Most versions of one model that are listed.
     pub(super) versions: Whole<1, 1_000_000>,
+    /// Reads files of models that have a second name (hard links), as `cp -al`, caches and data version control make
+    /// them. False refuses them: each file of a model must then have one name. That is for repositories whose writers
+    /// are not trusted, on systems that let them link a secret file which this server may read; no path shows that.
+    /// Linux does not let them, by `fs.protected_hardlinks` (on in most distributions): only a file that one owns, or
+    /// may read and write, can be linked.
+    pub(super) hard_links: Switch,
     /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
     /// volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is
     /// removed. Long enough for somebody to mount it again.
@@ -383,6 +389,7 @@ impl Default for RepositorySection {
             artifact_bytes_max,
             models_max,
             versions_max,
+            hard_links,
             vanished_grace,
         } = source::Settings::default();
         let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
@@ -398,6 +405,7 @@ impl Default for RepositorySection {
             artifact_bytes: Size(artifact_bytes_max),
             models: Whole(count(models_max)),
             versions: Whole(count(versions_max)),
+            hard_links: Switch(hard_links),
             vanished_grace: Time(vanished_grace),
             loaded_bytes: Size(0),
             demand_timeout: Time(demand_timeout),

@@ -24,28 +24,35 @@ pub(super) fn describe(files: &dyn Files, shown: &str) -> Result<ModelDescriptio
         Err(ReadFault::Missing) => Ok(None),
         Err(fault) => Err(SourceError::from_read(&path(name), fault)),
     };
-    let description = match (file(TOML)?, file(pbtxt::FILENAME)?) {
+    let (referrer, description) = match (file(TOML)?, file(pbtxt::FILENAME)?) {
         (None, None) => return Ok(ModelDescription::default()),
         (Some(_), Some(_)) => {
             let folder = if shown.is_empty() { "." } else { shown }.to_owned();
             return Err(SourceError::TwoDescriptions { folder });
         }
-        (Some(toml), None) => model_toml::read(&toml).map_err(|fault| {
-            let model_toml::TomlFault { line, column, what } = fault;
-            SourceError::Description { path: path(TOML), line, column, what }
-        })?,
-        (None, Some(text)) => pbtxt::read(&text).map_err(|error| {
-            let pbtxt::PbtxtError { line, column, what } = error;
-            SourceError::Description { path: path(pbtxt::FILENAME), line, column, what }
-        })?,
+        (Some(toml), None) => {
+            let read = model_toml::read(&toml).map_err(|fault| {
+                let model_toml::TomlFault { line, column, what } = fault;
+                SourceError::Description { path: path(TOML), line, column, what }
+            });
+            (TOML, read?)
+        }
+        (None, Some(text)) => {
+            let read = pbtxt::read(&text).map_err(|error| {
+                let pbtxt::PbtxtError { line, column, what } = error;
+                SourceError::Description { path: path(pbtxt::FILENAME), line, column, what }
+            });
+            (pbtxt::FILENAME, read?)
+        }
     };
-    with_class_names(description, files, shown)
+    with_class_names(description, files, referrer, shown)
 }
 
-/// Adds the class names from the label files of the outputs.
+/// Adds the class names from the label files of the outputs; `referrer` is the description that names them.
 fn with_class_names(
     mut description: ModelDescription,
     files: &dyn Files,
+    referrer: &str,
     shown: &str,
 ) -> Result<ModelDescription, SourceError> {
     let mut bytes_left = DESCRIPTION_BYTES_MAX;
@@ -58,7 +65,7 @@ fn with_class_names(
             source,
         };
         let unfit = |what: String| SourceError::ClassNames { path: shortened(location), what };
-        let bytes = match files.named(location, bytes_left) {
+        let bytes = match files.named(referrer, location, bytes_left) {
             Ok(bytes) => bytes,
             Err(Refusal::TooLarge { .. }) => {
                 let what = format!("a model's label files may have {DESCRIPTION_BYTES_MAX} bytes");

@@ -35,6 +35,9 @@ pub enum SourceError {
         /// What it is.
         kind: &'static str,
     },
+    /// A file with a second name, where those are refused.
+    #[error("`{0}` is a hard link; put a copy there, or allow them (`repository.hard_links`)")]
+    HardLink(String),
     /// A file is larger than its limit.
     #[error("`{path}` has more than {bytes_max} bytes, the most that is read")]
     TooLarge {
@@ -190,6 +193,7 @@ impl SourceError {
         match fault {
             ReadFault::Missing => Self::Missing(path),
             ReadFault::NotAFile(kind) => Self::NotAFile { path, kind },
+            ReadFault::HardLink => Self::HardLink(path),
             ReadFault::TooLarge { bytes_max } => Self::TooLarge { path, bytes_max },
             ReadFault::NoMemory { bytes } => Self::NoMemory { path, bytes },
             ReadFault::Changed => Self::Changed(path),

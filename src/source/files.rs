@@ -1,16 +1,13 @@
 //! Reading named files below a folder, wherever that folder is: on a file system or in the content store.
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
-    Digest, Manifest, Store, StoreError, model_toml, pbtxt,
+    Digest, Manifest, Store, StoreError,
+    links::OpenFolder,
+    model_toml, pbtxt,
     reading::{self, ReadFault, Refusal},
 };
 
@@ -19,19 +16,18 @@ pub(super) trait Files {
     /// Reads a file that we name ourselves.
     fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault>;
 
-    /// Reads a file that untrusted content names; below the folder and nowhere else.
-    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal>;
+    /// Reads a file that untrusted content names, which is that of `referrer`, a file of our own name: only what is the
+    /// model's own.
+    fn named(&self, referrer: &str, location: &str, bytes_max: u64) -> Result<Bytes, Refusal>;
 }
 
-impl Files for OwnedFd {
+impl Files for OpenFolder {
     fn own(&self, name: &str, bytes_max: u64) -> Result<Bytes, ReadFault> {
-        let file = reading::follow(self.as_fd(), name)?;
-        reading::read(file, bytes_max).map(Bytes::from)
+        reading::read(self.follow(name)?, bytes_max).map(Bytes::from)
     }
 
-    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
-        let file = reading::beneath(self.as_fd(), location)?;
-        Ok(reading::read(file, bytes_max)?.into())
+    fn named(&self, referrer: &str, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        Ok(reading::read(self.beneath(referrer, location)?, bytes_max)?.into())
     }
 }
 
@@ -73,7 +69,7 @@ impl Files for StoredFolder {
         self.shelf.read(&file.sha256, file.bytes).map_err(|error| ReadFault::Store(error.into()))
     }
 
-    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+    fn named(&self, _: &str, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
         reading::check_location(location)?;
         Ok(self.own(location, bytes_max)?)
     }
@@ -94,8 +90,8 @@ impl Files for Redescribed<'_> {
         }
     }
 
-    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
-        self.files.named(location, bytes_max)
+    fn named(&self, referrer: &str, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        self.files.named(referrer, location, bytes_max)
     }
 }
 
@@ -118,8 +114,8 @@ impl Files for Recorded<'_> {
         Ok(bytes)
     }
 
-    fn named(&self, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
-        let bytes = self.files.named(location, bytes_max)?;
+    fn named(&self, referrer: &str, location: &str, bytes_max: u64) -> Result<Bytes, Refusal> {
+        let bytes = self.files.named(referrer, location, bytes_max)?;
         self.remember(location, &bytes);
         Ok(bytes)
     }

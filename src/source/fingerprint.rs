@@ -1,6 +1,7 @@
 //! Fingerprints of folders: cheap to take, different after every change, also after half of one.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     fs::{self, Metadata},
     io,
@@ -28,19 +29,25 @@ pub(super) enum Fault {
 }
 
 /// How far below the folder files count.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Extent {
+#[derive(Clone, Copy)]
+pub(super) enum Extent<'a> {
     /// Files of the folder itself.
     Shallow,
     /// Files of the folders in it too.
-    Deep,
+    Deep {
+        /// True if files are read through a link to a folder: then they count as well.
+        is_ours: &'a dyn Fn(&Path) -> bool,
+    },
 }
 
 /// Takes the fingerprint of a folder; `salt` is whatever else must make a difference.
-pub(super) fn take(folder: &Path, extent: Extent, salt: &[u8]) -> Result<Fingerprint, Fault> {
-    let mut walk = Walk { hash: Sha256::new(), extent, files_left: FILES_MAX };
+pub(super) fn take(folder: &Path, extent: Extent<'_>, salt: &[u8]) -> Result<Fingerprint, Fault> {
+    let (hash, seen) = (Sha256::new(), BTreeSet::new());
+    let mut walk = Walk { hash, extent, files_left: FILES_MAX, seen };
     walk.bytes(salt);
-    walk.hash.update(fs::metadata(folder)?.ino().to_le_bytes());
+    let own = fs::metadata(folder)?;
+    walk.hash.update(own.ino().to_le_bytes());
+    walk.seen.insert((own.dev(), own.ino()));
     walk.folder(folder, 0)?;
     Ok(Fingerprint(walk.hash.finalize().into()))
 }
@@ -52,13 +59,15 @@ impl Fingerprint {
     }
 }
 
-struct Walk {
+struct Walk<'a> {
     hash: Sha256,
-    extent: Extent,
+    extent: Extent<'a>,
     files_left: usize,
+    /// Folders that count already, by device and inode: links lead to one folder many times, or in circles.
+    seen: BTreeSet<(u64, u64)>,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn folder(&mut self, folder: &Path, depth: usize) -> Result<(), Fault> {
         let mut names = Vec::new();
         for entry in fs::read_dir(folder)? {
@@ -78,23 +87,38 @@ impl Walk {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error.into()),
             };
-            if own.is_dir() && self.extent == Extent::Shallow {
+            if own.is_dir() && matches!(self.extent, Extent::Shallow) {
                 continue;
             }
             self.bytes(name.as_bytes());
             self.file(&own);
-            if own.is_symlink() {
-                // What it leads to counts as well; a link to nowhere is known by itself.
-                if let Ok(target) = fs::metadata(&path) {
-                    self.file(&target);
-                }
-            } else if own.is_dir() && depth < DEPTH_MAX {
+            // What a link leads to counts as well; a link to nowhere is known by itself.
+            let target = if own.is_symlink() { fs::metadata(&path).ok() } else { None };
+            if let Some(target) = &target {
+                self.file(target);
+            }
+            if depth < DEPTH_MAX && self.counts(&path, &own, target.as_ref()) {
                 self.bytes(b"{");
                 self.folder(&path, depth + 1)?;
                 self.bytes(b"}");
             }
         }
         Ok(())
+    }
+
+    /// True if the files in it count: it is a folder, or a link to one of ours that does not count already.
+    fn counts(&mut self, path: &Path, own: &Metadata, target: Option<&Metadata>) -> bool {
+        let Extent::Deep { is_ours } = self.extent else { return false };
+        match target {
+            Some(target) if target.is_dir() => {
+                is_ours(path) && self.seen.insert((target.dev(), target.ino()))
+            }
+            None if own.is_dir() => {
+                self.seen.insert((own.dev(), own.ino()));
+                true
+            }
+            _ => false,
+        }
     }
 
     fn file(&mut self, metadata: &Metadata) {
@@ -141,7 +165,9 @@ mod tests {
     use super::*;
 
     fn of(folder: &Path) -> Fingerprint {
-        take(folder, Extent::Deep, b"").unwrap_or_else(|_| panic!("{}", folder.display()))
+        let is_ours = |path: &Path| !path.ends_with("foreign");
+        take(folder, Extent::Deep { is_ours: &is_ours }, b"")
+            .unwrap_or_else(|_| panic!("{}", folder.display()))
     }
 
     #[test]
@@ -174,6 +200,33 @@ mod tests {
         check("a target");
         symlink("a/target", folder.join("link")).unwrap();
         check("a link");
+        // Hidden, so that only links tell of it, as in a mounted volume.
+        fs::create_dir_all(folder.join("..first/data")).unwrap();
+        fs::create_dir_all(folder.join("..second/data")).unwrap();
+        symlink("..first", folder.join("..data")).unwrap();
+        symlink("..data/data", folder.join("data")).unwrap();
+        check("a link to a folder");
+        fs::write(folder.join("..first/data/weights"), "w").unwrap();
+        check("a file behind a link to its folder");
+        fs::write(folder.join("..first/data/weights"), "ww").unwrap();
+        check("its bytes");
+        fs::write(folder.join("..second/data/weights"), "ww").unwrap();
+        symlink("..second", folder.join("..next")).unwrap();
+        fs::rename(folder.join("..next"), folder.join("..data")).unwrap();
+        check("another folder behind a link that stayed");
+        symlink("nowhere", folder.join("dangling")).unwrap();
+        check("a link to nowhere");
+        fs::write(folder.join("nowhere"), "now").unwrap();
+        check("its end");
+    }
+
+    #[test]
+    fn what_lies_behind_links_to_foreign_folders_makes_none() {
+        let (temp, foreign) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        symlink(foreign.path(), temp.path().join("foreign")).unwrap();
+        let before = of(temp.path());
+        fs::write(foreign.path().join("file"), "f").unwrap();
+        assert_eq!(before, of(temp.path()));
     }
 
     #[test]
@@ -186,9 +239,14 @@ mod tests {
 
     #[test]
     fn link_loops_end() {
-        let temp = tempfile::tempdir().unwrap();
+        let outer = tempfile::tempdir().unwrap();
+        let temp = tempfile::tempdir_in(outer.path()).unwrap();
         symlink(".", temp.path().join("self")).unwrap();
         symlink("loop", temp.path().join("loop")).unwrap();
+        // Without a memory of what was seen, these are more ways than files are counted.
+        for name in 0..9 {
+            symlink("..", temp.path().join(format!("{name}"))).unwrap();
+        }
         assert_eq!(of(temp.path()), of(temp.path()));
     }
 }

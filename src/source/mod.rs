@@ -6,8 +6,8 @@
 //! - Bytes are hashed as they are read; whoever holds an [`Artifact`] never goes back to the folder for the
 //!   same file. A folder that changes meanwhile makes the read fail, to be tried again.
 //! - Files that a model or a description names (external data, class names) are opened below the folder they
-//!   belong to, without following a link. Model files themselves may be links: mounted volumes and data
-//!   version control publish them so.
+//!   belong to. They may be links, as the model's file itself: mounted volumes, caches and data version control
+//!   publish them so; but only links whose end is the model's own (`links`).
 //! - A version that was kept in the [`Store`] can be taken again from there alone, by the digest of its [`Manifest`].
 //! - Messages name files relative to the repository's root.
 //!
@@ -20,6 +20,7 @@ mod error;
 mod files;
 mod fingerprint;
 mod folder;
+mod links;
 mod manifest;
 #[cfg(feature = "mirror")]
 mod mirror;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub models_max: usize,
     /// The most versions of one model; the highest count.
     pub versions_max: usize,
+    /// Whether files with a second name are read.
+    pub hard_links: bool,
     /// How long a repository without any of its models is taken for a lost volume.
     pub vanished_grace: Duration,
 }
@@ -85,6 +88,7 @@ impl Default for Settings {
             artifact_bytes_max: 4 << 30,
             models_max: 10_000,
             versions_max: 1_000,
+            hard_links: true,
             vanished_grace: Duration::from_mins(10),
         }
     }

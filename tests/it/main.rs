@@ -41,6 +41,7 @@ mod infer;
 mod killers;
 mod kills;
 mod limits;
+mod links;
 mod logs;
 mod metrics;
 #[cfg(feature = "s3")]

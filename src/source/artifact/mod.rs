@@ -9,8 +9,8 @@ mod stored;
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -26,6 +26,7 @@ use super::{
     error::shown,
     files::{Files, StoredFolder, below},
     fingerprint::{self, Extent, Fingerprint},
+    links::OpenFolder,
     manifest::{MANIFEST_BYTES_MAX, SUMS_FILENAME, Sums},
     reading::{self, ReadFault, Refusal},
 };
@@ -63,7 +64,9 @@ pub(super) type Described = BTreeMap<String, Bytes>;
 /// Where a version lies, for us and for people.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
-    /// The version's folder.
+    /// The repository's root.
+    pub(super) root: PathBuf,
+    /// The version's folder, there or below.
     pub(super) folder: PathBuf,
     /// The same relative to the model's folder; empty where they are one.
     pub(super) within: String,
@@ -73,6 +76,8 @@ pub(super) struct Place {
     pub(super) filename: FileName,
     /// The most bytes of the version.
     pub(super) bytes_max: u64,
+    /// Whether files with a second name are read.
+    pub(super) hard_links: bool,
 }
 
 /// A version's bytes, all from one state of its folder as long as [`Artifact::confirm`] says so.
@@ -101,9 +106,9 @@ enum Origin {
 struct Opened {
     listed: FolderVersion,
     store: Option<Store>,
-    folder: OwnedFd,
+    folder: OpenFolder,
     /// The model's own folder, where it is another.
-    inner: Option<OwnedFd>,
+    inner: Option<OpenFolder>,
     /// The publisher's list of files.
     sums: Option<Sums>,
     /// Whether the files that are listed and not used were hashed too.
@@ -162,7 +167,7 @@ impl FolderVersion {
 
     fn fetch_as_it_is(&self, store: Option<&Store>) -> Result<Artifact, SourceError> {
         let place = &self.place;
-        let folder = reading::folder(&place.folder)
+        let folder = OpenFolder::below(&place.root, &place.folder, place.hard_links)
             .map_err(|fault| SourceError::from_read(&place.name(), fault))?;
         let mut opened = Opened {
             listed: self.clone(),
@@ -180,9 +185,9 @@ impl FolderVersion {
         let fault = |fault| SourceError::from_read(&place.path(&place.filename), fault);
         let model = match opened.read(&place.filename, place.bytes_max) {
             Err(ReadFault::NotAFile("folder")) => {
-                let inner = reading::folder_in(opened.folder.as_fd(), &place.filename);
+                let inner = opened.folder.inside(&*place.filename);
                 opened.inner = Some(inner.map_err(fault)?);
-                opened.read(&opened.model(), place.bytes_max)
+                opened.read_inner(place.bytes_max)
             }
             read => read,
         };
@@ -224,8 +229,8 @@ impl FolderVersion {
 impl Artifact {
     /// Reads a file that the model names as external data, relative to the model's own file.
     ///
-    /// The location is not trusted: it must lead to a regular file below the model's folder, through no
-    /// link, and the file must have no second name. A location is read once and then remembered.
+    /// The location is not trusted: it must lead to a regular file below the model's folder, or through links to
+    /// another of the model's own places. A location is read once and then remembered.
     pub fn read_beside(&self, location: &str) -> Result<Bytes, SourceError> {
         self.read_external(location).map_err(|source| {
             let error =
@@ -332,7 +337,7 @@ impl Artifact {
         let part = match &self.origin {
             Origin::Folder(opened) => opened.read_beside(location, external.bytes_left),
             Origin::Store(beside) => beside
-                .named(location, external.bytes_left)
+                .named(beside.manifest.model(), location, external.bytes_left)
                 .map(|bytes| Part { bytes, sha256: None }),
         };
         let part = part.map_err(|refusal| match refusal {
@@ -373,9 +378,18 @@ impl Opened {
         self.take(path, bytes)
     }
 
+    /// Reads the model in its own folder.
+    fn read_inner(&self, bytes_max: u64) -> Result<Part, ReadFault> {
+        let inner = self.inner.as_ref().ok_or(ReadFault::Missing)?;
+        self.take(&self.model(), inner.own(INNER_FILENAME, bytes_max)?)
+    }
+
     fn read_beside(&self, location: &str, bytes_max: u64) -> Result<Part, Refusal> {
-        let folder = self.inner.as_ref().unwrap_or(&self.folder);
-        let bytes = folder.named(location, bytes_max)?;
+        let (folder, model) = match &self.inner {
+            Some(inner) => (inner, INNER_FILENAME),
+            None => (&self.folder, &*self.listed.place.filename),
+        };
+        let bytes = folder.named(model, location, bytes_max)?;
         Ok(self.take(&self.beside(location), bytes)?)
     }
 
@@ -406,8 +420,8 @@ impl Opened {
         read.extend([self.model(), GOLDEN.to_owned()]);
         let mut bytes_left = place.bytes_max;
         for (path, digest) in sums.files.iter().filter(|(path, _)| !read.contains(path)) {
-            let hashed = reading::follow(self.folder.as_fd(), path)
-                .and_then(|file| reading::hash(file, bytes_left));
+            let hashed =
+                (self.folder.follow(path)).and_then(|file| reading::hash(file, bytes_left));
             let (found, bytes) =
                 hashed.map_err(|fault| SourceError::from_read(&place.path(path), fault))?;
             bytes_left = bytes_left.saturating_sub(bytes);
@@ -432,7 +446,9 @@ impl Place {
     }
 
     pub(super) fn fingerprint(&self) -> Result<Fingerprint, SourceError> {
-        fingerprint::take(&self.folder, Extent::Deep, self.filename.as_bytes()).map_err(|fault| {
+        let is_ours = |folder: &Path| self.is_ours(folder);
+        let extent = Extent::Deep { is_ours: &is_ours };
+        fingerprint::take(&self.folder, extent, self.filename.as_bytes()).map_err(|fault| {
             match fault {
                 fingerprint::Fault::TooManyFiles => SourceError::TooManyFiles {
                     path: self.name(),
@@ -443,8 +459,17 @@ impl Place {
         })
     }
 
+    /// True if files are read through a link to a folder: it is the model's own folder, or leads to a place of ours.
+    fn is_ours(&self, linked: &Path) -> bool {
+        let open = || {
+            let folder = OpenFolder::below(&self.root, &self.folder, self.hard_links)?;
+            Ok::<_, ReadFault>(folder.is_own(reading::folder(linked)?.as_fd()))
+        };
+        *linked == self.folder.join(&*self.filename) || open().unwrap_or(false)
+    }
+
     /// The publisher's list of files, once all of them are there.
-    fn sums(&self, folder: &OwnedFd) -> Result<Option<Sums>, SourceError> {
+    fn sums(&self, folder: &OpenFolder) -> Result<Option<Sums>, SourceError> {
         let path = self.path(SUMS_FILENAME);
         let text = match folder.own(SUMS_FILENAME, MANIFEST_BYTES_MAX) {
             Ok(text) => text,
@@ -453,8 +478,7 @@ impl Place {
         };
         let sums = Sums::parse(&text).map_err(|source| SourceError::Manifest { path, source })?;
         let listed = sums.files.len();
-        let there =
-            sums.files.keys().filter(|path| reading::is_there(folder.as_fd(), path)).count();
+        let there = sums.files.keys().filter(|path| folder.is_there(path)).count();
         if there < listed {
             return Err(SourceError::Incomplete { path: self.name(), there, listed });
         }

@@ -1,6 +1,11 @@
 //! How large a version is, before anything of it is read.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use super::{Lies, ListedVersion};
 use crate::source::fingerprint::FILES_MAX;
@@ -15,8 +20,8 @@ impl ListedVersion {
     pub fn folder_bytes(&self) -> u64 {
         match &self.lies {
             Lies::Folder(version) => {
-                let mut files_left = FILES_MAX;
-                folder_bytes(&version.place.folder, DEPTH_MAX, &mut files_left)
+                let mut walk = Walk { files_left: FILES_MAX, seen: BTreeSet::new() };
+                walk.folder_bytes(&version.place.folder, DEPTH_MAX)
             }
             Lies::Shelf(version) => {
                 let files = version.manifest.files().values();
@@ -26,22 +31,34 @@ impl ListedVersion {
     }
 }
 
-fn folder_bytes(folder: &Path, depth_left: usize, files_left: &mut usize) -> u64 {
-    let mut sum = 0u64;
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
-    for entry in entries.flatten() {
-        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        if hidden || *files_left == 0 {
-            continue;
+struct Walk {
+    files_left: usize,
+    /// Folders that count already, by device and inode: links lead to one folder many times, or in circles.
+    seen: BTreeSet<(u64, u64)>,
+}
+
+impl Walk {
+    fn folder_bytes(&mut self, folder: &Path, depth_left: usize) -> u64 {
+        let mut sum = 0u64;
+        let is_new = |metadata: Metadata| self.seen.insert((metadata.dev(), metadata.ino()));
+        if !fs::metadata(folder).is_ok_and(is_new) {
+            return 0;
         }
-        *files_left -= 1;
-        // Mounted volumes are links; what they lead to is what is read.
-        let Ok(metadata) = fs::metadata(entry.path()) else { continue };
-        if metadata.is_file() {
-            sum = sum.saturating_add(metadata.len());
-        } else if metadata.is_dir() && depth_left > 0 {
-            sum = sum.saturating_add(folder_bytes(&entry.path(), depth_left - 1, files_left));
+        let Ok(entries) = fs::read_dir(folder) else { return 0 };
+        for entry in entries.flatten() {
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if hidden || self.files_left == 0 {
+                continue;
+            }
+            self.files_left -= 1;
+            // Mounted volumes are links; what they lead to is what is read.
+            let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+            if metadata.is_file() {
+                sum = sum.saturating_add(metadata.len());
+            } else if metadata.is_dir() && depth_left > 0 {
+                sum = sum.saturating_add(self.folder_bytes(&entry.path(), depth_left - 1));
+            }
         }
+        sum
     }
-    sum
 }

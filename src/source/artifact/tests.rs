@@ -9,11 +9,13 @@ use super::{
 
 fn list(folder: &Path, bytes_max: u64) -> ListedVersion {
     let place = Place {
+        root: folder.to_owned(),
         folder: folder.to_owned(),
         within: "1".to_owned(),
         shown: "m/1".to_owned(),
         filename: FileName::default(),
         bytes_max,
+        hard_links: true,
     };
     let fingerprint = place.fingerprint().unwrap();
     FolderVersion { fingerprint, place, described: Arc::default() }.listed()
@@ -53,6 +55,84 @@ fn links_to_models_are_followed() {
     symlink(target.path().join("model.onnx"), folder.path().join("model.onnx")).unwrap();
     let artifact = list(folder.path(), 100).read().unwrap();
     assert_eq!(&artifact.model[..], b"abc");
+}
+
+/// A version whose files are all links to a folder beside it, which holds them as `0`, `1` and so on.
+fn linked(files: &[(&str, &str)]) -> (tempfile::TempDir, std::path::PathBuf) {
+    let outer = tempfile::tempdir().unwrap();
+    let folder = outer.path().join("snapshots/1");
+    fs::create_dir(outer.path().join("blobs")).unwrap();
+    for (number, (path, content)) in files.iter().enumerate() {
+        let blob = outer.path().join(format!("blobs/{number}"));
+        fs::write(&blob, content).unwrap();
+        fs::create_dir_all(folder.join(path).parent().unwrap()).unwrap();
+        symlink(blob, folder.join(path)).unwrap();
+    }
+    (outer, folder)
+}
+
+#[test]
+fn every_file_of_a_version_may_be_a_link() {
+    let digests: String = [("model.onnx", "abc"), ("weights", "w"), ("golden.json", "{}")]
+        .map(|(path, content)| format!("{}  {path}\n", Digest::of(content.as_bytes())))
+        .concat();
+    let (outer, folder) = linked(&[
+        ("model.onnx", "abc"),
+        ("weights", "w"),
+        ("golden.json", "{}"),
+        ("SHA256SUMS", &digests),
+    ]);
+    let listed = list(&folder, 100);
+    let artifact = listed.read().unwrap();
+    assert_eq!(artifact.golden.as_deref(), Some(&b"{}"[..]));
+    assert_eq!(&artifact.read_beside("weights").unwrap()[..], b"w");
+    artifact.confirm().unwrap();
+    assert_eq!(listed.folder_bytes(), 6 + digests.len() as u64);
+    // The bytes behind the link, and the link.
+    fs::write(outer.path().join("blobs/1"), "W").unwrap();
+    assert!(matches!(artifact.confirm(), Err(SourceError::Changed(_))));
+    let artifact = list(&folder, 100).read().unwrap();
+    assert!(artifact.read_beside("weights").unwrap_err().chain().contains("`SHA256SUMS` lists"));
+    fs::remove_file(folder.join("weights")).unwrap();
+    symlink("nowhere", folder.join("weights")).unwrap();
+    assert!(refusal(&list(&folder, 100)).contains("2 of 3 files of `SHA256SUMS` are there"));
+}
+
+#[test]
+fn a_model_folder_may_hold_links_and_be_one() {
+    let (outer, folder) = linked(&[("model.onnx/model.onnx", "abc"), ("model.onnx/sub/w", "w")]);
+    let read = |folder: &Path| {
+        let artifact = list(folder, 100).read()?;
+        assert_eq!(&artifact.model[..], b"abc");
+        let data = artifact.read_beside("sub/w")?;
+        artifact.confirm()?;
+        Ok::<_, SourceError>(data)
+    };
+    assert_eq!(&read(&folder).unwrap()[..], b"w");
+    let version = outer.path().join("version");
+    fs::create_dir(&version).unwrap();
+    symlink(folder.join("model.onnx"), version.join("model.onnx")).unwrap();
+    assert_eq!(&read(&version).unwrap()[..], b"w");
+    // What lies behind the folder's link is part of the version.
+    let before = list(&version, 100).fingerprint;
+    fs::write(outer.path().join("blobs/1"), "W").unwrap();
+    assert_ne!(list(&version, 100).fingerprint, before);
+}
+
+#[test]
+fn links_to_folders_are_followed_where_they_are_the_models_own() {
+    let folder = version("abc");
+    fs::create_dir_all(folder.path().join("..data/weights")).unwrap();
+    fs::write(folder.path().join("..data/weights/w"), "w").unwrap();
+    symlink("..data/weights", folder.path().join("weights")).unwrap();
+    symlink("/etc", folder.path().join("elsewhere")).unwrap();
+    let artifact = list(folder.path(), 100).read().unwrap();
+    assert_eq!(&artifact.read_beside("weights/w").unwrap()[..], b"w");
+    let refused = artifact.read_beside("elsewhere/hostname").unwrap_err().chain();
+    assert!(refused.contains("is or passes a symbolic link that leads elsewhere"), "{refused}");
+    artifact.confirm().unwrap();
+    fs::write(folder.path().join("..data/weights/w"), "ww").unwrap();
+    assert!(matches!(artifact.confirm(), Err(SourceError::Changed(_))));
 }
 
 #[test]

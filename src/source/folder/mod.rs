@@ -28,7 +28,8 @@ use super::{
     error::shown,
     files::{Files, Recorded, Redescribed},
     fingerprint::{self, Extent, Fingerprint},
-    mlflow, pbtxt, reading,
+    links::OpenFolder,
+    mlflow, pbtxt,
     upload::Override,
 };
 
@@ -131,7 +132,7 @@ impl Folder {
         let place = RootId { device: place.dev(), inode: place.ino() };
         let mut listing = Listing { root: place, ..Listing::default() };
         if is_file(mlflow::FILENAME) {
-            self.list_single(Some(mlflow_filename(root)?), &mut listing)?;
+            self.list_single(Some(self.mlflow_filename()?), &mut listing)?;
         } else if is_file(&FileName::default()) {
             self.list_single(None, &mut listing)?;
         } else {
@@ -164,6 +165,44 @@ impl Folder {
         }
     }
 
+    /// A model without versions yet; `shown` is its folder for people, empty for the root, and `config` what is to
+    /// be read instead of its description.
+    fn describe(&self, shown: &str, config: Option<&str>) -> Result<ListedModel, SourceError> {
+        let Settings { root, hard_links, .. } = &self.settings;
+        let (name, folder) =
+            if shown.is_empty() { (".", root.clone()) } else { (shown, root.join(shown)) };
+        let description_fingerprint = description_fingerprint(&folder, shown)?;
+        let opened = OpenFolder::below(root, &folder, *hard_links)
+            .map_err(|fault| SourceError::from_read(name, fault));
+        let mut described = Described::new();
+        let description = opened.and_then(|folder| {
+            let redescribed = config.map(|config| Redescribed { files: &folder, config });
+            let files: &dyn Files = match &redescribed {
+                Some(redescribed) => redescribed,
+                None => &folder,
+            };
+            let files = Recorded { files, read: RefCell::default() };
+            let description = describe(&files, shown);
+            described = files.read.into_inner();
+            description
+        });
+        Ok(ListedModel {
+            description: description.map_err(Arc::new),
+            description_fingerprint,
+            versions: BTreeMap::new(),
+            described: Arc::new(described),
+        })
+    }
+
+    /// The model's file, and the description that names it.
+    fn mlflow_filename(&self) -> Result<(FileName, Bytes), SourceError> {
+        let Settings { root, hard_links, .. } = &self.settings;
+        let bytes = OpenFolder::below(root, root, *hard_links)
+            .and_then(|folder| folder.own(mlflow::FILENAME, DESCRIPTION_BYTES_MAX));
+        let bytes = bytes.map_err(|fault| SourceError::from_read(mlflow::FILENAME, fault))?;
+        Ok((mlflow::read(&bytes)?, bytes))
+    }
+
     /// The root is the model, and its version 1.
     fn list_single(
         &self,
@@ -175,7 +214,7 @@ impl Folder {
             Some(name) => name.clone(),
             None => own_name(root)?,
         };
-        let mut model = ListedModel::describe(root, "", self.config_over(&name))?;
+        let mut model = self.describe("", self.config_over(&name))?;
         let filename = match filename {
             Some((filename, bytes)) => {
                 let described = Arc::make_mut(&mut model.described);
@@ -292,7 +331,7 @@ impl Folder {
         name: &ModelName,
         listing: &mut Listing,
     ) -> Result<ListedModel, SourceError> {
-        let mut model = ListedModel::describe(folder, name, self.config_over(name))?;
+        let mut model = self.describe(name, self.config_over(name))?;
         if let Ok(ModelDescription { name: Some(declared), .. }) = &model.description
             && **declared != **name
         {
@@ -374,11 +413,13 @@ impl Folder {
         described: &Arc<Described>,
     ) -> Result<ListedVersion, SourceError> {
         let place = Place {
+            root: self.settings.root.clone(),
             folder: folder.to_owned(),
             within: within.to_owned(),
             shown: shown.to_owned(),
             filename,
             bytes_max: self.settings.artifact_bytes_max,
+            hard_links: self.settings.hard_links,
         };
         let fingerprint = place.fingerprint()?;
         Ok(FolderVersion { fingerprint, place, described: Arc::clone(described) }.listed())
@@ -392,44 +433,10 @@ impl Listing {
 }
 
 impl ListedModel {
-    /// A model without versions yet; `shown` is its folder for people, empty for the root, and `config` what is to
-    /// be read instead of its description.
-    fn describe(folder: &Path, shown: &str, config: Option<&str>) -> Result<Self, SourceError> {
-        let name = if shown.is_empty() { "." } else { shown };
-        let description_fingerprint = description_fingerprint(folder, shown)?;
-        let opened = reading::folder(folder).map_err(|fault| SourceError::from_read(name, fault));
-        let mut described = Described::new();
-        let description = opened.and_then(|folder| {
-            let redescribed = config.map(|config| Redescribed { files: &folder, config });
-            let files: &dyn Files = match &redescribed {
-                Some(redescribed) => redescribed,
-                None => &folder,
-            };
-            let files = Recorded { files, read: RefCell::default() };
-            let description = describe(&files, shown);
-            described = files.read.into_inner();
-            description
-        });
-        Ok(Self {
-            description: description.map_err(Arc::new),
-            description_fingerprint,
-            versions: BTreeMap::new(),
-            described: Arc::new(described),
-        })
-    }
-
     fn filename(&self) -> FileName {
         let described = self.description.as_ref().ok();
         described.map(|described| described.default_model_filename.clone()).unwrap_or_default()
     }
-}
-
-/// The model's file, and the description that names it.
-fn mlflow_filename(root: &Path) -> Result<(FileName, Bytes), SourceError> {
-    let bytes = reading::folder(root)
-        .and_then(|folder| folder.own(mlflow::FILENAME, DESCRIPTION_BYTES_MAX));
-    let bytes = bytes.map_err(|fault| SourceError::from_read(mlflow::FILENAME, fault))?;
-    Ok((mlflow::read(&bytes)?, bytes))
 }
 
 /// The fingerprint of the files of a model's folder itself; `shown` is empty for the root.

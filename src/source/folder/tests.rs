@@ -200,6 +200,7 @@ fn class_names_come_from_the_models_own_folder() {
         fs::write(root.join("m/many.txt"), "x\n".repeat(100_001)).unwrap();
         fs::write(root.join("m/large.txt"), "x".repeat((1 << 20) + 1)).unwrap();
         symlink(outer.path().join("secret"), root.join("m/link.txt")).unwrap();
+        symlink("sub/labels.txt", root.join("m/own.txt")).unwrap();
         let listing = list(&root);
         match (description(&listing, "m"), expected) {
             (Ok(description), Ok(expected)) => assert_eq!(description.class_names["y"], expected),
@@ -208,6 +209,7 @@ fn class_names_come_from_the_models_own_folder() {
         }
     };
     check("sub/labels.txt", Ok(&["a", "b", "", "c"]));
+    check("own.txt", Ok(&["a", "b", "", "c"]));
     check(
         "labels.txt",
         Err("`labels.txt`, named by the model in `m`, is refused: there is no such file"),
@@ -218,6 +220,24 @@ fn class_names_come_from_the_models_own_folder() {
     check("bytes.txt", Err("class names in `bytes.txt`: they are not UTF-8"));
     check("many.txt", Err("there are more than 100000"));
     check("large.txt", Err("label files may have 1048576 bytes"));
+}
+
+#[test]
+fn class_names_may_lie_beside_the_real_description() {
+    let (outer, root) = repository(&[("m/1/model.onnx", "")]);
+    let blobs = outer.path().join("blobs");
+    fs::create_dir(&blobs).unwrap();
+    fs::write(blobs.join("0"), "class_names = { y = 'names.txt' }").unwrap();
+    fs::write(blobs.join("1"), "cat").unwrap();
+    symlink("../../blobs/0", root.join("m/model.toml")).unwrap();
+    symlink("../../blobs/1", root.join("m/names.txt")).unwrap();
+    let before = list(&root);
+    assert_eq!(description(&before, "m").unwrap().class_names["y"], ["cat"]);
+    fs::write(blobs.join("1"), "horse").unwrap();
+    let after = list(&root);
+    assert_eq!(description(&after, "m").unwrap().class_names["y"], ["horse"]);
+    let print = |listing: &Listing| listing.models["m"].description_fingerprint;
+    assert_ne!(print(&before), print(&after));
 }
 
 #[test]
