@@ -76,6 +76,7 @@ fn predict(criterion: &mut Criterion) {
             bytes: std::fs::read(path).unwrap().into(),
             external: Vec::new(),
             summary: std::sync::Arc::default(),
+            packed: tidegate::engine::Packed::default(),
         };
         let session =
             engine.load(&file, SessionOptions { intra_op_threads: 1, arena: None }).unwrap();

@@ -91,6 +91,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         blame: None,
         store: None,
         artifact_bytes_max: config.source.artifact_bytes_max,
+        body_bytes_max: config.edge.limits.body_bytes_max,
     })
 }
 

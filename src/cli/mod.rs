@@ -97,7 +97,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Config(ConfigCommand::Example) => print(&config::example()),
         Command::ProveVersion => {
             let clock = crate::app::SystemClock;
-            let (input, output) = (std::io::stdin().lock(), std::io::stdout().lock());
+            let (input, output) = (std::io::stdin(), std::io::stdout().lock());
+            // Not buffered: what is read beyond a message would lose the open files that follow it.
+            let input = std::os::fd::AsFd::as_fd(&input);
+            let input = std::fs::File::from(input.try_clone_to_owned()?);
             crate::lifecycle::prove_version(&clock, input, output).map_err(anyhow::Error::msg)?;
             Ok(Outcome::Done)
         }

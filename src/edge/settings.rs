@@ -95,7 +95,7 @@ impl Default for Limits {
         const KIB: usize = 1024;
         const MIB: usize = 1024 * KIB;
         Self {
-            body_bytes_max: 16 * MIB,
+            body_bytes_max: 64 * MIB,
             body_bytes_per_second_min: nonzero(1024),
             body_grace: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),

@@ -22,6 +22,7 @@ mod settings;
 mod telemetry;
 #[cfg(feature = "tract")]
 mod tract;
+mod weights;
 
 use std::{borrow::Cow, path::PathBuf, sync::Arc};
 
@@ -37,6 +38,7 @@ pub use settings::Settings;
 pub use telemetry::forbid_telemetry;
 #[cfg(feature = "tract")]
 pub use tract::Tract;
+pub use weights::{ExternalFile, Packed};
 
 use crate::{
     model::{EngineChoice, Input, Signature},
@@ -101,10 +103,12 @@ pub trait Session: Send {
 pub struct ModelFile {
     /// The ONNX file.
     pub bytes: Bytes,
-    /// Files with external data, by the location that the model gives.
-    pub external: Vec<(String, Arc<[u8]>)>,
+    /// Files with external data.
+    pub external: Vec<ExternalFile>,
     /// Our own look at the file: engines tell less of what it declares. Empty, engines are believed.
     pub summary: Arc<onnx::Summary>,
+    /// What its sessions share of the external data.
+    pub packed: Packed,
 }
 
 /// How a session runs.

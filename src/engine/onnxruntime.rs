@@ -35,6 +35,7 @@ use super::{
     Arena, Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions,
     arena::{Crowd, is_full},
     shortened,
+    weights::{self, Lent},
 };
 
 const NAME: &str = "onnxruntime";
@@ -151,7 +152,7 @@ impl Engine for OnnxRuntime {
         options: SessionOptions<'_>,
     ) -> Result<Box<dyn Session>, LoadError> {
         let crowd = options.arena.map(Arena::crowd);
-        let session =
+        let (session, lent) =
             open_session(&self.environment.0, file, options).map_err(|error| refused(&error))?;
         let inputs =
             session.inputs().iter().map(|outlet| input_spec(outlet.name(), outlet.dtype()));
@@ -168,7 +169,15 @@ impl Engine for OnnxRuntime {
             Signature { inputs, outputs, optional: optional.collect(), ..Signature::default() };
         let signature = file.summary.complete(signature);
         let options = run_options(crowd.is_some()).map_err(|error| refused(&error))?;
-        Ok(Box::new(Loaded { session, signature, readers, options, selection: None, crowd }))
+        Ok(Box::new(Loaded {
+            session,
+            signature,
+            readers,
+            options,
+            selection: None,
+            crowd,
+            _lent: lent,
+        }))
     }
 
     fn arena(
@@ -181,11 +190,11 @@ impl Engine for OnnxRuntime {
         let environment = &self.environment.0;
         let measure = || {
             let arena = Arena::new(environment, u64::MAX, run_memory_max)?;
-            let session =
-                open_session(environment, file, SessionOptions { arena: Some(&arena), ..options })?;
+            let options = SessionOptions { arena: Some(&arena), ..options };
+            let opened = open_session(environment, file, options)?;
             let kept = arena.in_use();
-            drop(session);
-            let external = file.external.iter().map(|(_, bytes)| bytes.len());
+            drop(opened);
+            let external = file.external.iter().map(|external| external.bytes.len());
             // Where the library does not tell: weights, as large as their files.
             let files = file.bytes.len() + external.sum::<usize>();
             Ok(kept.unwrap_or(files as u64))
@@ -227,7 +236,7 @@ fn open_session(
     environment: &Environment,
     file: &ModelFile,
     options: SessionOptions<'_>,
-) -> ort::Result<OrtSession> {
+) -> ort::Result<(OrtSession, Lent)> {
     let mut builder = OrtSession::builder(environment)?
         .with_intra_threads(options.intra_op_threads)?
         .with_inter_threads(1)?
@@ -236,10 +245,8 @@ fn open_session(
     if options.arena.is_some() {
         builder = builder.with_env_allocators()?;
     }
-    for (location, bytes) in &file.external {
-        builder = builder.with_external_initializer_file_in_memory(location, bytes.clone())?;
-    }
-    builder.commit_from_memory(&file.bytes)
+    let (mut builder, lent) = weights::lend(builder, file)?;
+    Ok((builder.commit_from_memory(&file.bytes)?, lent))
 }
 
 fn refused(error: &ort::Error) -> LoadError {
@@ -338,6 +345,8 @@ struct Loaded {
     selection: Option<(SmallVec<[usize; 8]>, RunOptions<HasSelectedOutputs>)>,
     /// The runs that share its arena, where that has a bound.
     crowd: Option<Arc<Crowd>>,
+    /// Let go of after the session, which stands before it.
+    _lent: Lent,
 }
 
 impl Session for Loaded {

@@ -11,13 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{
-        self, Engine, Engines, LoadError, ModelFile, Session, SessionOptions, Tag,
+        self, Engine, Engines, ExternalFile, LoadError, ModelFile, Packed, Session, SessionOptions,
+        Tag,
         onnx::{self, Hazard, OnnxError},
     },
-    model::{EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, VersionId},
+    model::{
+        EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+    },
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
-    source::{Artifact, SourceError, Store},
+    source::{Artifact, Content, SourceError, Store},
 };
 
 use super::{
@@ -59,6 +62,8 @@ pub struct Loader {
     pub store: Option<Store>,
     /// The most bytes of a version.
     pub artifact_bytes_max: u64,
+    /// The most bytes of a request's body.
+    pub body_bytes_max: usize,
 }
 
 /// Held while a version is loaded into this process and warmed: proofs overlap, loads do not.
@@ -158,6 +163,11 @@ pub enum LoadFailure {
         /// Bytes that the file has.
         actual: u64,
     },
+    /// External data cannot be mapped.
+    #[error(
+        "its external data cannot be mapped into memory: {0}; make room, or raise the limit on address space"
+    )]
+    Map(std::io::Error),
     /// The engine refuses it.
     #[error(transparent)]
     Engine(#[from] LoadError),
@@ -241,7 +251,7 @@ impl LoadFailure {
             }
             Self::Golden(_) => Code::Golden,
             Self::NotFinite { .. } => Code::NotFinite,
-            Self::Memory(_) => Code::Memory,
+            Self::Memory(_) | Self::Map(_) => Code::Memory,
             Self::Panicked | Self::Request(_) | Self::NoStore | Self::NoThread(_) => Code::Internal,
             Self::Proof(failure) => failure.code,
             Self::Blamed { .. } => Code::Blamed,
@@ -381,10 +391,11 @@ impl Loader {
         let Opened { sessions, signature, load, warmed } = self.open(&opening, description)?;
         let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
         let mut notes = notes(description, &guards, &signature, &hazards);
+        notes.extend(unreachable(&signature, self.body_bytes_max));
         notes.extend(warmed.notes);
         upkeep.took(Phase::Sessions, load);
         upkeep.took(Phase::Warmup, warmed.total);
-        let external: usize = file.external.iter().map(|(_, bytes)| bytes.len()).sum();
+        let external: usize = file.external.iter().map(|external| external.bytes.len()).sum();
         let parts = VersionParts {
             model: model.clone(),
             id,
@@ -549,20 +560,32 @@ struct Checked {
 fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let (summary, hazards) = trial::preflight(&artifact.model)?;
     let growth = onnx::growth(&artifact.model, &summary, &onnx::Limits::default())?;
-    let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
+    let mut files: BTreeMap<String, ExternalFile> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
-            let bytes = artifact.read_beside(&tensor.location)?;
-            files.insert(tensor.location.clone(), Arc::from(&*bytes));
+            let file = external(&tensor.location, artifact.read_beside(&tensor.location)?)?;
+            files.insert(tensor.location.clone(), file);
         }
-        trial::external_fits(tensor, files[&tensor.location].len() as u64)?;
+        trial::external_fits(tensor, files[&tensor.location].bytes.len() as u64)?;
     }
     // All of it from one state of the folder.
     artifact.confirm()?;
-    let external = files.into_iter().collect();
+    let external = files.into_values().collect();
     let summary = Arc::new(summary);
-    let file = ModelFile { bytes: artifact.model.clone(), external, summary };
+    let bytes = artifact.model.clone();
+    let file = ModelFile { bytes, external, summary, packed: Packed::default() };
     Ok(Checked { file, hazards, growth })
+}
+
+/// External data for the engine; what lies in a file is mapped.
+fn external(location: &str, content: Content) -> Result<ExternalFile, LoadFailure> {
+    let location = location.to_owned();
+    match content {
+        Content::Memory(bytes) => Ok(ExternalFile { location, bytes, file: None }),
+        Content::File(file, length) => {
+            ExternalFile::map(location, file, length).map_err(LoadFailure::Map)
+        }
+    }
 }
 
 /// Combines the guards that the proof found with one against all empty inputs if an operator ends the process on them.
@@ -628,6 +651,22 @@ fn contradicted(
         }
     }
     Ok(())
+}
+
+/// A note about a version whose smallest request is larger than a body may be.
+fn unreachable(signature: &Signature, body_bytes_max: usize) -> Option<String> {
+    let bytes = |spec: &TensorSpec| {
+        let size = spec.datatype.size().unwrap_or(0) as u64;
+        let dims = spec.dims.as_deref().unwrap_or_default();
+        dims.iter().fold(size, |bytes, dim| bytes.saturating_mul(u64::try_from(*dim).unwrap_or(1)))
+    };
+    let needed = signature.inputs.iter().map(bytes).fold(0, u64::saturating_add);
+    (needed > body_bytes_max as u64).then(|| {
+        format!(
+            "a request has {needed} bytes of inputs at least, more than the {body_bytes_max} that a body may have: raise \
+             limits.body"
+        )
+    })
 }
 
 /// A note about the requests of `model_warmup` that are not run.

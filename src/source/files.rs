@@ -5,7 +5,8 @@ use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 
 use super::{
-    Digest, Manifest, Store, StoreError,
+    Content, Digest, Manifest, Store, StoreError,
+    content::LARGE_BYTES,
     links::OpenFolder,
     model_toml, pbtxt,
     reading::{self, ReadFault, Refusal},
@@ -19,6 +20,24 @@ pub(super) trait Files {
     /// Reads a file that untrusted content names, which is that of `referrer`, a file of our own name: only what is the
     /// model's own.
     fn named(&self, referrer: &str, location: &str, bytes_max: u64) -> Result<Bytes, Refusal>;
+}
+
+impl StoredFolder {
+    /// Takes a file that the model names, as [`Files::named`] does; a large one is not taken into memory.
+    pub(super) fn beside(&self, location: &str, bytes_max: u64) -> Result<Content, Refusal> {
+        reading::check_location(location)?;
+        let path = below(&self.folder, location);
+        let listed = self.manifest.files().get(&path).filter(|file| file.bytes >= LARGE_BYTES);
+        let (Some(listed), Shelf::Store(store)) = (listed, &self.shelf) else {
+            return Ok(Content::Memory(self.own(location, bytes_max)?));
+        };
+        if listed.bytes > bytes_max {
+            return Err(Refusal::TooLarge { bytes_max });
+        }
+        let file = store.file(&listed.sha256, listed.bytes);
+        let file = file.map_err(|error| ReadFault::Store(error.into()))?;
+        Ok(Content::File(Arc::new(file), listed.bytes))
+    }
 }
 
 impl Files for OpenFolder {

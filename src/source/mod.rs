@@ -14,6 +14,7 @@
 //! Not here: which versions are loaded (`lifecycle`), what the bytes mean (`engine`).
 
 mod artifact;
+mod content;
 mod describe;
 mod digest;
 mod error;
@@ -38,6 +39,7 @@ use std::{path::PathBuf, time::Duration};
 use crate::model::ModelName;
 
 pub use artifact::{Artifact, ListedVersion, Stored};
+pub use content::Content;
 pub use digest::Digest;
 pub use error::SourceError;
 pub use fingerprint::Fingerprint;

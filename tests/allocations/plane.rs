@@ -75,6 +75,7 @@ impl Running {
             blame: None,
             store: None,
             artifact_bytes_max: 1 << 30,
+            body_bytes_max: 1 << 26,
         };
         let models = models.iter().map(|path| model(&loader, path));
         let models = models.map(|model| (model.name.clone(), Arc::new(model))).collect();

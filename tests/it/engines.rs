@@ -55,7 +55,12 @@ fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
 fn borrowed_inputs_can_be_run_again_and_give_what_owned_ones_give() {
     let repository = Repository::of(&["add_sub"]);
     let bytes = fs::read(repository.path().join("add_sub/1/model.onnx")).unwrap().into();
-    let file = ModelFile { bytes, external: Vec::new(), summary: std::sync::Arc::default() };
+    let file = ModelFile {
+        bytes,
+        external: Vec::new(),
+        summary: std::sync::Arc::default(),
+        packed: tidegate::engine::Packed::default(),
+    };
     let engines = Engines::open(&engine::Settings::default()).unwrap();
     // Aligned, misaligned, and more than is held twice.
     let numbers: Vec<i32> = (0..1 << 16).collect();

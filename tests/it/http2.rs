@@ -50,7 +50,7 @@ fn a_mistake_on_one_stream_leaves_the_others_alone() {
         let sender = connect(server.http).await;
         let path = || infer("identity_int32");
         let good: Bytes = identity("INT32", &json!([7])).to_string().into();
-        let too_long = Bytes::from(vec![b' '; (16 << 20) + 1]);
+        let too_long = Bytes::from(vec![b' '; (64 << 20) + 1]);
         let wrong = [
             (Method::POST, path(), Bytes::from_static(b"{"), &[400_u16][..]),
             (Method::GET, path(), Bytes::new(), &[405]),
@@ -226,6 +226,7 @@ fn answers_that_nobody_reads_are_bounded() {
     const ANSWER_BYTES: usize = 11 * NUMBERS;
     let server = Launch::of(&Repository::of(&["identity_int32"]))
         .set("SERVER__WORKERS", "1")
+        .set("LIMITS__BODY", "16MiB")
         .set("LIMITS__IN_FLIGHT_BYTES", "16MiB")
         .start();
     runtime().block_on(async {

@@ -325,7 +325,8 @@ fn bodies_may_be_as_long_as_the_limit_and_no_longer() {
 
 #[test]
 fn compression_bombs_are_refused_quickly_and_in_little_memory() {
-    let server = Server::over(&Repository::of(&["add_sub"]));
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("LIMITS__BODY", "16MiB").start();
     let zeros = vec![b' '; 200 * MIB];
     let mut zlib = ZlibEncoder::new(Vec::new(), Compression::fast());
     zlib.write_all(&zeros).unwrap();

@@ -66,3 +66,4 @@ mod uploads;
 mod validate;
 mod vanished;
 mod verdicts;
+mod weights;

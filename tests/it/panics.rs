@@ -57,6 +57,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         prover: None,
         store: None,
         artifact_bytes_max: 1 << 30,
+        body_bytes_max: 1 << 26,
     };
     let mut lifecycle = Lifecycle::start(
         source::Settings::new(repository.path()),

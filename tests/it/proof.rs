@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use tidegate::{
     app::SystemClock,
-    engine::ModelFile,
+    engine::{ExternalFile, ModelFile},
     lifecycle::{Case, Code, Layer, Proof, ProofFailure, ProofLimits, Prover},
     model::{EngineChoice, ModelDescription},
 };
@@ -42,11 +42,16 @@ pub(crate) fn prove_with(
     external: &[(&str, &[u8])],
     golden: Option<&[u8]>,
 ) -> Result<Proof, ProofFailure> {
-    let external = external.iter().map(|(name, bytes)| ((*name).to_owned(), Arc::from(*bytes)));
+    let external = external.iter().map(|(name, bytes)| ExternalFile {
+        location: (*name).to_owned(),
+        bytes: Bytes::copy_from_slice(bytes),
+        file: None,
+    });
     let file = ModelFile {
         bytes: Bytes::copy_from_slice(model),
         external: external.collect(),
-        summary: Arc::default(),
+        summary: std::sync::Arc::default(),
+        packed: tidegate::engine::Packed::default(),
     };
     prover.prove(&Case {
         identity: None,

@@ -9,7 +9,7 @@ use crate::{
         FLOAT, INT64, Message, declared, floats, graph, int_attribute, integers, model, node,
     },
     repository::Repository,
-    server::Server,
+    server::{Launch, Server},
 };
 
 /// An input or output without a shape.
@@ -257,4 +257,27 @@ fn a_reshape_is_another_shape_of_the_same_bytes() {
         refused.contains("has the shape") || refused.contains("another number of elements"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_model_whose_requests_are_too_large_says_which_key_to_raise() {
+    let repository = Repository::empty();
+    let dims = [1, 3, 1024, 1024];
+    let (x, y) = (declared("x", FLOAT, &dims), declared("y", FLOAT, &[1]));
+    let nodes = vec![node("ReduceMax", &["x"], &["m"]), node("Reshape", &["m", "s"], &["y"])];
+    let flat = vec![integers("s", INT64, &[1], &[1])];
+    repository.add_bytes("image", "1", &model(graph(nodes, flat, vec![x], vec![y])));
+    let told = |server: &Server| {
+        let model = server.admin("/api/v1/models/image").json();
+        model["versions"][0]["loaded"]["notes"].to_string()
+    };
+    // 12 MiB in binary form, and more in JSON.
+    let server = Server::over(&repository);
+    assert_eq!(told(&server), "[]");
+    let one = [input("x", &dims.map(|dim| usize::try_from(dim).unwrap()))];
+    assert_eq!(outputs(&server, "image", &one)[0]["data"], json!([3_145_728.0]));
+    let server = Launch::of(&repository).set("LIMITS__BODY", "8MiB").start();
+    let expected = "a request has 12582912 bytes of inputs at least, more than the 8388608 that a body may have: raise \
+                    limits.body";
+    assert!(told(&server).contains(expected), "{}", told(&server));
 }

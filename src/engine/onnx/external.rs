@@ -5,13 +5,15 @@
 //!
 //! Not here: opening files (whoever fetches the model).
 
-use super::{OnnxError, shown, wire::Fields};
+use super::{ElementType, OnnxError, shown, wire::Fields};
 
 /// What holds a tensor whose bytes lie outside the model file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Carrier {
-    /// An initializer of a graph.
+    /// An initializer of the model's main graph.
     Initializer,
+    /// An initializer of another graph.
+    InnerInitializer,
     /// An attribute of a node, such as the value of a `Constant`.
     Attribute,
     /// The values or indices of a sparse initializer.
@@ -25,6 +27,10 @@ pub enum Carrier {
 pub struct ExternalTensor {
     /// The tensor's name, or that of the value it belongs to; names repeat between subgraphs.
     pub tensor: String,
+    /// The type of its elements.
+    pub element: ElementType,
+    /// Its dimensions.
+    pub dims: Vec<i64>,
     /// What holds it.
     pub carrier: Carrier,
     /// A relative path below the model's folder, as the file spells it.
@@ -80,6 +86,7 @@ impl<'a> Entries<'a> {
         &self,
         tensor: &str,
         carrier: Carrier,
+        (element, dims): (ElementType, Vec<i64>),
         bytes_needed: Option<u64>,
     ) -> Result<ExternalTensor, OnnxError> {
         let location = self.location.unwrap_or("");
@@ -107,7 +114,16 @@ impl<'a> Entries<'a> {
             problem,
         })?;
         let (tensor, location) = (tensor.to_owned(), location.to_owned());
-        Ok(ExternalTensor { tensor, carrier, location, offset, length, bytes_needed })
+        Ok(ExternalTensor {
+            tensor,
+            element,
+            dims,
+            carrier,
+            location,
+            offset,
+            length,
+            bytes_needed,
+        })
     }
 }
 
@@ -209,7 +225,9 @@ mod tests {
             length: Some(length),
         };
         let resolve = |entries: &Entries<'_>| {
-            entries.resolve("t", Carrier::Initializer, None).map_err(|error| error.to_string())
+            entries
+                .resolve("t", Carrier::Initializer, (ElementType(1), vec![]), None)
+                .map_err(|error| error.to_string())
         };
         let fine = resolve(&entries("8", "9223372036854775799")).unwrap();
         assert_eq!((fine.offset, fine.length), (8, Some(9_223_372_036_854_775_799)));

@@ -192,6 +192,8 @@ struct Walk<'a, 'l> {
     domains: BTreeSet<&'a str>,
     operators: HashSet<(&'a str, &'a str)>,
     external: Vec<ExternalTensor>,
+    /// True in the graphs of a training, which no engine loads.
+    is_training: bool,
 }
 
 impl<'a, 'l> Walk<'a, 'l> {
@@ -213,6 +215,7 @@ impl<'a, 'l> Walk<'a, 'l> {
             domains: BTreeSet::new(),
             operators: HashSet::new(),
             external: Vec::new(),
+            is_training: false,
         })
     }
 
@@ -230,7 +233,10 @@ impl<'a, 'l> Walk<'a, 'l> {
             match field.number {
                 1 => self.node(field.message()?, level)?,
                 5 => {
-                    let name = self.tensor(field.message()?, Carrier::Initializer, "")?;
+                    let is_main = outermost && !self.is_training;
+                    let carrier =
+                        if is_main { Carrier::Initializer } else { Carrier::InnerInitializer };
+                    let name = self.tensor(field.message()?, carrier, "")?;
                     if outermost {
                         ends.initializers.insert(name);
                     }
@@ -267,7 +273,9 @@ impl<'a, 'l> Walk<'a, 'l> {
                 }
                 _ => continue,
             };
+            self.is_training = true;
             let ends = self.graph(field.sole_message(seen)?, 1)?;
+            self.is_training = false;
             for end in ends.inputs.iter().chain(&ends.outputs) {
                 drop(declared(*end, self.limits)?);
             }
@@ -435,7 +443,8 @@ impl<'a, 'l> Walk<'a, 'l> {
             if element == ElementType::STRING {
                 return Err(OnnxError::ExternalText { tensor: shown(name) });
             }
-            self.external.push(entries.resolve(name, carrier, bytes_needed)?);
+            let kind = (element, elements.dims);
+            self.external.push(entries.resolve(name, carrier, kind, bytes_needed)?);
         } else if let (Some(actual), Some(expected)) = (raw_bytes, bytes_needed)
             && actual as u64 != expected
         {
@@ -448,6 +457,7 @@ impl<'a, 'l> Walk<'a, 'l> {
 /// The product of dimensions, checked.
 #[derive(Debug, Default)]
 struct Elements {
+    dims: Vec<i64>,
     product: Option<u64>,
     is_empty: bool,
     is_negative: bool,
@@ -456,6 +466,7 @@ struct Elements {
 
 impl Elements {
     fn dim(&mut self, dim: i64) {
+        self.dims.push(dim);
         let Ok(dim) = u64::try_from(dim) else {
             self.is_negative = true;
             return;

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    engine::{self, Engines, ModelFile, Session, SessionOptions},
+    engine::{self, Engines, ExternalFile, ModelFile, Packed, Session, SessionOptions},
     model::{
         DeclaredTensor, EngineChoice, Guards, Input, ModelDescription, Rows, Signature, TensorSpec,
     },
@@ -31,7 +31,7 @@ use crate::{
 use super::{
     super::{Golden, LoadFailure},
     ProofLimits, Sandbox, hostility,
-    message::{self, Bounds, Opened},
+    message::{self, Bounds, MessageError, Opened, ReceivedFiles},
     probes::{self, Probe},
     samples::{self, Blank, Kind},
     sandbox,
@@ -63,8 +63,8 @@ pub(super) struct Request {
     pub(super) engine: Option<String>,
     pub(super) intra_op_threads: usize,
     pub(super) warmup_runs: u32,
-    /// The blobs after the model: files with external data, then golden outputs if there are any.
-    pub(super) locations: Vec<String>,
+    /// The blobs after the model: files with external data that are not mapped, then golden outputs if there are any.
+    pub(super) locations: Vec<Location>,
     pub(super) golden: bool,
     /// What its description says about shapes.
     pub(super) shapes: Shapes,
@@ -90,6 +90,15 @@ impl Request {
             self_test: true,
         }
     }
+}
+
+/// A file with external data.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Location {
+    /// As the model names it.
+    pub(super) location: String,
+    /// Its length, where it comes as an open file.
+    pub(super) mapped: Option<u64>,
 }
 
 /// The runs to try after a version is proven.
@@ -242,11 +251,7 @@ impl Spec {
 ///
 /// # Errors
 /// If there is nobody to answer; then the process should end.
-pub fn prove_version(
-    clock: &dyn Clock,
-    mut from: impl Read,
-    mut to: impl Write,
-) -> Result<(), String> {
+pub fn prove_version(clock: &dyn Clock, mut from: File, mut to: impl Write) -> Result<(), String> {
     let (preparation, _) = read::<Preparation>(&mut from, &PREPARATION)?;
     let settings = engine::Settings {
         onnxruntime: preparation.onnxruntime.clone(),
@@ -266,8 +271,9 @@ pub fn prove_version(
     }
     let outcome = || -> Result<(Report, Probed), LoadFailure> {
         let engines = engines.map_err(|error| LoadFailure::Library(error.to_string()))?;
-        let blobs = opened.blobs(&mut from);
-        prove(&request, &engines, blobs.map_err(LoadFailure::from)?, clock)
+        let blobs = opened.blobs(&mut from).map_err(LoadFailure::from)?;
+        let count = request.locations.iter().filter(|location| location.mapped.is_some()).count();
+        prove(&request, &engines, blobs, ReceivedFiles::new(&from, count), clock)
     };
     // The panic itself is told on standard error.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(outcome))
@@ -336,22 +342,30 @@ fn prove(
     request: &Request,
     engines: &Engines,
     blobs: Vec<Bytes>,
+    mut files: ReceivedFiles<'_>,
     clock: &dyn Clock,
 ) -> Result<(Report, Probed), LoadFailure> {
     let mut blobs = blobs.into_iter();
     let incomplete = || LoadFailure::Request("it lacks a file".to_owned());
     let model = blobs.next().ok_or_else(incomplete)?;
     let mut external = Vec::new();
-    for location in &request.locations {
-        let bytes = blobs.next().ok_or_else(incomplete)?;
-        external.push((location.clone(), Arc::<[u8]>::from(&*bytes)));
+    for Location { location, mapped } in &request.locations {
+        let location = location.clone();
+        external.push(if let Some(length) = *mapped {
+            let file = files.next().ok_or_else(incomplete)?.map_err(MessageError::Read)?;
+            let file = ExternalFile::map(location, Arc::new(file), length);
+            // The mapping stays; a process may have few open files.
+            ExternalFile { file: None, ..file.map_err(LoadFailure::Map)? }
+        } else {
+            ExternalFile { location, bytes: blobs.next().ok_or_else(incomplete)?, file: None }
+        });
     }
     let golden = if request.golden { Some(blobs.next().ok_or_else(incomplete)?) } else { None };
     let golden = golden.as_deref().map(Golden::parse).transpose()?;
     let (summary, hazards) = trial::preflight(&model)?;
     for tensor in &summary.external_data {
-        let file = external.iter().find(|(location, _)| *location == tensor.location);
-        trial::external_fits(tensor, file.map_or(0, |(_, bytes)| bytes.len() as u64))?;
+        let file = external.iter().find(|file| file.location == tensor.location);
+        trial::external_fits(tensor, file.map_or(0, |file| file.bytes.len() as u64))?;
     }
     let choices = [EngineChoice::OnnxRuntime, EngineChoice::Tract];
     let named = |choice: &EngineChoice| request.engine.as_deref() == Some(choice.as_str());
@@ -360,7 +374,8 @@ fn prove(
     let options = SessionOptions { intra_op_threads: request.intra_op_threads, arena: None };
     let begin = clock.now();
     let summary = Arc::new(summary);
-    let file = ModelFile { bytes: model, external, summary: Arc::clone(&summary) };
+    let packed = Packed::default();
+    let file = ModelFile { bytes: model, external, summary: Arc::clone(&summary), packed };
     let mut session = engine.load(&file, options)?;
     let load = clock.now() - begin;
     let own = session.signature().clone();

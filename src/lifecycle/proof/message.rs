@@ -6,11 +6,23 @@
 //! - Encoding copies no blob, and decoding cuts blobs out of the bytes it was given.
 //! - A message of another version is refused as such, not read as something else.
 //!
+//! Open files may follow: each message on the socket that carries some has one byte of its own.
+//!
 //! Not here: what heads say (`child`), pipes and deadlines (the parent side).
 
-use std::io::Read;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, IoSlice, IoSliceMut, Read},
+    mem::MaybeUninit,
+    os::{fd::AsFd, unix::net::UnixStream},
+};
 
 use bytes::Bytes;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 
 /// What every message begins with; the last byte is the format's version.
 const MAGIC: [u8; 4] = *b"TGM\x01";
@@ -143,6 +155,67 @@ impl Opened {
     /// Reads the blobs.
     pub(crate) fn blobs(&self, from: &mut impl Read) -> Result<Vec<Bytes>, MessageError> {
         self.blobs.iter().map(|length| read(from, *length).map(Bytes::from)).collect()
+    }
+}
+
+/// Open files that are handed over at once.
+pub(crate) const FILES_AT_ONCE: usize = 8;
+
+/// Hands open files over, at most [`FILES_AT_ONCE`].
+pub(crate) fn send_files(to: &UnixStream, files: &[&File]) -> io::Result<()> {
+    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_AT_ONCE))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(&files)) {
+        return Err(io::Error::other("too many files for one message"));
+    }
+    rustix::net::sendmsg(to, &[IoSlice::new(&[0])], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Open files that the other side hands over, in its order; a few are received at a time.
+#[derive(Debug)]
+pub(crate) struct ReceivedFiles<'a> {
+    from: &'a File,
+    left: usize,
+    here: VecDeque<File>,
+}
+
+impl<'a> ReceivedFiles<'a> {
+    /// So many files from a socket.
+    pub(crate) fn new(from: &'a File, count: usize) -> Self {
+        Self { from, left: count, here: VecDeque::new() }
+    }
+
+    fn receive(&mut self) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_AT_ONCE))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut byte = [0];
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        rustix::net::recvmsg(self.from, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(files) = message {
+                self.here.extend(files.map(File::from));
+            }
+        }
+        if self.here.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for ReceivedFiles<'_> {
+    type Item = io::Result<File>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        if self.here.is_empty()
+            && let Err(error) = self.receive()
+        {
+            return Some(Err(error));
+        }
+        self.here.pop_front().map(Ok)
     }
 }
 

@@ -28,11 +28,15 @@ mod verdicts;
 
 use std::{
     collections::VecDeque,
+    fs::File,
     io::{ErrorKind, Read, Write},
     num::NonZeroUsize,
-    os::unix::process::ExitStatusExt as _,
+    os::{
+        fd::OwnedFd,
+        unix::{net::UnixStream, process::ExitStatusExt as _},
+    },
     path::PathBuf,
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -58,7 +62,7 @@ use crate::{
     model::{EngineChoice, Guards, ModelDescription, Signature},
     monitor::Clock,
 };
-use child::{Answer, Outcome, Preparation, Probing, Request, Said};
+use child::{Answer, Location, Outcome, Preparation, Probing, Request, Said};
 use message::Bounds;
 use probes::{Fate, PROBES_MAX, Probe};
 use verdicts::Verdict;
@@ -237,7 +241,10 @@ impl Prover {
     /// Blocks until that process has ended, which is at the deadline at the latest. Where all of it was shown before,
     /// no process is started.
     pub fn prove(&self, case: &Case<'_>) -> Result<Proof, ProofFailure> {
-        let locations = case.file.external.iter().map(|(location, _)| location.clone());
+        let locations = case.file.external.iter().map(|external| Location {
+            location: external.location.clone(),
+            mapped: external.file.as_ref().map(|_| external.bytes.len() as u64),
+        });
         let request = Request {
             engine: Some(case.engine.as_str().to_owned()),
             intra_op_threads: case.intra_op_threads,
@@ -262,14 +269,18 @@ impl Prover {
             proof.verdict = Some(verdicts.of(*key, before));
             return Ok(proof);
         }
-        let external = case.file.external.iter().map(|(_, bytes)| &**bytes);
+        let (mapped, sent): (Vec<_>, Vec<_>) =
+            case.file.external.iter().partition(|external| external.file.is_some());
+        let external = sent.iter().map(|external| &*external.bytes);
         let blobs = std::iter::once(&*case.file.bytes).chain(external).chain(case.golden);
-        let blobs: Vec<_> = blobs.collect();
-        let begin = self.clock.now();
-        let mut heard = self.ask(&request, &blobs, begin + self.limits.time_max)?;
+        let parts = Parts {
+            blobs: blobs.collect(),
+            files: mapped.iter().filter_map(|external| external.file.as_deref()).collect(),
+        };
+        let mut heard = self.ask(&request, &parts, self.limits.time_max)?;
         let mut answer = heard.answer.take().ok_or_else(unreadable)?;
         if let Outcome::Proven(report) = &mut answer.outcome {
-            report.guards = self.guards(heard, request, &blobs, begin);
+            report.guards = self.guards(heard, request, &parts);
         }
         let verdict = known
             .and_then(|(verdicts, key)| Some(verdicts.of(key, serde_json::to_vec(&answer).ok()?)));
@@ -281,9 +292,8 @@ impl Prover {
 
     /// Starts a process that tries to break out of its sandbox, and tells what came of it.
     pub fn self_test(&self) -> Result<(Sandbox, Vec<Attempt>), ProofFailure> {
-        let deadline = self.clock.now() + self.limits.time_max;
-        let answer =
-            self.ask(&Request::self_test(), &[], deadline)?.answer.ok_or_else(unreadable)?;
+        let heard = self.ask(&Request::self_test(), &Parts::default(), self.limits.time_max)?;
+        let answer = heard.answer.ok_or_else(unreadable)?;
         match (answer.sandbox, answer.outcome) {
             (Some(sandbox), Outcome::SelfTest(attempts)) => Ok((sandbox, attempts)),
             _ => Err(ProofFailure::new(Code::Internal, "the process did not test itself")),
@@ -332,23 +342,19 @@ impl Prover {
     }
 
     /// Makes guards of the probes; those that follow a fatal one are run by another process.
-    fn guards(
-        &self,
-        first: Heard,
-        mut request: Request,
-        blobs: &[&[u8]],
-        begin: Instant,
-    ) -> Guards {
+    fn guards(&self, first: Heard, mut request: Request, parts: &Parts<'_>) -> Guards {
+        let begin = first.begun.unwrap_or_else(|| self.clock.now());
         let mut tried = first.tried;
         let (half, deadline) = (begin + self.limits.time_max / 2, begin + self.limits.time_max);
         for _ in 1..FATAL_MAX {
             let Some(Tried { index, probe, fate: Fate::Fatal }) = tried.last() else { break };
-            if self.clock.now() >= half {
+            let now = self.clock.now();
+            if now >= half {
                 break;
             }
             request.probing.from = index + 1;
             request.probing.fatal.push(probe.clone());
-            match self.ask(&request, blobs, deadline) {
+            match self.ask(&request, parts, deadline.saturating_duration_since(now)) {
                 Ok(heard) => tried.extend(heard.tried),
                 // The version is proven; what is not known of it is kept from it.
                 Err(_) => break,
@@ -363,19 +369,21 @@ impl Prover {
         self.limits.time_max / PROBES_SHARE
     }
 
-    /// One request, one process.
+    /// Has one process answer one request; `time_max` begins when the process has all of it.
     fn ask(
         &self,
         request: &Request,
-        blobs: &[&[u8]],
-        deadline: Instant,
+        parts: &Parts<'_>,
+        time_max: Duration,
     ) -> Result<Heard, ProofFailure> {
         let internal = |error: &dyn std::fmt::Display| {
             ProofFailure::new(Code::Internal, format!("the request cannot be written: {error}"))
         };
         let head = serde_json::to_vec(request).map_err(|error| internal(&error))?;
-        let head = message::encode(&head, blobs).map_err(|error| internal(&error))?;
-        let parts: VecDeque<_> = std::iter::once(&*head).chain(blobs.iter().copied()).collect();
+        let head = message::encode(&head, &parts.blobs).map_err(|error| internal(&error))?;
+        let bytes = std::iter::once(&*head).chain(parts.blobs.iter().copied());
+        let files = parts.files.chunks(message::FILES_AT_ONCE);
+        let mut parts = bytes.map(Part::Bytes).chain(files.map(Part::Files)).collect();
         let mut process = self.spare().map_or_else(|| self.start(), Ok).map_err(|error| {
             let reason = format!(
                 "the proving process cannot be started: {error}; let this process start another one (program file, \
@@ -385,7 +393,7 @@ impl Prover {
         })?;
         let mut told =
             Heard { probe_max: self.probes_time_max().max(PROBE_TIME_MIN), ..Heard::default() };
-        let ended = process.converse(&mut { parts }, deadline, &mut told, &*self.clock);
+        let ended = process.converse(&mut parts, time_max, &mut told, &*self.clock);
         self.outcome(ended, told, process)
     }
 
@@ -491,6 +499,22 @@ struct Heard {
     probe_max: Duration,
     /// Nothing more is expected.
     done: bool,
+    /// When the process had the whole request.
+    begun: Option<Instant>,
+}
+
+/// What follows a request's head.
+#[derive(Debug, Default)]
+struct Parts<'a> {
+    blobs: Vec<&'a [u8]>,
+    /// Open files, which are handed over as they are.
+    files: Vec<&'a File>,
+}
+
+/// What is written next.
+enum Part<'a> {
+    Bytes(&'a [u8]),
+    Files(&'a [&'a File]),
 }
 
 /// A probe that a process has begun.
@@ -533,7 +557,8 @@ impl Heard {
 #[derive(Debug)]
 struct Process {
     child: Child,
-    input: Option<ChildStdin>,
+    /// A socket, so that open files can be handed over.
+    input: Option<UnixStream>,
     output: Option<ChildStdout>,
     errors: Option<ChildStderr>,
     heard: Vec<u8>,
@@ -543,21 +568,21 @@ struct Process {
 impl Process {
     fn start(program: &PathBuf, preparation: &[u8]) -> std::io::Result<Self> {
         let kept = VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let (input, theirs) = UnixStream::pair()?;
         let mut child = Command::new(program)
             .arg(COMMAND)
             .env_clear()
             .envs(kept)
             .current_dir("/")
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()?;
-        let (input, output, errors) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        let (heard, words) = (Vec::new(), VecDeque::new());
+        let (output, errors) = (child.stdout.take(), child.stderr.take());
+        let (input, heard, words) = (Some(input), Vec::new(), VecDeque::new());
         let mut process = Self { child, input, output, errors, heard, words };
         if let Some(input) = &mut process.input {
-            // A pipe takes this much at once; where nobody reads, the end of the process says more.
+            // A socket takes this much at once; where nobody reads, the end of the process says more.
             let _ = input.write_all(preparation);
         }
         process.never_wait()?;
@@ -567,7 +592,7 @@ impl Process {
     /// Only this side's ends: those of the child are other open files.
     fn never_wait(&self) -> std::io::Result<()> {
         if let Some(input) = &self.input {
-            rustix::fs::fcntl_setfl(input, OFlags::NONBLOCK)?;
+            input.set_nonblocking(true)?;
         }
         if let Some(output) = &self.output {
             rustix::fs::fcntl_setfl(output, OFlags::NONBLOCK)?;
@@ -588,19 +613,25 @@ impl Process {
     /// Writes the request and reads what it says, whichever is possible, until it is done or ends.
     fn converse(
         &mut self,
-        parts: &mut VecDeque<&[u8]>,
-        deadline: Instant,
+        parts: &mut VecDeque<Part<'_>>,
+        time_max: Duration,
         heard: &mut Heard,
         clock: &dyn Clock,
     ) -> Result<(), Trouble> {
+        let mut deadline = clock.now() + time_max;
         loop {
-            let deadline = heard.probe_due.map_or(deadline, |due| due.min(deadline));
-            let left = deadline.saturating_duration_since(clock.now());
+            let due = heard.probe_due.map_or(deadline, |due| due.min(deadline));
+            let left = due.saturating_duration_since(clock.now());
             if left.is_zero() {
                 return Err(Trouble::Deadline);
             }
             self.wait(left).map_err(|error| Trouble::Answer(error.to_string()))?;
-            self.write(parts);
+            if self.write(parts) {
+                // Its own work begins when it has all that it was asked.
+                let now = clock.now();
+                deadline = now + time_max;
+                heard.begun = Some(now);
+            }
             read(&mut self.errors, |bytes| {
                 self.words.extend(bytes);
                 let surplus = self.words.len().saturating_sub(LAST_WORDS);
@@ -633,23 +664,30 @@ impl Process {
         }
     }
 
-    /// Writes what the pipe takes; closes it at the end, or where nobody reads any more.
-    fn write(&mut self, parts: &mut VecDeque<&[u8]>) {
-        let Some(input) = &mut self.input else { return };
+    /// Writes what the socket takes, and closes it at the end, or where nobody reads any more; true if anything went.
+    fn write(&mut self, parts: &mut VecDeque<Part<'_>>) -> bool {
+        let Some(input) = &mut self.input else { return false };
+        let mut any = false;
         while let Some(part) = parts.front_mut() {
-            if part.is_empty() {
-                parts.pop_front();
-                continue;
-            }
-            match input.write(part) {
-                Ok(written) => *part = &part[written..],
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+            let written = match part {
+                Part::Bytes([]) => Ok(None),
+                Part::Bytes(bytes) => input.write(bytes).map(|written| bytes.get(written..)),
+                Part::Files(files) => message::send_files(input, files).map(|()| None),
+            };
+            match written {
+                Ok(Some(rest)) => (*part, any) = (Part::Bytes(rest), true),
+                Ok(None) => {
+                    parts.pop_front();
+                    any = true;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return any,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // It refuses before it has read everything, or it has ended: its answer or its end says more.
                 Err(_) => break,
             }
         }
         self.input = None;
+        any
     }
 
     /// The first whole message of what was read.

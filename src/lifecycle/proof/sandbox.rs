@@ -140,8 +140,9 @@ mod linux {
 
     /// The calls that a loaded engine needs to load and run a model, whatever they are given.
     const PLAIN: &[libc::c_long] = &[
-        // Its pipes, and files that landlock lets it open.
+        // Its pipes and its socket, files that landlock lets it open, and those that it is handed.
         libc::SYS_read,
+        libc::SYS_recvmsg,
         libc::SYS_readv,
         libc::SYS_pread64,
         libc::SYS_write,

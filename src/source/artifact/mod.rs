@@ -22,7 +22,8 @@ use bytes::Bytes;
 use crate::model::FileName;
 
 use super::{
-    Digest, Manifest, ManifestFile, SourceError, Store,
+    Content, Digest, Manifest, ManifestFile, SourceError, Store,
+    content::LARGE_BYTES,
     error::shown,
     files::{Files, StoredFolder, below},
     fingerprint::{self, Extent, Fingerprint},
@@ -122,12 +123,15 @@ struct External {
     bytes_left: u64,
 }
 
-/// The bytes of one file, and their digest where it is known already.
+/// The bytes of one file, and their digest where it is known already; it is known of those in a file.
 #[derive(Debug, Clone)]
 struct Part {
-    bytes: Bytes,
+    content: Content,
     sha256: Option<Digest>,
 }
+
+/// Bytes that were read, with their digest where they were hashed.
+type Taken = (Bytes, Option<Digest>);
 
 /// The most bytes of `golden.json`.
 const GOLDEN_BYTES_MAX: u64 = 16 << 20;
@@ -178,7 +182,7 @@ impl FolderVersion {
             rest_is_right: AtomicBool::new(false),
         };
         let golden = match opened.read(GOLDEN, GOLDEN_BYTES_MAX) {
-            Ok(golden) => Some(golden.bytes.into()),
+            Ok((golden, _)) => Some(golden.into()),
             Err(ReadFault::Missing) => None,
             Err(fault) => return Err(SourceError::from_read(&place.path(GOLDEN), fault)),
         };
@@ -191,11 +195,11 @@ impl FolderVersion {
             }
             read => read,
         };
-        let model = model.map_err(fault)?;
-        let sha256 = model.digest();
-        let model_bytes = model.bytes.len() as u64;
+        let (model, digest) = model.map_err(fault)?;
+        let sha256 = digest.unwrap_or_else(|| Digest::of(&model));
+        let model_bytes = model.len() as u64;
         Ok(Artifact {
-            model: model.bytes,
+            model,
             sha256: sha256.to_string(),
             golden,
             origin: Origin::Folder(Box::new(opened)),
@@ -231,7 +235,7 @@ impl Artifact {
     ///
     /// The location is not trusted: it must lead to a regular file below the model's folder, or through links to
     /// another of the model's own places. A location is read once and then remembered.
-    pub fn read_beside(&self, location: &str) -> Result<Bytes, SourceError> {
+    pub fn read_beside(&self, location: &str) -> Result<Content, SourceError> {
         self.read_external(location).map_err(|source| {
             let error =
                 SourceError::Beside { folder: self.name(), location: shown(location), source };
@@ -272,9 +276,15 @@ impl Artifact {
             source: Box::new(source),
         };
         let manifest = self.manifest_of(|path, part| {
-            let kept = match part.sha256 {
-                Some(digest) => store.put_known(&part.bytes, &digest).map(|()| digest),
-                None => store.put(&part.bytes),
+            let kept = match (&part.content, part.sha256) {
+                (Content::Memory(bytes), Some(digest)) => {
+                    store.put_known(bytes, &digest).map(|()| digest)
+                }
+                (Content::Memory(bytes), None) => store.put(bytes),
+                (content @ Content::File(..), _) => {
+                    let digest = part.digest();
+                    store.keep_put(&digest, content.len()).map(|()| digest)
+                }
             };
             kept.map_err(|error| refused(path, error))
         })?;
@@ -292,7 +302,7 @@ impl Artifact {
         let mut files: BTreeMap<String, ManifestFile> = BTreeMap::new();
         for (path, part) in self.parts(opened) {
             let sha256 = digest(&path, &part)?;
-            let file = ManifestFile { bytes: part.bytes.len() as u64, sha256 };
+            let file = ManifestFile { bytes: part.content.len(), sha256 };
             // One path may be read twice, for the model and for its description.
             if files.insert(path, file).is_some_and(|other| other != file) {
                 return Err(SourceError::Changed(self.name()));
@@ -306,7 +316,7 @@ impl Artifact {
     /// All files by their path in the model's folder.
     fn parts(&self, opened: &Opened) -> Vec<(String, Part)> {
         let within = |path: &str| below(&opened.listed.place.within, path);
-        let new = |bytes: &Bytes, sha256| Part { bytes: bytes.clone(), sha256 };
+        let new = |bytes: &Bytes, sha256| Part { content: Content::Memory(bytes.clone()), sha256 };
         let model = new(&self.model, Digest::parse(&self.sha256));
         let mut parts = vec![(within(&opened.model()), model)];
         if let Some(golden) = &self.golden {
@@ -329,30 +339,30 @@ impl Artifact {
         }
     }
 
-    fn read_external(&self, location: &str) -> Result<Bytes, Refusal> {
+    fn read_external(&self, location: &str) -> Result<Content, Refusal> {
         let mut external = self.external.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(part) = external.files.get(location) {
-            return Ok(part.bytes.clone());
+            return Ok(part.content.clone());
         }
         let part = match &self.origin {
             Origin::Folder(opened) => opened.read_beside(location, external.bytes_left),
             Origin::Store(beside) => beside
-                .named(beside.manifest.model(), location, external.bytes_left)
-                .map(|bytes| Part { bytes, sha256: None }),
+                .beside(location, external.bytes_left)
+                .map(|content| Part { content, sha256: None }),
         };
         let part = part.map_err(|refusal| match refusal {
             // Said of the version as a whole: what is left of its limit means nothing to people.
             Refusal::TooLarge { .. } => {
-                let read = external.files.values().map(|part| part.bytes.len()).sum::<usize>();
-                let read = (read + self.model.len()) as u64;
+                let read = external.files.values().map(|part| part.content.len()).sum::<u64>();
+                let read = read.saturating_add(self.model.len() as u64);
                 Refusal::TooLarge { bytes_max: external.bytes_left.saturating_add(read) }
             }
             refusal => refusal,
         })?;
-        let bytes = part.bytes.clone();
-        external.bytes_left = external.bytes_left.saturating_sub(bytes.len() as u64);
+        let content = part.content.clone();
+        external.bytes_left = external.bytes_left.saturating_sub(content.len());
         external.files.insert(location.to_owned(), part);
-        Ok(bytes)
+        Ok(content)
     }
 }
 
@@ -373,13 +383,13 @@ impl Opened {
     }
 
     /// Reads a file that we name ourselves.
-    fn read(&self, path: &str, bytes_max: u64) -> Result<Part, ReadFault> {
+    fn read(&self, path: &str, bytes_max: u64) -> Result<Taken, ReadFault> {
         let bytes = self.folder.own(path, bytes_max)?;
         self.take(path, bytes)
     }
 
     /// Reads the model in its own folder.
-    fn read_inner(&self, bytes_max: u64) -> Result<Part, ReadFault> {
+    fn read_inner(&self, bytes_max: u64) -> Result<Taken, ReadFault> {
         let inner = self.inner.as_ref().ok_or(ReadFault::Missing)?;
         self.take(&self.model(), inner.own(INNER_FILENAME, bytes_max)?)
     }
@@ -389,27 +399,39 @@ impl Opened {
             Some(inner) => (inner, INNER_FILENAME),
             None => (&self.folder, &*self.listed.place.filename),
         };
-        let bytes = folder.named(model, location, bytes_max)?;
-        Ok(self.take(&self.beside(location), bytes)?)
+        let mut file = folder.beneath(model, location)?;
+        let path = self.beside(location);
+        let large = file.metadata().map_err(Refusal::Io)?.len() >= LARGE_BYTES;
+        let Some(store) = self.store.as_ref().filter(|_| large) else {
+            let (bytes, sha256) = self.take(&path, reading::read(file, bytes_max)?.into())?;
+            return Ok(Part { content: Content::Memory(bytes), sha256 });
+        };
+        let (digest, kept) = store.put_file(&mut file, bytes_max)?;
+        self.check_listed(&path, &digest)?;
+        let length = kept.metadata().map_err(Refusal::Io)?.len();
+        Ok(Part { content: Content::File(Arc::new(kept), length), sha256: Some(digest) })
+    }
+
+    /// Compares a digest with what the publisher listed.
+    fn check_listed(&self, path: &str, digest: &Digest) -> Result<(), ReadFault> {
+        match self.sums.as_ref().map(|sums| sums.files.get(path)) {
+            Some(None) => Err(ReadFault::NotListed),
+            Some(Some(listed)) if listed != digest => Err(ReadFault::WrongDigest),
+            _ => Ok(()),
+        }
     }
 
     /// Compares bytes with what the publisher listed, and keeps them; from here on they are what is used.
-    fn take(&self, path: &str, bytes: Bytes) -> Result<Part, ReadFault> {
+    fn take(&self, path: &str, bytes: Bytes) -> Result<Taken, ReadFault> {
         if self.sums.is_none() && self.store.is_none() {
-            return Ok(Part { bytes, sha256: None });
+            return Ok((bytes, None));
         }
         let digest = Digest::of(&bytes);
-        if let Some(sums) = &self.sums {
-            match sums.files.get(path) {
-                None => return Err(ReadFault::NotListed),
-                Some(listed) if *listed != digest => return Err(ReadFault::WrongDigest),
-                Some(_) => {}
-            }
-        }
+        self.check_listed(path, &digest)?;
         if let Some(store) = &self.store {
             store.put_known(&bytes, &digest).map_err(|error| ReadFault::Store(error.into()))?;
         }
-        Ok(Part { bytes, sha256: Some(digest) })
+        Ok((bytes, Some(digest)))
     }
 
     /// Hashes the files that are listed and were not read.
@@ -435,7 +457,8 @@ impl Opened {
 
 impl Part {
     fn digest(&self) -> Digest {
-        self.sha256.unwrap_or_else(|| Digest::of(&self.bytes))
+        let in_memory = || self.content.memory().map(|bytes| Digest::of(bytes));
+        self.sha256.or_else(in_memory).expect("what is in a file was hashed as it was written")
     }
 }
 

@@ -85,7 +85,7 @@ fn every_file_of_a_version_may_be_a_link() {
     let listed = list(&folder, 100);
     let artifact = listed.read().unwrap();
     assert_eq!(artifact.golden.as_deref(), Some(&b"{}"[..]));
-    assert_eq!(&artifact.read_beside("weights").unwrap()[..], b"w");
+    assert_eq!(&artifact.read_beside("weights").unwrap().memory().unwrap()[..], b"w");
     artifact.confirm().unwrap();
     assert_eq!(listed.folder_bytes(), 6 + digests.len() as u64);
     // The bytes behind the link, and the link.
@@ -108,11 +108,11 @@ fn a_model_folder_may_hold_links_and_be_one() {
         artifact.confirm()?;
         Ok::<_, SourceError>(data)
     };
-    assert_eq!(&read(&folder).unwrap()[..], b"w");
+    assert_eq!(&read(&folder).unwrap().memory().unwrap()[..], b"w");
     let version = outer.path().join("version");
     fs::create_dir(&version).unwrap();
     symlink(folder.join("model.onnx"), version.join("model.onnx")).unwrap();
-    assert_eq!(&read(&version).unwrap()[..], b"w");
+    assert_eq!(&read(&version).unwrap().memory().unwrap()[..], b"w");
     // What lies behind the folder's link is part of the version.
     let before = list(&version, 100).fingerprint;
     fs::write(outer.path().join("blobs/1"), "W").unwrap();
@@ -127,7 +127,7 @@ fn links_to_folders_are_followed_where_they_are_the_models_own() {
     symlink("..data/weights", folder.path().join("weights")).unwrap();
     symlink("/etc", folder.path().join("elsewhere")).unwrap();
     let artifact = list(folder.path(), 100).read().unwrap();
-    assert_eq!(&artifact.read_beside("weights/w").unwrap()[..], b"w");
+    assert_eq!(&artifact.read_beside("weights/w").unwrap().memory().unwrap()[..], b"w");
     let refused = artifact.read_beside("elsewhere/hostname").unwrap_err().chain();
     assert!(refused.contains("is or passes a symbolic link that leads elsewhere"), "{refused}");
     artifact.confirm().unwrap();
@@ -143,7 +143,7 @@ fn a_model_may_be_a_folder_with_its_data() {
     fs::write(folder.path().join("model.onnx/weights"), "w").unwrap();
     let artifact = list(folder.path(), 100).read().unwrap();
     assert_eq!(&artifact.model[..], b"abc");
-    assert_eq!(&artifact.read_beside("weights").unwrap()[..], b"w");
+    assert_eq!(&artifact.read_beside("weights").unwrap().memory().unwrap()[..], b"w");
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn external_data_counts_with_the_model_and_is_read_once() {
     fs::write(folder.path().join("more"), "x").unwrap();
     let artifact = list(folder.path(), 10).read().unwrap();
     for _ in 0..3 {
-        assert_eq!(&artifact.read_beside("weights").unwrap()[..], b"weights");
+        assert_eq!(&artifact.read_beside("weights").unwrap().memory().unwrap()[..], b"weights");
     }
     assert_eq!(
         artifact.read_beside("more").unwrap_err().chain(),
@@ -357,7 +357,7 @@ fn a_version_that_was_kept_needs_no_repository() {
     assert_eq!(again.model, artifact.model);
     assert_eq!(again.sha256, artifact.sha256);
     assert_eq!(again.golden, artifact.golden);
-    assert_eq!(&again.read_beside("data/weights").unwrap()[..], b"weights");
+    assert_eq!(&again.read_beside("data/weights").unwrap().memory().unwrap()[..], b"weights");
     again.confirm().unwrap();
     assert_eq!(again.manifest().unwrap(), manifest);
     assert_eq!(again.keep(&store).unwrap(), digest);
@@ -397,7 +397,7 @@ fn every_layout_can_be_kept() {
         let stored = store.version(&digest, 100).unwrap();
         assert_eq!(stored.description, description);
         assert_eq!(stored.artifact.model, artifact.model);
-        assert_eq!(&stored.artifact.read_beside(beside).unwrap()[..], b"w");
+        assert_eq!(&stored.artifact.read_beside(beside).unwrap().memory().unwrap()[..], b"w");
     };
     check(
         &[("model.onnx", "a"), ("w", "w"), ("model.toml", "")],
@@ -472,7 +472,7 @@ fn one_round(artifact: &Artifact) {
     let weights = artifact.read_beside("data/weights").unwrap();
     let first = artifact.model[0];
     assert_eq!((artifact.model.len(), weights.len()), (3 << 14, 5 << 12));
-    assert!(artifact.model.iter().chain(&weights).all(|byte| *byte == first));
+    assert!(artifact.model.iter().chain(weights.memory().unwrap()).all(|byte| *byte == first));
 }
 
 #[test]
@@ -561,7 +561,7 @@ fn mounted_volumes_that_are_switched_over_are_read_from_one_state() {
                     Ok((artifact, weights)) => {
                         fetched += 1;
                         let round = text(&artifact.model);
-                        assert_eq!(text(&weights), round);
+                        assert_eq!(text(weights.memory().unwrap()), round);
                         assert_eq!(text(artifact.golden.as_ref().unwrap()), round);
                         let described = model.description.as_ref().unwrap().max_batch_size;
                         assert_eq!(described.unwrap().to_string(), round);

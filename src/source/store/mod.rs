@@ -31,7 +31,7 @@ use bytes::Bytes;
 use rustix::fs::{AtFlags, OFlags, Timespec, Timestamps, UTIME_NOW};
 
 use super::{
-    Digest,
+    Digest, content,
     reading::{self, ReadFault},
 };
 
@@ -162,22 +162,101 @@ impl Store {
         self.put_hashed(bytes, digest).map_err(|source| self.refused(source))
     }
 
+    /// Keeps the bytes of a file of at most `bytes_max` bytes without taking them into memory, and hashes them as they
+    /// are read; gives the file of the store.
+    ///
+    /// # Errors
+    /// As of a file that is read, and of a store that does not keep it.
+    pub(super) fn put_file(
+        &self,
+        from: &mut File,
+        bytes_max: u64,
+    ) -> Result<(Digest, File), ReadFault> {
+        let refused = |source| ReadFault::Store(self.refused(source).into());
+        let length = from.metadata()?.len();
+        // One that was kept before is most likely this one: then nothing is written.
+        if self.has_blob_of(length).map_err(refused)? {
+            let hashed = content::digest(from, None, bytes_max)?.map_err(refused)?;
+            if let Some(file) = self.keep_again(&hashed.0, length).map_err(refused)? {
+                return Ok((hashed.0, file));
+            }
+        }
+        let mut incoming = self.incoming().map_err(refused)?;
+        let copied = content::digest(from, Some(&mut incoming.file), bytes_max)?;
+        let (digest, _) = copied.map_err(refused)?;
+        let commit = || {
+            incoming.file.sync_all()?;
+            self.commit(incoming, &self.blob(&digest), &digest)?;
+            self.open_blob(&digest)
+        };
+        Ok((digest, commit().map_err(refused)?))
+    }
+
+    /// Keeps a blob that is there from being collected for the grace; gives its file, `None` where it is not there.
+    fn keep_again(&self, digest: &Digest, length: u64) -> io::Result<Option<File>> {
+        let path = self.blob(digest);
+        let _gate = self.gate()?;
+        if !is_blob(&path, length)? {
+            return Ok(None);
+        }
+        self.held().note(digest);
+        touch(&path)?;
+        self.open_blob(digest).map(Some)
+    }
+
+    /// Keeps a blob that was put before from being collected for the grace.
+    pub(super) fn keep_put(&self, digest: &Digest, length: u64) -> Result<(), StoreError> {
+        let kept = self.keep_again(digest, length).map_err(|source| self.refused(source))?;
+        kept.map(|_| ()).ok_or(StoreError::Missing(*digest))
+    }
+
+    /// Opens the blob of a digest once it was hashed; it is not taken into memory.
+    pub(super) fn file(&self, digest: &Digest, bytes_max: u64) -> Result<File, StoreError> {
+        let mut file = self.opened(digest)?;
+        let metadata = file.metadata().map_err(|source| self.refused(source))?;
+        match content::digest(&mut file, None, bytes_max) {
+            Ok(Ok((found, _))) if found == *digest => return Ok(file),
+            Err(ReadFault::TooLarge { bytes_max }) => {
+                return Err(StoreError::TooLarge { digest: *digest, bytes_max });
+            }
+            Err(ReadFault::Io(source)) | Ok(Err(source)) => return Err(self.refused(source)),
+            _ => {}
+        }
+        self.move_aside(digest, metadata.ino()).map_err(|source| self.refused(source))?;
+        Err(StoreError::Damaged(*digest))
+    }
+
+    fn open_blob(&self, digest: &Digest) -> io::Result<File> {
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(flags.bits().cast_signed()).open(self.blob(digest))
+    }
+
+    fn opened(&self, digest: &Digest) -> Result<File, StoreError> {
+        self.open_blob(digest).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StoreError::Missing(*digest),
+            _ => self.refused(error),
+        })
+    }
+
+    /// True if some blob has this length.
+    fn has_blob_of(&self, length: u64) -> io::Result<bool> {
+        for first in subfolders(&self.inner.folder)? {
+            for second in subfolders(&first)? {
+                for blob in fs::read_dir(second)? {
+                    // One that is just collected is none.
+                    if blob?.metadata().is_ok_and(|found| found.len() == length) {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Reads the bytes of a digest, at most `bytes_max`, and hashes what it read.
     pub fn read(&self, digest: &Digest, bytes_max: u64) -> Result<Bytes, StoreError> {
-        let path = self.blob(digest);
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(
-                (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed(),
-            )
-            .open(&path);
-        let mut file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::Missing(*digest));
-            }
-            Err(error) => return Err(self.refused(error)),
-        };
+        let mut file = self.opened(digest)?;
         let metadata = file.metadata().map_err(|source| self.refused(source))?;
         // Its digest tells whether it is right; its time may change, when it is put again meanwhile.
         let bytes = match reading::read_as_it_is(&mut file, bytes_max) {
@@ -224,7 +303,7 @@ impl Store {
         let path = self.blob(digest);
         {
             let _gate = self.gate()?;
-            if is_blob(&path, bytes.len())? {
+            if is_blob(&path, bytes.len() as u64)? {
                 self.held().note(digest);
                 return touch(&path);
             }
@@ -481,9 +560,9 @@ fn subfolders(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn is_blob(path: &Path, length: usize) -> io::Result<bool> {
+fn is_blob(path: &Path, length: u64) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
-        Ok(found) => Ok(found.is_file() && usize::try_from(found.len()) == Ok(length)),
+        Ok(found) => Ok(found.is_file() && found.len() == length),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
