@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use crate::{
     http::Response,
     models::{
-        FLOAT, INT64, Message, declared, floats, graph, int_attribute, integers, model, node,
+        FLOAT, INT64, Message, STRING, declared, floats, graph, int_attribute, integers, model,
+        node,
     },
     repository::Repository,
     server::Server,
@@ -257,4 +258,36 @@ fn a_reshape_is_another_shape_of_the_same_bytes() {
         refused.contains("has the shape") || refused.contains("another number of elements"),
         "{refused}"
     );
+}
+
+/// A model of `x [n, classes]` whose only output is a map for each row, from these classes.
+fn zip_map(key: i64, classes: Message) -> Vec<u8> {
+    let scores = Message::default().message(1, Message::default().number(1, FLOAT));
+    let map = Message::default().message(5, Message::default().number(1, key).message(2, scores));
+    let rows = Message::default().message(4, Message::default().message(1, map));
+    let rows = Message::default().bytes(1, "y").message(2, rows);
+    let nodes = vec![node("ZipMap", &["x"], &["y"]).message(5, classes).bytes(7, "ai.onnx.ml")];
+    let mut bytes = model(graph(nodes, vec![], vec![declared("x", FLOAT, &[-1, 3])], vec![rows]));
+    let more = Message::default().bytes(1, "ai.onnx.ml").number(2, 1);
+    bytes.extend(Message::default().message(8, more).0);
+    bytes
+}
+
+#[test]
+fn scores_by_class_have_a_column_for_each_class_in_the_declared_order() {
+    let repository = Repository::empty();
+    let numbers = Message::default().bytes(1, "classlabels_int64s").number(20, 7);
+    let numbers = [7, 3, 5].iter().fold(numbers, |list, class| list.number(8, *class));
+    repository.add_bytes("numbers", "1", &zip_map(INT64, numbers));
+    let texts = Message::default().bytes(1, "classlabels_strings").number(20, 8);
+    let texts = ["pear", "apple", "fig"].iter().fold(texts, |list, class| list.bytes(9, class));
+    repository.add_bytes("texts", "1", &zip_map(STRING, texts));
+    let server = Server::over(&repository);
+    for name in ["numbers", "texts"] {
+        let some = outputs(&server, name, &[input("x", &[2, 3])]);
+        assert_eq!(some[0]["shape"], json!([2, 3]), "{name}");
+        assert_eq!(some[0]["data"], json!([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "{name}");
+        let none = outputs(&server, name, &[input("x", &[0, 3])]);
+        assert_eq!(none[0]["shape"], json!([0, 3]), "{name}");
+    }
 }

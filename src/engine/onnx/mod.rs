@@ -10,6 +10,7 @@
 //!
 //! Not here: opening external data, running anything, the sandbox in which a version is proven.
 
+mod classes;
 mod complete;
 mod declared;
 mod division;
@@ -21,8 +22,9 @@ mod rounds;
 mod walk;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use classes::Classes;
 pub use declared::{Declared, Dim, ElementType, ValueType};
 pub use division::check_operators;
 pub use external::{Carrier, ExternalTensor};
@@ -50,6 +52,8 @@ pub struct Summary {
     pub outputs: Vec<Declared>,
     /// The inputs that an initializer gives a default value, so that a request may leave them out.
     pub initializers: BTreeSet<String>,
+    /// The classes of each `ZipMap` in the main graph, by the name of its output.
+    pub classes: BTreeMap<String, Classes>,
     /// The nodes in the file, those of subgraphs and functions included.
     pub nodes: usize,
     /// The nodes of the graphs once every function call is replaced by the function's body, calls included.
@@ -87,6 +91,8 @@ pub struct Limits {
     pub external_tensors: usize,
     /// Inputs, and as many outputs.
     pub inputs: usize,
+    /// Classes that maps of scores name, all together.
+    pub classes: usize,
     /// Dimensions of an input or output.
     pub rank: usize,
     /// Different operators.
@@ -111,6 +117,7 @@ impl Default for Limits {
             sparse_elements: 1 << 30,
             external_tensors: 100_000,
             inputs: 10_000,
+            classes: 1_000_000,
             rank: 64,
             operators: 10_000,
             opsets: 256,
