@@ -19,11 +19,13 @@ fn shapeless(name: &str) -> Message {
     Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
 }
 
-/// An input or output whose first dimension has this name, the others these sizes.
+/// An input or output whose first dimension has this name, the others these sizes; a negative one is open.
 fn named(name: &str, first: &str, rest: &[i64]) -> Message {
     let first = Message::default().message(1, Message::default().bytes(2, first));
-    let shape =
-        rest.iter().fold(first, |shape, dim| shape.message(1, Message::default().number(1, *dim)));
+    let shape = rest.iter().fold(first, |shape, dim| match dim {
+        0.. => shape.message(1, Message::default().number(1, *dim)),
+        _ => shape.message(1, Message::default()),
+    });
     let tensor = Message::default().number(1, FLOAT).message(2, shape);
     Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
 }
@@ -51,7 +53,7 @@ fn a_tensor_without_a_shape_has_any_rank() {
     let bytes = model(graph(twice, two, vec![shapeless("x")], vec![shapeless("y")]));
     repository.add_bytes("twice", "1", &bytes);
     let server = Server::over(&repository);
-    for shape in [&[][..], &[3], &[2, 2], &[1, 2, 3], &[0]] {
+    for shape in [&[][..], &[3], &[2, 2], &[1, 2, 3], &[0], &[0, 4], &[2, 0], &[0, 0], &[0, 2, 2]] {
         let outputs = outputs(&server, "twice", &[input("x", shape)]);
         let count = shape.iter().product::<usize>();
         let doubled: Vec<f64> =
@@ -289,5 +291,31 @@ fn scores_by_class_have_a_column_for_each_class_in_the_declared_order() {
         assert_eq!(some[0]["data"], json!([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "{name}");
         let none = outputs(&server, name, &[input("x", &[0, 3])]);
         assert_eq!(none[0]["shape"], json!([0, 3]), "{name}");
+    }
+}
+
+#[test]
+fn an_empty_batch_passes_where_the_model_runs_only_at_some_sizes_beside_it() {
+    let repository = Repository::empty();
+    // Sums of 200 numbers in a row: shorter rows are an error, and so are those of a constant's rows.
+    let kernel = || floats("w", &[1, 1, 200], &[1.0; 200]);
+    let nodes = vec![node("Unsqueeze", &["x", "one"], &["u"]), node("Conv", &["u", "w"], &["y"])];
+    let one = integers("one", INT64, &[1], &[1]);
+    let x = || vec![named("x", "batch", &[-1])];
+    let bytes = graph(nodes, vec![kernel(), one], x(), vec![declared("y", FLOAT, &[-1, -1, -1])]);
+    repository.add_bytes("signal", "1", &model(bytes));
+    let product = vec![node("MatMul", &["x", "w"], &["y"])];
+    let weights = vec![floats("w", &[8, 2], &[1.0; 16])];
+    let bytes = graph(product, weights, vec![shapeless("x")], vec![shapeless("y")]);
+    repository.add_bytes("layer", "1", &model(bytes));
+    let server = Server::over(&repository);
+    assert_eq!(outputs(&server, "signal", &[input("x", &[0, 250])])[0]["shape"], json!([0, 1, 51]));
+    assert_eq!(outputs(&server, "layer", &[input("x", &[0, 8])])[0]["shape"], json!([0, 2]));
+    // Nothing ran well with both, and nothing of that rank.
+    for shape in [&[0, 0][..], &[0, 1, 1, 1, 8]] {
+        let model = if shape.len() == 2 { "signal" } else { "layer" };
+        let answer = infer(&server, model, &[input("x", shape)]);
+        let error = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 400 && error.contains("not seen to run well"), "{error}");
     }
 }
