@@ -14,7 +14,9 @@ use crate::{
         self, Engine, Engines, LoadError, ModelFile, Session, SessionOptions, Tag,
         onnx::{self, Hazard, OnnxError},
     },
-    model::{EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, VersionId},
+    model::{
+        EngineChoice, Growth, Guards, ModelDescription, ModelName, Quotient, Signature, VersionId,
+    },
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
     source::{Artifact, SourceError, Store},
@@ -346,7 +348,7 @@ impl Loader {
         let clock = self.monitor.clock();
         let begin = clock.now();
         let Fetched { artifact, checked, description, identity } = self.fetch(origin)?;
-        let Checked { file, hazards, growth } = checked;
+        let Checked { file, hazards, growth, quotients } = checked;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let digest = identity.as_deref().unwrap_or(&artifact.sha256);
@@ -380,6 +382,7 @@ impl Loader {
         };
         let Opened { sessions, signature, load, warmed } = self.open(&opening, description)?;
         let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
+        let guards = guards.with_quotients(quotients);
         let mut notes = notes(description, &guards, &signature, &hazards);
         notes.extend(warmed.notes);
         upkeep.took(Phase::Sessions, load);
@@ -543,12 +546,20 @@ struct Checked {
     hazards: Vec<Hazard>,
     /// What grows by the values of a request; `None` if nothing does.
     growth: Option<Growth>,
+    /// Divisions that requests must be kept from.
+    quotients: Vec<Quotient>,
 }
 
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
 fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let (summary, hazards) = trial::preflight(&artifact.model)?;
-    let growth = onnx::growth(&artifact.model, &summary, &onnx::Limits::default())?;
+    let limits = onnx::Limits::default();
+    let growth = onnx::growth(&artifact.model, &summary, &limits)?;
+    // A function may have the operator's name.
+    let may_divide =
+        summary.functions > 0 || summary.operators.contains(&(String::new(), "Div".to_owned()));
+    let quotients =
+        if may_divide { onnx::quotients(&artifact.model, &limits)? } else { Vec::new() };
     let mut files: BTreeMap<String, Arc<[u8]>> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
@@ -562,7 +573,7 @@ fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let external = files.into_iter().collect();
     let summary = Arc::new(summary);
     let file = ModelFile { bytes: artifact.model.clone(), external, summary };
-    Ok(Checked { file, hazards, growth })
+    Ok(Checked { file, hazards, growth, quotients })
 }
 
 /// Combines the guards that the proof found with one against all empty inputs if an operator ends the process on them.

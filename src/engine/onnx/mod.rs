@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use classes::Classes;
 pub use declared::{Declared, Dim, ElementType, ValueType};
-pub use division::check_operators;
+pub use division::{check_operators, quotients};
 pub use external::{Carrier, ExternalTensor};
 pub use growth::growth;
 pub use killers::{Hazard, KILLERS, Killer, Remedy};
@@ -239,7 +239,7 @@ pub enum OnnxError {
     /// It may divide the smallest integer by -1.
     #[error(
         "the `Div` that gives `{output}` may divide integers of 32 or 64 bits by -1, which ends the process for the \
-         smallest one; divide by a constant without -1, or cast to floating point first"
+         smallest one; divide by a constant without -1 or by an input, or cast to floating point first"
     )]
     Division {
         /// What it gives.
@@ -369,6 +369,7 @@ pub fn check_bytes(bytes: &[u8]) {
         match summarize(bytes, &limits) {
             Ok(summary) => {
                 drop(check_operators(bytes, &limits));
+                drop(quotients(bytes, &limits));
                 drop(growth(bytes, &summary, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);
