@@ -2,6 +2,7 @@
 //! a description says of shapes is followed.
 
 use serde_json::{Value, json};
+use tidegate::engine::onnx::{Limits, growth, summarize};
 
 use crate::{
     http::Response,
@@ -318,4 +319,40 @@ fn an_empty_batch_passes_where_the_model_runs_only_at_some_sizes_beside_it() {
         let error = String::from_utf8_lossy(&answer.body).into_owned();
         assert!(answer.status == 400 && error.contains("not seen to run well"), "{error}");
     }
+}
+
+#[test]
+fn initializers_of_older_files_are_constants_although_they_are_inputs() {
+    let repository = Repository::empty();
+    let nodes = vec![node("Mul", &["x", "w"], &["s"]), node("Reshape", &["s", "shape"], &["y"])];
+    let constants =
+        vec![floats("w", &[2], &[10.0, 100.0]), integers("shape", INT64, &[2], &[-1, 1])];
+    let inputs = vec![
+        declared("w", FLOAT, &[2]),
+        declared("x", FLOAT, &[-1, 2]),
+        declared("shape", INT64, &[2]),
+    ];
+    let newer = model(graph(nodes, constants, inputs, vec![declared("y", FLOAT, &[-1, 1])]));
+    assert_eq!(newer[..2], [8, 8]);
+    let older = [&[8, 3], &newer[2..]].concat();
+    repository.add_bytes("newer", "1", &newer);
+    repository.add_bytes("older", "1", &older);
+    let grows = |bytes: &[u8]| {
+        let summary = summarize(bytes, &Limits::default()).unwrap();
+        assert_eq!(summary.initializers, ["shape", "w"].map(str::to_owned).into());
+        growth(bytes, &summary, &Limits::default()).unwrap().is_some()
+    };
+    assert_eq!([grows(&newer), grows(&older)], [false, false]);
+    let server = Server::over(&repository);
+    for name in ["newer", "older"] {
+        let x = outputs(&server, name, &[input("x", &[1, 2])]);
+        assert_eq!(x[0]["data"], json!([10.0, 200.0]), "{name}");
+        let empty = outputs(&server, name, &[input("x", &[0, 2])]);
+        assert_eq!(empty[0]["shape"], json!([0, 1]), "{name}");
+    }
+    let with_weights = [input("w", &[2]), input("x", &[1, 2])];
+    assert_eq!(outputs(&server, "newer", &with_weights)[0]["data"], json!([1.0, 4.0]));
+    let answer = infer(&server, "older", &with_weights);
+    let error = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.status == 400 && error.contains("unexpected input `w`"), "{error}");
 }

@@ -50,7 +50,8 @@ pub struct Summary {
     pub inputs: Vec<Declared>,
     /// The outputs, in the model's order.
     pub outputs: Vec<Declared>,
-    /// The inputs that an initializer gives a default value, so that a request may leave them out.
+    /// The inputs that an initializer gives a value: a default that a request may replace, or, before version 4 of the
+    /// format, a constant.
     pub initializers: BTreeSet<String>,
     /// The classes of each `ZipMap` in the main graph, by the name of its output.
     pub classes: BTreeMap<String, Classes>,
