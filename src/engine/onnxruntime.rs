@@ -6,7 +6,8 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -34,6 +35,7 @@ use crate::{
 use super::{
     Arena, Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions,
     arena::{Crowd, is_full},
+    onnx::{Classes, Summary},
     shortened,
     weights::{self, Lent},
 };
@@ -157,8 +159,10 @@ impl Engine for OnnxRuntime {
         let inputs =
             session.inputs().iter().map(|outlet| input_spec(outlet.name(), outlet.dtype()));
         let inputs = inputs.collect::<Result<_, _>>()?;
-        let outputs =
-            session.outputs().iter().map(|outlet| output_spec(outlet.name(), outlet.dtype()));
+        let outputs = session
+            .outputs()
+            .iter()
+            .map(|outlet| output_spec(outlet.name(), outlet.dtype(), &file.summary));
         let (outputs, readers): (Vec<_>, Vec<_>) =
             outputs.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let optional = session
@@ -270,12 +274,14 @@ fn missing_locale(text: &str) -> Option<String> {
 }
 
 /// How an output's value becomes a tensor.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Reader {
     Tensor,
     /// What a classifier's `ZipMap` gives: a map from class to score for each row.
     RowsOfMaps {
         key: TensorElementType,
+        /// The classes in the order of the columns, where the file tells them.
+        classes: Option<Classes>,
     },
 }
 
@@ -289,7 +295,11 @@ fn input_spec(name: &str, kind: &ValueType) -> Result<TensorSpec, LoadError> {
     })
 }
 
-fn output_spec(name: &str, kind: &ValueType) -> Result<(TensorSpec, Reader), LoadError> {
+fn output_spec(
+    name: &str,
+    kind: &ValueType,
+    summary: &Summary,
+) -> Result<(TensorSpec, Reader), LoadError> {
     if let Some(spec) = tensor_spec(name, kind) {
         return Ok((spec, Reader::Tensor));
     }
@@ -299,7 +309,12 @@ fn output_spec(name: &str, kind: &ValueType) -> Result<(TensorSpec, Reader), Loa
     {
         let dims = Some(vec![-1, -1]);
         let spec = TensorSpec::new(name, DataType::Fp32, dims);
-        return Ok((spec, Reader::RowsOfMaps { key }));
+        let are_of_it = |classes: &&Classes| match classes {
+            Classes::Integers(_) => key == TensorElementType::Int64,
+            Classes::Texts(_) => key == TensorElementType::String,
+        };
+        let classes = summary.classes.get(name).filter(are_of_it).cloned();
+        return Ok((spec, Reader::RowsOfMaps { key, classes }));
     }
     Err(LoadError::Unservable {
         role: "output",
@@ -637,9 +652,11 @@ fn read_outputs(
     let mut tensors = Vec::with_capacity(wanted.len());
     for ((_, value), index) in outputs.iter().zip(wanted) {
         let name = &signature.outputs[*index].name;
-        tensors.push(match readers[*index] {
+        tensors.push(match &readers[*index] {
             Reader::Tensor => read_tensor(name, &value)?,
-            Reader::RowsOfMaps { key } => read_rows_of_maps(name, &value, key)?,
+            Reader::RowsOfMaps { key, classes } => {
+                read_rows_of_maps(name, &value, *key, classes.as_ref())?
+            }
         });
     }
     Ok(tensors)
@@ -720,28 +737,52 @@ fn read_strings(value: &DynValue) -> ort::Result<Strings> {
     Strings::from_ends(bytes, offsets).ok_or_else(unordered)
 }
 
-/// Rows of maps from class to score become a matrix; columns in the ascending order of the classes.
+/// Rows of maps from class to score become a matrix, with a column for each class also where there are no rows.
 fn read_rows_of_maps(
     name: &str,
     value: &DynValue,
     key: TensorElementType,
+    classes: Option<&Classes>,
 ) -> Result<Tensor, RunError> {
     let wrong = || RunError::Output { name: name.to_owned(), actual: value.dtype().to_string() };
     let maps = value.try_extract_sequence::<DynMapValueType>().map_err(|error| failed(&error))?;
     let mut scores = Vec::new();
-    let mut columns = 0;
+    let mut columns = classes.map_or(0, Classes::len);
+    let (integers, texts) = match classes {
+        Some(Classes::Integers(all)) => (Some(&all[..]), None),
+        Some(Classes::Texts(all)) => (None, Some(&all[..])),
+        None => (None, None),
+    };
     for map in &maps {
         let before = scores.len();
-        if key == TensorElementType::String {
+        let row = if key == TensorElementType::String {
             let row = map.try_extract_map::<String, f32>().map_err(|error| failed(&error))?;
-            scores.extend(row.into_iter().collect::<BTreeMap<_, _>>().into_values());
+            add_row(row, texts, &mut scores)
         } else {
             let row = map.try_extract_map::<i64, f32>().map_err(|error| failed(&error))?;
-            scores.extend(row.into_iter().collect::<BTreeMap<_, _>>().into_values());
-        }
+            add_row(row, integers, &mut scores)
+        };
+        row.ok_or_else(wrong)?;
         columns = scores.len() - before;
     }
     let dim = |n: usize| i64::try_from(n).expect("a length in memory fits");
     let shape = Shape::new(&[dim(maps.len()), dim(columns)]).expect("lengths are not negative");
     Tensor::new(shape, Data::Fp32(scores)).map_err(|_| wrong())
+}
+
+/// Appends the scores of a row in the order of the classes, or in the ascending order of its own where that is not
+/// known; `None` if a class is missing.
+fn add_row<K: Eq + Hash + Ord>(
+    row: HashMap<K, f32>,
+    classes: Option<&[K]>,
+    scores: &mut Vec<f32>,
+) -> Option<()> {
+    let Some(classes) = classes else {
+        scores.extend(row.into_iter().collect::<BTreeMap<_, _>>().into_values());
+        return Some(());
+    };
+    for class in classes {
+        scores.push(*row.get(class)?);
+    }
+    Some(())
 }

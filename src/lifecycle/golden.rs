@@ -2,18 +2,15 @@
 //!
 //! `golden.json` beside the model holds tensors as the protocol writes them:
 //! `{"tolerance": {"relative": 1e-4, "absolute": 1e-5}, "cases": [{"inputs": [...], "outputs": [...]}]}`.
-//! Numbers agree where `|actual - expected| <= absolute + relative * |expected|`; everything else must be
-//! equal.
-
-use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::value::RawValue;
+//! `NaN`, `Infinity` and `-Infinity` are numbers there, too. Numbers agree where
+//! `|actual - expected| <= absolute + relative * |expected|`, and one that is none where both are the same; everything
+//! else must be equal.
 
 use crate::{
     engine::{RunError, Session},
     model::{Input, Signature, SignatureError},
     tensor::{DataType, Element, Tensor},
-    wire::v2::{DecodeError, Limits, decode_infer},
+    wire::v2::{DecodeError, GoldenFileError, decode_golden},
 };
 
 /// Cases that a version must reproduce.
@@ -28,15 +25,15 @@ pub struct Golden {
 pub enum GoldenError {
     /// The file is not what it should be.
     #[error("golden.json is malformed: {0}")]
-    File(#[from] serde_json::Error),
+    File(DecodeError),
     /// Nothing would be compared.
     #[error(
         "golden.json has no cases and would prove nothing; give it at least one with inputs and outputs, or remove it"
     )]
     Empty,
-    /// A tensor in the file is malformed.
+    /// A case in the file is malformed.
     #[error("golden.json, case {case}: {source}")]
-    Tensor {
+    Case {
         /// The case, from 0.
         case: usize,
         /// What is wrong with it.
@@ -70,8 +67,7 @@ pub enum GoldenError {
     },
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy)]
 struct Tolerance {
     relative: f64,
     absolute: f64,
@@ -83,59 +79,26 @@ struct Case {
     outputs: Vec<Input>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File<'a> {
-    #[serde(default = "tolerance")]
-    tolerance: Tolerance,
-    #[serde(borrow)]
-    cases: Vec<FileCase<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FileCase<'a> {
-    #[serde(borrow)]
-    inputs: &'a RawValue,
-    #[serde(borrow)]
-    outputs: &'a RawValue,
-}
-
-/// FP32 arithmetic in another order differs by about this much.
-fn tolerance() -> Tolerance {
-    Tolerance { relative: 1e-4, absolute: 1e-5 }
+impl Default for Tolerance {
+    /// FP32 arithmetic in another order differs by about this much.
+    fn default() -> Self {
+        Self { relative: 1e-4, absolute: 1e-5 }
+    }
 }
 
 impl Golden {
     /// Reads the file.
     pub fn parse(file: &[u8]) -> Result<Self, GoldenError> {
-        let file: File<'_> = serde_json::from_slice(file)?;
+        let file = decode_golden(file).map_err(|GoldenFileError { case, source }| match case {
+            None => GoldenError::File(source),
+            Some(case) => GoldenError::Case { case, source },
+        })?;
         if file.cases.is_empty() {
             return Err(GoldenError::Empty);
         }
-        let tensors = |case: usize, raw: &RawValue, inputs_min: usize| {
-            let body = Bytes::from(format!("{{\"inputs\":{}}}", raw.get()));
-            // Bounded by the file's size; a model may have more than requests usually hold.
-            let limits = Limits {
-                inputs_min,
-                inputs_max: usize::MAX,
-                name_bytes_max: usize::MAX,
-                rank_max: usize::MAX,
-                ..Limits::default()
-            };
-            let request = decode_infer(&body, None, &limits);
-            request
-                .map(|request| request.inputs)
-                .map_err(|source| GoldenError::Tensor { case, source })
-        };
-        let case = |(index, case): (usize, &FileCase<'_>)| {
-            Ok(Case {
-                inputs: tensors(index, case.inputs, 0)?,
-                outputs: tensors(index, case.outputs, 1)?,
-            })
-        };
-        let cases = file.cases.iter().enumerate().map(case).collect::<Result<_, GoldenError>>()?;
-        Ok(Self { tolerance: file.tolerance, cases })
+        let tolerance = file.tolerance.map(|(relative, absolute)| Tolerance { relative, absolute });
+        let cases = file.cases.into_iter().map(|(inputs, outputs)| Case { inputs, outputs });
+        Ok(Self { tolerance: tolerance.unwrap_or_default(), cases: cases.collect() })
     }
 
     /// How many cases there are.
@@ -285,5 +248,37 @@ mod tests {
         let without_inputs =
             case.replace(r#"[{"name":"x","datatype":"FP32","shape":[1],"data":[1]}]"#, "[]");
         assert!(Golden::parse(format!(r#"{{"cases":[{without_inputs}]}}"#).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn numbers_of_a_case_may_be_those_that_json_lacks() {
+        let file = r#"{"cases": [{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [-Infinity]}],
+            "outputs": [{"name": "y", "data": [NaN, 1e5, Infinity], "shape": [3], "datatype": "FP32"}]}],
+            "tolerance": {"absolute": 0, "relative": 1e-3}}"#;
+        let golden = Golden::parse(file.as_bytes()).unwrap();
+        let case = &golden.cases[0];
+        assert_eq!(*case.inputs[0].tensor.view::<f64>().unwrap(), [f64::NEG_INFINITY]);
+        let outputs = case.outputs[0].tensor.view::<f32>().unwrap();
+        assert!(outputs[0].is_nan() && outputs[2] == f32::INFINITY, "{outputs:?}");
+        assert!((golden.tolerance.relative - 1e-3).abs() < 1e-12);
+        let refusal = |from: &str, to: &str| {
+            Golden::parse(file.replace(from, to).as_bytes()).unwrap_err().to_string()
+        };
+        let of_case = "golden.json, case 0: ";
+        let table = [
+            ("[NaN,", "[NaN 2,", of_case, "expected `,` or `]`"),
+            ("[NaN,", "[nan,", of_case, "expected a"),
+            (r#""cases""#, r#""case""#, "golden.json is malformed: ", "unknown key `case`"),
+            ("1e-3", "NaN", "golden.json is malformed: ", "invalid JSON"),
+            ("1e-3", "1e999", "golden.json is malformed: ", "`relative` is not a number"),
+            (r#", "relative": 1e-3"#, "", "golden.json is malformed: ", "no `relative`"),
+            ("}]}],", "}]} 1],", "golden.json is malformed: ", "expected `,` or `]`"),
+            (r#""outputs""#, r#""inputs""#, of_case, "a case has two keys `inputs`"),
+            (r#""shape": [1],"#, "", of_case, "input `x`: has no `shape`"),
+        ];
+        for (from, to, begin, part) in table {
+            let error = refusal(from, to);
+            assert!(error.starts_with(begin) && error.contains(part), "{to}: {error}");
+        }
     }
 }

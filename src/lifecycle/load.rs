@@ -16,7 +16,8 @@ use crate::{
         onnx::{self, Hazard, OnnxError},
     },
     model::{
-        EngineChoice, Growth, Guards, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
+        EngineChoice, Growth, Guards, ModelDescription, ModelName, Quotient, Signature, TensorSpec,
+        VersionId,
     },
     monitor::{Monitor, Phase},
     serve::{Version, VersionParts},
@@ -356,7 +357,7 @@ impl Loader {
         let clock = self.monitor.clock();
         let begin = clock.now();
         let Fetched { artifact, checked, description, identity } = self.fetch(origin)?;
-        let Checked { file, hazards, growth } = checked;
+        let Checked { file, hazards, growth, quotients } = checked;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let digest = identity.as_deref().unwrap_or(&artifact.sha256);
@@ -390,6 +391,7 @@ impl Loader {
         };
         let Opened { sessions, signature, load, warmed } = self.open(&opening, description)?;
         let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
+        let guards = guards.with_quotients(quotients);
         let mut notes = notes(description, &guards, &signature, &hazards);
         notes.extend(unreachable(&signature, self.body_bytes_max));
         notes.extend(warmed.notes);
@@ -554,12 +556,20 @@ struct Checked {
     hazards: Vec<Hazard>,
     /// What grows by the values of a request; `None` if nothing does.
     growth: Option<Growth>,
+    /// Divisions that requests must be kept from.
+    quotients: Vec<Quotient>,
 }
 
 /// The bytes for the engine, after our own look at them; external data are resolved here, never by an engine.
 fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let (summary, hazards) = trial::preflight(&artifact.model)?;
-    let growth = onnx::growth(&artifact.model, &summary, &onnx::Limits::default())?;
+    let limits = onnx::Limits::default();
+    let growth = onnx::growth(&artifact.model, &summary, &limits)?;
+    // A function may have the operator's name.
+    let may_divide =
+        summary.functions > 0 || summary.operators.contains(&(String::new(), "Div".to_owned()));
+    let quotients =
+        if may_divide { onnx::quotients(&artifact.model, &limits)? } else { Vec::new() };
     let mut files: BTreeMap<String, ExternalFile> = BTreeMap::new();
     for tensor in &summary.external_data {
         if !files.contains_key(&tensor.location) {
@@ -574,7 +584,7 @@ fn checked(artifact: &Artifact) -> Result<Checked, LoadFailure> {
     let summary = Arc::new(summary);
     let bytes = artifact.model.clone();
     let file = ModelFile { bytes, external, summary, packed: Packed::default() };
-    Ok(Checked { file, hazards, growth })
+    Ok(Checked { file, hazards, growth, quotients })
 }
 
 /// External data for the engine; what lies in a file is mapped.

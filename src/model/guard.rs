@@ -1,9 +1,9 @@
 //! Guards: inputs that requests must not bring to a version, because its engine would end or freeze the process on
 //! them.
 //!
-//! Engines end the process on inputs that are legal: most often on a dimension of 0, rarely on another size. What is
-//! known of a version (from its operators, and from the process that proved it) is a value here, and is compared with a
-//! request's inputs before the engine sees them. Always true:
+//! Engines end the process on inputs that are legal: most often on a dimension of 0, rarely on another size, or on
+//! integers that are divided. What is known of a version (from its operators, and from the process that proved it) is a
+//! value here, and is compared with a request's inputs before the engine sees them. Always true:
 //! - An input with a dimension of 0 passes only where exactly these dimensions were 0 in a run that went well, or where
 //!   nothing in the model is known to mind.
 //! - Engines count with the dimensions beside a 0: these are bounded.
@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tensor::Shape;
+use crate::tensor::{DataType, Shape};
 
 use super::{Input, Signature};
 
@@ -24,6 +24,7 @@ use super::{Input, Signature};
 pub struct Guards {
     empty: Empty,
     sizes: Vec<SizeGuard>,
+    quotients: Vec<Quotient>,
 }
 
 /// The inputs with a dimension of 0 that a version may be given.
@@ -66,6 +67,24 @@ pub struct SizeGuard {
     pub and_above: bool,
 }
 
+/// A division of integers that ends the process where the smallest is divided by -1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quotient {
+    /// The input that the dividends come from, if it is one.
+    pub dividend: Option<Operand>,
+    /// The input that the divisors come from, if it is one.
+    pub divisor: Option<Operand>,
+}
+
+/// An input whose elements are an operand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operand {
+    /// Its name.
+    pub input: String,
+    /// True if its default may hold the number at fault.
+    pub by_default: bool,
+}
+
 /// Why inputs are kept from a version; the caller can send others.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GuardError {
@@ -91,6 +110,9 @@ pub enum GuardError {
         /// The sizes to send instead.
         advice: String,
     },
+    /// The smallest integer might be divided by -1.
+    #[error("the model would divide the smallest integer by -1, which ends the process: {0}")]
+    Quotient(String),
 }
 
 /// The largest product of an empty tensor's other dimensions: engines multiply them in 64 bits with others.
@@ -101,17 +123,23 @@ const ADVICE: &str = "send at least one element in every dimension";
 
 impl Guards {
     /// Nothing to guard.
-    pub const NONE: Self = Self { empty: Empty::Any, sizes: Vec::new() };
+    pub const NONE: Self = Self { empty: Empty::Any, sizes: Vec::new(), quotients: Vec::new() };
 
     /// Guards against these.
     pub fn new(empty: Empty, sizes: Vec<SizeGuard>) -> Self {
-        Self { empty, sizes }
+        Self { empty, sizes, quotients: Vec::new() }
     }
 
     /// The same, and no empty inputs at all, for this reason.
     #[must_use]
     pub fn never_empty(self, reason: String) -> Self {
         Self { empty: Empty::Never(reason), ..self }
+    }
+
+    /// The same, and against these divisions.
+    #[must_use]
+    pub fn with_quotients(self, quotients: Vec<Quotient>) -> Self {
+        Self { quotients, ..self }
     }
 
     /// Compares a request's inputs, in the signature's order, with what must not be.
@@ -121,7 +149,8 @@ impl Guards {
     #[inline]
     pub fn check(&self, inputs: &[Input]) -> Result<(), GuardError> {
         let is_empty = |input: &Input| input.tensor.shape().contains(&0);
-        if self.sizes.is_empty() && !inputs.iter().any(is_empty) {
+        let is_plain = self.sizes.is_empty() && self.quotients.is_empty();
+        if is_plain && !inputs.iter().any(is_empty) {
             return Ok(());
         }
         self.look_closer(inputs)
@@ -157,6 +186,9 @@ impl Guards {
                 let (name, shape) = (input.name.clone(), input.tensor.shape().clone());
                 return Err(GuardError::Empty { name, shape, reason });
             }
+        }
+        if let Some(found) = self.quotients.iter().find(|quotient| quotient.overflows(inputs)) {
+            return Err(GuardError::Quotient(found.advice()));
         }
         match self.sizes.iter().find(|guard| guard.refuses(inputs)) {
             None => Ok(()),
@@ -198,6 +230,13 @@ impl Guards {
                  version; mend the model, or declare the dimension's size"
             ));
         }
+        let divisions = self.quotients.iter().map(|quotient| {
+            format!(
+                "requests with the smallest integer to be divided by -1 are refused: {}",
+                quotient.advice()
+            )
+        });
+        notes.extend(divisions);
         notes
     }
 }
@@ -235,6 +274,39 @@ impl Place {
         let shape = inputs.get(self.input as usize)?.tensor.shape();
         let same_rank = shape.len() == self.rank as usize;
         shape.get(self.axis as usize).copied().filter(|_| same_rank)
+    }
+}
+
+impl Quotient {
+    /// True if nothing shows that the smallest integer is not divided by -1.
+    fn overflows(&self, inputs: &[Input]) -> bool {
+        let may_hold = |operand: &Option<Operand>, short: i32, long: i64| {
+            operand.as_ref().is_none_or(|operand| operand.may_hold(inputs, short, long))
+        };
+        may_hold(&self.divisor, -1, -1) && may_hold(&self.dividend, i32::MIN, i64::MIN)
+    }
+
+    fn advice(&self) -> String {
+        let without = |(operand, number): (&Option<Operand>, &str)| {
+            let input = &operand.as_ref()?.input;
+            Some(format!("send {number} in `{input}`"))
+        };
+        let both = [(&self.divisor, "no -1"), (&self.dividend, "not the smallest integer")];
+        both.into_iter().filter_map(without).collect::<Vec<_>>().join(", or ")
+    }
+}
+
+impl Operand {
+    /// True if its tensor holds the number of its type, or is left out and its default may.
+    fn may_hold(&self, inputs: &[Input], short: i32, long: i64) -> bool {
+        let Some(input) = inputs.iter().find(|input| input.name == self.input) else {
+            return self.by_default;
+        };
+        match input.tensor.datatype() {
+            DataType::Int32 => input.tensor.view().is_ok_and(|all| all.contains(&short)),
+            DataType::Int64 => input.tensor.view().is_ok_and(|all| all.contains(&long)),
+            _ => false,
+        }
     }
 }
 

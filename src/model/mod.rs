@@ -25,7 +25,7 @@ pub use description::{
     VersionPolicy, Warmup, WarmupData, WarmupInput,
 };
 pub use growth::{Grown, Growth, GrowthError, Numbers, Operation, Step};
-pub use guard::{Empty, GuardError, Guards, Place, SizeGuard};
+pub use guard::{Empty, GuardError, Guards, Operand, Place, Quotient, SizeGuard};
 pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};

@@ -95,7 +95,7 @@ fn fixtures() -> Vec<Hostile> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hostile/models");
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let harmful = files.filter(|path| {
-        let harmless = ["huge_input", "nested_32"];
+        let harmless = ["huge_input", "integer_division", "nested_32"];
         !harmless.contains(&path.file_stem().unwrap().to_str().unwrap())
     });
     let codes = &[
@@ -270,12 +270,13 @@ fn strangers() -> Vec<Hostile> {
 
 fn divisions() -> Vec<Hostile> {
     let by_constant = |element: i64, divisor: i64| {
-        let nodes = vec![node("Div", &["x", "d"], &["y"])];
+        let nodes = vec![node("Neg", &["x"], &["m"]), node("Div", &["m", "d"], &["y"])];
         let bytes = single(element, nodes, vec![integers("d", element, &[1], &[divisor])]);
         hostile(format!("type {element} by {divisor}"), bytes, &[Code::Division])
     };
     let by_itself = |element: i64| {
-        let bytes = single(element, vec![node("Div", &["x", "x"], &["y"])], vec![]);
+        let nodes = vec![node("Neg", &["x"], &["m"]), node("Div", &["m", "m"], &["y"])];
+        let bytes = single(element, nodes, vec![]);
         hostile(format!("type {element} by itself"), bytes, &[Code::Division])
     };
     let mut all =

@@ -133,3 +133,27 @@ fn requests_of_the_description_are_run_first() {
     let model = server.admin("/api/v1/models/log").json();
     assert!(of(&model["versions"][0]).is_some_and(|run| run > 0.0), "{model}");
 }
+
+#[test]
+fn golden_outputs_say_that_no_number_is_right() {
+    let repository = Repository::empty();
+    repository.add_bytes("m", "1", &logarithm(-3.0));
+    let server = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "100ms").start();
+    server.wait_for_state("m", "1", "READY");
+    let golden = |data: &str| {
+        let of = |name: &str, data: &str| {
+            format!(
+                r#"[{{"name": "{name}", "datatype": "FP32", "shape": [1, 2], "data": {data}}}]"#
+            )
+        };
+        let (x, y) = (of("x", "[1, 3]"), of("y", data));
+        format!(r#"{{"cases": [{{"inputs": {x}, "outputs": {y}}}]}}"#)
+    };
+    repository.add_bytes("m", "2", &logarithm(3.0));
+    repository.describe("m", "2/golden.json", &golden("[NaN, -Infinity]"));
+    server.wait_for_state("m", "2", "READY");
+    repository.add_bytes("m", "3", &logarithm(3.0));
+    repository.describe("m", "3/golden.json", &golden("[NaN, Infinity]"));
+    let refused = server.wait_for_state("m", "3", "UNAVAILABLE")["reason"].to_string();
+    assert!(refused.contains("is -inf at element 1, expected inf"), "{refused}");
+}

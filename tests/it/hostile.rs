@@ -23,7 +23,7 @@ use crate::{
 const HOSTILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/hostile");
 
 /// Models that are accepted because they do no harm within the limits of a proof.
-const HARMLESS_TO_LOAD: [&str; 3] = ["huge_input", "memory_bomb", "nested_32"];
+const HARMLESS_TO_LOAD: [&str; 4] = ["huge_input", "integer_division", "memory_bomb", "nested_32"];
 
 /// Adds every `.onnx` of a folder as a model named after it, with `beside` called for the version's folder.
 fn add_all(repository: &Repository, folder: &str, beside: impl Fn(&Path)) -> Vec<String> {

@@ -379,3 +379,38 @@ fn empty_inputs_pass_only_as_they_ran_well() {
         assert!(passed.is_ok(), "{empty:?}: {passed:?} of {sound:?}");
     }
 }
+
+#[test]
+fn a_product_of_rows_is_proven_where_only_rows_are_open() {
+    let repository = Repository::empty();
+    let turned = |from: &str| {
+        let order = Message::default().bytes(1, "perm").number(8, 1).number(8, 0).number(20, 7);
+        node("Transpose", &[from], &["t"]).message(5, order)
+    };
+    let weights = || vec![floats("w", &[2, 4], &[1.0; 8])];
+    let of = |nodes: Vec<Message>, columns: i64, rows: i64| {
+        let (x, y) = (declared("x", FLOAT, &[-1, columns]), declared("y", FLOAT, &[rows, -1]));
+        model(graph(nodes, weights(), vec![x], vec![y]))
+    };
+    let by_weights =
+        |columns| of(vec![turned("w"), node("MatMul", &["x", "t"], &["y"])], columns, -1);
+    repository.add_bytes("rows", "1", &by_weights(4));
+    repository.add_bytes("open", "1", &by_weights(-1));
+    // Nothing is left to add up: this ends the process, or does not, and the proof knows.
+    repository.add_bytes(
+        "sums",
+        "1",
+        &of(vec![turned("x"), node("MatMul", &["t", "x"], &["y"])], 4, 4),
+    );
+    let mut server = Server::over(&repository);
+    let ask =
+        |model: &str| server.post(&infer(model), &body(&[input("x", "FP32", &[0, 4], &json!([]))]));
+    let answer = ask("rows");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["outputs"][0]["shape"], json!([0, 2]));
+    let answer = ask("open");
+    assert!(answer.status == 400 && answer.text().contains("FusedMatMul"), "{answer:?}");
+    let answer = ask("sums");
+    assert!(answer.status == 200 || answer.text().contains("ended the process"), "{answer:?}");
+    assert!(server.is_running());
+}

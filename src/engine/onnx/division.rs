@@ -12,6 +12,9 @@
 //! Both operands of a `Div` and its result have one type, so it is enough to know one of them. Function calls are
 //! followed with what is known of their arguments. The work is bounded by a number of steps.
 //!
+//! In the main graph a `Div` is let through as well where an operand has no other elements than an input of the model:
+//! requests are then kept from bringing the numbers (`model::Quotient`).
+//!
 //! On the same walk each node is compared with the table of other operators that end the process (`killers`), which
 //! needs to know of an operand whether its elements, or its shape, follow from the values of a request; and so does the
 //! table of those whose output may be of any size (`growth`).
@@ -19,6 +22,8 @@
 //! Not here: divisions inside of other operators, which ONNX Runtime guards.
 
 use std::collections::{HashMap, HashSet};
+
+use crate::model::{Operand, Quotient};
 
 use super::{
     Limits, OnnxError, ValueType,
@@ -56,20 +61,39 @@ const UNKNOWN: Facts = ANYTHING | RUNTIME;
 /// Inputs and outputs of nodes that are looked at, function calls followed.
 const STEPS_MAX: u64 = 20_000_000;
 
+/// Different divisions that requests are kept from; a model with more is refused.
+const QUOTIENTS_MAX: usize = 100;
+
 /// Refuses a model with an operator that could end the process on an ordinary request; gives those that do so only on
 /// empty inputs.
 ///
 /// `bytes` were accepted by [`super::summarize`].
 pub fn check_operators(bytes: &[u8], limits: &Limits) -> Result<Vec<Hazard>, OnnxError> {
-    Ok(judged(bytes, limits)?.0)
+    Ok(judged(bytes, limits)?.hazards)
 }
 
 /// True if the size of what an operator gives follows from a request's values.
 pub(super) fn grows(bytes: &[u8], limits: &Limits) -> Result<bool, OnnxError> {
-    Ok(judged(bytes, limits)?.1)
+    Ok(judged(bytes, limits)?.grows)
 }
 
-fn judged(bytes: &[u8], limits: &Limits) -> Result<(Vec<Hazard>, bool), OnnxError> {
+/// The divisions whose operands requests must be kept from.
+///
+/// `bytes` were accepted by [`super::summarize`].
+pub fn quotients(bytes: &[u8], limits: &Limits) -> Result<Vec<Quotient>, OnnxError> {
+    Ok(judged(bytes, limits)?.quotients)
+}
+
+/// What the walk found.
+#[derive(Default)]
+struct Found {
+    hazards: Vec<Hazard>,
+    /// An output has a size that follows from a request's values.
+    grows: bool,
+    quotients: Vec<Quotient>,
+}
+
+fn judged(bytes: &[u8], limits: &Limits) -> Result<Found, OnnxError> {
     let mut fields = Fields::new(bytes);
     let (mut main, mut functions) = (None, HashMap::new());
     let mut reader = Reader { limits, steps: 0, has_defaults: has_defaults(bytes)? };
@@ -83,21 +107,20 @@ fn judged(bytes: &[u8], limits: &Limits) -> Result<(Vec<Hazard>, bool), OnnxErro
             _ => {}
         }
     }
-    let Some(main) = main else { return Ok((Vec::new(), false)) };
+    let Some(main) = main else { return Ok(Found::default()) };
     let inputs = vec![ANYTHING | VARIES; main.inputs.len()];
     let sizes = main.inputs.iter().map(|input| main.sizes_of(input)).fold(Sizes::Fixed, Sizes::max);
-    let squares = &main.squares;
     let mut judge = Judge {
         functions: &functions,
         sizes,
-        squares,
-        hazards: Vec::new(),
-        grows: false,
+        main: &main,
+        origins: main.inputs.iter().map(|input| (*input, *input)).collect(),
+        found: Found::default(),
         calls: 0,
         steps: 0,
     };
     judge.graph(&main, Some(&inputs), &mut Scopes::default())?;
-    Ok((judge.hazards, judge.grows))
+    Ok(judge.found)
 }
 
 /// Domain, name and overload.
@@ -108,6 +131,8 @@ type Key<'a> = (&'a str, &'a str, &'a str);
 struct Graph<'a> {
     nodes: Vec<Node<'a>>,
     constants: Vec<(&'a str, Facts)>,
+    /// Constants that an input can replace.
+    defaults: HashMap<&'a str, Facts>,
     inputs: Vec<&'a str>,
     outputs: Vec<&'a str>,
     /// Values that are declared to be of another type than integers of 32 or 64 bits.
@@ -193,7 +218,10 @@ impl Reader<'_> {
         // What an input can replace is no constant.
         if self.has_defaults {
             let inputs: HashSet<&str> = graph.inputs.iter().copied().collect();
-            graph.constants.retain(|(name, _)| !inputs.contains(name));
+            let replaced = graph.constants.extract_if(.., |(name, _)| inputs.contains(name));
+            for (name, facts) in replaced {
+                *graph.defaults.entry(name).or_insert(0) |= facts;
+            }
         } else {
             let constants: HashSet<&str> = graph.constants.iter().map(|(name, _)| *name).collect();
             graph.inputs.retain(|name| !constants.contains(name));
@@ -368,11 +396,10 @@ struct Judge<'m, 'a> {
     functions: &'m HashMap<Key<'a>, Graph<'a>>,
     /// The sizes that a request can choose.
     sizes: Sizes,
-    /// Those of the main graph.
-    squares: &'m HashSet<&'a str>,
-    hazards: Vec<Hazard>,
-    /// An output has a size that follows from a request's values.
-    grows: bool,
+    main: &'m Graph<'a>,
+    /// Values of the main graph that have no other elements than this input of it.
+    origins: HashMap<&'m str, &'m str>,
+    found: Found,
     /// Functions that are being followed.
     calls: usize,
     steps: u64,
@@ -411,10 +438,13 @@ impl<'m, 'a> Judge<'m, 'a> {
         step(&mut self.steps, 1 + node.inputs.len() + node.outputs.len())?;
         let inputs: Vec<Facts> = node.inputs.iter().map(|input| scopes.facts(input)).collect();
         let elements: Vec<Facts> = inputs.iter().map(|facts| facts & ANYTHING).collect();
-        if node.key.0.is_empty() && node.key.1 == "Div" {
-            judge(graph, node, &elements)?;
-        }
         let is_main = scopes.0.len() == 1 && self.calls == 0;
+        if may_overflow(graph, node, &elements) {
+            self.divide(node, is_main)?;
+        }
+        if is_main {
+            self.pass_on(node);
+        }
         let judged = Judged {
             operator: (node.key.0, node.key.1),
             output: node.outputs.first().copied().unwrap_or(""),
@@ -423,11 +453,11 @@ impl<'m, 'a> Judge<'m, 'a> {
             has_axis: node.has_axis,
             kernel_rank: node.kernel_rank,
             is_square: is_main
-                && node.inputs.first().is_some_and(|name| self.squares.contains(name)),
+                && node.inputs.first().is_some_and(|name| self.main.squares.contains(name)),
             sizes: self.sizes,
         };
-        judged.judge(&mut self.hazards)?;
-        self.grows |= grows_by_values(node.key.1, &inputs);
+        judged.judge(&mut self.found.hazards)?;
+        self.found.grows |= grows_by_values(node.key.1, &inputs);
         let mut branches = Vec::new();
         for inner in &node.graphs {
             branches.push(self.graph(inner, None, scopes)?);
@@ -455,19 +485,54 @@ impl<'m, 'a> Judge<'m, 'a> {
     }
 }
 
+impl<'m> Judge<'m, '_> {
+    /// Notes a division by what requests must not bring; refuses one that no input of the model governs.
+    fn divide(&mut self, node: &Node<'_>, is_main: bool) -> Result<(), OnnxError> {
+        let operand = |position: usize, facts: Facts| {
+            let input = *self.origins.get(node.inputs.get(position)?)?;
+            let by_default = self.main.defaults.get(input).is_none_or(|all| all & facts != 0);
+            Some(Operand { input: input.to_owned(), by_default })
+        };
+        let quotient = Quotient { dividend: operand(0, SMALLEST), divisor: operand(1, MINUS_ONE) };
+        let is_governed = quotient.dividend.is_some() || quotient.divisor.is_some();
+        if !is_main || !is_governed || self.found.quotients.len() == QUOTIENTS_MAX {
+            let output = node.outputs.first().copied().unwrap_or("");
+            return Err(OnnxError::Division { output: shown(output) });
+        }
+        if !self.found.quotients.contains(&quotient) {
+            self.found.quotients.push(quotient);
+        }
+        Ok(())
+    }
+
+    /// Notes what has no other elements than an input, after a node of the main graph.
+    fn pass_on(&mut self, node: &'m Node<'_>) {
+        let passes = node.key.0.is_empty() && PASSES.contains(&node.key.1);
+        // Which of two the engine takes where a function has the name of an operator is not certain.
+        if passes
+            && !self.functions.contains_key(&node.key)
+            && let Some(origin) = node.inputs.first().and_then(|first| self.origins.get(first))
+        {
+            let origin = *origin;
+            self.origins.extend(node.outputs.iter().map(|output| (*output, origin)));
+        }
+    }
+}
+
 /// What is known of a value, with its declared type.
 fn narrowed(graph: &Graph<'_>, name: &str, facts: Facts) -> Facts {
     if graph.others.contains(name) { OTHER | facts & RUNTIME } else { facts }
 }
 
-fn judge(graph: &Graph<'_>, node: &Node<'_>, inputs: &[Facts]) -> Result<(), OnnxError> {
-    let [dividend, divisor] = *inputs else { return Ok(()) };
+/// True if it is a `Div` that may divide the smallest integer by -1.
+fn may_overflow(graph: &Graph<'_>, node: &Node<'_>, inputs: &[Facts]) -> bool {
+    let [dividend, divisor] = *inputs else { return false };
     let output = node.outputs.first().copied().unwrap_or("");
     let is_integer = dividend & divisor & narrowed(graph, output, ANYTHING) & INTEGER != 0;
-    if is_integer && divisor & MINUS_ONE != 0 && dividend & SMALLEST != 0 {
-        return Err(OnnxError::Division { output: shown(output) });
-    }
-    Ok(())
+    (node.key.0, node.key.1) == ("", "Div")
+        && is_integer
+        && divisor & MINUS_ONE != 0
+        && dividend & SMALLEST != 0
 }
 
 /// Operators whose outputs are never integers of 32 or 64 bits.

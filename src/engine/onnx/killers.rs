@@ -34,8 +34,8 @@ pub struct Killer {
 pub enum Remedy {
     /// Inputs with a dimension of 0 are kept from the version.
     Guarded,
-    /// Guarded where an operand is a transposed one whose first dimension has moved, and where no proof shows which
-    /// empty inputs run well.
+    /// Guarded where no proof shows which empty inputs run well, and where an operand is a transposed one whose first
+    /// dimension has moved; the latter only where a request chooses more than the first dimension of each input.
     GuardedIfMoved,
     /// Guarded where it has an axis; harmless without.
     GuardedWithAxis,
@@ -236,8 +236,10 @@ impl Judged<'_> {
             }
             _ => {}
         }
-        let settled_by_proof =
-            row.remedy == Remedy::GuardedIfMoved && !may(0, MOVED) && !may(1, MOVED);
+        // Where only rows are open, the proof runs what a request without rows would.
+        let is_proven_exactly = self.sizes != Sizes::Open && !may(0, SHAPED) && !may(1, SHAPED);
+        let settled_by_proof = row.remedy == Remedy::GuardedIfMoved
+            && (is_proven_exactly || !may(0, MOVED) && !may(1, MOVED));
         let by_values =
             !settled_by_proof && self.operands.iter().any(|operand| operand & SHAPED != 0);
         let operator = match row.domain {

@@ -10,6 +10,7 @@
 //!
 //! Not here: opening external data, running anything, the sandbox in which a version is proven.
 
+mod classes;
 mod complete;
 mod declared;
 mod division;
@@ -21,10 +22,11 @@ mod rounds;
 mod walk;
 mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+pub use classes::Classes;
 pub use declared::{Declared, Dim, ElementType, ValueType};
-pub use division::check_operators;
+pub use division::{check_operators, quotients};
 pub use external::{Carrier, ExternalTensor};
 pub use growth::growth;
 pub use killers::{Hazard, KILLERS, Killer, Remedy};
@@ -48,8 +50,11 @@ pub struct Summary {
     pub inputs: Vec<Declared>,
     /// The outputs, in the model's order.
     pub outputs: Vec<Declared>,
-    /// The inputs that an initializer gives a default value, so that a request may leave them out.
+    /// The inputs that an initializer gives a value: a default that a request may replace, or, before version 4 of the
+    /// format, a constant.
     pub initializers: BTreeSet<String>,
+    /// The classes of each `ZipMap` in the main graph, by the name of its output.
+    pub classes: BTreeMap<String, Classes>,
     /// The nodes in the file, those of subgraphs and functions included.
     pub nodes: usize,
     /// The nodes of the graphs once every function call is replaced by the function's body, calls included.
@@ -87,6 +92,8 @@ pub struct Limits {
     pub external_tensors: usize,
     /// Inputs, and as many outputs.
     pub inputs: usize,
+    /// Classes that maps of scores name, all together.
+    pub classes: usize,
     /// Dimensions of an input or output.
     pub rank: usize,
     /// Different operators.
@@ -111,6 +118,7 @@ impl Default for Limits {
             sparse_elements: 1 << 30,
             external_tensors: 100_000,
             inputs: 10_000,
+            classes: 1_000_000,
             rank: 64,
             operators: 10_000,
             opsets: 256,
@@ -232,7 +240,7 @@ pub enum OnnxError {
     /// It may divide the smallest integer by -1.
     #[error(
         "the `Div` that gives `{output}` may divide integers of 32 or 64 bits by -1, which ends the process for the \
-         smallest one; divide by a constant without -1, or cast to floating point first"
+         smallest one; divide by a constant without -1 or by an input, or cast to floating point first"
     )]
     Division {
         /// What it gives.
@@ -362,6 +370,7 @@ pub fn check_bytes(bytes: &[u8]) {
         match summarize(bytes, &limits) {
             Ok(summary) => {
                 drop(check_operators(bytes, &limits));
+                drop(quotients(bytes, &limits));
                 drop(growth(bytes, &summary, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);

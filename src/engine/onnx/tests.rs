@@ -149,6 +149,8 @@ fn a_classifier_with_zipmap_is_recognised() {
     let names: Vec<_> = not_tensors(&summary).map(|declared| declared.name.as_str()).collect();
     assert_eq!(names, ["probabilities"]);
     assert!(unservable(&summary)[0].contains("export the classifier without `ZipMap`"));
+    let classes = Classes::Integers(vec![0, 1]);
+    assert_eq!(summary.classes, [("probabilities".to_owned(), classes)].into());
 }
 
 /// Protobuf cannot tell where a file is cut: up to the end of a whole field it is a message, too.
@@ -272,6 +274,7 @@ fn every_limit_names_what_there_is_too_much_of() {
         "sparse_outside",
         "external tensors: at least 2, at most 1",
     );
+    check(Limits { classes: 1, ..no() }, "classifier", "classes: at least 2, at most 1");
     check(Limits { inputs: 1, ..no() }, "branches", "inputs or outputs: at least 2, at most 1");
     check(Limits { rank: 2, ..no() }, "defaults", "dimensions: at least 3, at most 2");
     check(Limits { operators: 3, ..no() }, "mlp", "distinct operators: at least 4, at most 3");

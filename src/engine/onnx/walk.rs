@@ -8,10 +8,11 @@
 //!
 //! Not here: the wire format (`wire`), what function calls add up to (`expansion`).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
-    Carrier, Declared, ElementType, ExternalTensor, Limits, OnnxError, Summary, at_most,
+    Carrier, Classes, Declared, ElementType, ExternalTensor, Limits, OnnxError, Summary, at_most,
+    classes::{ZIP_MAP, classes},
     declared::{declared, type_of},
     expansion::{Body, expand},
     external::Entries,
@@ -38,8 +39,11 @@ pub(super) fn model(bytes: &[u8], limits: &Limits) -> Result<Summary, OnnxError>
                 head.opsets.push(opset(field.message()?, limits)?);
             }
             7 => {
-                let ends = walk.graph(field.sole_message(&mut head.has_graph)?, 1)?;
-                head.ends = ends;
+                let graph = field.sole_message(&mut head.has_graph)?;
+                head.ends = walk.graph(graph, 1)?;
+                if walk.operators.contains(&ZIP_MAP) {
+                    head.classes = classes(graph, limits)?;
+                }
                 graphs.push(walk.finish_body());
             }
             20 => {
@@ -72,6 +76,7 @@ pub(super) fn model(bytes: &[u8], limits: &Limits) -> Result<Summary, OnnxError>
         initializers: head.ends.optional(&inputs),
         inputs,
         outputs,
+        classes: head.classes,
         nodes: walk.nodes,
         expanded_nodes: cost.nodes,
         functions: functions.len(),
@@ -87,6 +92,7 @@ struct Head<'a> {
     opsets: Vec<(String, i64)>,
     has_graph: bool,
     ends: Ends<'a>,
+    classes: BTreeMap<String, Classes>,
 }
 
 impl Head<'_> {

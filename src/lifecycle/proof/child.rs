@@ -9,6 +9,7 @@
 //! Not here: starting and ending the process (`super`).
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{Read, Write},
     path::PathBuf,
@@ -308,16 +309,20 @@ impl Probed {
         to: &mut impl Write,
     ) -> Result<(), String> {
         let begin = clock.now();
+        let mut well = BTreeSet::new();
         for (index, probe) in self.probes.iter().enumerate().skip(probing.from) {
             if clock.now() - begin >= probing.time_max {
                 break;
             }
-            if probing.fatal.iter().any(|fatal| probe.is_as_bad_as(fatal)) {
+            if probe.is_settled_by(&well)
+                || probing.fatal.iter().any(|fatal| probe.is_as_bad_as(fatal))
+            {
                 continue;
             }
             write(&Said::Trying(index, probe.clone()), to)?;
             let mut samples = std::iter::once(&self.sample).chain(&self.zeros);
             if samples.any(|sample| probe.run(&mut *self.session, sample)) {
+                well.insert(probe.empty().to_vec());
                 write(&Said::Well, to)?;
             }
         }

@@ -76,6 +76,11 @@ impl<'a> Cursor<'a> {
         self.at = offset;
     }
 
+    /// Moves to where another cursor over the same bytes is, on the same level.
+    pub(super) fn follow(&mut self, other: &Cursor<'_>) {
+        self.jump(other.at);
+    }
+
     /// A cursor at an offset inside the object that was closed last.
     pub(super) fn back_inside(&self, offset: usize) -> Self {
         Self { at: offset, depth: self.depth + 1, ..*self }

@@ -112,6 +112,20 @@ pub(super) fn open(cursor: &mut Cursor<'_>, bracket: u8, what: &str) -> Result<(
     Err(DecodeError::Request(format!("{what} must be {kind}, at byte {}", cursor.offset())))
 }
 
+/// Reads tensors that another document than a request lists, with all of their data.
+pub(super) fn tensors(
+    cursor: &mut Cursor<'_>,
+    what: &str,
+    limits: &Limits,
+) -> Result<Vec<Input>, DecodeError> {
+    let (body, mut tensors) = (Bytes::new(), Vec::new());
+    let here = cursor.clone();
+    let mut reader = Reader { cursor: here, limits, body: &body, binary_at: 0, has_binary: false };
+    reader.list(&mut tensors, what)?;
+    cursor.follow(&reader.cursor);
+    Ok(tensors)
+}
+
 impl<'a> Reader<'a> {
     fn request(&mut self) -> Result<InferRequest, DecodeError> {
         let mut request = InferRequest::default();
@@ -138,7 +152,7 @@ impl<'a> Reader<'a> {
             match number {
                 0 => request.id = Some(self.id()?),
                 1 => parameters::read_request(&mut self.cursor, self.limits, &mut request)?,
-                2 => self.inputs(&mut request.inputs)?,
+                2 => self.list(&mut request.inputs, "inputs")?,
                 _ => self.outputs(&mut request.outputs)?,
             }
         }
@@ -159,8 +173,9 @@ impl<'a> Reader<'a> {
         Ok(id.into_owned())
     }
 
-    fn inputs(&mut self, inputs: &mut Vec<Input>) -> Result<(), DecodeError> {
-        open(&mut self.cursor, b'[', "`inputs`")?;
+    /// The inputs, under whatever name they are listed.
+    fn list(&mut self, inputs: &mut Vec<Input>, what: &str) -> Result<(), DecodeError> {
+        open(&mut self.cursor, b'[', &format!("`{what}`"))?;
         let mut first = true;
         while self.cursor.next_item(&mut first)? {
             if inputs.len() == self.limits.inputs_max {
