@@ -93,8 +93,7 @@ fn as_json(summary: &Summary) -> serde_json::Value {
     };
     let outside = |tensor: &ExternalTensor| {
         let carrier = match tensor.carrier {
-            Carrier::Initializer => "initializer",
-            Carrier::InnerInitializer => "inner_initializer",
+            Carrier::Initializer | Carrier::InnerInitializer => "initializer",
             Carrier::Attribute => "attribute",
             Carrier::SparseInitializer => "sparse_initializer",
             Carrier::SparseAttribute => "sparse_attribute",
