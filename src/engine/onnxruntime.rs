@@ -112,7 +112,7 @@ fn open(path: &Path) -> Result<OnnxRuntime, String> {
     Ok(OnnxRuntime { environment: Env(environment), path: path.to_owned(), version })
 }
 
-/// The library's own version, such as `1.31.0`, which the crate checks and does not tell.
+/// The library's own version, such as `1.32.0`, which the crate checks and does not tell.
 #[expect(unsafe_code, reason = "a C function of the library")]
 fn version_of(path: &Path) -> Option<String> {
     type Getter = unsafe extern "system" fn() -> *const ort::sys::OrtApiBase;

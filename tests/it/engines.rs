@@ -13,6 +13,7 @@ use tidegate::{
 
 use crate::{
     http::Request,
+    models::{FLOAT, INT64, declared, graph, int_attribute, integers, node, with_versions},
     repository::{Golden, Repository},
     server::{Launch, Server},
     tensors::{infer, outputs},
@@ -33,8 +34,10 @@ fn program_alone() -> (TempDir, PathBuf) {
 fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
     let repository = Repository::of(&["digits", "add_sub"]);
     let (_folder, program) = program_alone();
-    let server = Launch::of(&repository).bare(program).start();
-    if cfg!(feature = "tract") {
+    let launch = Launch::of(&repository).bare(program);
+    let is_ready = cfg!(feature = "tract");
+    let server = if is_ready { launch.start() } else { launch.start_until_alive() };
+    if is_ready {
         server.wait_for_state("digits", "1", "READY");
         let golden = Golden::of("digits", "1");
         for (inputs, expected) in &golden.cases {
@@ -48,6 +51,29 @@ fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
         assert_eq!(server.post(&infer("digits"), &json!({"inputs": []})).status, 503);
     }
     server.ask(&Request::get("/v2/health/live")).ok();
+}
+
+/// What a new `onnx` writes; ONNX Runtime 1.31 reads IR 13, and gives the shape of the input.
+#[test]
+fn a_model_of_ir_14_is_served_and_sums_over_an_empty_axis() {
+    let repository = Repository::of(&["add_sub"]);
+    let sum = node("ReduceSum", &["x", "axis"], &["y"]).message(5, int_attribute("keepdims", 0));
+    let sum = graph(
+        vec![sum],
+        vec![integers("axis", INT64, &[1], &[-1])],
+        vec![declared("x", FLOAT, &[-1, -1, 4])],
+        vec![declared("y", FLOAT, &[-1, -1])],
+    );
+    repository.add_bytes("sum", "1", &with_versions(sum, 14, &[("", 21)]));
+    repository.describe("sum", "model.toml", "max_batch_size = 0\nengine = \"onnxruntime\"\n");
+    let server = Launch::of(&repository).start();
+    server.wait_for_state("sum", "1", "READY");
+    for (shape, sums) in [([2, 0, 4], json!([])), ([2, 1, 4], json!([4.0, 4.0]))] {
+        let ones = vec![1; shape.iter().product()];
+        let x = json!({"name": "x", "datatype": "FP32", "shape": shape, "data": ones});
+        let output = &server.post(&infer("sum"), &json!({"inputs": [x]})).json()["outputs"][0];
+        assert_eq!((&output["shape"], &output["data"]), (&json!(shape[..2]), &sums));
+    }
 }
 
 /// A request that fails on one version can be run on another, and its outputs compared: its inputs are as they were.
