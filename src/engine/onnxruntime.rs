@@ -34,6 +34,7 @@ use crate::{
 use super::{
     Arena, Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions,
     arena::{Crowd, is_full},
+    refusal::explained,
     shortened,
 };
 
@@ -134,6 +135,12 @@ impl OnnxRuntime {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    fn refused(&self, file: &ModelFile, error: &ort::Error) -> LoadError {
+        let version = self.version.as_ref().map(|version| format!(" {version}"));
+        let library = format!("ONNX Runtime{}", version.unwrap_or_default());
+        explained(NAME, library, &file.summary, error.message())
+    }
 }
 
 impl Engine for OnnxRuntime {
@@ -151,8 +158,8 @@ impl Engine for OnnxRuntime {
         options: SessionOptions<'_>,
     ) -> Result<Box<dyn Session>, LoadError> {
         let crowd = options.arena.map(Arena::crowd);
-        let session =
-            open_session(&self.environment.0, file, options).map_err(|error| refused(&error))?;
+        let refused = |error| self.refused(file, &error);
+        let session = open_session(&self.environment.0, file, options).map_err(refused)?;
         let inputs =
             session.inputs().iter().map(|outlet| input_spec(outlet.name(), outlet.dtype()));
         let inputs = inputs.collect::<Result<_, _>>()?;
@@ -167,7 +174,7 @@ impl Engine for OnnxRuntime {
         let signature =
             Signature { inputs, outputs, optional: optional.collect(), ..Signature::default() };
         let signature = file.summary.complete(signature);
-        let options = run_options(crowd.is_some()).map_err(|error| refused(&error))?;
+        let options = run_options(crowd.is_some()).map_err(refused)?;
         Ok(Box::new(Loaded { session, signature, readers, options, selection: None, crowd }))
     }
 
@@ -190,12 +197,11 @@ impl Engine for OnnxRuntime {
             let files = file.bytes.len() + external.sum::<usize>();
             Ok(kept.unwrap_or(files as u64))
         };
-        let kept = measure().map_err(|error| refused(&error))?;
+        let refused = |error| self.refused(file, &error);
+        let kept = measure().map_err(refused)?;
         let bytes_max = kept.saturating_mul(sessions as u64).saturating_add(run_memory_max);
         tracing::debug!(kept, sessions, bytes_max, "an arena");
-        Arena::new(environment, bytes_max, run_memory_max)
-            .map(Some)
-            .map_err(|error| refused(&error))
+        Arena::new(environment, bytes_max, run_memory_max).map(Some).map_err(refused)
     }
 }
 
@@ -240,26 +246,6 @@ fn open_session(
         builder = builder.with_external_initializer_file_in_memory(location, bytes.clone())?;
     }
     builder.commit_from_memory(&file.bytes)
-}
-
-fn refused(error: &ort::Error) -> LoadError {
-    let text = error.message();
-    if let Some(locale) = missing_locale(text) {
-        return LoadError::Locale { locale };
-    }
-    LoadError::Refused { engine: NAME, reason: shortened(text) }
-}
-
-/// The locale that a text operator asked for in vain.
-fn missing_locale(text: &str) -> Option<String> {
-    let lower = text.to_ascii_lowercase();
-    if !lower.contains("locale") {
-        return None;
-    }
-    let named = text
-        .split([':', ' ', '\'', '"', ','])
-        .find(|word| word.contains('_') && word.contains("UTF"));
-    Some(named.unwrap_or("en_US.UTF-8").to_owned())
 }
 
 /// How an output's value becomes a tensor.

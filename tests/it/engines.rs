@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate::{
-    engine::{self, Engines, ModelFile, SessionOptions},
+    engine::{self, Engines, ModelFile, SessionOptions, onnx},
     model::{EngineChoice, Input},
     tensor::{Data, DataType, Shape, Tensor},
 };
@@ -74,6 +74,65 @@ fn a_model_of_ir_14_is_served_and_sums_over_an_empty_axis() {
         let output = &server.post(&infer("sum"), &json!({"inputs": [x]})).json()["outputs"][0];
         assert_eq!((&output["shape"], &output["data"]), (&json!(shape[..2]), &sums));
     }
+}
+
+#[test]
+fn versions_beyond_the_library_are_refused_with_a_way_out() {
+    let abs = || {
+        let ends = |name| vec![declared(name, FLOAT, &[-1])];
+        graph(vec![node("Abs", &["x"], &["y"])], vec![], ends("x"), ends("y"))
+    };
+    let engines = Engines::open(&engine::Settings::default()).unwrap();
+    let engine = engines.choose(EngineChoice::OnnxRuntime).unwrap();
+    let library = format!("ONNX Runtime {}", engine.version());
+    let refusal = |ir, opsets: &[(&str, i64)]| {
+        let bytes: Bytes = with_versions(abs(), ir, opsets).into();
+        let summary = onnx::summarize(&bytes, &onnx::Limits::default()).unwrap().into();
+        let file = ModelFile { bytes, external: Vec::new(), summary };
+        let options = SessionOptions { intra_op_threads: 1, arena: None };
+        engine.load(&file, options).map(drop).map_err(|error| error.to_string()).unwrap_err()
+    };
+    let highest = |text: &str| {
+        let (_, number) = text.split_once("reads up to ").unwrap_or_else(|| panic!("{text}"));
+        number.split_once(';').unwrap().0.parse::<i64>().unwrap()
+    };
+    let text = refusal(999, &[("", 17)]);
+    let ir = highest(&text);
+    assert!((13..999).contains(&ir), "{text}");
+    assert_eq!(
+        text,
+        format!(
+            "the model has IR version 999, and {library} reads up to {ir}; export it with an older `onnx`, or set \
+             `model.ir_version = {ir}` and save it again, or name a newer library in ORT_DYLIB_PATH"
+        )
+    );
+    let text = refusal(8, &[("", 999)]);
+    let opset = highest(&text);
+    assert_eq!(
+        text,
+        format!(
+            "the model imports version 999 of operator set ai.onnx, and {library} reads up to {opset}; export it for \
+             opset {opset}, or convert it (`onnx.version_converter.convert_version(model, {opset})`), or name a newer \
+             library in ORT_DYLIB_PATH"
+        )
+    );
+    let text = refusal(8, &[("", 17), ("ai.onnx.ml", 999)]);
+    let opset = highest(&text);
+    assert_eq!(
+        text,
+        format!(
+            "the model imports version 999 of operator set ai.onnx.ml, and {library} reads up to {opset}; export it for \
+             version {opset} of it (with skl2onnx: target_opset={{'ai.onnx.ml': {opset}}}), or name a newer library in \
+             ORT_DYLIB_PATH"
+        )
+    );
+    assert_eq!(
+        refusal(3, &[("", 1)]),
+        format!(
+            "the model's `Abs` is one of opset 1 of ai.onnx, and {library} has kernels from opset 7 on; export it anew, \
+             or convert it: `onnx.version_converter.convert_version(model, 17)`"
+        )
+    );
 }
 
 /// A request that fails on one version can be run on another, and its outputs compared: its inputs are as they were.
