@@ -137,6 +137,21 @@ pub enum LoadError {
         /// The locale.
         locale: String,
     },
+    /// The engine is known to compute an operator of the model wrongly.
+    #[error(
+        "tract is wrong about the `{operator}` that gives `{output}`: {reason}; {advice}, or add golden.json with all \
+         outputs to show that it is right for this model"
+    )]
+    Misread {
+        /// The operator.
+        operator: &'static str,
+        /// The name of its first output.
+        output: String,
+        /// What is wrong, and when.
+        reason: &'static str,
+        /// The way to the other engine.
+        advice: String,
+    },
     /// The format of the file is newer than the library.
     #[error(
         "the model has IR version {found}, and {library} reads up to {highest}; export it with an older `onnx`, or set \

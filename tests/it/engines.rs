@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The program in a folder of its own, where no library lies beside it.
-fn program_alone() -> (TempDir, PathBuf) {
+pub(crate) fn program_alone() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = folder.path().join("tidegate");
     let built = env!("CARGO_BIN_EXE_tidegate");

@@ -27,6 +27,12 @@ impl Message {
         self
     }
 
+    pub(crate) fn float(mut self, field: u32, number: f32) -> Self {
+        self.varint(u64::from(field) << 3 | 5);
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
     pub(crate) fn message(self, field: u32, message: Self) -> Self {
         self.bytes(field, message.0)
     }

@@ -17,6 +17,7 @@ mod expansion;
 mod external;
 mod growth;
 mod killers;
+mod misread;
 mod rounds;
 mod walk;
 mod wire;
@@ -28,6 +29,7 @@ pub use division::check_operators;
 pub use external::{Carrier, ExternalTensor};
 pub use growth::growth;
 pub use killers::{Hazard, KILLERS, Killer, Remedy};
+pub use misread::{Misread, misread};
 
 /// What a model holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -363,6 +365,7 @@ pub fn check_bytes(bytes: &[u8]) {
             Ok(summary) => {
                 drop(check_operators(bytes, &limits));
                 drop(growth(bytes, &summary, &limits));
+                drop(misread(bytes, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);
                 assert!(!summary.opsets.is_empty());
