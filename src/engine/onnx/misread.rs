@@ -287,7 +287,9 @@ fn linear_classifier(node: &Node<'_>) -> Option<&'static str> {
 
 fn linear_regressor(node: &Node<'_>) -> Option<&'static str> {
     let is_plain = matches!(&*node.text("post_transform"), "" | "NONE");
-    (!is_plain).then_some("its post_transform gives other numbers")
+    let is_one = node.number("targets").unwrap_or(1) == 1;
+    (is_one && !is_plain)
+        .then_some("its post_transform gives other numbers where it has one target")
 }
 
 fn normalizer(node: &Node<'_>) -> Option<&'static str> {
