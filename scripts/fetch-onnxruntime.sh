@@ -8,7 +8,7 @@
 # it: the library is plain C and needs no Python to run. Its licence and third-party notices come along.
 set -eu
 
-version=1.31.0
+version=1.32.0
 dest=${1:-$(cd "$(dirname "$0")/.." && pwd)/third_party/onnxruntime}
 
 fail() {
@@ -21,18 +21,18 @@ inside=libonnxruntime.so.$version name=libonnxruntime.so
 case "$(uname -s)-$(uname -m)" in
 Linux-x86_64)
     platform=manylinux_2_28_x86_64
-    wheel_sha256=d4092b78fc5bab77ce6522393098cdb2535423045ecdcff15cc0d022162d6b66
-    library_sha256=21901b1b02233484b80888c16f4f5473742f796bf5528d5d0c4073dbe9802001
+    wheel_sha256=5a34fc4dfeb5a7b4a74c95dcba1e773d722abda720b474edf1b0c419dc6d163d
+    library_sha256=6c1585d1bbf45b0712ea4a21b705c5fcb4ba04ff2e30f1fbf81a49faf658638f
     ;;
 Linux-aarch64)
     platform=manylinux_2_28_aarch64
-    wheel_sha256=37c7dfe398550afdf9670a29315dbb88e49d8afc473ffaf1f410376efbb9c80a
-    library_sha256=b79d2fcf36b8870f4b2da95784a6ad846c47f05511ffa7be409c79a44f9dc9a4
+    wheel_sha256=2303372a85299b6757b0e11e1cbf13e410ddf7e10c37f4b37e99d1c90e7daf7c
+    library_sha256=49852228a93995158b2a813d4df487d47a1b76b0eaa894507ef49e91b6d7954a
     ;;
 Darwin-arm64)
     platform=macosx_14_0_arm64
-    wheel_sha256=cbf1a7f6470ddfe9dbc781966af8ce4a10e1858d75a93f93cc6b9367c9587870
-    library_sha256=8fb7b56da8bfbb699bbbb0c580772a80aa433f4422a664f647551a6878e07db9
+    wheel_sha256=366b9e53d07812cc5c92822cecf7563b76a8a0f32ba3bb8dd232a206ac3bcb6c
+    library_sha256=fa585fabbea65b823b9a8f7e27d46aee3989d1be7e36b528203d3a1fd613aae7
     inside=libonnxruntime.$version.dylib name=libonnxruntime.dylib
     ;;
 *)

@@ -18,6 +18,7 @@ mod descriptor;
 mod leash;
 mod memory;
 mod onnxruntime;
+mod refusal;
 mod settings;
 mod telemetry;
 #[cfg(feature = "tract")]
@@ -140,6 +141,64 @@ pub enum LoadError {
         /// The locale.
         locale: String,
     },
+    /// The engine is known to compute an operator of the model wrongly.
+    #[error(
+        "tract is wrong about the `{operator}` that gives `{output}`: {reason}; {advice}, or add golden.json with all \
+         outputs to show that it is right for this model"
+    )]
+    Misread {
+        /// The operator.
+        operator: &'static str,
+        /// The name of its first output.
+        output: String,
+        /// What is wrong, and when.
+        reason: &'static str,
+        /// The way to the other engine.
+        advice: String,
+    },
+    /// The format of the file is newer than the library.
+    #[error(
+        "the model has IR version {found}, and {library} reads up to {highest}; export it with an older `onnx`, or set \
+         `model.ir_version = {highest}` and save it again, or name a newer library in ORT_DYLIB_PATH"
+    )]
+    IrVersion {
+        /// The library and its version.
+        library: String,
+        /// The version of the file.
+        found: i64,
+        /// The highest version that the library reads.
+        highest: i64,
+    },
+    /// An operator set is newer than the library.
+    #[error(
+        "the model imports version {found} of operator set {domain}, and {library} reads up to {highest}; export it \
+         {}, or name a newer library in ORT_DYLIB_PATH", opset_advice(domain, *highest)
+    )]
+    Opset {
+        /// The library and its version.
+        library: String,
+        /// The domain of the operator set.
+        domain: String,
+        /// The version that the model imports.
+        found: i64,
+        /// The highest version that the library reads.
+        highest: i64,
+    },
+    /// An operator set is so old that the library has no kernels for it.
+    #[error(
+        "the model's `{operator}` is one of opset {opset} of ai.onnx, and {library} has kernels from opset {lowest} on; \
+         export it anew, or convert it: `onnx.version_converter.convert_version(model, 17)`"
+    )]
+    OldOpset {
+        /// The library and its version.
+        library: String,
+        /// The operator that lacks a kernel.
+        operator: String,
+        /// The version of ONNX's operator set that the model imports.
+        opset: i64,
+        /// The first version that the library has kernels for.
+        lowest: i64,
+    },
     /// An input or output cannot be served.
     #[error("{role} `{name}` is {kind}, which cannot be served: {advice}")]
     Unservable {
@@ -155,6 +214,18 @@ pub enum LoadError {
     /// No engine is there that could run it.
     #[error("{0}")]
     NoEngine(String),
+}
+
+/// How to export a model with an older operator set; ONNX's converter knows only its own.
+fn opset_advice(domain: &str, highest: i64) -> String {
+    match domain {
+        "ai.onnx" => format!(
+            "for opset {highest}, or convert it (`onnx.version_converter.convert_version(model, {highest})`)"
+        ),
+        _ => format!(
+            "for version {highest} of it (with skl2onnx: target_opset={{'{domain}': {highest}}})"
+        ),
+    }
 }
 
 /// Why a run gave no answer.

@@ -36,6 +36,7 @@ use super::{
     Arena, Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions,
     arena::{Crowd, is_full},
     onnx::{Classes, Summary},
+    refusal::explained,
     shortened,
     weights::{self, Lent},
 };
@@ -115,7 +116,7 @@ fn open(path: &Path) -> Result<OnnxRuntime, String> {
     Ok(OnnxRuntime { environment: Env(environment), path: path.to_owned(), version })
 }
 
-/// The library's own version, such as `1.31.0`, which the crate checks and does not tell.
+/// The library's own version, such as `1.32.0`, which the crate checks and does not tell.
 #[expect(unsafe_code, reason = "a C function of the library")]
 fn version_of(path: &Path) -> Option<String> {
     type Getter = unsafe extern "system" fn() -> *const ort::sys::OrtApiBase;
@@ -137,6 +138,12 @@ impl OnnxRuntime {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    fn refused(&self, file: &ModelFile, error: &ort::Error) -> LoadError {
+        let version = self.version.as_ref().map(|version| format!(" {version}"));
+        let library = format!("ONNX Runtime{}", version.unwrap_or_default());
+        explained(NAME, library, &file.summary, error.message())
+    }
 }
 
 impl Engine for OnnxRuntime {
@@ -154,8 +161,8 @@ impl Engine for OnnxRuntime {
         options: SessionOptions<'_>,
     ) -> Result<Box<dyn Session>, LoadError> {
         let crowd = options.arena.map(Arena::crowd);
-        let (session, lent) =
-            open_session(&self.environment.0, file, options).map_err(|error| refused(&error))?;
+        let refused = |error| self.refused(file, &error);
+        let (session, lent) = open_session(&self.environment.0, file, options).map_err(refused)?;
         let inputs =
             session.inputs().iter().map(|outlet| input_spec(outlet.name(), outlet.dtype()));
         let inputs = inputs.collect::<Result<_, _>>()?;
@@ -172,7 +179,7 @@ impl Engine for OnnxRuntime {
         let signature =
             Signature { inputs, outputs, optional: optional.collect(), ..Signature::default() };
         let signature = file.summary.complete(signature);
-        let options = run_options(crowd.is_some()).map_err(|error| refused(&error))?;
+        let options = run_options(crowd.is_some()).map_err(refused)?;
         Ok(Box::new(Loaded {
             session,
             signature,
@@ -203,12 +210,11 @@ impl Engine for OnnxRuntime {
             let files = file.bytes.len() + external.sum::<usize>();
             Ok(kept.unwrap_or(files as u64))
         };
-        let kept = measure().map_err(|error| refused(&error))?;
+        let refused = |error| self.refused(file, &error);
+        let kept = measure().map_err(refused)?;
         let bytes_max = kept.saturating_mul(sessions as u64).saturating_add(run_memory_max);
         tracing::debug!(kept, sessions, bytes_max, "an arena");
-        Arena::new(environment, bytes_max, run_memory_max)
-            .map(Some)
-            .map_err(|error| refused(&error))
+        Arena::new(environment, bytes_max, run_memory_max).map(Some).map_err(refused)
     }
 }
 
@@ -251,26 +257,6 @@ fn open_session(
     }
     let (mut builder, lent) = weights::lend(builder, file)?;
     Ok((builder.commit_from_memory(&file.bytes)?, lent))
-}
-
-fn refused(error: &ort::Error) -> LoadError {
-    let text = error.message();
-    if let Some(locale) = missing_locale(text) {
-        return LoadError::Locale { locale };
-    }
-    LoadError::Refused { engine: NAME, reason: shortened(text) }
-}
-
-/// The locale that a text operator asked for in vain.
-fn missing_locale(text: &str) -> Option<String> {
-    let lower = text.to_ascii_lowercase();
-    if !lower.contains("locale") {
-        return None;
-    }
-    let named = text
-        .split([':', ' ', '\'', '"', ','])
-        .find(|word| word.contains('_') && word.contains("UTF"));
-    Some(named.unwrap_or("en_US.UTF-8").to_owned())
 }
 
 /// How an output's value becomes a tensor.

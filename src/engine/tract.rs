@@ -1,7 +1,7 @@
 //! tract: the pure-Rust engine, for neural networks where ONNX Runtime's library is missing or not wanted.
 //!
-//! It has no string tensors and no external data from memory, and gives wrong labels for some two-class
-//! forests; so whoever loads a version with it must check golden outputs where there are any.
+//! It has no string tensors and no external data from memory, and computes some operators wrongly (`onnx::misread`);
+//! so whoever loads a version with it must look for these, and check golden outputs where there are any.
 
 use std::{borrow::Cow, sync::Arc};
 

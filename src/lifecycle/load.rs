@@ -13,7 +13,7 @@ use crate::{
     engine::{
         self, Engine, Engines, ExternalFile, LoadError, ModelFile, Packed, Session, SessionOptions,
         Tag,
-        onnx::{self, Hazard, OnnxError},
+        onnx::{self, Hazard, Misread, OnnxError},
     },
     model::{
         EngineChoice, Growth, Guards, ModelDescription, ModelName, Quotient, Signature, TensorSpec,
@@ -367,6 +367,7 @@ impl Loader {
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
+        let unlike = self.misread(engine, &file, golden.as_ref())?;
         let intra_op_threads = self.intra_op_threads(description);
         let options = SessionOptions { intra_op_threads, arena: None };
         let case = Case {
@@ -395,6 +396,7 @@ impl Loader {
         let mut notes = notes(description, &guards, &signature, &hazards);
         notes.extend(unreachable(&signature, self.body_bytes_max));
         notes.extend(warmed.notes);
+        notes.extend(unlike);
         upkeep.took(Phase::Sessions, load);
         upkeep.took(Phase::Warmup, warmed.total);
         let external: usize = file.external.iter().map(|external| external.bytes.len()).sum();
@@ -421,6 +423,33 @@ impl Loader {
             verdict.keep();
         }
         Ok(Version::new(parts, sessions))
+    }
+
+    /// Refuses what tract is known to compute wrongly, unless golden outputs vouch for it; gives notes about the rest.
+    fn misread(
+        &self,
+        engine: &dyn Engine,
+        file: &ModelFile,
+        golden: Option<&Golden>,
+    ) -> Result<Vec<String>, LoadFailure> {
+        if Engines::choice_of(engine) != EngineChoice::Tract {
+            return Ok(Vec::new());
+        }
+        let found = onnx::misread(&file.bytes, &onnx::Limits::default())?;
+        let (wrong, failing): (Vec<_>, Vec<_>) = found.into_iter().partition(|one| one.is_wrong);
+        let mut outputs = file.summary.outputs.iter();
+        let is_shown =
+            golden.is_some_and(|golden| outputs.all(|output| golden.vouches_for(&output.name)));
+        if let Some(Misread { operator, output, reason, .. }) =
+            wrong.into_iter().next().filter(|_| !is_shown)
+        {
+            let missing = self.engines.notice().map(str::to_owned);
+            let advice = missing
+                .unwrap_or_else(|| "use onnxruntime (`engine = \"onnxruntime\"`)".to_owned());
+            return Err(LoadError::Misread { operator, output, reason, advice }.into());
+        }
+        let note = |one: Misread| format!("tract runs `{}`: {}", one.operator, one.reason);
+        Ok(failing.into_iter().map(note).collect())
     }
 
     /// True if a version ended this server before and has to be proven again; an error if it did so too often.

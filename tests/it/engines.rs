@@ -6,20 +6,21 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate::{
-    engine::{self, Engines, ModelFile, SessionOptions},
+    engine::{self, Engines, ModelFile, SessionOptions, onnx},
     model::{EngineChoice, Input},
     tensor::{Data, DataType, Shape, Tensor},
 };
 
 use crate::{
     http::Request,
+    models::{FLOAT, INT64, declared, graph, int_attribute, integers, node, with_versions},
     repository::{Golden, Repository},
     server::{Launch, Server},
     tensors::{infer, outputs},
 };
 
 /// The program in a folder of its own, where no library lies beside it.
-fn program_alone() -> (TempDir, PathBuf) {
+pub(crate) fn program_alone() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let program = folder.path().join("tidegate");
     let built = env!("CARGO_BIN_EXE_tidegate");
@@ -33,8 +34,10 @@ fn program_alone() -> (TempDir, PathBuf) {
 fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
     let repository = Repository::of(&["digits", "add_sub"]);
     let (_folder, program) = program_alone();
-    let server = Launch::of(&repository).bare(program).start();
-    if cfg!(feature = "tract") {
+    let launch = Launch::of(&repository).bare(program);
+    let is_ready = cfg!(feature = "tract");
+    let server = if is_ready { launch.start() } else { launch.start_until_alive() };
+    if is_ready {
         server.wait_for_state("digits", "1", "READY");
         let golden = Golden::of("digits", "1");
         for (inputs, expected) in &golden.cases {
@@ -48,6 +51,93 @@ fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
         assert_eq!(server.post(&infer("digits"), &json!({"inputs": []})).status, 503);
     }
     server.ask(&Request::get("/v2/health/live")).ok();
+}
+
+/// What a new `onnx` writes; ONNX Runtime 1.31 reads IR 13, and gives the shape of the input.
+#[test]
+fn a_model_of_ir_14_is_served_and_sums_over_an_empty_axis() {
+    let repository = Repository::of(&["add_sub"]);
+    let sum = node("ReduceSum", &["x", "axis"], &["y"]).message(5, int_attribute("keepdims", 0));
+    let sum = graph(
+        vec![sum],
+        vec![integers("axis", INT64, &[1], &[-1])],
+        vec![declared("x", FLOAT, &[-1, -1, 4])],
+        vec![declared("y", FLOAT, &[-1, -1])],
+    );
+    repository.add_bytes("sum", "1", &with_versions(sum, 14, &[("", 21)]));
+    repository.describe("sum", "model.toml", "max_batch_size = 0\nengine = \"onnxruntime\"\n");
+    let server = Launch::of(&repository).start();
+    server.wait_for_state("sum", "1", "READY");
+    for (shape, sums) in [([2, 0, 4], json!([])), ([2, 1, 4], json!([4.0, 4.0]))] {
+        let ones = vec![1; shape.iter().product()];
+        let x = json!({"name": "x", "datatype": "FP32", "shape": shape, "data": ones});
+        let output = &server.post(&infer("sum"), &json!({"inputs": [x]})).json()["outputs"][0];
+        assert_eq!((&output["shape"], &output["data"]), (&json!(shape[..2]), &sums));
+    }
+}
+
+#[test]
+fn versions_beyond_the_library_are_refused_with_a_way_out() {
+    let abs = || {
+        let ends = |name| vec![declared(name, FLOAT, &[-1])];
+        graph(vec![node("Abs", &["x"], &["y"])], vec![], ends("x"), ends("y"))
+    };
+    let engines = Engines::open(&engine::Settings::default()).unwrap();
+    let engine = engines.choose(EngineChoice::OnnxRuntime).unwrap();
+    let library = format!("ONNX Runtime {}", engine.version());
+    let refusal = |ir, opsets: &[(&str, i64)]| {
+        let bytes: Bytes = with_versions(abs(), ir, opsets).into();
+        let summary = onnx::summarize(&bytes, &onnx::Limits::default()).unwrap().into();
+        let file = ModelFile {
+            bytes,
+            external: Vec::new(),
+            summary,
+            packed: tidegate::engine::Packed::default(),
+        };
+        let options = SessionOptions { intra_op_threads: 1, arena: None };
+        engine.load(&file, options).map(drop).map_err(|error| error.to_string()).unwrap_err()
+    };
+    let highest = |text: &str| {
+        let (_, number) = text.split_once("reads up to ").unwrap_or_else(|| panic!("{text}"));
+        number.split_once(';').unwrap().0.parse::<i64>().unwrap()
+    };
+    let text = refusal(999, &[("", 17)]);
+    let ir = highest(&text);
+    assert!((13..999).contains(&ir), "{text}");
+    assert_eq!(
+        text,
+        format!(
+            "the model has IR version 999, and {library} reads up to {ir}; export it with an older `onnx`, or set \
+             `model.ir_version = {ir}` and save it again, or name a newer library in ORT_DYLIB_PATH"
+        )
+    );
+    let text = refusal(8, &[("", 999)]);
+    let opset = highest(&text);
+    assert_eq!(
+        text,
+        format!(
+            "the model imports version 999 of operator set ai.onnx, and {library} reads up to {opset}; export it for \
+             opset {opset}, or convert it (`onnx.version_converter.convert_version(model, {opset})`), or name a newer \
+             library in ORT_DYLIB_PATH"
+        )
+    );
+    let text = refusal(8, &[("", 17), ("ai.onnx.ml", 999)]);
+    let opset = highest(&text);
+    assert_eq!(
+        text,
+        format!(
+            "the model imports version 999 of operator set ai.onnx.ml, and {library} reads up to {opset}; export it for \
+             version {opset} of it (with skl2onnx: target_opset={{'ai.onnx.ml': {opset}}}), or name a newer library in \
+             ORT_DYLIB_PATH"
+        )
+    );
+    assert_eq!(
+        refusal(3, &[("", 1)]),
+        format!(
+            "the model's `Abs` is one of opset 1 of ai.onnx, and {library} has kernels from opset 7 on; export it anew, \
+             or convert it: `onnx.version_converter.convert_version(model, 17)`"
+        )
+    );
 }
 
 /// A request that fails on one version can be run on another, and its outputs compared: its inputs are as they were.

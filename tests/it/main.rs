@@ -44,6 +44,7 @@ mod limits;
 mod links;
 mod logs;
 mod metrics;
+mod misread;
 #[cfg(feature = "s3")]
 mod object_store;
 mod operations;

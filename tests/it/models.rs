@@ -28,6 +28,12 @@ impl Message {
         self
     }
 
+    pub(crate) fn float(mut self, field: u32, number: f32) -> Self {
+        self.varint(u64::from(field) << 3 | 5);
+        self.0.extend(number.to_le_bytes());
+        self
+    }
+
     pub(crate) fn message(self, field: u32, message: Self) -> Self {
         self.bytes(field, message.0)
     }
@@ -117,8 +123,14 @@ pub(crate) fn model(graph: Message) -> Vec<u8> {
 
 /// A model of this graph with a version of ONNX's operator set.
 pub(crate) fn with_opset(graph: Message, version: i64) -> Vec<u8> {
-    let opset = Message::default().bytes(1, "").number(2, version);
-    Message::default().number(1, 8).message(7, graph).message(8, opset).0
+    with_versions(graph, 8, &[("", version)])
+}
+
+/// A model of this graph with an IR version and operator sets, by domain.
+pub(crate) fn with_versions(graph: Message, ir: i64, opsets: &[(&str, i64)]) -> Vec<u8> {
+    let opset =
+        |(domain, version): &(&str, i64)| Message::default().bytes(1, domain).number(2, *version);
+    Message::default().number(1, ir).message(7, graph).messages(8, opsets.iter().map(opset)).0
 }
 
 /// A loop of 2^62 rounds that adds one each time.
@@ -141,23 +153,23 @@ pub(crate) fn counted_loop() -> Vec<u8> {
     ))
 }
 
-/// A loop of 2^62 rounds where its input has three elements, and of one round elsewhere.
-pub(crate) fn loop_of_three() -> Vec<u8> {
+/// A loop of 2^62 rounds where its input, of these dimensions, has so many elements, and of one round elsewhere.
+pub(crate) fn loop_of(elements: i64, dims: &[i64]) -> Vec<u8> {
     model(graph(
         vec![
-            node("Shape", &["x"], &["n"]),
-            node("Equal", &["n", "three"], &["is_three"]),
-            node("Where", &["is_three", "many", "once"], &["rounds"]),
+            node("Size", &["x"], &["n"]),
+            node("Equal", &["n", "elements"], &["is_it"]),
+            node("Where", &["is_it", "many", "once"], &["rounds"]),
             adding_loop("zero"),
         ],
         vec![
-            integers("three", INT64, &[1], &[3]),
+            integers("elements", INT64, &[1], &[elements]),
             integers("many", INT64, &[1], &[1 << 62]),
             integers("once", INT64, &[1], &[1]),
             floats("zero", &[1], &[0.0]),
             integers("yes", BOOL, &[], &[1]),
         ],
-        vec![declared("x", FLOAT, &[-1])],
+        vec![declared("x", FLOAT, dims)],
         vec![declared("y", FLOAT, &[1])],
     ))
 }

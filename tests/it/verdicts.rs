@@ -102,16 +102,18 @@ fn what_fails_is_proven_at_each_start() {
 fn guards_are_remembered_with_the_proof() {
     let repository = Repository::of(&["add_sub"]);
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/killers");
-    let name = "fused_by_the_optimiser";
+    let name = "q_linear_average_pool_of_the_rest";
     repository.add_as(name, "1", &PathBuf::from(folder).join(name).with_extension("onnx"));
-    let empty = |name| input(name, "FP32", &[0, 0, 0], &json!([]));
-    let killing = body(&[empty("a"), empty("b")]);
+    let killing = body(&[input("x", "FP32", &[3], &json!([1, 1, 1]))]);
     for (proven, remembered) in [(2, 0), (0, 2)] {
         let server = Launch::of(&repository).remembering().start();
         let page = server.admin("/metrics").text();
         assert_eq!((of(&page, "proven"), of(&page, "remembered")), (proven, remembered));
         let response = server.post(&infer(name), &killing);
         assert_eq!(response.status, 400, "{response:?}");
-        assert!(response.text().contains("ended the process that proved it"), "{response:?}");
+        assert!(
+            response.text().contains("ended the process that proved this version"),
+            "{response:?}"
+        );
     }
 }

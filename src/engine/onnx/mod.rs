@@ -18,6 +18,7 @@ mod expansion;
 mod external;
 mod growth;
 mod killers;
+mod misread;
 mod rounds;
 mod walk;
 mod wire;
@@ -30,6 +31,7 @@ pub use division::{check_operators, quotients};
 pub use external::{Carrier, ExternalTensor};
 pub use growth::growth;
 pub use killers::{Hazard, KILLERS, Killer, Remedy};
+pub use misread::{Misread, misread};
 
 /// What a model holds.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -372,6 +374,7 @@ pub fn check_bytes(bytes: &[u8]) {
                 drop(check_operators(bytes, &limits));
                 drop(quotients(bytes, &limits));
                 drop(growth(bytes, &summary, &limits));
+                drop(misread(bytes, &limits));
                 assert!(summary.nodes <= limits.nodes && summary.depth <= limits.graph_levels);
                 assert!(summary.expanded_nodes <= limits.expanded_nodes);
                 assert!(!summary.opsets.is_empty());

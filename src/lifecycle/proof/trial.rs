@@ -98,14 +98,12 @@ impl Trial<'_> {
         let Self { engine, summary, signature, golden, samples } = *self;
         let mut warmed = Warmed::default();
         match golden {
-        Some(golden) => golden.check(session, signature)?,
-        None if engine.name() == "tract" => warmed.notes.push(
-            "tract runs this version unproven: add golden.json beside the model (tract gives wrong labels for some \
-             two-class forests)"
-                .to_owned(),
-        ),
-        None => {}
-    }
+            Some(golden) => golden.check(session, signature)?,
+            None if engine.name() == "tract" => warmed.notes.push(
+                "tract runs this version unproven: add golden.json beside the model".to_owned(),
+            ),
+            None => {}
+        }
         if samples.is_empty() && !signature.inputs.is_empty() {
             warmed.notes.push(
                 "not warmed: its smallest input is too large to make up; add golden.json"
