@@ -52,6 +52,7 @@ mod panics;
 mod proof;
 mod protocol;
 mod proxies;
+mod real_models;
 mod reload;
 mod rollout_commands;
 mod rollout_kills;
