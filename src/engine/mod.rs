@@ -112,6 +112,14 @@ pub struct ModelFile {
     pub packed: Packed,
 }
 
+impl ModelFile {
+    /// Bytes of the model and its external data.
+    pub fn size_bytes(&self) -> u64 {
+        let external = self.external.iter().map(|external| external.bytes.len());
+        (self.bytes.len() + external.sum::<usize>()) as u64
+    }
+}
+
 /// How a session runs.
 #[derive(Debug, Clone, Copy)]
 pub struct SessionOptions<'a> {

@@ -205,10 +205,8 @@ impl Engine for OnnxRuntime {
             let opened = open_session(environment, file, options)?;
             let kept = arena.in_use();
             drop(opened);
-            let external = file.external.iter().map(|external| external.bytes.len());
             // Where the library does not tell: weights, as large as their files.
-            let files = file.bytes.len() + external.sum::<usize>();
-            Ok(kept.unwrap_or(files as u64))
+            Ok(kept.unwrap_or_else(|| file.size_bytes()))
         };
         let refused = |error| self.refused(file, &error);
         let kept = measure().map_err(refused)?;

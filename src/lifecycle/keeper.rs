@@ -192,6 +192,12 @@ impl Keeper {
         monitor.events().tell(monitor.clock().unix(), model, version, kind, detail);
     }
 
+    /// The versions of a model that are being loaded.
+    fn running(&self, name: &ModelName) -> Vec<VersionId> {
+        let running = self.state.running.iter().filter(|running| running.model == *name);
+        running.map(|running| running.id).collect()
+    }
+
     /// Compares the folder with what is served, for all models or one, and makes good the difference.
     ///
     /// With `at_once`, folders need not settle.
@@ -409,8 +415,7 @@ impl Keeper {
         let (policy, decisions) = (self.policy(name), self.decisions(name));
         let trials = self.trials(name);
         let lost = self.state.unreadable.is_some() && self.loader.store.is_some();
-        let running = self.state.running.iter().filter(|running| running.model == *name);
-        let running: Vec<VersionId> = running.map(|running| running.id).collect();
+        let running = self.running(name);
         let Some(kept) = self.state.models.get_mut(name) else { return false };
         if kept.shows_problem() {
             return self.refresh(name);

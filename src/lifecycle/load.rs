@@ -360,16 +360,14 @@ impl Loader {
         let Checked { file, hazards, growth, quotients } = checked;
         let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
-        let digest = identity.as_deref().unwrap_or(&artifact.sha256);
+        let (digest, description) = (identity.as_deref().unwrap_or(&artifact.sha256), &description);
         let anew = self.is_proven_anew(model, id, digest)?;
         let tag = Tag::new(model.as_str(), id.number(), digest);
-        let description = &description;
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
         let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
         let engine = self.engines.choose(choice)?;
         let unlike = self.misread(engine, &file, golden.as_ref())?;
         let intra_op_threads = self.intra_op_threads(description);
-        let options = SessionOptions { intra_op_threads, arena: None };
         let case = Case {
             file: &file,
             golden: artifact.golden.as_deref(),
@@ -385,21 +383,19 @@ impl Loader {
             tag: &tag,
             engine,
             file: &file,
-            options,
+            options: SessionOptions { intra_op_threads, arena: None },
             grows: growth.is_some(),
             golden: golden.as_ref(),
             before,
         };
         let Opened { sessions, signature, load, warmed } = self.open(&opening, description)?;
-        let guards = guarded(proof.as_ref().map(|proof| &proof.guards), &hazards);
-        let guards = guards.with_quotients(quotients);
+        let guards = proof.as_ref().map(|proof| &proof.guards);
+        let guards = guarded(guards, &hazards).with_quotients(quotients);
         let mut notes = notes(description, &guards, &signature, &hazards);
-        notes.extend(unreachable(&signature, self.body_bytes_max));
+        notes.extend(unreachable(&signature, self.body_bytes_max).into_iter().chain(unlike));
         notes.extend(warmed.notes);
-        notes.extend(unlike);
         upkeep.took(Phase::Sessions, load);
         upkeep.took(Phase::Warmup, warmed.total);
-        let external: usize = file.external.iter().map(|external| external.bytes.len()).sum();
         let parts = VersionParts {
             model: model.clone(),
             id,
@@ -412,7 +408,7 @@ impl Loader {
             engine: engine.name(),
             digest: artifact.sha256.clone(),
             identity,
-            size_bytes: (file.bytes.len() + external) as u64,
+            size_bytes: file.size_bytes(),
             load,
             warmup: warmed.total,
             run: warmed.fastest,

@@ -247,6 +247,11 @@ fn a_reshape_is_another_shape_of_the_same_bytes() {
         assert_eq!(outputs[0]["shape"], json!(shape), "{model}");
         assert_eq!(outputs[0]["data"][1], json!(-2.0), "{model}");
     }
+    for name in ["image", "scalar"] {
+        let loaded = server.admin(&format!("/api/v1/models/{name}")).json();
+        let loaded = &loaded["versions"][0]["loaded"];
+        assert!(loaded["run_us"].is_f64() && loaded["notes"] == json!([]), "{name}: {loaded}");
+    }
     let metadata = server.get("/v2/models/scalar").json();
     assert_eq!(metadata["inputs"][0]["shape"], json!([-1, 1]));
     let config = server.get("/v2/models/image/config").json();

@@ -183,6 +183,20 @@ pub(super) struct Judged<'n> {
 }
 
 impl Judged<'_> {
+    /// True if an operand has one of these facts.
+    fn may(&self, position: usize, facts: Facts) -> bool {
+        self.operands.get(position).is_some_and(|operand| operand & facts != 0)
+    }
+
+    /// True if the proof shows which empty inputs the operator runs well.
+    fn is_settled_by_proof(&self, row: &Killer) -> bool {
+        // Where only rows are open, the proof runs what a request without rows would.
+        let is_proven_exactly =
+            self.sizes != Sizes::Open && !self.may(0, SHAPED) && !self.may(1, SHAPED);
+        row.remedy == Remedy::GuardedIfMoved
+            && (is_proven_exactly || !self.may(0, MOVED) && !self.may(1, MOVED))
+    }
+
     /// Refuses the model, or adds to what requests must be kept from it.
     pub(super) fn judge(&self, hazards: &mut Vec<Hazard>) -> Result<(), OnnxError> {
         let is_it = |row: &&Killer| (row.domain, row.operator) == self.operator;
@@ -193,9 +207,7 @@ impl Judged<'_> {
             reason: row.reason,
             advice,
         };
-        let may = |position: usize, facts: Facts| {
-            self.operands.get(position).is_some_and(|operand| operand & facts != 0)
-        };
+        let may = |position, facts| self.may(position, facts);
         match row.remedy {
             Remedy::GuardedWithAxis if !self.has_axis => return Ok(()),
             Remedy::GuardedInSpace if self.kernel_rank.is_some_and(|rank| rank < 3) => {
@@ -235,10 +247,7 @@ impl Judged<'_> {
             }
             _ => {}
         }
-        // Where only rows are open, the proof runs what a request without rows would.
-        let is_proven_exactly = self.sizes != Sizes::Open && !may(0, SHAPED) && !may(1, SHAPED);
-        let settled_by_proof = row.remedy == Remedy::GuardedIfMoved
-            && (is_proven_exactly || !may(0, MOVED) && !may(1, MOVED));
+        let settled_by_proof = self.is_settled_by_proof(row);
         let by_values =
             !settled_by_proof && self.operands.iter().any(|operand| operand & SHAPED != 0);
         let operator = match row.domain {

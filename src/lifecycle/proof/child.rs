@@ -343,18 +343,15 @@ fn write(said: &Said, to: &mut impl Write) -> Result<(), String> {
     to.write_all(&bytes).and_then(|()| to.flush()).map_err(|error| error.to_string())
 }
 
-fn prove(
-    request: &Request,
-    engines: &Engines,
-    blobs: Vec<Bytes>,
+/// External data, in the order of their locations: blobs, and files that are handed over.
+fn external(
+    locations: &[Location],
+    blobs: &mut impl Iterator<Item = Bytes>,
     mut files: ReceivedFiles<'_>,
-    clock: &dyn Clock,
-) -> Result<(Report, Probed), LoadFailure> {
-    let mut blobs = blobs.into_iter();
+) -> Result<Vec<ExternalFile>, LoadFailure> {
     let incomplete = || LoadFailure::Request("it lacks a file".to_owned());
-    let model = blobs.next().ok_or_else(incomplete)?;
-    let mut external = Vec::new();
-    for Location { location, mapped } in &request.locations {
+    let mut external = Vec::with_capacity(locations.len());
+    for Location { location, mapped } in locations {
         let location = location.clone();
         external.push(if let Some(length) = *mapped {
             let file = files.next().ok_or_else(incomplete)?.map_err(MessageError::Read)?;
@@ -365,6 +362,20 @@ fn prove(
             ExternalFile { location, bytes: blobs.next().ok_or_else(incomplete)?, file: None }
         });
     }
+    Ok(external)
+}
+
+fn prove(
+    request: &Request,
+    engines: &Engines,
+    blobs: Vec<Bytes>,
+    files: ReceivedFiles<'_>,
+    clock: &dyn Clock,
+) -> Result<(Report, Probed), LoadFailure> {
+    let mut blobs = blobs.into_iter();
+    let incomplete = || LoadFailure::Request("it lacks a file".to_owned());
+    let model = blobs.next().ok_or_else(incomplete)?;
+    let external = external(&request.locations, &mut blobs, files)?;
     let golden = if request.golden { Some(blobs.next().ok_or_else(incomplete)?) } else { None };
     let golden = golden.as_deref().map(Golden::parse).transpose()?;
     let (summary, hazards) = trial::preflight(&model)?;

@@ -120,8 +120,9 @@ impl Blank {
 
 /// A made-up input, 1 for every open dimension; `None` if that is too much to make up.
 fn made_up_input(spec: &TensorSpec, values: &mut Values) -> Option<Input> {
-    let dims: Vec<i64> =
-        spec.protocol_dims().iter().map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
+    // The model's own: what a description makes of them is for clients.
+    let dims = spec.dims.as_deref().unwrap_or(&[-1]).iter();
+    let dims: Vec<i64> = dims.map(|dim| if *dim < 0 { 1 } else { *dim }).collect();
     let tensor = filled(spec.datatype, &Shape::new(&dims)?, values)?;
     Some(Input { name: spec.name.clone(), tensor })
 }
