@@ -29,7 +29,7 @@ use super::{
     blame::Suspicion,
     proof::{
         message::MessageError,
-        samples::{self, Kind, Sample},
+        samples::{self, Described, Kind, Sample},
         trial::{self, NotNumber, Trial},
     },
 };
@@ -653,7 +653,7 @@ fn serving_samples(
     golden: Option<&Golden>,
     description: &ModelDescription,
 ) -> Vec<Sample> {
-    let mut all = samples::samples(signature, golden, &samples::described(description));
+    let mut all = samples::samples(signature, golden, &Described::of(description));
     let has_golden = all.first().is_some_and(|sample| sample.kind == Kind::Golden);
     all.retain(|sample| match sample.kind {
         Kind::Golden | Kind::Described => true,
@@ -710,8 +710,8 @@ fn unfit_requests(description: &ModelDescription, samples: &[Sample]) -> Option<
     let run = samples.iter().filter(|sample| sample.kind == Kind::Described).count();
     (run < described).then(|| {
         format!(
-            "{run} of {described} requests of model_warmup are run: the others read files, or do not fit the model; \
-             golden.json warms it up as well"
+            "{run} of {described} requests of model_warmup are run: the others do not fit the model, or their files cannot \
+             be read from the folder `warmup`"
         )
     })
 }

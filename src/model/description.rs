@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeMap, fmt, ops::Deref, time::Duration};
 
+use bytes::Bytes;
+
 use crate::tensor::DataType;
 
 use super::VersionId;
@@ -140,8 +142,8 @@ pub enum WarmupData {
     Zero,
     /// Any values.
     Random,
-    /// Read from this file of the model's folder.
-    File(String),
+    /// The bytes of this file in the model's folder `warmup`; without them, it cannot be read.
+    File(String, Option<Bytes>),
 }
 
 /// A plain file name: 1 to 255 bytes without `/`, `\` or control characters, and neither `.` nor `..`.

@@ -1,6 +1,6 @@
 //! What a model's folder says about the model: `model.toml` or `config.pbtxt`, and the class names they point to.
 
-use crate::model::ModelDescription;
+use crate::model::{ModelDescription, WarmupData};
 
 use super::{
     SourceError,
@@ -12,6 +12,10 @@ use super::{
 
 /// The most bytes of a description, and of all class names of a model together.
 pub(super) const DESCRIPTION_BYTES_MAX: u64 = 1 << 20;
+/// The most bytes of the files of a model's `model_warmup` together.
+const WARMUP_BYTES_MAX: u64 = 16 << 20;
+/// The folder of these files in the model's.
+pub(super) const WARMUP_FOLDER: &str = "warmup";
 /// The most class names of a model.
 const CLASS_NAMES_MAX: usize = 100_000;
 
@@ -45,7 +49,21 @@ pub(super) fn describe(files: &dyn Files, shown: &str) -> Result<ModelDescriptio
             (pbtxt::FILENAME, read?)
         }
     };
-    with_class_names(description, files, referrer, shown)
+    let mut description = with_class_names(description, files, referrer, shown)?;
+    read_warmup(&mut description, files, referrer);
+    Ok(description)
+}
+
+/// Reads the files of `model_warmup`; what cannot be read is left out, for warm-up is not what a model must have.
+fn read_warmup(description: &mut ModelDescription, files: &dyn Files, referrer: &str) {
+    let mut bytes_left = WARMUP_BYTES_MAX;
+    let inputs = description.warmup.iter_mut().flat_map(|request| request.inputs.values_mut());
+    for input in inputs {
+        let WarmupData::File(name, bytes) = &mut input.data else { continue };
+        let read = files.named(referrer, &below(WARMUP_FOLDER, name), bytes_left).ok();
+        bytes_left -= read.as_ref().map_or(0, |read| read.len() as u64).min(bytes_left);
+        *bytes = read;
+    }
 }
 
 /// Adds the class names from the label files of the outputs; `referrer` is the description that names them.

@@ -1,5 +1,7 @@
 //! What may refuse a version: made-up inputs by a crash, a hang or a limit; values and shapes only against evidence.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -129,6 +131,15 @@ fn requests_of_the_description_are_run_first() {
     let on = "output `y` is NaN at element 0 on the inputs of model_warmup";
     assert!(notes.contains(on), "{notes}");
     assert!(notes.contains("1 of 2 requests of model_warmup are run"), "{notes}");
+    // With its file the second one is run, and does not give the first one's NaN.
+    fs::create_dir(repository.path().join("log/warmup")).unwrap();
+    let raw: Vec<u8> = [5.0_f32; 6].iter().flat_map(|number| number.to_le_bytes()).collect();
+    fs::write(repository.path().join("log/warmup/x.raw"), raw).unwrap();
+    let config = input("file", "input_data_file: \"x.raw\"");
+    repository.describe("log", "config.pbtxt", &config);
+    drop(server);
+    let server = Launch::of(&repository).start();
+    assert_eq!(self::notes(&server, "log"), "[]");
     let of = |value: &Value| value["loaded"]["run_us"].as_f64();
     let model = server.admin("/api/v1/models/log").json();
     assert!(of(&model["versions"][0]).is_some_and(|run| run > 0.0), "{model}");

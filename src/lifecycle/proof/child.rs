@@ -34,7 +34,7 @@ use super::{
     ProofLimits, Sandbox, hostility,
     message::{self, Bounds, MessageError, Opened, ReceivedFiles},
     probes::{self, Probe},
-    samples::{self, Blank, Kind},
+    samples::{self, Blank, Described, Kind},
     sandbox,
     trial::{self, Trial},
 };
@@ -398,7 +398,8 @@ fn prove(
     // Where the two disagree, the parent says so.
     let signature = own.clone().described(&request.shapes.description());
     let signature = signature.unwrap_or_else(|_| own.clone());
-    let samples = samples::samples(&signature, golden.as_ref(), &request.described);
+    let described = Described { requests: request.described.clone(), files: blobs.collect() };
+    let samples = samples::samples(&signature, golden.as_ref(), &described);
     let mut warmed = trial::Warmed::default();
     if request.probing.from == 0 {
         let (golden, signature) = (golden.as_ref(), &signature);

@@ -65,6 +65,7 @@ use crate::{
 use child::{Answer, Location, Outcome, Preparation, Probing, Request, Said};
 use message::Bounds;
 use probes::{Fate, PROBES_MAX, Probe};
+use samples::Described;
 use verdicts::Verdict;
 
 /// The command under which the program proves a version.
@@ -241,6 +242,7 @@ impl Prover {
     /// Blocks until that process has ended, which is at the deadline at the latest. Where all of it was shown before,
     /// no process is started.
     pub fn prove(&self, case: &Case<'_>) -> Result<Proof, ProofFailure> {
+        let described = Described::of(case.description);
         let locations = case.file.external.iter().map(|external| Location {
             location: external.location.clone(),
             mapped: external.file.as_ref().map(|_| external.bytes.len() as u64),
@@ -252,7 +254,7 @@ impl Prover {
             locations: locations.collect(),
             golden: case.golden.is_some(),
             shapes: case.description.into(),
-            described: samples::described(case.description),
+            described: described.requests,
             probing: Probing { time_max: self.probes_time_max(), ..Probing::default() },
             self_test: false,
         };
@@ -273,6 +275,7 @@ impl Prover {
             case.file.external.iter().partition(|external| external.file.is_some());
         let external = sent.iter().map(|external| &*external.bytes);
         let blobs = std::iter::once(&*case.file.bytes).chain(external).chain(case.golden);
+        let blobs = blobs.chain(described.files.iter().map(|file| &**file));
         let parts = Parts {
             blobs: blobs.collect(),
             files: mapped.iter().filter_map(|external| external.file.as_deref()).collect(),

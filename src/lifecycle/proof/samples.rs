@@ -8,11 +8,13 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{Input, ModelDescription, Signature, TensorSpec, Warmup, WarmupData, WarmupInput},
+    model::{Input, ModelDescription, Signature, TensorSpec, WarmupData, WarmupInput},
     tensor::{Data, DataType, Shape, Strings, Tensor},
+    wire,
 };
 
 use super::super::Golden;
@@ -58,12 +60,12 @@ impl fmt::Display for Kind {
 pub(crate) fn samples(
     signature: &Signature,
     golden: Option<&Golden>,
-    described: &[Vec<Blank>],
+    described: &Described,
 ) -> Vec<Sample> {
     let golden = golden.and_then(|golden| golden.first_inputs(signature));
     let golden = golden.map(|inputs| Sample { kind: Kind::Golden, inputs });
-    let fitting = described.iter().filter_map(|request| {
-        let mut inputs = request.iter().map(Blank::filled).collect::<Option<Vec<_>>>()?;
+    let fitting = described.inputs().into_iter().filter_map(|request| {
+        let mut inputs = request?;
         signature.arrange(&mut inputs, false).ok()?;
         Some(Sample { kind: Kind::Described, inputs })
     });
@@ -81,39 +83,93 @@ pub(crate) struct Blank {
     name: String,
     datatype: String,
     dims: Vec<i64>,
-    zeros: bool,
+    fill: Fill,
 }
 
-/// The requests of `model_warmup` whose values are made up; those that read files are left out.
-pub(crate) fn described(description: &ModelDescription) -> Vec<Vec<Blank>> {
-    let request = |warmup: &Warmup| {
-        let inputs = warmup.inputs.iter();
-        inputs.map(|(name, input)| Blank::new(name, input, warmup.batch_size)).collect()
-    };
-    description.warmup.iter().filter_map(request).collect()
+/// The elements of an input of `model_warmup`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Fill {
+    Zeros,
+    Small,
+    /// The next of the files.
+    File,
+}
+
+/// The requests of `model_warmup`, and the files that they take in their order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Described {
+    pub(crate) requests: Vec<Vec<Blank>>,
+    pub(crate) files: Vec<Bytes>,
+}
+
+impl Described {
+    /// The requests of a description; those whose files could not be read are left out.
+    pub(crate) fn of(description: &ModelDescription) -> Self {
+        let mut all = Self::default();
+        for warmup in &description.warmup {
+            let inputs = || warmup.inputs.iter();
+            let files = inputs().filter_map(|(_, input)| match &input.data {
+                WarmupData::File(_, bytes) => Some(bytes.clone()),
+                WarmupData::Zero | WarmupData::Random => None,
+            });
+            if let Some(files) = files.collect::<Option<Vec<_>>>() {
+                let rows = warmup.batch_size;
+                let blanks = inputs().map(|(name, input)| Blank::new(name, input, rows));
+                all.requests.push(blanks.collect());
+                all.files.extend(files);
+            }
+        }
+        all
+    }
+
+    /// The inputs of each request; `None` for one that cannot be made.
+    fn inputs(&self) -> Vec<Option<Vec<Input>>> {
+        let mut files = self.files.iter();
+        let mut filled = |blank: &Blank| {
+            let file = if blank.fill == Fill::File { Some(files.next()?) } else { None };
+            Some(blank.filled(file))
+        };
+        let requests = self.requests.iter();
+        let filled = requests.map(|request| {
+            // Each takes its files, whether or not the others can be made.
+            let inputs: Vec<_> = request.iter().map(&mut filled).collect();
+            inputs.into_iter().map(Option::flatten).collect()
+        });
+        filled.collect()
+    }
 }
 
 impl Blank {
-    /// The input with its batch; `None` if its values lie in a file.
-    fn new(name: &str, input: &WarmupInput, batch_size: u32) -> Option<Self> {
+    /// The input with its batch.
+    fn new(name: &str, input: &WarmupInput, batch_size: u32) -> Self {
         // Its dimensions leave the batch out; without one the size is 0.
         let rows = (batch_size > 0).then_some(i64::from(batch_size));
-        Some(Self {
+        Self {
             name: name.to_owned(),
             datatype: input.datatype.name().to_owned(),
             dims: rows.into_iter().chain(input.dims.iter().copied()).collect(),
-            zeros: match &input.data {
-                WarmupData::Zero => true,
-                WarmupData::Random => false,
-                WarmupData::File(_) => return None,
+            fill: match &input.data {
+                WarmupData::Zero => Fill::Zeros,
+                WarmupData::Random => Fill::Small,
+                WarmupData::File(..) => Fill::File,
             },
-        })
+        }
     }
 
-    fn filled(&self) -> Option<Input> {
-        let mut values = Values::of(if self.zeros { Kind::Zeros } else { Kind::Small });
-        let datatype = DataType::parse(&self.datatype)?;
-        let tensor = filled(datatype, &Shape::new(&self.dims)?, &mut values)?;
+    fn filled(&self, file: Option<&Bytes>) -> Option<Input> {
+        let (datatype, shape) = (DataType::parse(&self.datatype)?, Shape::new(&self.dims)?);
+        let tensor = match (file, datatype) {
+            (Some(file), DataType::Bytes) => {
+                let strings = wire::v2::strings(file, shape.element_count()?).ok()?;
+                Tensor::new(shape, Data::Bytes(strings)).ok()?
+            }
+            (Some(file), _) => Tensor::from_raw(datatype, shape, file.clone()).ok()?,
+            (None, _) => {
+                let kind = if self.fill == Fill::Zeros { Kind::Zeros } else { Kind::Small };
+                filled(datatype, &shape, &mut Values::of(kind))?
+            }
+        };
         Some(Input { name: self.name.clone(), tensor })
     }
 }

@@ -12,12 +12,16 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags};
 
-use crate::model::{FileName, ModelName, VersionId, VersionPolicy};
+use crate::model::{FileName, ModelName, VersionId, VersionPolicy, WarmupData};
 
 use super::{
     super::{
-        Settings, describe::DESCRIPTION_BYTES_MAX, error::shown, fingerprint::FILES_MAX, mlflow,
-        model_toml, pbtxt,
+        Settings,
+        describe::{DESCRIPTION_BYTES_MAX, WARMUP_FOLDER},
+        error::shown,
+        files::below,
+        fingerprint::FILES_MAX,
+        mlflow, model_toml, pbtxt,
     },
     MirrorError,
     remote::{Object, Remote},
@@ -400,7 +404,12 @@ fn outline(folder: &Path) -> Option<(VersionPolicy, BTreeSet<String>)> {
         (Some(_), Some(_)) => return None,
     };
     let labels = description.outputs.iter().filter_map(|output| output.label_filename.clone());
-    Some((description.version_policy, labels.collect()))
+    let inputs = description.warmup.iter().flat_map(|request| request.inputs.values());
+    let warmup = inputs.filter_map(|input| match &input.data {
+        WarmupData::File(name, _) => Some(below(WARMUP_FOLDER, name)),
+        WarmupData::Zero | WarmupData::Random => None,
+    });
+    Some((description.version_policy, labels.chain(warmup).collect()))
 }
 
 /// The files that describe a model, with the label files that are there, by path.

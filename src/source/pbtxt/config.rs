@@ -484,7 +484,7 @@ fn warmup_input(field: &Field<'_>) -> Result<(String, WarmupInput), Fault> {
     let fields = value.block(&schema)?;
     let datatype = one(fields, "data_type").ok_or_else(|| needs("a `data_type`"))?;
     let data = match (one(fields, "random_data"), one(fields, "input_data_file")) {
-        (_, Some(file)) => WarmupData::File(file.text()?.to_owned()),
+        (_, Some(file)) => WarmupData::File(file.text()?.to_owned(), None),
         (Some(random), None) if random.flag()? => WarmupData::Random,
         _ => WarmupData::Zero,
     };

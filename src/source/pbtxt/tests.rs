@@ -116,7 +116,7 @@ fn warm_up_requests_are_read() {
         count: 3,
         inputs: BTreeMap::from([("x".to_owned(), input(DataType::Fp32, WarmupData::Zero))]),
     };
-    let mask = WarmupData::File("mask.raw".to_owned());
+    let mask = WarmupData::File("mask.raw".to_owned(), None);
     let any = Warmup {
         name: "any".to_owned(),
         batch_size: 16,

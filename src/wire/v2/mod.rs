@@ -28,7 +28,7 @@ pub use error::{DecodeError, Syntax};
 pub use golden::{GoldenFile, GoldenFileError, decode_golden};
 pub use infer::decode_infer;
 pub use load::{LoadRequest, UploadLimits, UploadedFile};
-pub use raw::decode_raw_infer;
+pub use raw::{decode_raw_infer, strings};
 
 use crate::model::Extent;
 

@@ -85,7 +85,7 @@ fn shape(spec: &TensorSpec, body_bytes: usize, batched: bool) -> Result<Shape, D
 }
 
 /// Reads `count` strings, each behind its length as a little-endian `u32`; what is wrong if they are not.
-pub(super) fn strings(raw: &[u8], count: usize) -> Result<Strings, String> {
+pub fn strings(raw: &[u8], count: usize) -> Result<Strings, String> {
     const PREFIX: usize = 4;
     // A prefix per string is the least, so a shape cannot reserve more than the bytes justify.
     let capacity = count.min(raw.len() / PREFIX + 1);
