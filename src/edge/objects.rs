@@ -5,7 +5,7 @@ use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
 use serde::Serialize;
 
 use crate::{
-    model::{VersionId, VersionPolicy},
+    model::{TensorSpec, VersionId, VersionPolicy},
     serve::{Entry, Model, RouteError, Serving, Table, Version},
     wire::v2::objects::{
         ConfigInput, ConfigOutput, ConfigParameter, DurationStatistic, DynamicBatching, Health,
@@ -160,8 +160,10 @@ fn config<'a>(version: &'a Version, serving: &Serving) -> ModelConfig<'a> {
     });
     let required = signature.inputs.iter().map(|spec| ConfigInput::new(spec, batched));
     let optional = signature.optional.iter();
-    let optional =
-        optional.map(|spec| ConfigInput { optional: true, ..ConfigInput::new(spec, false) });
+    let optional = optional.map(|spec| ConfigInput {
+        optional: true,
+        ..ConfigInput::new(spec, begins_open(spec) && batched)
+    });
     let batching = parts.description.dynamic_batching.as_ref().map(|batching| DynamicBatching {
         preferred_batch_size: batching.preferred_batch_size.clone(),
         max_queue_delay_microseconds: u64::try_from(batching.queue_delay_max.as_micros())
@@ -193,6 +195,11 @@ fn config<'a>(version: &'a Version, serving: &Serving) -> ModelConfig<'a> {
             .collect(),
         model_warmup: [],
     }
+}
+
+/// True if the first dimension is open, as that of a batch is.
+fn begins_open(spec: &TensorSpec) -> bool {
+    spec.client_dims().is_some_and(|dims| dims.first() == Some(&-1))
 }
 
 fn all_statistics(table: &Table) -> Statistics {

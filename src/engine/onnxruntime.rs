@@ -162,7 +162,8 @@ impl Engine for OnnxRuntime {
     ) -> Result<Box<dyn Session>, LoadError> {
         let crowd = options.arena.map(Arena::crowd);
         let refused = |error| self.refused(file, &error);
-        let (session, lent) = open_session(&self.environment.0, file, options).map_err(refused)?;
+        // In this order: what was bound last is let go of first.
+        let (lent, session) = open_session(&self.environment.0, file, options).map_err(refused)?;
         let inputs =
             session.inputs().iter().map(|outlet| input_spec(outlet.name(), outlet.dtype()));
         let inputs = inputs.collect::<Result<_, _>>()?;
@@ -244,7 +245,7 @@ fn open_session(
     environment: &Environment,
     file: &ModelFile,
     options: SessionOptions<'_>,
-) -> ort::Result<(OrtSession, Lent)> {
+) -> ort::Result<(Lent, OrtSession)> {
     let mut builder = OrtSession::builder(environment)?
         .with_intra_threads(options.intra_op_threads)?
         .with_inter_threads(1)?
@@ -254,7 +255,7 @@ fn open_session(
         builder = builder.with_env_allocators()?;
     }
     let (mut builder, lent) = weights::lend(builder, file)?;
-    Ok((builder.commit_from_memory(&file.bytes)?, lent))
+    Ok((lent, builder.commit_from_memory(&file.bytes)?))
 }
 
 /// How an output's value becomes a tensor.

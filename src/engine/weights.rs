@@ -8,12 +8,12 @@
 //! - Only files that nobody changes are mapped; whoever cuts one off ends the process.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     ffi::CString,
     fs::File,
     io,
     ptr::null_mut,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use bytes::Bytes;
@@ -44,6 +44,9 @@ impl ExternalFile {
     /// Maps a file of this length that nobody changes.
     #[expect(unsafe_code, reason = "another process could change the file meanwhile")]
     pub fn map(location: String, file: Arc<File>, length: u64) -> io::Result<Self> {
+        if file.metadata()?.len() < length {
+            return Err(io::Error::other("the file is shorter than it should be"));
+        }
         let length = usize::try_from(length).map_err(io::Error::other)?;
         // SAFETY: the file is one of the content store, which is written before it gets its name and never after, in a
         // folder that only this user enters; it stays on the disk while it is open, also where it is collected.
@@ -54,7 +57,22 @@ impl ExternalFile {
 
 /// Weights as kernels packed them, shared by the sessions of a version.
 #[derive(Debug, Clone, Default)]
-pub struct Packed(Arc<OnceLock<PrepackedWeights>>);
+pub struct Packed(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    kernels: OnceLock<PrepackedWeights>,
+    /// Files in memory of their own, for tensors that cannot be lent.
+    files: Mutex<BTreeMap<String, Arc<[u8]>>>,
+}
+
+impl Shared {
+    fn file(&self, from: &ExternalFile) -> Arc<[u8]> {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let copy = files.entry(from.location.clone()).or_insert_with(|| Arc::from(&*from.bytes));
+        Arc::clone(copy)
+    }
+}
 
 /// What a session was lent; to be dropped after the session.
 #[derive(Debug, Default)]
@@ -82,7 +100,7 @@ pub(super) fn lend(
     let is_known = !file.summary.external_data.is_empty();
     for from in &file.external {
         if !is_known || rest.contains(&*from.location) {
-            let copy = Arc::from(&*from.bytes);
+            let copy = file.packed.0.file(from);
             builder = builder.with_external_initializer_file_in_memory(&from.location, copy)?;
         }
     }
@@ -90,7 +108,7 @@ pub(super) fn lend(
         return Ok((builder, Lent::default()));
     }
     let builder =
-        builder.with_prepacked_weights(file.packed.0.get_or_init(PrepackedWeights::new))?;
+        builder.with_prepacked_weights(file.packed.0.kernels.get_or_init(PrepackedWeights::new))?;
     let values = add(&builder, &lent)?;
     let bytes = lent.into_iter().map(|piece| piece.bytes).collect();
     Ok((builder, Lent { _values: values, _bytes: bytes }))

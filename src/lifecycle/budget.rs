@@ -311,19 +311,19 @@ impl Keeper {
     /// What a version is going to cost, by its files; all of them, as nobody knows which the model uses.
     fn estimate(&self, job: &Job) -> u64 {
         let known = self.state.models.get(&job.model).and_then(|kept| kept.versions.get(&job.id));
-        let known = known.and_then(|version| version.size_as(job.fingerprint()));
+        let known = known.and_then(|version| version.cost_as(job.fingerprint()));
         let files = || match &job.origin {
             Origin::Repository(listed, _) => listed.folder_bytes(),
             Origin::Store(digest) => {
                 let manifest = self.loader.store.as_ref().map(|store| store.manifest(digest));
-                let files = manifest.and_then(Result::ok).map(|manifest| {
-                    manifest.files().values().map(|file| file.bytes).fold(0, u64::saturating_add)
-                });
                 // What is not there fails when it is read.
-                files.unwrap_or(0)
+                manifest.and_then(Result::ok).map_or((0, 0), |manifest| manifest.model_bytes())
             }
         };
-        serve::cost_bytes(known.unwrap_or_else(files), self.loader.sessions)
+        known.unwrap_or_else(|| {
+            let (model, beside) = files();
+            serve::cost_bytes(model, beside, self.loader.sessions)
+        })
     }
 
     /// What is loaded and being loaded costs, without what `besides` takes the place of.

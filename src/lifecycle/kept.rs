@@ -63,7 +63,7 @@ pub(super) struct KeptVersion {
     /// When it was loaded last, since 1970.
     pub(super) loaded_at: Duration,
     /// The bytes of its model when it was loaded last, and what the folder looked like then.
-    size: Option<(Option<Fingerprint>, u64)>,
+    cost: Option<(Option<Fingerprint>, u64)>,
 }
 
 /// Whether a version should be loaded now.
@@ -102,7 +102,7 @@ impl KeptVersion {
             on_demand: false,
             signature: None,
             loaded_at: Duration::ZERO,
-            size: None,
+            cost: None,
         }
     }
 
@@ -163,7 +163,7 @@ impl KeptVersion {
         self.retry = None;
         self.on_demand = false;
         self.signature = None;
-        self.size = Some((tried, version.parts().size_bytes));
+        self.cost = Some((tried, version.cost_bytes()));
         self.state = VersionState::Ready;
         self.reason = String::new();
         self.version.replace(Arc::new(version))
@@ -224,8 +224,8 @@ impl KeptVersion {
     }
 
     /// The bytes of its model, where it was loaded as its folder looks now.
-    pub(super) fn size_as(&self, listed: Option<Fingerprint>) -> Option<u64> {
-        self.size.filter(|(loaded, _)| *loaded == listed).map(|(_, bytes)| bytes)
+    pub(super) fn cost_as(&self, listed: Option<Fingerprint>) -> Option<u64> {
+        self.cost.filter(|(loaded, _)| *loaded == listed).map(|(_, bytes)| bytes)
     }
 
     /// Takes it out of service; gives the version that must be freed.

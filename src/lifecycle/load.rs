@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -166,7 +167,7 @@ pub enum LoadFailure {
     },
     /// External data cannot be mapped.
     #[error(
-        "its external data cannot be mapped into memory: {0}; make room, or raise the limit on address space"
+        "its external data cannot be mapped into memory: {0}; make room, or raise proof.memory_max"
     )]
     Map(std::io::Error),
     /// The engine refuses it.
@@ -343,8 +344,8 @@ impl Loader {
         origin: &Origin,
         before: Option<&Weak<Version>>,
     ) -> Result<Version, LoadFailure> {
-        let load = std::panic::AssertUnwindSafe(|| self.try_load(model, id, origin, before));
-        std::panic::catch_unwind(load).unwrap_or(Err(LoadFailure::Panicked))
+        let load = AssertUnwindSafe(|| self.try_load(model, id, origin, before));
+        catch_unwind(load).unwrap_or(Err(LoadFailure::Panicked))
     }
 
     fn try_load(
@@ -409,6 +410,7 @@ impl Loader {
             digest: artifact.sha256.clone(),
             identity,
             size_bytes: file.size_bytes(),
+            shared_bytes: file.size_bytes() - file.bytes.len() as u64,
             load,
             warmup: warmed.total,
             run: warmed.fastest,
@@ -483,12 +485,12 @@ impl Loader {
         let signature = first.signature().clone().described(description);
         let signature = signature.map_err(LoadFailure::Description)?;
         let mut load = clock.now() - begin;
-        let samples = serving_samples(&signature, golden, description);
+        let samples = serving_samples(&signature, golden, description, before.is_some());
         let runs = self.warmup_runs;
         let (summary, seen) = (&*file.summary, &signature);
         let trial = Trial { engine, summary, signature: seen, golden, samples: &samples };
         let mut warmed = tag.during(|| trial.run(&mut *first, runs, &**clock))?;
-        if let Some(before) = before.and_then(Weak::upgrade) {
+        if let Some(before) = before.and_then(Weak::upgrade).filter(|_| golden.is_none()) {
             contradicted(&before, &signature, &samples, &warmed.not_numbers)?;
         }
         warmed.notes.extend(unfit_requests(description, &samples));
@@ -549,7 +551,7 @@ impl Loader {
         let (artifact, checked, identity) = match kept {
             Some(Ok(kept)) => kept,
             // A store that is full or broken must not keep a version from serving.
-            Some(Err(LoadFailure::Source(reason, SourceError::Store { .. }))) => {
+            Some(Err(LoadFailure::Source(reason, error))) if error.is_of_the_store() => {
                 tracing::error!("a version is loaded without being kept: {reason}");
                 let artifact = listed.fetch(None)?;
                 let checked = checked(&artifact)?;
@@ -652,12 +654,13 @@ fn serving_samples(
     signature: &Signature,
     golden: Option<&Golden>,
     description: &ModelDescription,
+    is_compared: bool,
 ) -> Vec<Sample> {
     let mut all = samples::samples(signature, golden, &Described::of(description));
-    let has_golden = all.first().is_some_and(|sample| sample.kind == Kind::Golden);
+    let has_real = all.first().is_some_and(|sample| !sample.kind.is_made_up());
     all.retain(|sample| match sample.kind {
         Kind::Golden | Kind::Described => true,
-        Kind::Ones | Kind::Small => !has_golden,
+        Kind::Ones | Kind::Small => !has_real || is_compared,
         Kind::Zeros => false,
     });
     all
@@ -673,8 +676,14 @@ fn contradicted(
     for NotNumber { sample, output, element, number } in found {
         let (sample, spec) = (&samples[*sample], &signature.outputs[*output]);
         let Ok(own) = before.signature().output(&spec.name) else { continue };
-        // Where it does not take these inputs, it says nothing about them.
-        let Ok(outputs) = before.evaluate(sample.inputs.clone()) else { continue };
+        // Its own proof has run what is made up for the same inputs, and nothing else.
+        if !sample.kind.is_made_up() || before.signature().inputs != signature.inputs {
+            continue;
+        }
+        let mut inputs = sample.inputs.clone();
+        signature.restore(&mut inputs);
+        let evaluated = catch_unwind(AssertUnwindSafe(|| before.evaluate(inputs)));
+        let Ok(Ok(outputs)) = evaluated else { continue };
         if trial::not_finite(&outputs[own]).is_none() {
             return Err(LoadFailure::NotFinite {
                 output: spec.name.clone(),

@@ -88,7 +88,13 @@ fn described<'a>(
         ));
     };
     if client != own {
-        spec.view = Some(View::new(client, narrowed.clone()).ok_or_else(|| {
+        let view = View::new(client.clone(), own).and_then(|_| {
+            // Where the model fixes what the description leaves open, so it is for clients.
+            let mut open = reshaped_sizes(&narrowed, reshaped.unwrap_or_default(), batched);
+            let client = client.iter().map(|dim| if *dim < 0 { open.next() } else { Some(*dim) });
+            View::new(client.collect::<Option<_>>()?, narrowed.clone())
+        });
+        spec.view = Some(view.ok_or_else(|| {
             format!(
                 "{role} `{}` is reshaped from {dims:?} to {:?}, which has another number of elements; a reshape keeps them",
                 spec.name,
@@ -98,6 +104,16 @@ fn described<'a>(
     }
     spec.dims = Some(narrowed);
     Ok(())
+}
+
+/// The model's sizes of the dimensions that a reshape leaves open, in their order.
+fn reshaped_sizes<'a>(
+    narrowed: &'a [i64],
+    reshape: &'a [i64],
+    batched: bool,
+) -> impl Iterator<Item = i64> + 'a {
+    let declared = batched.then_some(-1).into_iter().chain(reshape.iter().copied());
+    declared.zip(narrowed).filter(|(declared, _)| *declared < 0).map(|(_, size)| *size)
 }
 
 /// The dimensions that fit both; `None` if none do.
@@ -153,7 +169,7 @@ mod tests {
     fn reshapes_are_another_shape_of_the_same_bytes() {
         // What the model declares, max_batch_size, dims, reshape; what a client sends, what the model gets.
         type Row<'a> = (&'a [i64], u32, &'a [i64], Option<&'a [i64]>, &'a [i64], &'a [i64]);
-        let table: [Row<'_>; 6] = [
+        let table: [Row<'_>; 7] = [
             (
                 &[1, 3, 224, 224],
                 0,
@@ -162,6 +178,7 @@ mod tests {
                 &[3, 224, 224],
                 &[1, 3, 224, 224],
             ),
+            (&[1, 3, 4, 5], 0, &[3, -1, -1], Some(&[1, 3, -1, -1]), &[3, 4, 5], &[1, 3, 4, 5]),
             (&[-1], 8, &[1], Some(&[]), &[2, 1], &[2]),
             (&[-1], 8, &[1], None, &[2, 1], &[2]),
             (&[-1, 28, 28], 4, &[784], Some(&[28, 28]), &[3, 784], &[3, 28, 28]),
@@ -174,6 +191,8 @@ mod tests {
             signature.arrange(&mut inputs, rows > 0).unwrap();
             assert_eq!(&**inputs[0].tensor.shape(), expected, "{dims:?}");
             // What was arranged once may be arranged for another version.
+            signature.restore(&mut inputs);
+            assert_eq!(&**inputs[0].tensor.shape(), client, "{dims:?}");
             signature.arrange(&mut inputs, rows > 0).unwrap();
             let mut outputs = [zeros(expected)];
             signature.present(&mut outputs, &[0]);

@@ -159,7 +159,7 @@ impl Growth {
         let places: Vec<_> = self.inputs.iter().map(place).collect();
         for step in &mut self.steps {
             if let Step::Elements(input) | Step::Shape(input) | Step::Text(input) = step {
-                // No request brings an input that is not in the signature, so nothing is known of it.
+                // Of an input that may be left out nothing is known: the engine bounds such runs.
                 *input = places.get(*input).copied().flatten().unwrap_or(usize::MAX);
             }
         }

@@ -1,6 +1,6 @@
 //! The inputs that a model takes and the outputs that it gives.
 
-use std::fmt::Write as _;
+use std::{collections::HashMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
@@ -154,6 +154,9 @@ pub enum SignatureError {
     },
 }
 
+/// Requests with more inputs than this are sorted, not searched.
+const WIDE: usize = 64;
+
 /// Names from a request are cut to this many characters before they stand in a message.
 const NAME_SHOWN_MAX: usize = 64;
 
@@ -162,20 +165,11 @@ impl Signature {
     ///
     /// Inputs may be more open than before, outputs may be more; names and datatypes stay.
     pub fn breaks_clients_of(&self, before: &Self) -> Option<String> {
-        for new in &self.inputs {
-            let Some(old) = before.inputs.iter().find(|old| old.name == new.name) else {
-                return Some(format!("it asks for a new input `{}`", new.name));
-            };
-            if !new.takes_all_of(old) {
-                return Some(format!("input {} was {}", new.summary(), old.summary()));
-            }
+        let is_new = |new: &&TensorSpec| before.inputs.iter().all(|old| old.name != new.name);
+        if let Some(new) = self.inputs.iter().find(is_new) {
+            return Some(format!("it asks for a new input `{}`", new.name));
         }
-        for old in &before.inputs {
-            if self.any_input(&old.name).is_none() {
-                return Some(format!("it has no input `{}`", old.name));
-            }
-        }
-        for old in &before.optional {
+        for old in before.inputs.iter().chain(&before.optional) {
             match self.any_input(&old.name) {
                 None => return Some(format!("it has no input `{}`", old.name)),
                 Some(new) if !new.takes_all_of(old) => {
@@ -183,6 +177,11 @@ impl Signature {
                 }
                 Some(_) => {}
             }
+        }
+        if self.rows == Rows::Same && before.rows == Rows::Apart && self.inputs.len() > 1 {
+            return Some(
+                "all its inputs must have as many rows, which they need not before".to_owned(),
+            );
         }
         for old in &before.outputs {
             let Some(new) = self.outputs.iter().find(|new| new.name == old.name) else {
@@ -205,31 +204,56 @@ impl Signature {
 
     /// Brings a request's inputs into the model's order and checks names, datatypes and shapes.
     ///
-    /// Those that it may leave out follow the others. Shapes become the model's own where clients use another one. With
-    /// `batched`, the first dimension counts rows and must be the same in all inputs.
+    /// Those that it may leave out follow the others. Shapes become the model's own where clients use another one, once
+    /// all of it is right. With `batched`, the first dimension counts rows and must be the same in all inputs.
     pub fn arrange(&self, inputs: &mut [Input], batched: bool) -> Result<(), SignatureError> {
         let count = inputs.len();
-        let is_plain = self.optional.is_empty()
-            || (count == self.inputs.len()
-                && inputs.iter().zip(&self.inputs).all(|(input, spec)| input.name == spec.name));
-        let given = if is_plain { 0 } else { self.set_aside(inputs)? };
+        let is_in_order = count == self.inputs.len()
+            && inputs.iter().zip(&self.inputs).all(|(input, spec)| input.name == spec.name);
+        let is_wide = count > WIDE || !self.optional.is_empty();
+        let given = if is_in_order || !is_wide { 0 } else { self.sort(inputs)? };
         self.arrange_required(&mut inputs[..count - given])?;
-        if batched { Self::check_rows(&inputs[..count - given]) } else { Ok(()) }
+        if batched {
+            Self::check_rows(&inputs[..count - given])?;
+        }
+        for (input, spec) in inputs.iter_mut().zip(&self.inputs) {
+            spec.take_on(&mut input.tensor);
+        }
+        Ok(())
     }
 
-    /// Puts the inputs that a request may leave out behind the others, in the model's order; gives their number.
-    #[cold]
-    fn set_aside(&self, inputs: &mut [Input]) -> Result<usize, SignatureError> {
-        let mut end = inputs.len();
-        for spec in self.optional.iter().rev() {
-            let Some(at) = inputs[..end].iter().position(|input| input.name == spec.name) else {
-                continue;
-            };
-            end -= 1;
-            inputs.swap(at, end);
-            spec.fit(&mut inputs[end].tensor)?;
+    /// Gives arranged inputs the shapes again that clients use, for another version.
+    pub fn restore(&self, inputs: &mut [Input]) {
+        for (input, spec) in inputs.iter_mut().zip(&self.inputs) {
+            let view = spec.view.as_ref();
+            if let Some(shape) = view.and_then(|view| view.of(input.tensor.shape())) {
+                input.tensor.set_shape(shape);
+            }
         }
-        Ok(inputs.len() - end)
+    }
+
+    /// Sorts inputs: those that must be there, unknown ones, then those that may be left out; gives the number of the
+    /// last.
+    #[cold]
+    fn sort(&self, inputs: &mut [Input]) -> Result<usize, SignatureError> {
+        let unknown = self.inputs.len();
+        let required = self.inputs.iter().enumerate().map(|(place, spec)| (&*spec.name, place));
+        let optional = self.optional.iter().enumerate();
+        let optional = optional.map(|(place, spec)| (&*spec.name, unknown + 1 + place));
+        let places: HashMap<&str, usize> = required.chain(optional).collect();
+        inputs.sort_by_cached_key(|input| places.get(&*input.name).copied().unwrap_or(unknown));
+        let is_optional =
+            |input: &&Input| places.get(&*input.name).is_some_and(|place| *place > unknown);
+        let given = inputs.iter().rev().take_while(is_optional).count();
+        let last = &inputs[inputs.len() - given..];
+        if let Some(twice) = last.windows(2).find(|pair| pair[0].name == pair[1].name) {
+            return Err(SignatureError::DuplicateInput(shown(&twice[0].name)));
+        }
+        for input in last {
+            let spec = self.optional.get(places[&*input.name] - unknown - 1);
+            spec.map_or(Ok(()), |spec| spec.check(&input.tensor))?;
+        }
+        Ok(given)
     }
 
     fn arrange_required(&self, inputs: &mut [Input]) -> Result<(), SignatureError> {
@@ -244,7 +268,7 @@ impl Signature {
                     None => return Err(self.stranger(inputs, position)),
                 }
             }
-            spec.fit(&mut inputs[position].tensor)?;
+            spec.check(&inputs[position].tensor)?;
         }
         match self.inputs.get(inputs.len()) {
             Some(spec) => Err(self.missing(&spec.name)),
@@ -394,8 +418,15 @@ impl TensorSpec {
         self.client_dims().unwrap_or(&[-1])
     }
 
-    /// Checks a tensor's datatype and shape, and gives it the model's own shape.
-    pub fn fit(&self, tensor: &mut Tensor) -> Result<(), SignatureError> {
+    /// Gives a tensor of the shape that clients use the model's own.
+    fn take_on(&self, tensor: &mut Tensor) {
+        if let Some(own) = self.view.as_ref().and_then(|view| view.own(tensor.shape())) {
+            tensor.set_shape(own);
+        }
+    }
+
+    /// Checks a tensor's datatype and shape.
+    pub fn check(&self, tensor: &Tensor) -> Result<(), SignatureError> {
         if tensor.datatype() != self.datatype {
             return Err(SignatureError::DataType {
                 name: self.name.clone(),
@@ -403,12 +434,9 @@ impl TensorSpec {
                 actual: tensor.datatype(),
             });
         }
-        if let Some(own) = self.view.as_ref().and_then(|view| view.own(tensor.shape())) {
-            tensor.set_shape(own);
-            return Ok(());
-        }
-        // The model's own shape is taken as well: the inputs may have been arranged for another version before.
-        if self.dims.as_ref().is_none_or(|dims| matches(dims, tensor.shape())) {
+        let is_seen = self.view.as_ref().is_some_and(|view| matches(&view.dims, tensor.shape()));
+        // The model's own shape is taken as well: golden outputs may have it.
+        if is_seen || self.dims.as_ref().is_none_or(|dims| matches(dims, tensor.shape())) {
             return Ok(());
         }
         Err(SignatureError::Shape {
@@ -435,7 +463,9 @@ impl View {
             let runs = dims.split(|dim| *dim < 0);
             runs.map(|run| Shape::new(run)?.element_count()).collect::<Option<Vec<_>>>()
         };
-        (counts(&dims)? == counts(&own)?).then_some(Self { dims, own })
+        // Of nothing there are many shapes, which no client means.
+        let is_empty = dims.contains(&0) || own.contains(&0);
+        (!is_empty && counts(&dims)? == counts(&own)?).then_some(Self { dims, own })
     }
 
     /// The model's own shape for one that a client uses; `None` if that does not fit.
@@ -573,11 +603,43 @@ mod tests {
         );
         let mut misfit = vec![input("a", &[2]), input("b", &[2]), input("w", &[3])];
         assert!(signature.arrange(&mut misfit, false).is_err());
+        // What was needed may be left out, but stays what it was.
+        let loose = |datatype| Signature {
+            optional: vec![TensorSpec::new("a", datatype, Some(vec![2]))],
+            ..Signature::default()
+        };
+        let needed = Signature { inputs: vec![spec("a")], ..Signature::default() };
+        assert_eq!(loose(DataType::Fp32).breaks_clients_of(&needed), None);
+        let reason = loose(DataType::Int64).breaks_clients_of(&needed).unwrap();
+        assert_eq!(reason, "input a INT64[2] was a FP32[2]");
         // A client that gave one must be able to go on.
         let before = Signature { optional: vec![spec("v")], ..signature.clone() };
         assert_eq!(signature.breaks_clients_of(&before), None);
         let reason = before.breaks_clients_of(&signature).unwrap();
         assert_eq!(reason, "it has no input `w`");
+    }
+
+    #[test]
+    fn many_inputs_are_sorted_and_misfits_among_them_named() {
+        let spec =
+            |number: usize| TensorSpec::new(format!("n{number}"), DataType::Fp32, Some(vec![]));
+        let inputs: Vec<_> = (0..5_000).map(spec).collect();
+        let signature = Signature { inputs, ..Signature::default() };
+        let reversed =
+            || (0..5_000).rev().map(|n| input(&format!("n{n}"), &[])).collect::<Vec<_>>();
+        let mut inputs = reversed();
+        signature.arrange(&mut inputs, false).unwrap();
+        assert!(inputs.iter().zip(&signature.inputs).all(|(input, spec)| input.name == spec.name));
+        let fails = |change: &dyn Fn(&mut Vec<Input>), expected: &str| {
+            let mut inputs = reversed();
+            change(&mut inputs);
+            let error = signature.arrange(&mut inputs, false).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        };
+        fails(&|inputs| inputs[7].name = "x".to_owned(), "unexpected input `x`");
+        fails(&|inputs| inputs[7].name = "n0".to_owned(), "input `n0` is given more than once");
+        fails(&|inputs| drop(inputs.remove(7)), "input `n4992` is missing");
+        fails(&|inputs| inputs.push(input("n3", &[])), "input `n3` is given more than once");
     }
 
     #[test]

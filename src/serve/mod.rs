@@ -305,6 +305,22 @@ impl Serving {
     ) -> Result<Prediction, PredictError> {
         let wanted = wanted_outputs(version, request)?;
         version.signature().arrange(&mut request.inputs, version.has_common_rows())?;
+        let ran = self.run_arranged(version, session, on, request, wanted);
+        if on.keeps_inputs {
+            // Another version may see them otherwise.
+            version.signature().restore(&mut request.inputs);
+        }
+        ran
+    }
+
+    fn run_arranged(
+        &self,
+        version: &Version,
+        session: &mut dyn Session,
+        on: Run<'_>,
+        request: &mut InferRequest,
+        wanted: SmallVec<[usize; 8]>,
+    ) -> Result<Prediction, PredictError> {
         version.parts().guards.check(&request.inputs)?;
         version.parts().growth.check(&request.inputs)?;
         let rows = self.check_rows(version, request)?;

@@ -76,6 +76,8 @@ pub struct VersionParts {
     pub identity: Option<String>,
     /// Size of the model file and its external data in bytes.
     pub size_bytes: u64,
+    /// How much of that its sessions share.
+    pub shared_bytes: u64,
     /// Time to make its sessions.
     pub load: Duration,
     /// Time of the warm-up runs together.
@@ -107,6 +109,7 @@ impl VersionParts {
             digest: String::new(),
             identity: None,
             size_bytes: 0,
+            shared_bytes: 0,
             load: Duration::ZERO,
             warmup: Duration::ZERO,
             run: None,
@@ -215,7 +218,8 @@ impl Version {
 
     /// What it is taken to occupy in memory, in bytes.
     pub fn cost_bytes(&self) -> u64 {
-        cost_bytes(self.parts.size_bytes, self.slots.len())
+        let shared = self.parts.shared_bytes;
+        cost_bytes(self.parts.size_bytes.saturating_sub(shared), shared, self.slots.len())
     }
 
     /// Whether a session of it is in a run at this moment.
@@ -336,14 +340,16 @@ fn row_bytes(output: &TensorSpec) -> usize {
     dims.iter().map(of).fold(size, usize::saturating_mul)
 }
 
-/// What a version of these many bytes of files is taken to occupy with these many sessions, in bytes.
+/// What a version is taken to occupy with these many sessions, in bytes, by the bytes of its model and those of
+/// external data, which its sessions share.
 ///
-/// Each session has weights of its own. Measured with ONNX Runtime, a session takes 1.1 to 1.8 times the bytes of its
-/// files, and some hundred kilobytes however small the model is.
-pub fn cost_bytes(size_bytes: u64, sessions: usize) -> u64 {
+/// Each session has the model's own weights for itself. Measured with ONNX Runtime, a session takes 1.1 to 1.8 times
+/// the bytes of its file, and some hundred kilobytes however small the model is. External data are mapped once, and
+/// packed for kernels once.
+pub fn cost_bytes(model_bytes: u64, shared_bytes: u64, sessions: usize) -> u64 {
     const SESSION_BYTES: u64 = 256 * 1024;
-    let session = size_bytes.saturating_add(size_bytes / 2).saturating_add(SESSION_BYTES);
-    session.saturating_mul(sessions as u64)
+    let session = model_bytes.saturating_add(model_bytes / 2).saturating_add(SESSION_BYTES);
+    session.saturating_mul(sessions as u64).saturating_add(shared_bytes.saturating_mul(2))
 }
 
 impl std::fmt::Debug for Version {

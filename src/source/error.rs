@@ -159,6 +159,15 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// True if the content store is to blame, not the repository.
+    pub fn is_of_the_store(&self) -> bool {
+        match self {
+            Self::Store { .. } => true,
+            Self::Beside { source, .. } => matches!(source, Refusal::Store(_)),
+            _ => false,
+        }
+    }
+
     /// Whether the same read may succeed later without anyone touching the repository.
     pub fn retry_helps(&self) -> bool {
         match self {

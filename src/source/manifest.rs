@@ -139,6 +139,13 @@ impl Manifest {
         &self.files
     }
 
+    /// Bytes of the model's file, and of all others.
+    pub fn model_bytes(&self) -> (u64, u64) {
+        let all = self.files().values().map(|file| file.bytes).fold(0, u64::saturating_add);
+        let model = self.files().get(self.model()).map_or(0, |file| file.bytes);
+        (model, all.saturating_sub(model))
+    }
+
     /// The version's folder, relative to the model's; empty where it is the same.
     pub(super) fn folder(&self) -> &str {
         &self.folder

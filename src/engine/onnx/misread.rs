@@ -8,7 +8,7 @@
 //! Not here: what is done about it (`lifecycle::load`): such a version is refused unless golden outputs show that the
 //! model is one of those that come out right.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{Limits, OnnxError, shown, walk::default_domain, wire::Fields};
 
@@ -263,18 +263,19 @@ fn tree_ensemble(node: &Node<'_>) -> Option<&'static str> {
 /// True if each tree numbers its nodes from 0 without a gap, and branches lead to nodes of it.
 fn is_dense(node: &Node<'_>) -> bool {
     let (trees, ids) = (node.integers("nodes_treeids"), node.integers("nodes_nodeids"));
-    let mut sizes: HashMap<i64, (i64, i64)> = HashMap::new();
+    let mut numbers: HashMap<i64, BTreeSet<i64>> = HashMap::new();
     for (tree, id) in trees.iter().zip(&ids) {
-        let (count, highest) = sizes.entry(*tree).or_default();
-        *count += 1;
-        *highest = (*id).max(*highest);
+        numbers.entry(*tree).or_default().insert(*id);
     }
     let leads_within = |name| {
         let leads = node.integers(name);
-        trees.iter().zip(&leads).all(|(tree, id)| (0..sizes[tree].0).contains(id))
+        trees.iter().zip(&leads).all(|(tree, id)| numbers[tree].contains(id))
     };
+    let has_gap = |ids: &BTreeSet<i64>| ids.iter().zip(0..).any(|(id, place)| *id != place);
+    let count: usize = numbers.values().map(BTreeSet::len).sum();
     trees.len() == ids.len()
-        && sizes.values().all(|(count, highest)| *highest == count - 1)
+        && count == ids.len()
+        && !numbers.values().any(has_gap)
         && leads_within("nodes_truenodeids")
         && leads_within("nodes_falsenodeids")
 }

@@ -109,6 +109,8 @@ pub(super) struct Probing {
     pub(super) from: usize,
     /// Probes that ended earlier processes.
     pub(super) fatal: Vec<Probe>,
+    /// The sample whose sizes are changed, as the first process found it.
+    pub(super) base: usize,
     /// When to begin no further one.
     pub(super) time_max: Duration,
 }
@@ -158,6 +160,8 @@ pub(super) struct Report {
     pub(super) notes: Vec<String>,
     /// Filled in by the parent, who outlives what the probes find.
     pub(super) guards: Guards,
+    /// The sample that the probes change.
+    pub(super) base: usize,
 }
 
 /// What a description says about shapes.
@@ -408,7 +412,11 @@ fn prove(
     }
     let zeros = samples.iter().rfind(|sample| sample.kind == Kind::Zeros);
     let zeros = zeros.map(|sample| sample.inputs.clone());
-    let sample = samples.into_iter().next().map(|sample| sample.inputs).unwrap_or_default();
+    let base = warmed.best.unwrap_or(request.probing.base);
+    let sample = samples.into_iter().nth(base);
+    let mut sample = sample.map(|sample| sample.inputs).unwrap_or_default();
+    // Guards know the inputs that must be there, by their places.
+    sample.truncate(own.inputs.len());
     let mut probes = probes::plan(&summary, &signature, &sample);
     // Known to be kept from it in any case.
     let is_guarded = hazards.iter().any(|hazard| !hazard.settled_by_proof);
@@ -424,6 +432,7 @@ fn prove(
         run: warmed.fastest,
         notes: warmed.notes,
         guards: Guards::NONE,
+        base,
     };
     Ok((report, Probed { session, sample, zeros, probes }))
 }

@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
 };
 
@@ -192,7 +192,11 @@ impl<'a> ReceivedFiles<'a> {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        rustix::net::recvmsg(self.from, &mut [IoSliceMut::new(&mut byte)], &mut control, flags)?;
+        let into = &mut [IoSliceMut::new(&mut byte)];
+        let received = rustix::net::recvmsg(self.from, into, &mut control, flags)?;
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(io::Error::other("not all files could be received"));
+        }
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(files) = message {
                 self.here.extend(files.map(File::from));

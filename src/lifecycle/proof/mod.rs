@@ -239,7 +239,7 @@ impl Prover {
 
     /// Loads and runs a version in a process of its own, and tells what it showed.
     ///
-    /// Blocks until that process has ended, which is at the deadline at the latest. Where all of it was shown before,
+    /// Blocks until that process has ended: at the latest when its time has passed since it had all that was asked. Where all of it was shown before,
     /// no process is started.
     pub fn prove(&self, case: &Case<'_>) -> Result<Proof, ProofFailure> {
         let described = Described::of(case.description);
@@ -247,7 +247,7 @@ impl Prover {
             location: external.location.clone(),
             mapped: external.file.as_ref().map(|_| external.bytes.len() as u64),
         });
-        let request = Request {
+        let mut request = Request {
             engine: Some(case.engine.as_str().to_owned()),
             intra_op_threads: case.intra_op_threads,
             warmup_runs: case.warmup_runs,
@@ -283,6 +283,7 @@ impl Prover {
         let mut heard = self.ask(&request, &parts, self.limits.time_max)?;
         let mut answer = heard.answer.take().ok_or_else(unreadable)?;
         if let Outcome::Proven(report) = &mut answer.outcome {
+            request.probing.base = report.base;
             report.guards = self.guards(heard, request, &parts);
         }
         let verdict = known

@@ -44,6 +44,13 @@ pub(crate) enum Kind {
     Zeros,
 }
 
+impl Kind {
+    /// True unless a publisher left it.
+    pub(crate) fn is_made_up(self) -> bool {
+        matches!(self, Self::Ones | Self::Small | Self::Zeros)
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -190,7 +197,8 @@ fn filled(datatype: DataType, shape: &Shape, values: &mut Values) -> Option<Tens
         (0..count).for_each(|_| strings.push(&values.next(datatype)));
         return Tensor::new(shape.clone(), Data::Bytes(strings)).ok();
     }
-    let raw: Vec<u8> = (0..count).flat_map(|_| values.next(datatype)).collect();
+    let mut raw = Vec::with_capacity(count * datatype.size().unwrap_or(0));
+    (0..count).for_each(|_| raw.extend(values.next(datatype)));
     Tensor::from_raw(datatype, shape.clone(), raw.into()).ok()
 }
 

@@ -7,26 +7,28 @@ use std::{
     path::Path,
 };
 
-use super::{Lies, ListedVersion};
+use super::{INNER_FILENAME, Lies, ListedVersion};
 use crate::source::fingerprint::FILES_MAX;
 
 /// Folders deeper than this are passed over.
 const DEPTH_MAX: usize = 8;
 
 impl ListedVersion {
-    /// Bytes of all files in the version's folder now: at least what its model and external data take.
+    /// Bytes of the model's file, and of all other files in the version's folder now: at least what its external data
+    /// take.
     ///
     /// What cannot be read counts as nothing; reading the version says why.
-    pub fn folder_bytes(&self) -> u64 {
+    pub fn folder_bytes(&self) -> (u64, u64) {
         match &self.lies {
             Lies::Folder(version) => {
                 let mut walk = Walk { files_left: FILES_MAX, seen: BTreeSet::new() };
-                walk.folder_bytes(&version.place.folder, DEPTH_MAX)
+                let all = walk.folder_bytes(&version.place.folder, DEPTH_MAX);
+                let path = version.place.folder.join(&*version.place.filename);
+                let path = if path.is_dir() { path.join(INNER_FILENAME) } else { path };
+                let model = fs::metadata(path).map_or(0, |model| model.len()).min(all);
+                (model, all - model)
             }
-            Lies::Shelf(version) => {
-                let files = version.manifest.files().values();
-                files.map(|file| file.bytes).fold(0, u64::saturating_add)
-            }
+            Lies::Shelf(version) => version.manifest.model_bytes(),
         }
     }
 }

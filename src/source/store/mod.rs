@@ -176,13 +176,15 @@ impl Store {
         let length = from.metadata()?.len();
         // One that was kept before is most likely this one: then nothing is written.
         if self.has_blob_of(length).map_err(refused)? {
-            let hashed = content::digest(from, None, bytes_max)?.map_err(refused)?;
-            if let Some(file) = self.keep_again(&hashed.0, length).map_err(refused)? {
-                return Ok((hashed.0, file));
+            let (digest, _) = content::digest(from, None, bytes_max, false)?.map_err(refused)?;
+            let is_there = self.keep_again(&digest, length).map_err(refused)?.is_some();
+            // What is given out was hashed itself; what is damaged is written again.
+            if is_there && let Ok(file) = self.file(&digest, length) {
+                return Ok((digest, file));
             }
         }
         let mut incoming = self.incoming().map_err(refused)?;
-        let copied = content::digest(from, Some(&mut incoming.file), bytes_max)?;
+        let copied = content::digest(from, Some(&mut incoming.file), bytes_max, false)?;
         let (digest, _) = copied.map_err(refused)?;
         let commit = || {
             incoming.file.sync_all()?;
@@ -214,7 +216,7 @@ impl Store {
     pub(super) fn file(&self, digest: &Digest, bytes_max: u64) -> Result<File, StoreError> {
         let mut file = self.opened(digest)?;
         let metadata = file.metadata().map_err(|source| self.refused(source))?;
-        match content::digest(&mut file, None, bytes_max) {
+        match content::digest(&mut file, None, bytes_max, true) {
             Ok(Ok((found, _))) if found == *digest => return Ok(file),
             Err(ReadFault::TooLarge { bytes_max }) => {
                 return Err(StoreError::TooLarge { digest: *digest, bytes_max });
@@ -241,13 +243,22 @@ impl Store {
 
     /// True if some blob has this length.
     fn has_blob_of(&self, length: u64) -> io::Result<bool> {
+        // What is just collected is none.
+        let there = |error: io::Error| gone(error).map(|()| Vec::new());
         for first in subfolders(&self.inner.folder)? {
-            for second in subfolders(&first)? {
-                for blob in fs::read_dir(second)? {
-                    // One that is just collected is none.
-                    if blob?.metadata().is_ok_and(|found| found.len() == length) {
-                        return Ok(true);
+            for second in subfolders(&first).or_else(there)? {
+                let blobs = match fs::read_dir(second) {
+                    Ok(blobs) => blobs,
+                    Err(error) => {
+                        gone(error)?;
+                        continue;
                     }
+                };
+                let is_it = |blob: io::Result<fs::DirEntry>| {
+                    blob.and_then(|blob| blob.metadata()).is_ok_and(|found| found.len() == length)
+                };
+                if blobs.into_iter().any(is_it) {
+                    return Ok(true);
                 }
             }
         }

@@ -121,7 +121,7 @@ pub(super) fn tensors(
     let (body, mut tensors) = (Bytes::new(), Vec::new());
     let here = cursor.clone();
     let mut reader = Reader { cursor: here, limits, body: &body, binary_at: 0, has_binary: false };
-    reader.list(&mut tensors, what)?;
+    reader.list(&mut tensors, &format!("`{what}`"))?;
     cursor.follow(&reader.cursor);
     Ok(tensors)
 }
@@ -152,7 +152,7 @@ impl<'a> Reader<'a> {
             match number {
                 0 => request.id = Some(self.id()?),
                 1 => parameters::read_request(&mut self.cursor, self.limits, &mut request)?,
-                2 => self.list(&mut request.inputs, "inputs")?,
+                2 => self.list(&mut request.inputs, "`inputs`")?,
                 _ => self.outputs(&mut request.outputs)?,
             }
         }
@@ -175,7 +175,7 @@ impl<'a> Reader<'a> {
 
     /// The inputs, under whatever name they are listed.
     fn list(&mut self, inputs: &mut Vec<Input>, what: &str) -> Result<(), DecodeError> {
-        open(&mut self.cursor, b'[', &format!("`{what}`"))?;
+        open(&mut self.cursor, b'[', what)?;
         let mut first = true;
         while self.cursor.next_item(&mut first)? {
             if inputs.len() == self.limits.inputs_max {

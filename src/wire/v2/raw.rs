@@ -51,7 +51,7 @@ fn shape(spec: &TensorSpec, body_bytes: usize, batched: bool) -> Result<Shape, D
             spec.summary()
         ))
     };
-    let mut dims = spec.dims.clone().ok_or_else(open_shape)?;
+    let mut dims = spec.client_dims().map(<[i64]>::to_vec).ok_or_else(open_shape)?;
     if batched && let Some(batch) = dims.first_mut() {
         *batch = 1;
     }
