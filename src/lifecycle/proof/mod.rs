@@ -239,8 +239,8 @@ impl Prover {
 
     /// Loads and runs a version in a process of its own, and tells what it showed.
     ///
-    /// Blocks until that process has ended: at the latest when its time has passed since it had all that was asked. Where all of it was shown before,
-    /// no process is started.
+    /// Blocks until that process has ended: at the latest when its time has passed since it had all that was asked.
+    /// Where all of it was shown before, no process is started.
     pub fn prove(&self, case: &Case<'_>) -> Result<Proof, ProofFailure> {
         let described = Described::of(case.description);
         let locations = case.file.external.iter().map(|external| Location {
