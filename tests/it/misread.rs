@@ -259,8 +259,12 @@ mod served {
     fn the_engines_differ_where_the_table_says_so_and_nowhere_else() {
         let engines = Engines::open(&engine::Settings::default()).unwrap();
         for (name, model, expected, dims) in cases() {
-            let file =
-                ModelFile { bytes: model.into(), external: Vec::new(), summary: Arc::default() };
+            let file = ModelFile {
+                bytes: model.into(),
+                external: Vec::new(),
+                summary: Arc::default(),
+                packed: tidegate::engine::Packed::default(),
+            };
             let shape = Shape::new(dims).unwrap();
             let wave = [-2.0, -0.3, 0.5, -1.5, 0.75, 1.25, 3.0, 0.1];
             let values =

@@ -274,6 +274,48 @@ fn picking(entries: i64) -> Vec<u8> {
     ))
 }
 
+/// Picks as [`picking`], of rows of one index or of bare indexes; the answer has rows.
+fn picking_rows(entries: i64, bare: bool) -> Vec<u8> {
+    let values: Vec<i64> = (1..=entries).map(|entry| 10 * entry).collect();
+    let dims: &[i64] = if bare { &[-1] } else { &[-1, 1] };
+    let picked = if bare { "p" } else { "y" };
+    let mut nodes = vec![node("Gather", &["table", "x"], &[picked])];
+    nodes.extend(bare.then(|| node("Unsqueeze", &["p", "one"], &["y"])));
+    let table = integers("table", INT64, &[entries], &values);
+    model(graph(
+        nodes,
+        vec![table, integers("one", INT64, &[1], &[1])],
+        vec![declared("x", INT64, dims)],
+        vec![declared("y", INT64, &[-1, 1])],
+    ))
+}
+
+#[test]
+fn the_baseline_sees_a_request_as_its_client_sent_it() {
+    let repository = Repository::empty();
+    let config = "max_batch_size: 8 input [ { name: \"x\" data_type: TYPE_INT64 dims: [ 1 ] } ]";
+    repository.describe("pick", "config.pbtxt", config);
+    repository.add_bytes("pick", "1", &picking_rows(5, false));
+    // A scalar for each row: to clients it is one dimension of 1, too.
+    repository.add_bytes("pick", "2", &picking_rows(3, true));
+    let server = Launch::of(&repository).start();
+    let arms = json!([
+        {"name": "baseline", "version": 1, "weight": 0},
+        {"name": "canary", "version": 2, "weight": 1},
+    ]);
+    put(&server, "pick", &json!({"arms": arms})).ok();
+    let ask = |rows: &[i64]| {
+        let x = json!({"name": "x", "shape": [rows.len(), 1], "datatype": "INT64", "data": rows});
+        server.post(&infer("pick"), &json!({"inputs": [x]}))
+    };
+    let by_canary = ask(&[2, 1]).ok();
+    assert_eq!(arm(&by_canary), pair("canary", "2"));
+    assert_eq!(by_canary.json()["outputs"][0]["data"], json!([30, 20]));
+    let fallen = ask(&[4, 1]).ok();
+    assert_eq!(arm(&fallen), pair("baseline", "1"));
+    assert_eq!(fallen.json()["outputs"][0]["data"], json!([50, 20]));
+}
+
 #[test]
 fn where_a_canary_cannot_answer_the_baseline_does() {
     let repository = Repository::empty();
