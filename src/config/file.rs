@@ -171,7 +171,8 @@ pub(super) struct RepositorySection {
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
     /// With a budget, what does not fit loads on demand: the first request for it waits, and the models that were
     /// used longest ago make room. Required models and versions that an operator pinned stay. A version counts with
-    /// 1.5 times the bytes of its files and 256 KiB, for each of its sessions.
+    /// 1.5 times the bytes of its model file and 256 KiB for each of its sessions, and with twice the bytes of its
+    /// external data, which its sessions share.
     pub(super) loaded_bytes: Size<0, { 1024 * TIB }>,
     /// How long a request may wait for a model that loads on demand, at most its own deadline; then it gets 503.
     pub(super) demand_timeout: Time<1, HOUR>,
@@ -224,8 +225,8 @@ pub(super) struct Proof {
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
-    /// How long a proof may take by the clock from when its process has the version; then it is ended and the version
-    /// refused. It gives way to threads that serve, so under full load it takes longer than alone. A twentieth of it
+    /// The time that a proof may take by the clock from when its process has the version; then it is ended and the
+    /// version refused. It gives way to threads that serve, so under full load it takes longer than alone. A twentieth of it
     /// may go to runs with sizes of 0 to 3; requests with sizes that end the proving process are refused.
     pub(super) time_max: Time<100, HOUR>,
     /// How much time on CPUs it may take, all threads together, counted in whole seconds.

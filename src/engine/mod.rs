@@ -108,7 +108,7 @@ pub struct ModelFile {
     pub external: Vec<ExternalFile>,
     /// Our own look at the file: engines tell less of what it declares. Empty, engines are believed.
     pub summary: Arc<onnx::Summary>,
-    /// What its sessions share of the external data.
+    /// The part of external data that its sessions share.
     pub packed: Packed,
 }
 
@@ -159,7 +159,7 @@ pub enum LoadError {
         operator: &'static str,
         /// The name of its first output.
         output: String,
-        /// What is wrong, and when.
+        /// The fault, and when it shows.
         reason: &'static str,
         /// The way to the other engine.
         advice: String,

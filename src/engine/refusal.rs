@@ -12,7 +12,7 @@ use super::{LoadError, onnx::Summary, shortened};
 /// Source: ONNX Runtime, "Compatibility": all opsets from 7 on.
 const OPSET_MIN: i64 = 7;
 
-/// What the refusal of an engine means; `library` is its name and version.
+/// Reads the refusal of an engine; `library` is its name and version.
 pub(super) fn explained(
     engine: &'static str,
     library: String,

@@ -74,7 +74,7 @@ impl Shared {
     }
 }
 
-/// What a session was lent; to be dropped after the session.
+/// The loan of a session; to be dropped after the session.
 #[derive(Debug, Default)]
 pub(super) struct Lent {
     /// Before what they point to.

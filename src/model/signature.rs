@@ -17,20 +17,20 @@ pub struct Signature {
     pub outputs: Vec<TensorSpec>,
     /// Inputs that a request may bring: the model has a default for each.
     pub optional: Vec<TensorSpec>,
-    /// What the first dimensions have to do with each other.
+    /// The relation of the first dimensions to each other.
     pub rows: Rows,
 }
 
-/// What the first dimensions of a model's inputs and outputs have to do with each other.
+/// Relation of the first dimensions of a model's inputs and outputs to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rows {
-    /// They are one size, that of a batch: their names say so, or a description.
+    /// One size, that of a batch: their names say so, or a description.
     Same,
-    /// Nobody says: they are taken for a batch where a request's inputs agree.
+    /// Not said: they are taken for a batch where a request's inputs agree.
     #[default]
     Unsaid,
-    /// They have different names, so they are different sizes.
+    /// Different sizes, for they have different names.
     Apart,
 }
 
@@ -50,7 +50,7 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// What either of two may hold.
+    /// The larger of both in everything.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {

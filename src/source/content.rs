@@ -30,7 +30,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS_MAX: usize = 8;
 
 impl Content {
-    /// How many bytes there are.
+    /// The count of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,

@@ -1,4 +1,4 @@
-//! What a file declares and engines do not tell: that a tensor has no shape, and that dimensions have names.
+//! Declarations of a file that engines do not tell: that a tensor has no shape, and that dimensions have names.
 //!
 //! To an engine, no shape is the shape of a scalar.
 
@@ -18,7 +18,7 @@ impl Summary {
         signature
     }
 
-    /// What the first dimensions have to do with each other: those of one name are one size.
+    /// Relation of the first dimensions to each other: those of one name are one size.
     fn rows(&self, signature: &Signature) -> Rows {
         let first = |spec: &TensorSpec, all: &[Declared]| match dims(&spec.name, all)?.first()? {
             Dim::Named(name) => Some(name.clone()),

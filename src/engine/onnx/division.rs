@@ -84,7 +84,7 @@ pub fn quotients(bytes: &[u8], limits: &Limits) -> Result<Vec<Quotient>, OnnxErr
     Ok(judged(bytes, limits)?.quotients)
 }
 
-/// What the walk found.
+/// Findings of the walk.
 #[derive(Default)]
 struct Found {
     hazards: Vec<Hazard>,

@@ -19,7 +19,7 @@ pub struct Misread {
     pub operator: &'static str,
     /// The name of the first output that it gives.
     pub output: String,
-    /// What is wrong, and when.
+    /// The fault, and when it shows.
     pub reason: &'static str,
     /// True if the answers are wrong; otherwise runs fail, and the model may be served with a note.
     pub is_wrong: bool,
@@ -212,7 +212,7 @@ impl<'a> Node<'a> {
         found
     }
 
-    /// How many numbers of floating point an attribute has, packed or not.
+    /// Count of the numbers of floating point of an attribute, packed or not.
     fn floats(&self, name: &str) -> usize {
         let mut count = 0;
         let mut fields = self.attributes.get(name).map(|own| own.all);
@@ -237,7 +237,7 @@ impl<'a> Node<'a> {
         found
     }
 
-    /// How many classes there are, by labels of both kinds.
+    /// Count of the classes, by labels of both kinds.
     fn classes(&self, numbers: &str) -> usize {
         self.integers(numbers).len() + self.texts("classlabels_strings").len()
     }

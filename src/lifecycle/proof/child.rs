@@ -67,7 +67,7 @@ pub(super) struct Request {
     /// The blobs after the model: files with external data that are not mapped, then golden outputs if there are any.
     pub(super) locations: Vec<Location>,
     pub(super) golden: bool,
-    /// What its description says about shapes.
+    /// The shapes of its description.
     pub(super) shapes: Shapes,
     /// The requests of `model_warmup`.
     pub(super) described: Vec<Vec<Blank>>,
@@ -164,7 +164,7 @@ pub(super) struct Report {
     pub(super) base: usize,
 }
 
-/// What a description says about shapes.
+/// The shapes of a description.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shapes {
     max_batch_size: Option<u32>,

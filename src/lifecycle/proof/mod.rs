@@ -503,11 +503,11 @@ struct Heard {
     probe_max: Duration,
     /// Nothing more is expected.
     done: bool,
-    /// When the process had the whole request.
+    /// The time at which the process had the whole request.
     begun: Option<Instant>,
 }
 
-/// What follows a request's head.
+/// The parts that follow a request's head.
 #[derive(Debug, Default)]
 struct Parts<'a> {
     blobs: Vec<&'a [u8]>,
@@ -515,7 +515,7 @@ struct Parts<'a> {
     files: Vec<&'a File>,
 }
 
-/// What is written next.
+/// The next part to write.
 enum Part<'a> {
     Bytes(&'a [u8]),
     Files(&'a [&'a File]),

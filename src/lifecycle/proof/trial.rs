@@ -174,7 +174,7 @@ impl Warmed {
     }
 }
 
-/// What the outputs of the samples show.
+/// Findings in the outputs of the samples.
 struct Findings<'a> {
     signature: &'a Signature,
     /// The outputs as the file declares them, where it does.
