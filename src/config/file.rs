@@ -226,8 +226,8 @@ pub(super) struct Proof {
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
     /// The time that a proof may take by the clock from when its process has the version; then it is ended and the
-    /// version refused. It gives way to threads that serve, so under full load it takes longer than alone. A twentieth of it
-    /// may go to runs with sizes of 0 to 3; requests with sizes that end the proving process are refused.
+    /// version refused. It gives way to threads that serve, so under full load it takes longer than alone. A twentieth
+    /// of it may go to runs with sizes of 0 to 3; requests with sizes that end the proving process are refused.
     pub(super) time_max: Time<100, HOUR>,
     /// How much time on CPUs it may take, all threads together, counted in whole seconds.
     pub(super) cpu_time_max: Time<SECOND, DAY>,
