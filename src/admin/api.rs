@@ -80,6 +80,9 @@ pub struct LoadedReport {
     pub run_us: Option<f64>,
     /// Its inputs, such as `input FP32[-1,30]`.
     pub inputs: Vec<String>,
+    /// Inputs that a request may leave out, in the same form.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub optional_inputs: Vec<String>,
     /// Its outputs, likewise.
     pub outputs: Vec<String>,
     /// What an operator should know.
@@ -161,6 +164,7 @@ impl LoadedReport {
             warmup_ms: milliseconds(parts.warmup),
             run_us: parts.run.map(|run| run.as_secs_f64() * 1e6),
             inputs: signature.inputs.iter().map(TensorSpec::summary).collect(),
+            optional_inputs: signature.optional.iter().map(TensorSpec::summary).collect(),
             outputs: signature.outputs.iter().map(TensorSpec::summary).collect(),
             notes: parts.notes.clone(),
             requests: totals.codes.iter().map(|(code, count)| (code.status(), *count)).collect(),

@@ -105,6 +105,9 @@ fn version_text(version: &VersionReport) -> String {
     }
     let Some(loaded) = &version.loaded else { return text };
     line("inputs", &loaded.inputs.join(", "));
+    if !loaded.optional_inputs.is_empty() {
+        line("optional", &loaded.optional_inputs.join(", "));
+    }
     line("outputs", &loaded.outputs.join(", "));
     let rows = if loaded.batched { "rows in the first dimension" } else { "no rows" };
     line("engine", &format!("{}, {} sessions, {rows}", loaded.engine, loaded.sessions));

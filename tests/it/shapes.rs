@@ -196,6 +196,9 @@ fn inputs_with_defaults_may_be_given_or_left_out() {
         let expected = "input `x` is missing; the model takes `x`, and optionally";
         assert!(answer.status == 400 && error.contains(expected), "{error}");
     }
+    let shown = server.admin("/api/v1/models/plain").json();
+    let optional = &shown["versions"][0]["loaded"]["optional_inputs"];
+    assert_eq!(*optional, json!(["w FP32[2]", "b FP32[1]"]));
     let config = server.get("/v2/models/described/config").json();
     let optional: Vec<bool> = (config["input"].as_array().unwrap().iter())
         .map(|input| input["optional"].as_bool().unwrap())
