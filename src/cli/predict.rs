@@ -82,23 +82,61 @@ fn golden(
     for id in versions.into_iter().rev() {
         let path = folder.join(id.to_string()).join("golden.json");
         let Ok(file) = std::fs::read(&path) else { continue };
-        let golden: Golden = serde_json::from_slice(&file)
+        let text = marked(&String::from_utf8_lossy(&file));
+        let golden: Golden = serde_json::from_str(&text)
             .with_context(|| format!("`{}` is malformed", path.display()))?;
-        let body = |case: &Case| format!("{{\"inputs\":{}}}", case.inputs.get()).into_bytes();
+        let body =
+            |case: &Case| format!("{{\"inputs\":{}}}", unmarked(case.inputs.get())).into_bytes();
         return Ok(golden.cases.iter().map(body).collect());
     }
     bail!("no version of `{model}` in `{}` has a golden.json", folder.display())
 }
 
+/// Numbers that the protocol writes and JSON does not know.
+const WORDS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
+
+/// A word as a string that no text is.
+fn mark(word: &str) -> String {
+    format!("\"\\u0001{word}\"")
+}
+
+/// JSON of a document with such numbers, which become marked strings.
+fn marked(text: &str) -> String {
+    let (mut json, mut rest, mut in_string) = (String::with_capacity(text.len()), text, false);
+    while let Some(next) = rest.chars().next() {
+        let word = WORDS.iter().find(|word| !in_string && rest.starts_with(**word));
+        if let Some(word) = word {
+            json += &mark(word);
+            rest = &rest[word.len()..];
+            continue;
+        }
+        // What follows a backslash ends no string.
+        let escaped = rest
+            .get(1..)
+            .and_then(|rest| rest.chars().next())
+            .filter(|_| in_string && next == '\\');
+        let length = next.len_utf8() + escaped.map_or(0, char::len_utf8);
+        in_string ^= next == '"';
+        json += &rest[..length];
+        rest = &rest[length..];
+    }
+    json
+}
+
+/// The document again with the numbers themselves.
+fn unmarked(json: &str) -> String {
+    WORDS.iter().fold(json.to_owned(), |json, word| json.replace(&mark(word), word))
+}
+
 /// The answer as a table: an output a row.
 fn shown(text: &str) -> anyhow::Result<String> {
-    let answer: Value = serde_json::from_str(text).context("the answer is not JSON")?;
+    let answer: Value = serde_json::from_str(&marked(text)).context("the answer is not JSON")?;
     let word = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let mut rows = table(["output", "datatype", "shape", "values"]);
     for output in answer["outputs"].as_array().into_iter().flatten() {
         let data = output["data"].as_array().map_or(&[][..], Vec::as_slice);
         let mut values: Vec<String> =
-            data.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
+            data.iter().take(SHOWN_MAX).map(|value| unmarked(&value.to_string())).collect();
         if data.len() > SHOWN_MAX {
             values.push(format!("... {} in all", data.len()));
         }
@@ -115,4 +153,20 @@ fn shown(text: &str) -> anyhow::Result<String> {
         word(&answer["model_name"]),
         word(&answer["model_version"])
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_json_lacks_are_read_and_written() {
+        let text = r#"{"data":[NaN, 1.5,-Infinity,Infinity],"text":["NaN","a\"NaN\\"],"é":[NaN]}"#;
+        let value: Value = serde_json::from_str(&marked(text)).unwrap();
+        assert_eq!(value["data"][0], "\u{1}NaN");
+        assert_eq!(value["text"], serde_json::json!(["NaN", "a\"NaN\\"]));
+        assert_eq!(unmarked(&marked(text)), text);
+        let answer = r#"{"model_name":"m","model_version":"1","outputs":[{"name":"y","datatype":"FP32","shape":[2],"data":[NaN,-Infinity]}]}"#;
+        assert!(shown(answer).unwrap().contains("NaN -Infinity"), "{}", shown(answer).unwrap());
+    }
 }

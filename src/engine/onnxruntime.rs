@@ -301,11 +301,17 @@ fn output_spec(
         let classes = summary.classes.get(name).filter(are_of_it).cloned();
         return Ok((spec, Reader::RowsOfMaps { key, classes }));
     }
+    let advice = match kind {
+        ValueType::Sequence(element) if matches!(**element, ValueType::Map { .. }) => {
+            "export the model with plain tensors as outputs (with skl2onnx: options={\"zipmap\": False})"
+        }
+        _ => "export the model with tensors of the protocol's datatypes as outputs",
+    };
     Err(LoadError::Unservable {
         role: "output",
         name: name.to_owned(),
         kind: kind.to_string(),
-        advice: "export the model with plain tensors as outputs (with skl2onnx: options={\"zipmap\": False})",
+        advice,
     })
 }
 

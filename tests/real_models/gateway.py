@@ -47,6 +47,7 @@ class Gateway:
         self._command += ["--repository", str(repository), "--log-format", "json"]
         self._environment = {**os.environ, "TIDEGATE__STATE__PATH": str(state), **(environment or {})}
         self._patience = patience
+        self._repository = repository
 
     def __enter__(self):
         self.start()
@@ -87,11 +88,16 @@ class Gateway:
         deadline = time.monotonic() + self._patience
         while time.monotonic() < deadline:
             index = {entry["name"]: entry for entry in self.ask("POST", "/v2/repository/index", {})}
-            if all(entry.get("state") in ("READY", "UNAVAILABLE") for entry in index.values()):
+            if self._names() <= set(index) and all(
+                entry.get("state") in ("READY", "UNAVAILABLE") for entry in index.values()
+            ):
                 if not any(_is_pending(entry) for entry in index.values()):
                     return index
             time.sleep(0.2)
         raise RuntimeError(f"models are still loading: {index}")
+
+    def _names(self):
+        return {entry.name for entry in self._repository.iterdir() if entry.is_dir()}
 
     def metadata(self, model):
         """What the gateway says of a model."""

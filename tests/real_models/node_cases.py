@@ -135,7 +135,7 @@ def packed_strings(array):
 def run(folder, address):
     """Sends every case; True if exactly the listed ones fail."""
     client = Client(address)
-    states = client.settled_states()
+    states = client.settled_states({entry.name for entry in (folder / "models").iterdir()})
     failures, count = {}, 0
     for line in (folder / "cases.json").open():
         case = json.loads(line)
@@ -223,13 +223,14 @@ class Client:
     def __init__(self, address):
         self.connection = http.client.HTTPConnection(address, timeout=TIMEOUT)
 
-    def settled_states(self):
-        """State and reason of every model, once none is still being loaded."""
+    def settled_states(self, names):
+        """State and reason of every model, once these are all listed and none is still being loaded."""
         while True:
             _, body, _ = self.post("/v2/repository/index", b"{}", {})
             index = json.loads(body)
-            if all(entry.get("state") in ("READY", "UNAVAILABLE") for entry in index):
-                return {entry["name"]: (entry["state"], entry.get("reason", "")) for entry in index}
+            states = {entry["name"]: (entry.get("state"), entry.get("reason", "")) for entry in index}
+            if names <= set(states) and all(state in ("READY", "UNAVAILABLE") for state, _ in states.values()):
+                return states
             time.sleep(0.2)
 
     def infer(self, case):
