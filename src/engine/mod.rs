@@ -224,7 +224,7 @@ pub enum LoadError {
     NoEngine(String),
 }
 
-/// How to export a model with an older operator set; ONNX's converter knows only its own.
+/// Advice to export a model with an older operator set; ONNX's converter knows only its own.
 fn opset_advice(domain: &str, highest: i64) -> String {
     match domain {
         "ai.onnx" => format!(
@@ -368,6 +368,18 @@ impl Engines {
             "{missing}; this build has no tract (cargo feature `tract`)"
         )))
     }
+}
+
+/// True if an engine's words mean that memory ran out.
+pub fn starved(text: &str) -> bool {
+    let signs = [
+        "Failed to allocate memory",
+        "bad_alloc",
+        "bad allocation",
+        "memory allocation of",
+        "Cannot allocate memory",
+    ];
+    signs.iter().any(|sign| text.contains(sign))
 }
 
 /// What an engine said, for people: one line, without paths of this machine, and not endless.

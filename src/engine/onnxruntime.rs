@@ -37,7 +37,7 @@ use super::{
     arena::{Crowd, is_full},
     onnx::{Classes, Summary},
     refusal::explained,
-    shortened,
+    shortened, starved,
     weights::{self, Lent},
 };
 
@@ -467,8 +467,7 @@ fn select(
 fn failed(error: &ort::Error) -> RunError {
     let text = shortened(error.message());
     // A kernel that refuses the values it got says so with one of these codes; the signature was checked before.
-    let starved = ["Failed to allocate memory", "bad_alloc", "bad allocation"];
-    if starved.iter().any(|sign| text.contains(sign)) {
+    if starved(&text) {
         return RunError::Failed(text);
     }
     match error.code() {

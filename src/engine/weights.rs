@@ -82,7 +82,7 @@ pub(super) struct Lent {
     _bytes: Vec<Bytes>,
 }
 
-/// Gives a session's options the model's external data.
+/// Adds the model's external data to a session's options.
 pub(super) fn lend(
     mut builder: SessionBuilder,
     file: &ModelFile,

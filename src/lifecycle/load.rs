@@ -241,13 +241,13 @@ impl LoadFailure {
             Self::Operators(_) => Code::UnsupportedOperator,
             Self::ExternalData { .. } => Code::ExternalData,
             Self::Engine(LoadError::NoEngine(_)) | Self::Library(_) => Code::NoEngine,
-            Self::Engine(LoadError::Refused { reason, .. }) if trial::starved(reason) => {
+            Self::Engine(LoadError::Refused { reason, .. }) if engine::starved(reason) => {
                 Code::Memory
             }
             Self::Engine(_) => Code::EngineRefused,
             Self::Description(_) => Code::Description,
             Self::Golden(GoldenError::Run { source, .. })
-                if trial::starved(&source.to_string()) =>
+                if engine::starved(&source.to_string()) =>
             {
                 Code::Memory
             }
@@ -355,18 +355,16 @@ impl Loader {
         origin: &Origin,
         before: Option<&Weak<Version>>,
     ) -> Result<Version, LoadFailure> {
-        let clock = self.monitor.clock();
+        let (clock, upkeep) = (self.monitor.clock(), self.monitor.upkeep());
         let begin = clock.now();
         let Fetched { artifact, checked, description, identity } = self.fetch(origin)?;
         let Checked { file, hazards, growth, quotients } = checked;
-        let upkeep = self.monitor.upkeep();
         upkeep.took(Phase::Fetch, clock.now() - begin);
         let (digest, description) = (identity.as_deref().unwrap_or(&artifact.sha256), &description);
         let anew = self.is_proven_anew(model, id, digest)?;
         let tag = Tag::new(model.as_str(), id.number(), digest);
         let golden = artifact.golden.as_deref().map(Golden::parse).transpose()?;
-        let choice = self.chosen.get(model).copied().unwrap_or(description.engine);
-        let engine = self.engines.choose(choice)?;
+        let engine = self.engine(model, description)?;
         let unlike = self.misread(engine, &file, golden.as_ref())?;
         let intra_op_threads = self.intra_op_threads(description);
         let case = Case {
@@ -417,10 +415,18 @@ impl Loader {
             notes,
         };
         // Not before: a version that ends this process has to be proven to the next one.
-        if let Some(verdict) = proof.and_then(|proof| proof.verdict) {
-            verdict.keep();
-        }
+        keep(proof);
         Ok(Version::new(parts, sessions))
+    }
+
+    /// The engine of a model: the operator's choice, else its description's.
+    fn engine(
+        &self,
+        model: &ModelName,
+        description: &ModelDescription,
+    ) -> Result<&dyn Engine, LoadError> {
+        let chosen = self.chosen.get(model).copied();
+        self.engines.choose(chosen.unwrap_or(description.engine))
     }
 
     /// Refuses what tract is known to compute wrongly, unless golden outputs vouch for it; gives notes about the rest.
@@ -542,27 +548,19 @@ impl Loader {
             }
             (Origin::Store(_), None) => return Err(LoadFailure::NoStore),
         };
-        let kept = self.store.as_ref().map(|store| {
-            let artifact = listed.fetch(Some(store))?;
+        let read = |store: Option<&Store>| {
+            let artifact = listed.fetch(store)?;
             let checked = checked(&artifact)?;
-            let identity = Some(artifact.keep(store)?.to_string());
-            Ok((artifact, checked, identity))
-        });
-        let (artifact, checked, identity) = match kept {
-            Some(Ok(kept)) => kept,
+            let identity = store.map(|store| artifact.keep(store)).transpose()?;
+            Ok((artifact, checked, identity.map(|digest| digest.to_string())))
+        };
+        let (artifact, checked, identity) = match read(self.store.as_ref()) {
             // A store that is full or broken must not keep a version from serving.
-            Some(Err(LoadFailure::Source(reason, error))) if error.is_of_the_store() => {
+            Err(LoadFailure::Source(reason, error)) if error.is_of_the_store() => {
                 tracing::error!("a version is loaded without being kept: {reason}");
-                let artifact = listed.fetch(None)?;
-                let checked = checked(&artifact)?;
-                (artifact, checked, None)
+                read(None)?
             }
-            Some(Err(error)) => return Err(error),
-            None => {
-                let artifact = listed.fetch(None)?;
-                let checked = checked(&artifact)?;
-                (artifact, checked, None)
-            }
+            read => read?,
         };
         Ok(Fetched { artifact, checked, description, identity })
     }
@@ -664,6 +662,13 @@ fn serving_samples(
         Kind::Zeros => false,
     });
     all
+}
+
+/// Remembers what was proven.
+fn keep(proof: Option<Proof>) {
+    if let Some(verdict) = proof.and_then(|proof| proof.verdict) {
+        verdict.keep();
+    }
 }
 
 /// Refuses a version that gives no numbers where the one that serves gives only finite ones.

@@ -222,7 +222,7 @@ impl Signature {
         Ok(())
     }
 
-    /// Gives arranged inputs the shapes again that clients use, for another version.
+    /// Restores the shapes that clients use of arranged inputs, for another version.
     pub fn restore(&self, inputs: &mut [Input]) {
         for (input, spec) in inputs.iter_mut().zip(&self.inputs) {
             let view = spec.view.as_ref();
@@ -276,7 +276,7 @@ impl Signature {
         }
     }
 
-    /// Gives outputs the shapes that clients use; `which` says which outputs they are.
+    /// Reshapes outputs as clients use them; `which` says which outputs they are.
     pub fn present(&self, outputs: &mut [Tensor], which: &[usize]) {
         for (tensor, index) in outputs.iter_mut().zip(which) {
             let view = self.outputs[*index].view.as_ref();
@@ -343,8 +343,7 @@ impl Signature {
     /// More inputs than the model has: one is unknown or there twice.
     fn surplus(&self, inputs: &[Input], position: usize) -> SignatureError {
         let name = &inputs[position].name;
-        let is_optional = self.optional.iter().any(|spec| spec.name == *name);
-        if is_optional || inputs[..position].iter().any(|input| input.name == *name) {
+        if inputs[..position].iter().any(|input| input.name == *name) {
             return SignatureError::DuplicateInput(shown(name));
         }
         SignatureError::UnknownInput { name: shown(name), expected: self.expected() }
@@ -364,10 +363,6 @@ impl Signature {
         let unknown =
             inputs[position..].iter().find(|i| self.inputs.iter().all(|s| s.name != i.name));
         match unknown {
-            // Of an optional one, the first was set aside.
-            Some(input) if self.any_input(&input.name).is_some() => {
-                SignatureError::DuplicateInput(shown(&input.name))
-            }
             Some(input) => {
                 SignatureError::UnknownInput { name: shown(&input.name), expected: self.expected() }
             }
@@ -418,7 +413,7 @@ impl TensorSpec {
         self.client_dims().unwrap_or(&[-1])
     }
 
-    /// Gives a tensor of the shape that clients use the model's own.
+    /// Reshapes a tensor from the shape that clients use to the model's own.
     fn take_on(&self, tensor: &mut Tensor) {
         if let Some(own) = self.view.as_ref().and_then(|view| view.own(tensor.shape())) {
             tensor.set_shape(own);

@@ -251,7 +251,7 @@ impl Driver {
         Ok(id)
     }
 
-    /// Gives the place back of a rollout whose candidate cannot be loaded; one that began by itself is recorded as
+    /// Returns the place of a rollout whose candidate cannot be loaded; one that began by itself is recorded as
     /// failed.
     fn release(&mut self, wanted: &Wanted, why: &str) {
         self.reserved.remove(&wanted.model);

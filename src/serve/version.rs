@@ -76,7 +76,7 @@ pub struct VersionParts {
     pub identity: Option<String>,
     /// Size of the model file and its external data in bytes.
     pub size_bytes: u64,
-    /// How much of that its sessions share.
+    /// The part of that which its sessions share.
     pub shared_bytes: u64,
     /// Time to make its sessions.
     pub load: Duration,
@@ -340,7 +340,7 @@ fn row_bytes(output: &TensorSpec) -> usize {
     dims.iter().map(of).fold(size, usize::saturating_mul)
 }
 
-/// What a version is taken to occupy with these many sessions, in bytes, by the bytes of its model and those of
+/// Estimate of the bytes that a version occupies with these many sessions, by the bytes of its model and those of
 /// external data, which its sessions share.
 ///
 /// Each session has the model's own weights for itself. Measured with ONNX Runtime, a session takes 1.1 to 1.8 times

@@ -68,7 +68,7 @@ pub struct Settings {
     pub models_max: usize,
     /// The most versions of one model; the highest count.
     pub versions_max: usize,
-    /// Whether files with a second name are read.
+    /// True if files with a second name are read.
     pub hard_links: bool,
     /// How long a repository without any of its models is taken for a lost volume.
     pub vanished_grace: Duration,

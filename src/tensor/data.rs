@@ -144,7 +144,7 @@ impl Tensor {
         &self.shape
     }
 
-    /// Gives the same elements other dimensions.
+    /// Sets other dimensions for the same elements.
     ///
     /// # Panics
     /// If there would be more or fewer elements.

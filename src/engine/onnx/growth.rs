@@ -432,16 +432,7 @@ impl<'a, 'l> Writer<'a, 'l> {
                 let tensor = told.tensor.as_ref().filter(|tensor| tensor.dims.len() <= 1)?;
                 (Step::Constant(tensor.numbers.clone()?), tensor.dims.len())
             }
-            "Shape" => {
-                let shape = *self.shapes.get(node.inputs.first()?)?;
-                if told.names.is_empty() {
-                    return Some(Known { step: shape, rank: 1 });
-                }
-                let start = self.whole(&[told.integers.get("start").copied().unwrap_or(0)]);
-                let end = self.whole(&[told.integers.get("end").copied().unwrap_or(i64::MAX)]);
-                let one = self.whole(&[1]);
-                (Step::Slice([shape, start, end, one]), 1)
-            }
+            "Shape" => return self.dimensions(node),
             "Size" => (Step::Product(*self.shapes.get(node.inputs.first()?)?), 0),
             "Identity" => return of(self, 0),
             "Cast" => {
@@ -483,14 +474,7 @@ impl<'a, 'l> Writer<'a, 'l> {
                 (Step::Slice([from.step, start, end, by]), 1)
             }
             "Add" | "Sub" | "Mul" | "Div" | "Max" | "Min" => {
-                let operation = match node.operator {
-                    "Add" => Operation::Add,
-                    "Sub" => Operation::Subtract,
-                    "Mul" => Operation::Multiply,
-                    "Div" => Operation::Divide,
-                    "Max" => Operation::Larger,
-                    _ => Operation::Smaller,
-                };
+                let operation = operation(node.operator);
                 let (one, other) = (of(self, 0)?, of(self, 1).filter(|_| node.inputs.len() == 2)?);
                 (Step::Pair(operation, one.step, other.step), one.rank.max(other.rank))
             }
@@ -502,6 +486,18 @@ impl<'a, 'l> Writer<'a, 'l> {
             _ => return None,
         };
         Some(Known { step: self.step(step), rank })
+    }
+
+    /// The dimensions that a `Shape` gives, all or some.
+    fn dimensions(&mut self, node: &Node<'a>) -> Option<Known> {
+        let (shape, told) = (*self.shapes.get(node.inputs.first()?)?, &node.attributes);
+        if told.names.is_empty() {
+            return Some(Known { step: shape, rank: 1 });
+        }
+        let start = self.whole(&[told.integers.get("start").copied().unwrap_or(0)]);
+        let end = self.whole(&[told.integers.get("end").copied().unwrap_or(i64::MAX)]);
+        let one = self.whole(&[1]);
+        Some(Known { step: self.step(Step::Slice([shape, start, end, one])), rank: 1 })
     }
 
     /// The rank to which a constant reshapes, if that is a vector's or a scalar's.
@@ -680,4 +676,16 @@ fn size(element: i32) -> u64 {
 /// The first numbers of a tensor's bytes, one more than are of use.
 fn first<const SIZE: usize>(raw: &[u8]) -> impl Iterator<Item = [u8; SIZE]> {
     raw.as_chunks().0.iter().copied().take(NUMBERS_MAX + 1)
+}
+
+/// The operation of an operator on two numbers.
+fn operation(operator: &str) -> Operation {
+    match operator {
+        "Add" => Operation::Add,
+        "Sub" => Operation::Subtract,
+        "Mul" => Operation::Multiply,
+        "Div" => Operation::Divide,
+        "Max" => Operation::Larger,
+        _ => Operation::Smaller,
+    }
 }

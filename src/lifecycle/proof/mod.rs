@@ -58,7 +58,7 @@ pub use verdicts::Verdicts;
 
 use super::Code;
 use crate::{
-    engine::ModelFile,
+    engine::{self, ModelFile},
     model::{EngineChoice, Guards, ModelDescription, Signature},
     monitor::Clock,
 };
@@ -462,7 +462,7 @@ fn proven(answer: &[u8]) -> Option<Proof> {
 fn crashed(status: Option<ExitStatus>, last_words: &str) -> ProofFailure {
     let signal = status.and_then(|status| status.signal());
     let (code, what) = match signal {
-        _ if trial::starved(last_words) => (
+        _ if engine::starved(last_words) => (
             Code::Memory,
             "it needs more memory than proof.memory_max; raise that, or make it smaller",
         ),

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::{
     engine::{
-        Engine, RunError, Session,
+        self, Engine, RunError, Session,
         onnx::{self, Dim, ExternalTensor, Hazard, Summary, ValueType},
     },
     model::{Input, Signature, TensorSpec},
@@ -77,7 +77,7 @@ pub(crate) fn external_fits(tensor: &ExternalTensor, actual: u64) -> Result<(), 
     Err(LoadFailure::ExternalData { tensor, location, needed, actual })
 }
 
-/// What a version is tried with.
+/// Inputs and expectations that a version is tried with.
 #[derive(Clone, Copy)]
 pub(crate) struct Trial<'a> {
     pub(crate) engine: &'a dyn Engine,
@@ -161,7 +161,7 @@ impl Warmed {
         let wanted: Vec<usize> = (0..session.signature().outputs.len()).collect();
         let begin = clock.now();
         let outputs = match session.run(inputs.into(), &wanted) {
-            Err(error) if starved(&error.to_string()) => {
+            Err(error) if engine::starved(&error.to_string()) => {
                 return Err(LoadFailure::Memory(error.to_string()));
             }
             Err(error) => return Ok(Err(error)),
@@ -276,18 +276,6 @@ pub(crate) fn not_finite(tensor: &Tensor) -> Option<(usize, f64)> {
     let find = |wrong: fn(&f64) -> bool| numbers.iter().position(wrong);
     let index = find(|number| number.is_nan()).or_else(|| find(|number| number.is_infinite()))?;
     Some((index, numbers[index]))
-}
-
-/// Whether an engine's words mean that memory ran out.
-pub(crate) fn starved(text: &str) -> bool {
-    let signs = [
-        "Failed to allocate memory",
-        "bad_alloc",
-        "bad allocation",
-        "memory allocation of",
-        "Cannot allocate memory",
-    ];
-    signs.iter().any(|sign| text.contains(sign))
 }
 
 /// The elements of a floating-point tensor; none of any other.

@@ -77,7 +77,7 @@ pub(super) struct Place {
     pub(super) filename: FileName,
     /// The most bytes of the version.
     pub(super) bytes_max: u64,
-    /// Whether files with a second name are read.
+    /// True if files with a second name are read.
     pub(super) hard_links: bool,
 }
 

@@ -16,7 +16,7 @@ use super::{
 /// The cases of a file.
 #[derive(Debug, Default)]
 pub struct GoldenFile {
-    /// How far numbers may be apart, relatively and absolutely; `None` where the file does not say it.
+    /// The distance that numbers may be apart, relatively and absolutely; `None` where the file does not say it.
     pub tolerance: Option<(f64, f64)>,
     /// The inputs and the outputs of each case.
     pub cases: Vec<(Vec<Input>, Vec<Input>)>,
