@@ -69,6 +69,16 @@ pub enum EventKind {
     RolloutRolledBack,
     /// A rollout could not go on.
     RolloutFailed,
+    /// Features of requests, or outputs, are no longer distributed as in the version's reference.
+    DriftDetected,
+    /// Features that had drifted are back where the reference has them.
+    DriftCleared,
+    /// Requests break the model's contract, or too many of their values are missing.
+    QualityViolated,
+    /// Outcomes, or estimates where there are none, say that predictions became worse.
+    PerformanceDropped,
+    /// A model should be trained anew.
+    RetrainRequested,
 }
 
 /// The stream; cheap to clone.
@@ -103,6 +113,11 @@ impl EventKind {
             Self::RolloutPromoted => "rollout.promoted",
             Self::RolloutRolledBack => "rollout.rolled_back",
             Self::RolloutFailed => "rollout.failed",
+            Self::DriftDetected => "drift.detected",
+            Self::DriftCleared => "drift.cleared",
+            Self::QualityViolated => "quality.violated",
+            Self::PerformanceDropped => "performance.dropped",
+            Self::RetrainRequested => "retrain.requested",
         }
     }
 }
