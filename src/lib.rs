@@ -9,6 +9,7 @@ pub mod stats;
 pub mod tensor;
 
 // data plane
+pub mod drift;
 pub mod edge;
 pub mod engine;
 pub mod monitor;

@@ -1,0 +1,14 @@
+//! Drift: live features against a reference, with a promise about false alarms.
+//!
+//! A [`Profile`] says how features were distributed where a version was trained. The path counts live values into the
+//! same bins; everything else happens beside it.
+//!
+//! Not here: the statistics (`stats`), latency and requests (`monitor`), outcomes (`feedback`).
+
+mod profile;
+
+pub use profile::{
+    Bins, CATEGORIES_KEPT, CATEGORIES_MAX, Derivation, FEATURES_MAX, Feature, Moments, ORDERED_MAX,
+    OTHERS_MAX, PROFILE_BYTES_MAX, PROFILE_FILE, Profile, ProfileError, SCHEMA, WORDS_MAX,
+    category_key, written,
+};
