@@ -17,6 +17,7 @@
 
 mod alternatives;
 mod assignment;
+mod calibration;
 mod classification;
 mod detector;
 mod events;
@@ -30,6 +31,10 @@ mod special;
 
 pub use alternatives::{Alternatives, BinRole, Correction, ShiftKind, masses};
 pub use assignment::SampleRatio;
+pub use calibration::{
+    Calibration, ExpectedConfusion, LabelledScores, STEPS as CALIBRATION_STEPS, isotonic,
+    step as calibration_step,
+};
 pub use classification::{ClassScores, Confusion, LogLoss, roc_auc};
 pub use detector::{LOG_FLOOR, PlugIn, ShiryaevRoberts, e_d_bh, mean_log};
 pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};

@@ -2,11 +2,12 @@
 //!
 //! For each alternative `j` (a likelihood ratio `L_j` of bins, see `alternatives`) the evidence of Shiryaev and
 //! Roberts is kept, `M_j <- (M_j + dt) * product of L_j over the values of the interval`: the sum, over all moments
-//! at which the drift could have begun, of the likelihood ratio since. As long as the reference holds, `M_j(t) - t` is a
-//! martingale, so if an alarm is raised once the mean of all `M_j` reaches `A`, the expected time until a false one is
-//! at least `A`, in the unit of `dt`, at any rate of values and however features depend on each other (Shin, Ramdas
-//! & Rinaldo, "E-detectors: a nonparametric framework for sequential change detection", arXiv 2203.03532). It takes
-//! that values, given the past, follow the reference: under seasons or autocorrelation the promise does not hold.
+//! at which the drift could have begun, of the likelihood ratio since. As long as the reference holds,
+//! `M_j(t) - t` is a martingale, so if an alarm is raised once the mean of all `M_j` reaches `A`, the expected time
+//! until a false one is at least `A`, in the unit of `dt`, at any rate of values and however features depend on each
+//! other (Shin, Ramdas & Rinaldo, "E-detectors: a nonparametric framework for sequential change detection",
+//! arXiv 2203.03532). It takes that values, given the past, follow the reference: under seasons or autocorrelation
+//! the promise does not hold.
 //! Always true:
 //! - The state is finite, whatever counts come; a clamp only ever lowers evidence, or moves it at the floor.
 //! - Counts may be split over workers in any way: the sum of an interval decides.
