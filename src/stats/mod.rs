@@ -8,12 +8,18 @@
 //!   exponentials and logarithms are computed in Rust and not by the system's library.
 //! - E-values are natural logarithms, finite; finite input gives no NaN.
 //!
+//! Drift of a stream is found by e-detectors (`detector`): the same, for changes that may begin at any time. What they
+//! promise is the expected time to a false alarm.
+//!
 //! Scores of predictions against labels stand here too, with the tests that compare two versions on the same rows.
 //!
 //! Not here: what counts as an event, thresholds and what follows from them (the rooms that decide).
 
+mod alternatives;
 mod assignment;
+mod calibration;
 mod classification;
+mod detector;
 mod events;
 mod likelihood;
 mod paired;
@@ -24,8 +30,14 @@ mod roles;
 mod sequences;
 mod special;
 
+pub use alternatives::{Alternatives, BinRole, Correction, ShiftKind, masses};
 pub use assignment::SampleRatio;
+pub use calibration::{
+    Calibration, ExpectedConfusion, LabelledScores, STEPS as CALIBRATION_STEPS, isotonic,
+    step as calibration_step,
+};
 pub use classification::{ClassScores, Confusion, LogLoss, roc_auc};
+pub use detector::{LOG_FLOOR, PlugIn, ShiryaevRoberts, e_d_bh, mean_log};
 pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};
 pub use paired::{MeanLimits, bootstrap_mean, mcnemar};
 pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
