@@ -26,7 +26,6 @@ mod paired;
 mod random;
 mod rates;
 mod regression;
-mod roles;
 mod sequences;
 mod special;
 
@@ -42,6 +41,5 @@ pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};
 pub use paired::{MeanLimits, bootstrap_mean, mcnemar};
 pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
 pub use regression::RegressionErrors;
-pub use roles::BinRole;
 pub use sequences::{AsymptoticSequence, BoundedMean, NormalMixture};
 pub use special::mean_log_e;
