@@ -5,10 +5,18 @@
 //!
 //! Not here: the statistics (`stats`), latency and requests (`monitor`), outcomes (`feedback`).
 
+mod numbers;
 mod profile;
+mod summary;
+mod texts;
+mod words;
 
+pub use numbers::learn_numeric;
 pub use profile::{
     Bins, CATEGORIES_KEPT, CATEGORIES_MAX, Derivation, FEATURES_MAX, Feature, Moments, ORDERED_MAX,
     OTHERS_MAX, PROFILE_BYTES_MAX, PROFILE_FILE, Profile, ProfileError, SCHEMA, WORDS_MAX,
     category_key, written,
 };
+pub use summary::{Summary, norm};
+pub use texts::{LearnedTexts, learn_texts};
+pub use words::{WORDS_READ, measure};

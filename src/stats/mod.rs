@@ -39,6 +39,7 @@ pub use classification::{ClassScores, Confusion, LogLoss, roc_auc};
 pub use detector::{LOG_FLOOR, PlugIn, ShiryaevRoberts, e_d_bh, mean_log};
 pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};
 pub use paired::{MeanLimits, bootstrap_mean, mcnemar};
+pub use random::Random;
 pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
 pub use regression::RegressionErrors;
 pub use sequences::{AsymptoticSequence, BoundedMean, NormalMixture};
