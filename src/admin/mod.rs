@@ -9,6 +9,7 @@
 //! Not here: predictions (`edge`), what load and unload do (`lifecycle`).
 
 mod api;
+mod drift;
 mod events;
 mod metrics;
 mod operations;
@@ -37,7 +38,8 @@ pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
 
 use crate::{
-    lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving, wire::stranger,
+    drift::Drift, lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving,
+    wire::stranger,
 };
 
 /// The admin listener's settings.
@@ -54,6 +56,8 @@ pub struct Admin {
     pub serving: Arc<Serving>,
     /// What was counted.
     pub monitor: Arc<Monitor>,
+    /// Watches drift.
+    pub drift: Drift,
     /// Who loads, unloads and rolls back.
     pub lifecycle: Handle,
     /// Runs rollouts.
@@ -74,7 +78,7 @@ impl Admin {
             Router::new().route("/livez", get(live)).route("/metrics", get(metrics::metrics));
         let guarded = if trusted {
             let api = api::router().merge(operations::router()).merge(events::router());
-            let api = api.merge(traffic::router()).merge(rollouts::router());
+            let api = api.merge(traffic::router()).merge(rollouts::router()).merge(drift::router());
             api.route("/readyz", get(ready_in_words))
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)

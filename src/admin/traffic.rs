@@ -133,15 +133,20 @@ pub(super) fn version_of(
         }
         return None;
     };
-    let aliased = || model.aliases.get(named.as_str()).copied();
-    let stable = || model.standing().filter(|_| named == Alias::STABLE).map(|entry| entry.id);
-    let found = VersionId::parse(&named).or_else(aliased).or_else(stable);
+    let found = named_version(model, &named);
     if found.is_none() {
         let named: String = named.chars().take(64).flat_map(char::escape_debug).collect();
         let field = fields.name(field);
         errors.add(format!("{field} is `{named}`, neither a number nor an alias of the model"));
     }
     found
+}
+
+/// A version by its number or alias, as text.
+pub(super) fn named_version(model: &Model, named: &str) -> Option<VersionId> {
+    let aliased = || model.aliases.get(named).copied();
+    let stable = || model.standing().filter(|_| named == Alias::STABLE).map(|entry| entry.id);
+    VersionId::parse(named).or_else(aliased).or_else(stable)
 }
 
 fn arms(model: &Model, fields: &Fields<'_>, errors: &mut Errors) -> Option<Vec<ArmChange>> {

@@ -21,6 +21,7 @@ use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service},
     config::{self, Config},
+    drift::{Drift, Watching},
     edge::{self, Listener, Plane},
     engine::{self, Engines},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
@@ -89,6 +90,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         warmup_runs: config.engine.warmup_runs,
         chosen: chosen.collect::<BTreeMap<_, _>>(),
         blame: None,
+        drift: None,
         store: None,
         artifact_bytes_max: config.source.artifact_bytes_max,
         body_bytes_max: config.edge.limits.body_bytes_max,
@@ -201,6 +203,16 @@ fn drafts(config: &Config) -> BTreeMap<ModelName, (PolicyDraft, bool)> {
     config.models.iter().map(|(name, model)| (name.clone(), draft(model))).collect()
 }
 
+/// Watches the drift of what is served; what it learns is kept where state is kept.
+fn watch_drift(config: &Config, monitor: &Arc<Monitor>, workers: usize, kept: bool) -> Drift {
+    let own = |(name, model): (&ModelName, &config::ModelPolicy)| {
+        Some((name.clone(), model.drift.clone()?))
+    };
+    let models = config.models.iter().filter_map(own).collect();
+    let folder = kept.then(|| config.state.path.join("references"));
+    Drift::new(Arc::clone(monitor), workers, config.drift.clone(), models, folder)
+}
+
 /// What the operator says about models.
 fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     let policy = |policy: &config::ModelPolicy| Policy {
@@ -226,6 +238,9 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let sessions = config.engine.sessions.map_or(workers, |sessions| sessions.get().min(workers));
     let mut loader = loader(&config, sessions, Arc::clone(&monitor))?;
     let (registry, state) = remember(&config, &mut loader)?;
+    let drift = watch_drift(&config, &monitor, workers, state.is_some());
+    loader.drift = Some(drift.clone());
+    let _drifting = Watching::start(&drift).context("drift has no thread")?;
     let blamed = loader.blame.as_ref().map(Blame::blamed).unwrap_or_default();
     let records = registry.rollouts().map(|(id, rollout)| (id.to_owned(), rollout.clone()));
     let records = records.collect();
@@ -252,6 +267,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let admin = Admin {
         serving: Arc::clone(&serving),
         monitor: Arc::clone(&monitor),
+        drift,
         lifecycle: lifecycle.handle(),
         rollouts: rollouts.handle(),
         random,

@@ -14,7 +14,7 @@ use super::{
     value::{RepositoryApi, RolloutPolicy, Size, Text, Whole},
 };
 use crate::{
-    edge, engine,
+    drift, edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
     serve, source, state, validation,
@@ -24,6 +24,7 @@ use crate::{
 pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Config {
     Contradictions { places, findings: &mut *findings }.find(&file);
 
+    let drift = drift_settings(&file.drift);
     let http = file.server.http.0;
     let Text(api) = file.repository.api;
     let uploads = Uploads {
@@ -68,6 +69,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             batch_bytes_max: bytes(file.validation.batch_bytes),
             classes_max: count(file.validation.classes),
         },
+        drift: drift.clone(),
         state: state::Settings {
             path: file.state.path.0,
             log_bytes_max: file.state.log_bytes.0,
@@ -84,7 +86,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             .models
             .into_iter()
             .filter_map(|(name, model)| {
-                Some((ModelName::parse(&name).ok()?, policy(&name, model, places)))
+                Some((ModelName::parse(&name).ok()?, policy(&name, model, places, &drift)))
             })
             .collect(),
         reserved: Reserved { grpc: file.server.grpc.0 },
@@ -152,7 +154,37 @@ fn engine(section: file::Engine) -> engine::Settings {
     }
 }
 
-fn policy(name: &str, model: file::Model, places: &Places) -> ModelPolicy {
+fn drift_settings(section: &file::Drift) -> drift::Settings {
+    drift::Settings {
+        enabled: section.enabled.0,
+        false_alarm_every: section.false_alarm_every.0,
+        tolerance: section.tolerance.0,
+        caution: section.caution.0,
+        learn_rows: section.learn_rows.0,
+        cooldown: section.cooldown.0,
+        window: section.window.0,
+        features_max: count(section.features),
+        sample_rows: count(section.sample_rows),
+        values_max: count(section.values),
+        ignored: Vec::new(),
+    }
+}
+
+/// What holds for all models, with what one model has differently.
+fn model_drift(all: &drift::Settings, own: file::ModelDrift) -> drift::Settings {
+    drift::Settings {
+        enabled: own.enabled.map_or(all.enabled, |own| own.0),
+        false_alarm_every: own.false_alarm_every.map_or(all.false_alarm_every, |own| own.0),
+        tolerance: own.tolerance.map_or(all.tolerance, |own| own.0),
+        learn_rows: own.learn_rows.map_or(all.learn_rows, |own| own.0),
+        cooldown: own.cooldown.map_or(all.cooldown, |own| own.0),
+        window: own.window.map_or(all.window, |own| own.0),
+        ignored: own.ignore,
+        ..all.clone()
+    }
+}
+
+fn policy(name: &str, model: file::Model, places: &Places, drift: &drift::Settings) -> ModelPolicy {
     let is_said = places.origin(&format!("models.{name}.on_new_version")).is_some();
     let tries = model.rollout.is_some() && !is_said;
     ModelPolicy {
@@ -162,6 +194,7 @@ fn policy(name: &str, model: file::Model, places: &Places) -> ModelPolicy {
         signature_may_change: model.signature_may_change.0,
         route_override: model.route_override.0,
         rollout: model.rollout.map(|RolloutPolicy(draft)| draft),
+        drift: model.drift.map(|own| model_drift(drift, own)),
     }
 }
 

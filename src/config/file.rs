@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        DAY, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, RolloutPolicy, SECOND,
-        Size, Switch, TIB, Text, Time, Whole,
+        DAY, Decimal, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, RolloutPolicy,
+        SECOND, Size, Switch, TIB, Text, Time, Whole,
     },
 };
 use crate::{
-    edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName,
+    drift, edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName,
     rollout::PolicyDraft, serve, source, state, validation,
 };
 
@@ -34,6 +34,7 @@ pub(super) struct File {
     pub(super) proof: Proof,
     pub(super) serve: Serve,
     pub(super) validation: Validation,
+    pub(super) drift: Drift,
     pub(super) logs: LogsSection,
     pub(super) state: State,
     /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
@@ -292,6 +293,55 @@ pub(super) struct State {
     pub(super) log_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
+/// How live features and outputs are compared with a reference. `[models.NAME.drift]` changes it for one model.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Drift {
+    /// Whether drift is watched.
+    pub(super) enabled: Switch,
+    /// The promise: the expected time to a false alarm of one model is at least this, over all its features together,
+    /// averaged over references. Longer finds drift a little later: the delay grows with the logarithm.
+    pub(super) false_alarm_every: Time<{ 60 * SECOND }, { 3650 * DAY }>,
+    /// Drift too small to matter: how much better than the reference an alternative must explain live values before it
+    /// counts. 0 finds the smallest drift.
+    pub(super) tolerance: Decimal<0, 1>,
+    /// Caution for references of few rows, in standard deviations of their error. 0 takes a reference for exact.
+    pub(super) caution: Decimal<0, 10>,
+    /// Rows that teach a reference where no `profile.json` lies beside a model, and for outputs.
+    pub(super) learn_rows: Whole<100, 10_000_000>,
+    /// Time after an alarm in which none is raised.
+    pub(super) cooldown: Time<SECOND, { 30 * DAY }>,
+    /// The window of gauges, and the time for which a feature must have been inconspicuous before its alarm clears.
+    pub(super) window: Time<{ 60 * SECOND }, DAY>,
+    /// Values per row up to which each is a feature of its own; of wider inputs five measures are watched.
+    pub(super) features: Whole<1, 4096>,
+    /// Raw rows of the last hour that are kept for exact tests.
+    pub(super) sample_rows: Whole<100, 1_000_000>,
+    /// Values of one request that are counted; of a larger one, evenly spaced rows are.
+    pub(super) values: Whole<16, 10_000_000>,
+}
+
+/// How one model's drift is watched, where that differs from `[drift]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ModelDrift {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) enabled: Option<Switch>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) false_alarm_every: Option<Time<{ 60 * SECOND }, { 3650 * DAY }>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tolerance: Option<Decimal<0, 1>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) learn_rows: Option<Whole<100, 10_000_000>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cooldown: Option<Time<SECOND, { 30 * DAY }>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<Time<{ 60 * SECOND }, DAY>>,
+    /// Features that are not watched, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ignore: Vec<String>,
+}
+
 /// What holds for one model.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -317,6 +367,10 @@ pub(super) struct Model {
     /// by field. With it, `on_new_version` is "rollout" where nothing else is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollout: Option<RolloutPolicy>,
+    /// How drift of this model is watched: `enabled`, `false_alarm_every`, `tolerance`, `learn_rows`, `cooldown` and
+    /// `window` as in `[drift]`, and `ignore`, a list of features that are not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) drift: Option<ModelDrift>,
 }
 
 impl File {
@@ -329,7 +383,9 @@ impl File {
         let engine = Some(Text(EngineChoice::Tract));
         let policy = PolicyDraft { alpha: Some(0.01), ..PolicyDraft::default() };
         let rollout = Some(RolloutPolicy(policy));
-        file.models.insert("fraud".to_owned(), Model { engine, rollout, ..Model::default() });
+        let drift = Some(ModelDrift { tolerance: Some(Decimal(0.05)), ..ModelDrift::default() });
+        let model = Model { engine, rollout, drift, ..Model::default() };
+        file.models.insert("fraud".to_owned(), model);
         file
     }
 }
@@ -491,6 +547,24 @@ impl Default for Validation {
     }
 }
 
+impl Default for Drift {
+    fn default() -> Self {
+        let settings = drift::Settings::default();
+        Self {
+            enabled: Switch(settings.enabled),
+            false_alarm_every: Time(settings.false_alarm_every),
+            tolerance: Decimal(settings.tolerance),
+            caution: Decimal(settings.caution),
+            learn_rows: Whole(settings.learn_rows),
+            cooldown: Time(settings.cooldown),
+            window: Time(settings.window),
+            features: Whole(count(settings.features_max)),
+            sample_rows: Whole(count(settings.sample_rows)),
+            values: Whole(count(settings.values_max)),
+        }
+    }
+}
+
 impl Default for LogsSection {
     fn default() -> Self {
         let Logs { filter, format, buffer_bytes_max } = Logs::default();
@@ -515,6 +589,7 @@ impl Default for Model {
             signature_may_change,
             route_override,
             rollout,
+            drift: _,
         } = super::ModelPolicy::default();
         Self {
             engine: engine.map(Text),
@@ -523,6 +598,7 @@ impl Default for Model {
             signature_may_change: Switch(signature_may_change),
             route_override: Switch(route_override),
             rollout: rollout.map(RolloutPolicy),
+            drift: None,
         }
     }
 }

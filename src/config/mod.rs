@@ -33,7 +33,7 @@ pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
 use crate::{
-    edge, engine,
+    drift, edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
     rollout::PolicyDraft,
@@ -71,6 +71,8 @@ pub struct Config {
     pub serve: serve::Settings,
     /// Bounds of labelled data.
     pub validation: validation::Settings,
+    /// How drift is watched.
+    pub drift: drift::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
     /// What is logged.
@@ -139,6 +141,8 @@ pub struct ModelPolicy {
     pub route_override: bool,
     /// Policy of the model's rollouts.
     pub rollout: Option<PolicyDraft>,
+    /// How the model's drift is watched. `None`: as [`Config::drift`] says.
+    pub drift: Option<drift::Settings>,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.
@@ -307,6 +311,7 @@ impl Default for Config {
             proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
             validation: validation::Settings::default(),
+            drift: drift::Settings::default(),
             state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),

@@ -47,6 +47,10 @@ const TEXT_BYTES_MAX: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Whole<const MIN: u64, const MAX: u64>(pub(super) u64);
 
+/// A number from `MIN` to `MAX`, which may have a fraction.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Decimal<const MIN: u32, const MAX: u32>(pub(super) f64);
+
 /// A duration from `MIN` to `MAX` milliseconds, written with its unit: `"500ms"`, `"10s"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Time<const MIN: u64, const MAX: u64>(pub(super) Duration);
@@ -122,6 +126,7 @@ macro_rules! through_serde {
 }
 
 through_serde!([const MIN: u64, const MAX: u64] Whole<MIN, MAX>);
+through_serde!([const MIN: u32, const MAX: u32] Decimal<MIN, MAX>);
 through_serde!([const MIN: u64, const MAX: u64] Time<MIN, MAX>);
 through_serde!([const MIN: u64, const MAX: u64] Size<MIN, MAX>);
 through_serde!([T: Meaning] Text<T>);
@@ -152,6 +157,29 @@ impl<const MIN: u64, const MAX: u64> Value for Whole<MIN, MAX> {
 
     fn schema() -> Schema {
         json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> Value for Decimal<MIN, MAX> {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        let number = match written {
+            toml::Value::Float(number) => Some(*number),
+            toml::Value::Integer(number) => u32::try_from(*number).ok().map(f64::from),
+            toml::Value::String(text) if text.parse::<f64>().is_ok() => {
+                return Err(format!("must stand without quotes: {text}"));
+            }
+            _ => None,
+        };
+        let fits = |number: &f64| (f64::from(MIN)..=f64::from(MAX)).contains(number);
+        number.filter(fits).map(Self).ok_or_else(|| format!("must be a number from {MIN} to {MAX}"))
+    }
+
+    fn written(&self) -> toml::Value {
+        self.0.into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "number", "minimum": MIN, "maximum": MAX })
     }
 }
 

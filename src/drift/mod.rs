@@ -5,18 +5,39 @@
 //!
 //! Not here: the statistics (`stats`), latency and requests (`monitor`), outcomes (`feedback`).
 
+mod binner;
+mod distance;
+mod judge;
+mod layout;
 mod numbers;
+mod page;
+mod plan;
 mod profile;
+mod reader;
+mod recorder;
+mod report;
+mod sample;
+mod settings;
 mod summary;
+mod tap;
 mod texts;
+mod version;
+mod watch;
+mod window;
 mod words;
 
 pub use numbers::learn_numeric;
+pub use page::{
+    Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, Status, Tier,
+};
 pub use profile::{
     Bins, CATEGORIES_KEPT, CATEGORIES_MAX, Derivation, FEATURES_MAX, Feature, Moments, ORDERED_MAX,
     OTHERS_MAX, PROFILE_BYTES_MAX, PROFILE_FILE, Profile, ProfileError, SCHEMA, WORDS_MAX,
     category_key, written,
 };
+pub use recorder::Recorder;
+pub use settings::Settings;
 pub use summary::{Summary, norm};
 pub use texts::{LearnedTexts, learn_texts};
+pub use watch::{Drift, Newcomer, Watching};
 pub use words::{WORDS_READ, measure};

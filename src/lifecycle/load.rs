@@ -11,6 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    drift::{Drift, Newcomer, Profile},
     engine::{
         self, Engine, Engines, ExternalFile, LoadError, ModelFile, Packed, Session, SessionOptions,
         Tag,
@@ -60,6 +61,8 @@ pub struct Loader {
     pub loads_at_once: NonZeroUsize,
     /// The versions that ended this server before; `None` if that is not known.
     pub blame: Option<Blame>,
+    /// Watches the drift of what it loads; `None` where nothing is served.
+    pub drift: Option<Drift>,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
     /// The most bytes of a version.
@@ -395,7 +398,7 @@ impl Loader {
         notes.extend(warmed.notes);
         upkeep.took(Phase::Sessions, load);
         upkeep.took(Phase::Warmup, warmed.total);
-        let parts = VersionParts {
+        let mut parts = VersionParts {
             model: model.clone(),
             id,
             class_names: class_names(description, &signature),
@@ -404,6 +407,7 @@ impl Loader {
             guards,
             description: Arc::clone(description),
             recorder: self.monitor.version(model, id),
+            drift: None,
             engine: engine.name(),
             digest: artifact.sha256.clone(),
             identity,
@@ -414,9 +418,34 @@ impl Loader {
             run: warmed.fastest,
             notes,
         };
+        self.watch_drift(&mut parts, artifact.profile.as_deref());
         // Not before: a version that ends this process has to be proven to the next one.
         keep(proof);
         Ok(Version::new(parts, sessions))
+    }
+
+    /// Has the drift of a version watched; a profile that cannot be used becomes a note.
+    fn watch_drift(&self, parts: &mut VersionParts, profile: Option<&[u8]>) {
+        let Some(drift) = &self.drift else { return };
+        let names = parts.description.parameters.get("feature_names");
+        let names: Vec<String> = names
+            .into_iter()
+            .flat_map(|names| names.split(','))
+            .map(|name| name.trim().to_owned())
+            .collect();
+        let (recorder, wrong) = drift.watch(&Newcomer {
+            model: &parts.model,
+            version: parts.id,
+            signature: &parts.signature,
+            is_batched: parts.is_batched(),
+            names: &names,
+            identity: parts.identity.as_deref().unwrap_or(&parts.digest),
+            profile: profile.map(|bytes| Profile::read(bytes).map_err(|wrong| wrong.to_string())),
+        });
+        parts.drift = recorder;
+        if let Some(wrong) = wrong {
+            parts.notes.push(format!("profile.json is not used: {wrong}"));
+        }
     }
 
     /// The engine of a model: the operator's choice, else its description's.

@@ -336,6 +336,11 @@ impl Serving {
         } else {
             Cow::Owned(std::mem::take(&mut request.inputs))
         };
+        let drift = version.parts().drift.as_deref().filter(|_| rows > 0);
+        let counted = usize::try_from(rows).unwrap_or(usize::MAX);
+        if let Some(drift) = drift {
+            drift.inputs(watch.worker(), &inputs, counted);
+        }
         let run = || session.run_leashed(inputs, &wanted, &watch.leash);
         let outputs = version.tag().during(run);
         let mut outputs = outputs.map_err(|error| self.failed(version, watch, error))?;
@@ -343,6 +348,9 @@ impl Serving {
         if watch.is_lost() {
             self.watchdog.came_back(watch);
             return Err(PredictError::Lost);
+        }
+        if let Some(drift) = drift {
+            drift.outputs(watch.worker(), &outputs, &wanted, counted);
         }
         let finished = self.clock.now();
         if finished > on.deadline {

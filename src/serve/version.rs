@@ -17,6 +17,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
+    drift::Recorder,
     engine::{Session, Tag},
     model::{
         ArmName, Extent, Growth, Guards, Input, ModelDescription, ModelName, Rows, Signature,
@@ -68,6 +69,8 @@ pub struct VersionParts {
     pub class_names: Vec<Option<Vec<String>>>,
     /// Where its requests are counted.
     pub recorder: Arc<VersionRecorder>,
+    /// Where its values are counted, if drift is watched.
+    pub drift: Option<Arc<Recorder>>,
     /// The engine that runs it.
     pub engine: &'static str,
     /// SHA-256 of the model file, in hexadecimal.
@@ -105,6 +108,7 @@ impl VersionParts {
             guards: Guards::NONE,
             growth: Growth::NONE,
             recorder,
+            drift: None,
             engine: "",
             digest: String::new(),
             identity: None,
@@ -115,6 +119,13 @@ impl VersionParts {
             run: None,
             notes: Vec::new(),
         }
+    }
+
+    /// True if the first dimension of its tensors counts rows.
+    pub fn is_batched(&self) -> bool {
+        self.signature.is_batchable()
+            && self.signature.rows != Rows::Apart
+            && self.description.max_batch_size != Some(0)
     }
 }
 
@@ -143,9 +154,7 @@ impl Version {
     pub fn new(parts: VersionParts, sessions: Vec<Box<dyn Session>>) -> Self {
         assert!(!sessions.is_empty(), "a version needs a session to answer");
         let slots = sessions.into_iter().map(|session| Slot(Mutex::new(session))).collect();
-        let batched = parts.signature.is_batchable()
-            && parts.signature.rows != Rows::Apart
-            && parts.description.max_batch_size != Some(0);
+        let batched = parts.is_batched();
         let digest = parts.identity.as_deref().unwrap_or(&parts.digest);
         let baseline = parts.recorder.arm(ArmName::BASELINE);
         let direct = parts.recorder.arm(ArmName::DIRECT);

@@ -6,6 +6,7 @@ use axum::{body::Body, response::Response};
 use tidegate::{
     admin::Admin,
     app::SystemClock,
+    drift::Drift,
     engine::{self, Engines},
     lifecycle::{Lifecycle, Loader, Operation, OperationError},
     model::{ModelName, VersionSelector},
@@ -45,6 +46,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     let serving = Arc::new(Serving::new(serve::Settings::default(), clock));
     let loader = Loader {
         blame: None,
+        drift: None,
         engines: Engines::open(&engine::Settings::default()).unwrap(),
         monitor: Arc::clone(&monitor),
         sessions: 1,
@@ -85,6 +87,13 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     .unwrap();
     let admin = Admin {
         serving: Arc::clone(&serving),
+        drift: Drift::new(
+            Arc::clone(&monitor),
+            1,
+            tidegate::drift::Settings::default(),
+            BTreeMap::new(),
+            None,
+        ),
         monitor,
         lifecycle: handle.clone(),
         rollouts: running.handle(),

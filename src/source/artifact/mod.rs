@@ -90,6 +90,8 @@ pub struct Artifact {
     pub sha256: String,
     /// `golden.json`: inputs with the outputs that the model must give, where the publisher left one.
     pub golden: Option<Vec<u8>>,
+    /// `profile.json`: how the model's features were distributed where it was trained, where the publisher left one.
+    pub profile: Option<Vec<u8>>,
     origin: Origin,
     external: Mutex<External>,
 }
@@ -137,6 +139,10 @@ type Taken = (Bytes, Option<Digest>);
 const GOLDEN_BYTES_MAX: u64 = 16 << 20;
 const GOLDEN: &str = "golden.json";
 
+/// The most bytes of `profile.json`.
+const PROFILE_BYTES_MAX: u64 = 64 << 20;
+const PROFILE: &str = "profile.json";
+
 /// The name of the model in a model folder, as Triton has it: `<version>/model.onnx/model.onnx`.
 pub(super) const INNER_FILENAME: &str = "model.onnx";
 
@@ -181,11 +187,13 @@ impl FolderVersion {
             inner: None,
             rest_is_right: AtomicBool::new(false),
         };
-        let golden = match opened.read(GOLDEN, GOLDEN_BYTES_MAX) {
-            Ok((golden, _)) => Some(golden.into()),
-            Err(ReadFault::Missing) => None,
-            Err(fault) => return Err(SourceError::from_read(&place.path(GOLDEN), fault)),
+        let beside = |name: &str, bytes_max| match opened.read(name, bytes_max) {
+            Ok((bytes, _)) => Ok(Some(bytes.into())),
+            Err(ReadFault::Missing) => Ok(None),
+            Err(fault) => Err(SourceError::from_read(&place.path(name), fault)),
         };
+        let golden = beside(GOLDEN, GOLDEN_BYTES_MAX)?;
+        let profile = beside(PROFILE, PROFILE_BYTES_MAX)?;
         let fault = |fault| SourceError::from_read(&place.path(&place.filename), fault);
         let model = match opened.read(&place.filename, place.bytes_max) {
             Err(ReadFault::NotAFile("folder")) => {
@@ -202,6 +210,7 @@ impl FolderVersion {
             model,
             sha256: sha256.to_string(),
             golden,
+            profile,
             origin: Origin::Folder(Box::new(opened)),
             external: Mutex::new(External {
                 files: BTreeMap::new(),
@@ -319,8 +328,10 @@ impl Artifact {
         let new = |bytes: &Bytes, sha256| Part { content: Content::Memory(bytes.clone()), sha256 };
         let model = new(&self.model, Digest::parse(&self.sha256));
         let mut parts = vec![(within(&opened.model()), model)];
-        if let Some(golden) = &self.golden {
-            parts.push((within(GOLDEN), new(&Bytes::copy_from_slice(golden), None)));
+        for (name, bytes) in [(GOLDEN, &self.golden), (PROFILE, &self.profile)] {
+            if let Some(bytes) = bytes {
+                parts.push((within(name), new(&Bytes::copy_from_slice(bytes), None)));
+            }
         }
         let external = self.external.lock().unwrap_or_else(PoisonError::into_inner);
         for (location, part) in &external.files {

@@ -16,7 +16,8 @@ use super::{
         manifest::MANIFEST_BYTES_MAX,
         reading::ReadFault,
     },
-    Artifact, External, GOLDEN, GOLDEN_BYTES_MAX, Lies, ListedVersion, Origin,
+    Artifact, External, GOLDEN, GOLDEN_BYTES_MAX, Lies, ListedVersion, Origin, PROFILE,
+    PROFILE_BYTES_MAX,
 };
 
 /// A version that was kept in the content store.
@@ -70,16 +71,26 @@ impl ShelfVersion {
             |path: &str, fault| SourceError::from_read(&format!("{path}` of `{name}"), fault);
         let (model, bytes_max) = (self.manifest.model(), self.bytes_max);
         let bytes = self.folder("").own(model, bytes_max).map_err(|error| fault(model, error))?;
-        let golden = match self.folder(self.manifest.folder()).own(GOLDEN, GOLDEN_BYTES_MAX) {
-            Ok(golden) => Some(golden.into()),
-            Err(ReadFault::Missing) => None,
-            Err(error) => return Err(fault(GOLDEN, error)),
+        let folder = self.folder(self.manifest.folder());
+        let own = |name: &str, bytes_max| match folder.own(name, bytes_max) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(ReadFault::Missing) => Ok(None),
+            Err(error) => Err(fault(name, error)),
         };
+        let golden = own(GOLDEN, GOLDEN_BYTES_MAX)?;
+        let profile = own(PROFILE, PROFILE_BYTES_MAX)?;
         let sha256 = self.manifest.files()[model].sha256.to_string();
         let beside = self.folder(model.rsplit_once('/').map_or("", |(folder, _)| folder));
         let bytes_left = bytes_max.saturating_sub(bytes.len() as u64);
         let external = Mutex::new(External { files: BTreeMap::new(), bytes_left });
-        Ok(Artifact { model: bytes, sha256, golden, origin: Origin::Store(beside), external })
+        Ok(Artifact {
+            model: bytes,
+            sha256,
+            golden,
+            profile,
+            origin: Origin::Store(beside),
+            external,
+        })
     }
 }
 

@@ -1,0 +1,403 @@
+//! The verdict on one version's features: pure, fed with counts once a second.
+//!
+//! Each feature has a Shiryaev-Roberts e-detector; the mean over all features is the version's evidence, and an alarm
+//! is raised where it reaches the promised time between false ones, in seconds. So the promise is about the version,
+//! however many features it has and however they depend on each other. Which features drifted is said by e-d-BH, with
+//! a bound on the expected share of false ones; where that names none, the feature with the most evidence is named.
+//! After an alarm all evidence starts anew, behind a cool-down. Warnings are given at a hundredth of the evidence,
+//! come without the promise and trigger nothing.
+
+use std::time::Duration;
+
+use crate::stats::{
+    Alternatives, BinRole, Correction, ShiftKind, ShiryaevRoberts, e_d_bh, masses, mean_log,
+};
+
+use super::{
+    layout::Known,
+    page::{NamedBy, Tier},
+    profile::{Bins, Feature},
+    settings::Settings,
+    window::Windows,
+};
+
+/// A share of the budget at which a warning is given.
+const WARN_SHARE: f64 = 0.01;
+
+/// Alarms of one version that are remembered.
+pub(super) const ALARMS_MAX: usize = 64;
+
+/// The population stability index above which a window is conspicuous, beside what noise alone would give.
+pub(super) const PSI_CONSPICUOUS: f64 = 0.1;
+
+/// Values that a window must have before it says that an alarm is over.
+const CLEAR_ROWS_MIN: u64 = 100;
+
+/// What is known of one feature beside its counts.
+#[derive(Debug, Clone)]
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) reference: Feature,
+    pub(super) roles: Vec<BinRole>,
+    /// `None` where the reference has nothing to compare with, or the operator wants nothing compared.
+    alternatives: Option<Alternatives>,
+    pub(super) evidence: ShiryaevRoberts,
+    pub(super) windows: Windows,
+    /// True from an alarm on until it has cleared.
+    pub(super) is_drifting: bool,
+}
+
+/// An alarm, in numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Raised {
+    /// Counts alarms of the version.
+    pub(super) number: u64,
+    /// Index of the feature.
+    pub(super) feature: usize,
+    pub(super) kind: ShiftKind,
+    /// The category, where it is about one.
+    pub(super) category: Option<String>,
+    pub(super) tier: Tier,
+    pub(super) named_by: NamedBy,
+    /// Since 1970.
+    pub(super) at: Duration,
+    pub(super) since: Duration,
+    pub(super) cleared: Option<Duration>,
+    pub(super) psi: f64,
+    pub(super) js: f64,
+    pub(super) log_m: f64,
+}
+
+/// What a step brought.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum News {
+    /// These alarms were raised together.
+    Detected(Vec<Raised>),
+    /// These features are back.
+    Cleared(Vec<Raised>),
+}
+
+/// State of one version.
+#[derive(Debug)]
+pub(super) struct Judge {
+    pub(super) features: Vec<Option<Watched>>,
+    pub(super) alarms: Vec<Raised>,
+    settings: Settings,
+    number: u64,
+    /// The end of the cool-down, since 1970.
+    quiet_until: Duration,
+    /// When clearing was last looked at.
+    looked_at: Duration,
+    log_m: f64,
+}
+
+impl Watched {
+    fn new(known: &Known, settings: &Settings) -> Option<Self> {
+        let reference = known.reference.clone()?;
+        let roles = reference.bins.roles();
+        #[expect(clippy::cast_precision_loss, reason = "references have fewer than 2^53 rows")]
+        let rows = Some(reference.rows() as f64);
+        let correction =
+            Correction { kappa: settings.caution, tolerance: settings.tolerance, rows };
+        let is_watched = !reference.is_unmonitorable() && !settings.ignored.contains(&known.name);
+        let alternatives = is_watched.then(|| {
+            let masses = masses(&reference.counts);
+            match &reference.bins {
+                Bins::Numeric { .. } => Alternatives::numeric(&masses, &roles, correction),
+                Bins::Categorical { .. } => Alternatives::categorical(&masses, &roles, correction),
+            }
+        });
+        let evidence = ShiryaevRoberts::new(alternatives.as_ref().map_or(0, Alternatives::len));
+        Some(Self {
+            name: known.name.clone(),
+            reference,
+            roles,
+            alternatives,
+            evidence,
+            windows: Windows::default(),
+            is_drifting: false,
+        })
+    }
+
+    /// True if there is something to compare.
+    pub(super) fn is_monitorable(&self) -> bool {
+        self.alternatives.is_some()
+    }
+
+    /// The kind of change that most of the evidence is about, the category where it is one, and when it began, in
+    /// seconds since 1970.
+    pub(super) fn tendency(&self) -> Option<(ShiftKind, Option<String>, f64)> {
+        let alternatives = self.alternatives.as_ref()?;
+        let (likeliest, _, since) = self.evidence.likeliest();
+        let category = alternatives.bin(likeliest).and_then(|bin| match &self.reference.bins {
+            Bins::Categorical { categories, .. } => categories.get(bin).cloned(),
+            Bins::Numeric { .. } => None,
+        });
+        Some((alternatives.kind(likeliest), category, since))
+    }
+
+    /// Distances of a window from the reference.
+    pub(super) fn distances(&self, counts: &[u64]) -> Distances {
+        Distances::of(&self.reference.counts, counts)
+    }
+
+    /// Distances of the settings' window.
+    fn recent(&self, now: Duration, window: Duration) -> Distances {
+        let (_, counts) = self.windows.over(now, window, self.roles.len());
+        self.distances(&counts)
+    }
+}
+
+/// How far a window is from the reference.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Distances {
+    /// Values in the window.
+    pub(super) rows: u64,
+    pub(super) psi: f64,
+    /// Expected index without drift: `(bins - 1)(1/n + 1/m)`.
+    pub(super) noise: f64,
+    pub(super) js: f64,
+}
+
+impl Distances {
+    #[expect(clippy::cast_precision_loss, reason = "counts are below 2^53")]
+    fn of(reference: &[u64], counts: &[u64]) -> Self {
+        let (rows, own): (u64, u64) = (counts.iter().sum(), reference.iter().sum());
+        let used = reference.iter().zip(counts).filter(|(a, b)| **a + **b > 0).count();
+        let noise = (used.max(1) - 1) as f64 * (1.0 / own.max(1) as f64 + 1.0 / rows.max(1) as f64);
+        let (psi, js) =
+            (super::distance::psi(reference, counts), super::distance::js(reference, counts));
+        Self { rows, psi, noise, js }
+    }
+
+    /// True if the window differs by more than noise would.
+    pub(super) fn is_conspicuous(&self) -> bool {
+        self.psi > PSI_CONSPICUOUS + 2.0 * self.noise
+    }
+}
+
+impl Judge {
+    /// Nothing counted yet, for features of a layout.
+    pub(super) fn new(features: &[Known], settings: Settings) -> Self {
+        Self {
+            features: features.iter().map(|known| Watched::new(known, &settings)).collect(),
+            alarms: Vec::new(),
+            settings,
+            number: 0,
+            quiet_until: Duration::ZERO,
+            looked_at: Duration::ZERO,
+            log_m: f64::NEG_INFINITY,
+        }
+    }
+
+    /// Takes features of another layout: those of the same name and reference keep their state.
+    pub(super) fn turn_to(&mut self, features: &[Known]) {
+        let mut old: Vec<Watched> =
+            std::mem::take(&mut self.features).into_iter().flatten().collect();
+        let mut places = Vec::new();
+        for (index, known) in features.iter().enumerate() {
+            let own = old.iter().position(|watched| {
+                watched.name == known.name && Some(&watched.reference) == known.reference.as_ref()
+            });
+            places.push((index, own.is_some()));
+            let kept = own.map(|own| old.swap_remove(own));
+            self.features.push(kept.or_else(|| Watched::new(known, &self.settings)));
+        }
+        // An alarm names its feature by place.
+        self.alarms.retain(|alarm| places.get(alarm.feature).is_some_and(|(_, kept)| *kept));
+    }
+
+    /// Natural logarithm of the evidence over all features, as of the last step.
+    pub(super) fn log_m(&self) -> f64 {
+        self.log_m
+    }
+
+    /// Evidence at which an alarm is raised, where `sharing` versions of the model share its promise.
+    pub(super) fn threshold(&self, sharing: usize) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "few versions of a model serve")]
+        let sharing = sharing.max(1) as f64;
+        (self.settings.false_alarm_every.as_secs_f64().max(1.0) * sharing).ln()
+    }
+
+    /// True while an alarm of the page tier has not cleared.
+    pub(super) fn is_drifting(&self) -> bool {
+        self.features.iter().flatten().any(|feature| feature.is_drifting)
+    }
+
+    /// Takes in the counts of an interval that ended at `now`, since 1970, and took `seconds`: for each feature those of
+    /// its bins; `rows` ran in it.
+    pub(super) fn step(
+        &mut self,
+        now: Duration,
+        seconds: f64,
+        rows: u64,
+        counts: &[Vec<u64>],
+        sharing: usize,
+    ) -> Vec<News> {
+        let is_quiet = now < self.quiet_until;
+        for (feature, counts) in self.features.iter_mut().zip(counts) {
+            let Some(feature) = feature else { continue };
+            feature.windows.add(now, rows, counts);
+            if let Some(alternatives) = feature.alternatives.as_ref().filter(|_| !is_quiet) {
+                feature.evidence.advance(alternatives, counts, seconds, now.as_secs_f64());
+            }
+        }
+        let mut news = Vec::new();
+        let evidence = self.evidence();
+        let places: Vec<usize> = evidence.iter().map(|(place, _)| *place).collect();
+        let evidence: Vec<f64> = evidence.into_iter().map(|(_, log_m)| log_m).collect();
+        self.log_m = if evidence.is_empty() { f64::NEG_INFINITY } else { mean_log(&evidence) };
+        let threshold = self.threshold(sharing);
+        if self.log_m >= threshold {
+            news.extend(self.page(now, &places, &evidence, threshold));
+        } else if !is_quiet {
+            self.warn(now, &places, &evidence, threshold + WARN_SHARE.ln());
+        }
+        news.extend(self.clear(now));
+        news
+    }
+
+    /// Place and evidence of each feature that is compared.
+    fn evidence(&self) -> Vec<(usize, f64)> {
+        let places = self.features.iter().enumerate();
+        let own = |(place, feature): (usize, &Option<Watched>)| {
+            let feature = feature.as_ref().filter(|feature| feature.is_monitorable())?;
+            Some((place, feature.evidence.log_m()))
+        };
+        places.filter_map(own).collect()
+    }
+
+    /// Raises an alarm of the page tier, and starts all evidence anew.
+    fn page(
+        &mut self,
+        now: Duration,
+        places: &[usize],
+        evidence: &[f64],
+        threshold: f64,
+    ) -> Option<News> {
+        let set = e_d_bh(evidence, threshold);
+        let likeliest = || (0..evidence.len()).max_by(|a, b| evidence[*a].total_cmp(&evidence[*b]));
+        let (named, named_by) = if set.is_empty() {
+            (likeliest().into_iter().collect(), NamedBy::Likeliest)
+        } else {
+            (set, NamedBy::Set)
+        };
+        let mut raised = Vec::new();
+        for index in named {
+            let alarm = self.raise(now, places[index], Tier::Page, named_by);
+            let feature = self.features[places[index]].as_mut();
+            // One that has not cleared is still the same drift.
+            if let (Some(feature), Some(alarm)) = (feature, alarm)
+                && !std::mem::replace(&mut feature.is_drifting, true)
+            {
+                raised.push(alarm);
+            }
+        }
+        for feature in self.features.iter_mut().flatten() {
+            feature.evidence.reset();
+        }
+        self.quiet_until = now + self.settings.cooldown;
+        for alarm in &raised {
+            self.remember(alarm.clone());
+        }
+        (!raised.is_empty()).then_some(News::Detected(raised))
+    }
+
+    /// Gives warnings for the features that reach a hundredth of the evidence, and takes back those that no longer do.
+    fn warn(&mut self, now: Duration, places: &[usize], evidence: &[f64], threshold: f64) {
+        let named: Vec<usize> =
+            e_d_bh(evidence, threshold).into_iter().map(|index| places[index]).collect();
+        let is_open = |alarm: &Raised| alarm.tier == Tier::Warn && alarm.cleared.is_none();
+        for alarm in self.alarms.iter_mut().filter(|alarm| is_open(alarm)) {
+            if !named.contains(&alarm.feature) {
+                alarm.cleared = Some(now);
+            }
+        }
+        for place in named {
+            let is_known = |alarm: &Raised| is_open(alarm) && alarm.feature == place;
+            let is_drifting =
+                self.features[place].as_ref().is_some_and(|feature| feature.is_drifting);
+            if !is_drifting && !self.alarms.iter().any(is_known) {
+                let warning = self.raise(now, place, Tier::Warn, NamedBy::Set);
+                if let Some(warning) = warning {
+                    self.remember(warning);
+                }
+            }
+        }
+    }
+
+    fn raise(
+        &mut self,
+        now: Duration,
+        place: usize,
+        tier: Tier,
+        named_by: NamedBy,
+    ) -> Option<Raised> {
+        let feature = self.features[place].as_ref()?;
+        let (kind, category, since) = feature.tendency()?;
+        let since = Duration::try_from_secs_f64(since).unwrap_or(now).min(now);
+        // Over the time of the drift itself: the rest of a window would hide it.
+        let recent = feature
+            .recent(now, now.saturating_sub(since).clamp(MINUTE, self.settings.window.max(MINUTE)));
+        self.number += 1;
+        Some(Raised {
+            number: self.number,
+            feature: place,
+            kind,
+            category,
+            tier,
+            named_by,
+            at: now,
+            since,
+            cleared: None,
+            psi: recent.psi,
+            js: recent.js,
+            log_m: feature.evidence.log_m(),
+        })
+    }
+
+    fn remember(&mut self, alarm: Raised) {
+        if self.alarms.len() >= ALARMS_MAX {
+            // The oldest that is over, else the oldest.
+            let over = self.alarms.iter().position(|alarm| alarm.cleared.is_some());
+            self.alarms.remove(over.unwrap_or(0));
+        }
+        self.alarms.push(alarm);
+    }
+
+    /// Clears alarms whose feature has been inconspicuous for a whole window after the cool-down.
+    fn clear(&mut self, now: Duration) -> Option<News> {
+        let window = self.settings.window;
+        if now < self.looked_at + CLEAR_EVERY || !self.is_drifting() {
+            return None;
+        }
+        self.looked_at = now;
+        let mut cleared = Vec::new();
+        for (place, feature) in self.features.iter_mut().enumerate() {
+            let Some(feature) = feature.as_mut().filter(|feature| feature.is_drifting) else {
+                continue;
+            };
+            let own = |alarm: &&mut Raised| {
+                alarm.feature == place && alarm.tier == Tier::Page && alarm.cleared.is_none()
+            };
+            let Some(alarm) = self.alarms.iter_mut().rev().find(own) else {
+                // It was forgotten among many.
+                feature.is_drifting = false;
+                continue;
+            };
+            let recent = feature.recent(now, window);
+            let is_due = now >= alarm.at + self.settings.cooldown + window;
+            if is_due && recent.rows >= CLEAR_ROWS_MIN && !recent.is_conspicuous() {
+                feature.is_drifting = false;
+                alarm.cleared = Some(now);
+                cleared.push(alarm.clone());
+            }
+        }
+        (!cleared.is_empty()).then_some(News::Cleared(cleared))
+    }
+}
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// How often clearing is looked at.
+const CLEAR_EVERY: Duration = Duration::from_secs(10);

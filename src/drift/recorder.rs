@@ -1,0 +1,477 @@
+//! Counts on the path: one cell per value, in the worker's own shard.
+//!
+//! A recorder stands for one version. Always true:
+//! - A value costs a few compares and one plain count; no lock is waited for, and nothing is allocated after a worker's
+//!   first request.
+//! - Work per request is bounded: of a request with more values than [`Settings::values_max`], evenly spaced rows are
+//!   counted, from a random first one on; rows seen and rows counted are both known.
+//! - A shard has one writer; whoever merges reads it while it is written, and finds what it missed the next time.
+//!
+//! [`Settings::values_max`]: super::Settings
+
+use std::sync::{
+    Arc, Mutex, OnceLock, TryLockError,
+    atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed},
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{model::Input, monitor::WorkerId, tensor::Tensor};
+
+use super::{
+    binner::{Column, Keys, Real},
+    layout::{Layout, Reading},
+    plan::{Counting, Plan},
+    reader::{Items, Visit, visit},
+    summary::Summary,
+    tap::Tap,
+    words,
+};
+
+/// Counts one version's live values.
+#[derive(Debug)]
+pub struct Recorder {
+    stage: ArcSwap<Stage>,
+    workers: usize,
+    values_max: usize,
+}
+
+/// What is counted for the moment; another one follows when a reference was learned.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) layout: Layout,
+    pub(super) plan: Plan,
+    shards: Box<[Padded<OnceLock<Shard>>]>,
+    /// Mean number of rows between two that are sampled; 0 for every row.
+    gap: AtomicU32,
+    /// Rows that a sample may hold before it is fetched.
+    tap_rows: usize,
+}
+
+/// One worker's counts.
+#[derive(Debug)]
+pub(super) struct Shard {
+    /// Rows that ran.
+    seen: AtomicU64,
+    /// Rows among them whose inputs were counted.
+    counted: AtomicU64,
+    cells: Box<[AtomicU32]>,
+    random: AtomicU64,
+    inputs: Side,
+    outputs: Side,
+}
+
+/// The sample of inputs or of outputs.
+#[derive(Debug)]
+struct Side {
+    /// Rows to pass over before the next one that is sampled.
+    skip: AtomicU32,
+    tap: Mutex<Tap>,
+}
+
+/// Keeps shards of different workers off each other's cache lines.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Padded<T>(T);
+
+/// Elements of a row that its measures are worked out from; of a longer row, evenly spaced ones.
+const MEASURED_MAX: usize = 1024;
+
+/// Rows that are counted of one request.
+#[derive(Debug, Clone, Copy)]
+struct Picked {
+    start: usize,
+    step: usize,
+    count: usize,
+}
+
+impl Picked {
+    fn rows(self) -> impl Iterator<Item = usize> {
+        (0..self.count).map(move |index| self.start + index * self.step)
+    }
+}
+
+impl Recorder {
+    /// A recorder for a layout.
+    pub(super) fn new(layout: Layout, workers: usize, values_max: usize) -> Self {
+        let stage = ArcSwap::from_pointee(Stage::new(layout, workers));
+        Self { stage, workers, values_max }
+    }
+
+    /// Counts the inputs of a request that is about to run: those that a request must bring come first, in the
+    /// signature's order. `rows` is at least 1.
+    pub fn inputs(&self, worker: WorkerId, inputs: &[Input], rows: usize) {
+        let stage = self.stage.load();
+        let shard = stage.shard(worker);
+        add(&shard.seen, rows as u64);
+        let tensors = |index: usize| inputs.get(index).map(|input| &input.tensor);
+        let plan = &stage.plan.inputs;
+        let picked = self.pick(shard, plan, rows);
+        if let Some(picked) = picked {
+            add(&shard.counted, picked.count as u64);
+            for (index, counting) in plan.iter().enumerate() {
+                if let Some(tensor) = tensors(index) {
+                    shard.count(counting, tensor, rows, picked);
+                }
+            }
+        }
+        shard.sample(&shard.inputs, &stage, &stage.layout.inputs, tensors, rows);
+    }
+
+    /// Counts outputs, as they are given to the client; `wanted` has the index of each in the signature.
+    pub fn outputs(&self, worker: WorkerId, outputs: &[Tensor], wanted: &[usize], rows: usize) {
+        let stage = self.stage.load();
+        let shard = stage.shard(worker);
+        let plan = &stage.plan.outputs;
+        if let Some(picked) = self.pick(shard, plan, rows) {
+            for (tensor, index) in outputs.iter().zip(wanted) {
+                shard.count(&plan[*index], tensor, rows, picked);
+            }
+        }
+        let tensors = |index: usize| {
+            let place = wanted.iter().position(|wanted| *wanted == index)?;
+            outputs.get(place)
+        };
+        shard.sample(&shard.outputs, &stage, &stage.layout.outputs, tensors, rows);
+    }
+
+    /// The rows that are counted; `None` if nothing is.
+    fn pick(&self, shard: &Shard, plan: &[Counting], rows: usize) -> Option<Picked> {
+        let work: usize = plan.iter().map(Counting::work).sum();
+        if work == 0 || rows == 0 {
+            return None;
+        }
+        if work.saturating_mul(rows) <= self.values_max {
+            return Some(Picked { start: 0, step: 1, count: rows });
+        }
+        let count = (self.values_max / work).clamp(1, rows);
+        let step = rows / count;
+        let start = shard.random(rows - (count - 1) * step);
+        Some(Picked { start, step, count })
+    }
+
+    /// What is counted for the moment.
+    pub(super) fn stage(&self) -> Arc<Stage> {
+        self.stage.load_full()
+    }
+
+    /// Counts by another layout from now on; returns what was counted before, which may still be written for a moment.
+    pub(super) fn turn_to(&self, layout: Layout) -> Arc<Stage> {
+        self.stage.swap(Arc::new(Stage::new(layout, self.workers)))
+    }
+}
+
+/// Bytes of the values that one worker's sample holds before it is fetched, while references are learned.
+const TAP_BYTES: usize = 256 << 10;
+
+/// Rows of a sample when none is.
+const TAP_ROWS: usize = 64;
+
+impl Stage {
+    fn new(layout: Layout, workers: usize) -> Self {
+        let plan = Plan::new(&layout);
+        let width = layout.features.len().max(1);
+        let is_learning = layout.features.iter().any(|known| known.reference.is_none());
+        Self {
+            tap_rows: if is_learning {
+                (TAP_BYTES / (8 * width)).clamp(TAP_ROWS, 2048)
+            } else {
+                TAP_ROWS
+            },
+            plan,
+            layout,
+            shards: (0..workers).map(|_| Padded::default()).collect(),
+            gap: AtomicU32::new(0),
+        }
+    }
+
+    fn shard(&self, worker: WorkerId) -> &Shard {
+        self.shards[worker.0].0.get_or_init(|| Shard {
+            seen: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            cells: (0..self.plan.len).map(|_| AtomicU32::new(0)).collect(),
+            random: AtomicU64::new(0x9e37_79b9_7f4a_7c15 ^ worker.0 as u64),
+            inputs: Side::new(self.tap_rows),
+            outputs: Side::new(self.tap_rows),
+        })
+    }
+
+    /// Shards of the workers that have counted something.
+    pub(super) fn shards(&self) -> impl Iterator<Item = (usize, &Shard)> {
+        let shards = self.shards.iter().enumerate();
+        shards.filter_map(|(worker, shard)| Some((worker, shard.0.get()?)))
+    }
+
+    /// Has rows sampled so often from now on: one of `gap + 1`.
+    pub(super) fn sample_every(&self, gap: u32) {
+        self.gap.store(gap, Relaxed);
+    }
+
+    /// Rows that a worker's sample may hold before it is fetched.
+    pub(super) fn tap_rows(&self) -> usize {
+        self.tap_rows
+    }
+}
+
+impl Side {
+    fn new(rows: usize) -> Self {
+        Self { skip: AtomicU32::new(0), tap: Mutex::new(Tap::new(rows)) }
+    }
+}
+
+fn add(count: &AtomicU64, n: u64) {
+    count.store(count.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+#[inline]
+fn bump(cells: &[AtomicU32], cell: u32) {
+    let count = &cells[cell as usize];
+    count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+}
+
+impl Shard {
+    /// Rows that ran, and rows among them whose inputs were counted.
+    pub(super) fn rows(&self) -> (u64, u64) {
+        (self.seen.load(Acquire), self.counted.load(Relaxed))
+    }
+
+    /// Counts by cell; they wrap.
+    pub(super) fn cells(&self) -> impl Iterator<Item = u32> {
+        self.cells.iter().map(|cell| cell.load(Relaxed))
+    }
+
+    /// Takes the sampled rows of inputs and of outputs, and leaves room of the same size for more.
+    pub(super) fn take(&self, spare: &mut [Tap; 2]) {
+        for (side, spare) in [&self.inputs, &self.outputs].into_iter().zip(spare) {
+            let mut tap = side.tap.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            spare.clear(tap.rows_max());
+            std::mem::swap(&mut *tap, spare);
+        }
+    }
+
+    /// A number below `bound`, from the shard's own sequence (xorshift, Marsaglia 2003).
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the high half of a product is below the bound"
+    )]
+    fn random(&self, bound: usize) -> usize {
+        let mut state = self.random.load(Relaxed);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        self.random.store(state, Relaxed);
+        ((u128::from(state) * bound as u128) >> 64) as usize
+    }
+
+    fn count(&self, counting: &Counting, tensor: &Tensor, rows: usize, picked: Picked) {
+        let cells = &*self.cells;
+        match counting {
+            Counting::Skipped => {}
+            Counting::Numbers { single, double } => {
+                visit(tensor, &mut Numbers { cells, single, double, rows, picked });
+            }
+            Counting::Texts(columns) => {
+                let Some(strings) = tensor.strings() else { return };
+                if strings.len() != rows * columns.len() {
+                    return;
+                }
+                for row in picked.rows() {
+                    for (index, column) in columns.iter().enumerate() {
+                        bump(cells, column.cell(strings.get(row * columns.len() + index)));
+                    }
+                }
+            }
+            Counting::Words { columns, words } => {
+                let Some(strings) = tensor.strings() else { return };
+                if strings.len() != rows {
+                    return;
+                }
+                for row in picked.rows() {
+                    let measures = measure_words(strings.get(row), words);
+                    for (column, value) in columns.iter().zip(measures) {
+                        bump(cells, column.cell(value));
+                    }
+                }
+            }
+            Counting::Summary(columns) => {
+                visit(tensor, &mut Summaries { cells, columns, rows, picked });
+            }
+            Counting::Clusters { centres, width, first, norm } => {
+                let places = (&**centres, *width, *first, &**norm);
+                visit(tensor, &mut Nearest { cells, places, rows, picked });
+            }
+        }
+    }
+
+    /// Puts rows into the sample, one in `gap + 1`.
+    fn sample<'t>(
+        &self,
+        side: &Side,
+        stage: &Stage,
+        readings: &[Reading],
+        tensors: impl Fn(usize) -> Option<&'t Tensor>,
+        rows: usize,
+    ) {
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        let skip = side.skip.load(Relaxed);
+        if skip >= rows {
+            side.skip.store(skip - rows, Relaxed);
+            return;
+        }
+        let gap = stage.gap.load(Relaxed);
+        let mut tap = match side.tap.try_lock() {
+            Ok(tap) => tap,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // It is being fetched.
+            Err(TryLockError::WouldBlock) => return,
+        };
+        let mut row = skip;
+        while row < rows {
+            if !tap.has_room() {
+                row = rows;
+                break;
+            }
+            for (index, reading) in readings.iter().enumerate() {
+                tap.read(reading, tensors(index), row as usize, rows as usize);
+            }
+            tap.end_row();
+            let pause = if gap == 0 { 0 } else { self.random(2 * gap as usize + 1) };
+            row = row.saturating_add(1).saturating_add(u32::try_from(pause).unwrap_or(u32::MAX));
+        }
+        side.skip.store(row - rows, Relaxed);
+    }
+}
+
+/// The length of a text in characters, and the share of its words that are known.
+///
+/// An empty text is missing.
+pub(super) fn measure_words(text: &[u8], known: &Keys) -> [f64; 2] {
+    if text.is_empty() {
+        return [f64::NAN; 2];
+    }
+    let (length, share) = words::measure(text, |word| known.find(word) == 1);
+    #[expect(clippy::cast_precision_loss, reason = "texts are shorter than 2^53 characters")]
+    [length as f64, share]
+}
+
+struct Numbers<'a> {
+    cells: &'a [AtomicU32],
+    single: &'a [Column<f32>],
+    double: &'a [Column<f64>],
+    rows: usize,
+    picked: Picked,
+}
+
+impl Visit for Numbers<'_> {
+    fn visit<I: bytemuck::AnyBitPattern, T: Real>(
+        &mut self,
+        items: Items<'_, I>,
+        real: impl Fn(I) -> T + Copy,
+    ) {
+        let columns = T::of(self.single, self.double);
+        let width = columns.len();
+        if items.len() != self.rows * width {
+            return;
+        }
+        for row in self.picked.rows() {
+            let mut columns = columns.iter();
+            items.row(row * width, width).each(|item| {
+                if let Some(column) = columns.next() {
+                    bump(self.cells, column.cell(real(item)));
+                }
+            });
+        }
+    }
+}
+
+struct Summaries<'a> {
+    cells: &'a [AtomicU32],
+    columns: &'a [Column<f64>; 5],
+    rows: usize,
+    picked: Picked,
+}
+
+impl Visit for Summaries<'_> {
+    fn visit<I: bytemuck::AnyBitPattern, T: Real>(
+        &mut self,
+        items: Items<'_, I>,
+        real: impl Fn(I) -> T + Copy,
+    ) {
+        for row in self.picked.rows() {
+            let measures = measure_row(items, real, (row, self.rows));
+            for (column, value) in self.columns.iter().zip(measures) {
+                bump(self.cells, column.cell(value));
+            }
+        }
+    }
+}
+
+/// The measures of a row, from at most [`MEASURED_MAX`] of its elements.
+pub(super) fn measure_row<I: bytemuck::AnyBitPattern, T: Real>(
+    items: Items<'_, I>,
+    real: impl Fn(I) -> T,
+    (row, rows): (usize, usize),
+) -> [f64; 5] {
+    let width = items.len() / rows.max(1);
+    let step = width.div_ceil(MEASURED_MAX).max(1);
+    let elements = (row * width..(row + 1) * width).step_by(step);
+    Summary::of(elements.map(|index| real(items.get(index)).wide())).values()
+}
+
+struct Nearest<'a> {
+    cells: &'a [AtomicU32],
+    /// Centres one after the other, their length, the cell of the first, and the bins of a row's norm.
+    places: (&'a [f32], usize, u32, &'a Column<f64>),
+    rows: usize,
+    picked: Picked,
+}
+
+impl Visit for Nearest<'_> {
+    fn visit<I: bytemuck::AnyBitPattern, T: Real>(
+        &mut self,
+        items: Items<'_, I>,
+        real: impl Fn(I) -> T + Copy,
+    ) {
+        let (centres, width, first, norm) = self.places;
+        if items.len() != self.rows * width {
+            return;
+        }
+        for row in self.picked.rows() {
+            let row = items.row(row * width, width);
+            let (cluster, length) = nearest(row, real, centres, width);
+            if first > 0 && cluster.is_some() {
+                let cluster = cluster.and_then(|cluster| u32::try_from(cluster).ok());
+                bump(self.cells, first + cluster.unwrap_or(0));
+            }
+            bump(self.cells, norm.cell(length));
+        }
+    }
+}
+
+/// The index of the nearest of some centres, and the length of a row; no centre is near a row that holds NaN.
+pub(super) fn nearest<I: bytemuck::AnyBitPattern, T: Real>(
+    row: Items<'_, I>,
+    real: impl Fn(I) -> T + Copy,
+    centres: &[f32],
+    width: usize,
+) -> (Option<usize>, f64) {
+    let mut square = 0.0;
+    row.each(|item| square += real(item).wide().powi(2));
+    if square.is_nan() {
+        return (None, square);
+    }
+    let distance = |centre: &[f32]| {
+        let (mut sum, mut numbers) = (0.0, centre.iter());
+        row.each(|item| {
+            let centre = numbers.next().map_or(0.0, |number| f64::from(*number));
+            sum += (real(item).wide() - centre).powi(2);
+        });
+        sum
+    };
+    let distances = centres.chunks_exact(width.max(1)).map(distance).enumerate();
+    let nearest = distances.min_by(|a, b| a.1.total_cmp(&b.1));
+    (nearest.map(|(index, _)| index), square.sqrt())
+}

@@ -1,0 +1,316 @@
+//! From a version's state to the page that people and programs read.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::{model::Moment, stats::BinRole};
+
+use super::{
+    distance,
+    judge::{Raised, Watched},
+    layout::{Known, Source},
+    page::{Alarm, DriftReport, FeatureReport, ReferenceKind, ReferenceReport, Status},
+    profile::Bins,
+    version::Tracked,
+};
+
+/// Evidence below which a feature shows no tendency: natural logarithm.
+const TENDENCY_MIN: f64 = 3.0;
+
+/// Minutes of a window that are shown one by one.
+const MINUTES_SHOWN: usize = 60;
+
+/// The page of a version.
+pub(super) fn page(
+    tracked: &Tracked,
+    now: Duration,
+    window: Duration,
+    sharing: usize,
+) -> DriftReport {
+    let judge = &tracked.judge;
+    let (rows, counted) = tracked.rows.over(now, window, 1);
+    let features = tracked.layout.features.iter().enumerate();
+    let features: Vec<_> = features
+        .map(|(index, known)| match &judge.features[index] {
+            Some(watched) => feature(tracked, index, known, watched, now, window),
+            None => unknown(known),
+        })
+        .collect();
+    let alarms = judge.alarms.iter().rev().map(|raised| alarm(tracked, raised)).collect();
+    let (status, detail) = status(tracked);
+    DriftReport {
+        model: tracked.model.as_str().to_owned(),
+        version: tracked.version.number().to_string(),
+        status,
+        detail,
+        reference: ReferenceReport {
+            kind: tracked.origin.kind,
+            rows: tracked.origin.rows,
+            digest: tracked.origin.digest.clone(),
+            progress: tracked
+                .learning
+                .as_ref()
+                .map_or(1.0, |learning| learning.progress(tracked.inputs())),
+        },
+        false_alarm_every_seconds: tracked.settings.false_alarm_every.as_secs_f64(),
+        log_m: finite(judge.log_m()),
+        log_m_threshold: judge.threshold(sharing),
+        window_seconds: window.as_secs_f64(),
+        rows,
+        rows_counted: counted[0],
+        alarms,
+        features,
+    }
+}
+
+/// A logarithm as JSON can write it.
+fn finite(log: f64) -> f64 {
+    log.max(crate::stats::LOG_FLOOR)
+}
+
+fn status(tracked: &Tracked) -> (Status, String) {
+    let judge = &tracked.judge;
+    let is_known = judge.features.iter().flatten().any(Watched::is_monitorable);
+    let mut detail = match tracked.origin.kind {
+        ReferenceKind::Profile => {
+            format!("compared with profile.json, {} rows", tracked.origin.rows)
+        }
+        ReferenceKind::Learned => {
+            format!("compared with the version's first {} rows", tracked.origin.rows)
+        }
+        ReferenceKind::Inherited => "compared with the reference of the version before".to_owned(),
+        ReferenceKind::None => "nothing to compare with yet".to_owned(),
+    };
+    if let Some(learning) = &tracked.learning {
+        let whose = if is_known { "outputs" } else { "the reference" };
+        let rows = learning.rows[usize::from(is_known)].min(learning.wanted);
+        detail
+            .push_str(&format!("; learning {whose} from live rows, {rows} of {}", learning.wanted));
+        if !is_known && tracked.origin.note.is_none() {
+            detail.push_str(
+                "; to compare with the training data instead, put a profile.json beside the model (`tidegate profile`)",
+            );
+        }
+    }
+    if let Some(note) = &tracked.origin.note {
+        detail.push_str(&format!("; profile.json is not used: {note}"));
+    }
+    let status = if tracked.layout.features.is_empty() {
+        "no input or output has values that can be compared".clone_into(&mut detail);
+        Status::Unmonitorable
+    } else if judge.is_drifting() {
+        Status::Drifting
+    } else if is_known {
+        Status::Watching
+    } else if tracked.learning.is_some() {
+        Status::Learning
+    } else {
+        Status::Unmonitorable
+    };
+    (status, detail)
+}
+
+fn source(known: &Known) -> String {
+    known.source.name().to_owned()
+}
+
+fn unknown(known: &Known) -> FeatureReport {
+    FeatureReport {
+        name: known.name.clone(),
+        source: source(known),
+        kind: if known.is_text { "text" } else { "numeric" }.to_owned(),
+        status: Status::Learning,
+        rows: 0,
+        missing: 0.0,
+        unseen: 0.0,
+        psi: None,
+        psi_noise: None,
+        js: None,
+        ks: None,
+        wasserstein: None,
+        mean: None,
+        reference_mean: None,
+        log_m: crate::stats::LOG_FLOOR,
+        tendency: None,
+        edges: Vec::new(),
+        bins: Vec::new(),
+        reference: Vec::new(),
+        current: Vec::new(),
+        psi_minutes: Vec::new(),
+    }
+}
+
+fn feature(
+    tracked: &Tracked,
+    index: usize,
+    known: &Known,
+    watched: &Watched,
+    now: Duration,
+    window: Duration,
+) -> FeatureReport {
+    let (_, current) = watched.windows.over(now, window, watched.roles.len());
+    let reference = &watched.reference;
+    let distances = watched.distances(&current);
+    let rows = distances.rows;
+    let has_rows = rows > 0;
+    let edges = match &reference.bins {
+        Bins::Numeric { edges } => edges.clone(),
+        Bins::Categorical { .. } => Vec::new(),
+    };
+    let binned = has_rows && !edges.is_empty();
+    let log_m = watched.evidence.log_m();
+    let measure = known.name.rsplit_once('.').map(|(_, measure)| measure);
+    let is_text = matches!(measure, Some("length" | "known"));
+    let status = match () {
+        () if watched.is_drifting => Status::Drifting,
+        () if watched.is_monitorable() => Status::Watching,
+        () => Status::Unmonitorable,
+    };
+    FeatureReport {
+        name: known.name.clone(),
+        source: source(known),
+        kind: match &reference.bins {
+            _ if is_text && known.source == Source::Derived => "text",
+            Bins::Numeric { .. } => "numeric",
+            Bins::Categorical { .. } => "categorical",
+        }
+        .to_owned(),
+        status,
+        rows,
+        missing: share(watched, &current, &[BinRole::Missing]),
+        unseen: share(
+            watched,
+            &current,
+            &[BinRole::Unseen, BinRole::Below, BinRole::Above, BinRole::NonFinite],
+        ),
+        psi: has_rows.then_some(distances.psi),
+        psi_noise: has_rows.then_some(distances.noise),
+        js: has_rows.then_some(distances.js),
+        ks: binned.then(|| distance::ks(&watched.roles, &reference.counts, &current)),
+        wasserstein: binned
+            .then(|| distance::wasserstein(&edges, &watched.roles, &reference.counts, &current)),
+        mean: (!edges.is_empty()).then(|| mean(tracked, index, now, window)).flatten(),
+        reference_mean: reference.moments.map(|moments| moments.mean),
+        log_m: finite(log_m),
+        tendency: watched
+            .tendency()
+            .filter(|_| log_m > TENDENCY_MIN)
+            .map(|(kind, ..)| kind.name().to_owned()),
+        bins: names(&reference.bins),
+        edges,
+        reference: reference.counts.clone(),
+        psi_minutes: minutes(watched),
+        current,
+    }
+}
+
+fn minutes(watched: &Watched) -> Vec<f64> {
+    let all = watched.windows.minutes().filter_map(|(_, counts)| {
+        let counts: Vec<u64> = counts.iter().map(|count| u64::from(*count)).collect();
+        let distances = watched.distances(&counts);
+        (distances.rows > 0).then(|| (distances.psi - distances.noise).max(0.0))
+    });
+    let all: Vec<f64> = all.collect();
+    all[all.len().saturating_sub(MINUTES_SHOWN)..].to_vec()
+}
+
+/// The mean of the sampled finite values; `None` without any.
+fn mean(tracked: &Tracked, index: usize, now: Duration, window: Duration) -> Option<f64> {
+    let values = tracked.sampled(index, now, window);
+    let finite: Vec<f64> = values.into_iter().filter(|value| value.is_finite()).collect();
+    #[expect(clippy::cast_precision_loss, reason = "a sample is small")]
+    let count = finite.len() as f64;
+    (!finite.is_empty()).then(|| finite.iter().sum::<f64>() / count)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn share(watched: &Watched, counts: &[u64], wanted: &[BinRole]) -> f64 {
+    let rows: u64 = counts.iter().sum();
+    let own = watched.roles.iter().zip(counts).filter(|(role, _)| wanted.contains(role));
+    own.map(|(_, count)| *count).sum::<u64>() as f64 / rows.max(1) as f64
+}
+
+/// Names of bins, for people.
+fn names(bins: &Bins) -> Vec<String> {
+    let mut names = Vec::new();
+    match bins {
+        Bins::Numeric { edges } => {
+            let first = edges.first().map_or_else(String::new, f64::to_string);
+            let last = edges.last().map_or_else(String::new, f64::to_string);
+            names.push(format!("below {first}"));
+            match edges.len() {
+                0 => names.push("any".to_owned()),
+                1 => names.push(first),
+                _ => {
+                    let between = |pair: &[f64]| format!("{} to {}", pair[0], pair[1]);
+                    names.extend(edges.windows(2).map(between));
+                }
+            }
+            names.extend([format!("above {last}"), "infinite".to_owned(), "missing".to_owned()]);
+        }
+        Bins::Categorical { categories, .. } => {
+            names.extend(categories.iter().cloned());
+            names.extend(["other", "unseen", "missing"].map(str::to_owned));
+        }
+    }
+    names
+}
+
+/// An alarm as it is shown.
+pub(super) fn alarm(tracked: &Tracked, raised: &Raised) -> Alarm {
+    let feature = tracked.layout.features.get(raised.feature);
+    Alarm {
+        id: format!("d-{:011x}{:03x}", raised.at.as_millis(), raised.number & 0xfff),
+        feature: feature.map(|known| known.name.clone()).unwrap_or_default(),
+        kind: raised.kind.name().to_owned(),
+        category: raised.category.clone(),
+        tier: raised.tier,
+        named_by: raised.named_by,
+        raised_at: Moment::at(raised.at),
+        since: Moment::at(raised.since),
+        cleared_at: raised.cleared.map(Moment::at),
+        psi: raised.psi,
+        js: raised.js,
+        log_m: finite(raised.log_m),
+    }
+}
+
+/// Words for the size of an effect, by the Jensen-Shannon distance.
+fn severity(js: f64) -> &'static str {
+    match js {
+        js if js >= 0.3 => "high",
+        js if js >= 0.1 => "medium",
+        _ => "low",
+    }
+}
+
+/// Features and kinds for people, and what an event carries: the first alarm, and all of them.
+pub(super) fn event(tracked: &Tracked, raised: &[Raised]) -> (String, Value) {
+    let mut alarms: Vec<Alarm> = raised.iter().map(|raised| alarm(tracked, raised)).collect();
+    alarms.sort_by(|a, b| b.log_m.total_cmp(&a.log_m));
+    let shown = alarms.iter().take(5).map(|alarm| format!("{} ({})", alarm.feature, alarm.kind));
+    let mut names = shown.collect::<Vec<_>>().join(", ");
+    if alarms.len() > 5 {
+        names.push_str(&format!(" and {} more", alarms.len() - 5));
+    }
+    let largest = alarms.iter().map(|alarm| alarm.js).fold(0.0, f64::max);
+    let features: Vec<Value> = alarms
+        .iter()
+        .map(|alarm| {
+            json!({
+                "name": alarm.feature, "kind": alarm.kind, "category": alarm.category, "psi": alarm.psi,
+                "js": alarm.js, "since": alarm.since, "log_m": alarm.log_m,
+            })
+        })
+        .collect();
+    let mut object = alarms.first().map_or_else(|| json!({}), |alarm| json!(alarm));
+    object["severity"] = severity(largest).into();
+    object["features"] = features.into();
+    object["alarms"] = json!(alarms);
+    object["reference"] = json!({
+        "kind": tracked.origin.kind, "rows": tracked.origin.rows, "digest": tracked.origin.digest,
+    });
+    object["false_alarm_every_seconds"] = tracked.settings.false_alarm_every.as_secs_f64().into();
+    (names, object)
+}

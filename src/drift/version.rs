@@ -1,0 +1,436 @@
+//! One version's drift beside the path: what the shards counted since the last look, what is learned, what is shown.
+
+use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::model::{ModelName, VersionId};
+
+use super::{
+    judge::{Judge, News},
+    layout::{Layout, Learned},
+    numbers::learn_numeric,
+    page::ReferenceKind,
+    profile::{Derivation, Feature, Profile, SCHEMA},
+    recorder::{Recorder, Stage},
+    sample::Sample,
+    settings::Settings,
+    tap::Tap,
+    texts::{LearnedTexts, learn_texts},
+    window::Windows,
+};
+
+/// Inputs and outputs: each has a sample of its own.
+const SIDES: usize = 2;
+
+/// Values of all features together that are kept while references are learned.
+const LEARNED_VALUES_MAX: usize = 4 << 20;
+
+/// State of one version.
+#[derive(Debug)]
+pub(super) struct Tracked {
+    pub(super) model: ModelName,
+    pub(super) version: VersionId,
+    pub(super) settings: Settings,
+    pub(super) origin: Origin,
+    pub(super) judge: Judge,
+    pub(super) layout: Layout,
+    /// Rows that ran, in windows; the only cell counts those whose values were counted.
+    pub(super) rows: Windows,
+    pub(super) samples: [Sample; SIDES],
+    pub(super) learning: Option<Learning>,
+    /// When rows last ran, since 1970.
+    pub(super) last_rows_at: Duration,
+    merging: Merging,
+    /// What was counted by the layout before, until its last requests are done.
+    before: Option<(Arc<Stage>, Merging)>,
+    spare: [Tap; SIDES],
+}
+
+/// Where the references come from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) kind: ReferenceKind,
+    pub(super) rows: u64,
+    pub(super) digest: String,
+    /// Why a profile is not used, for people.
+    pub(super) note: Option<String>,
+}
+
+impl Origin {
+    /// Names another origin, where there is none yet.
+    pub(super) fn is_else(&mut self, kind: ReferenceKind, rows: u64, digest: String) {
+        if self.kind == ReferenceKind::None {
+            *self = Self { kind, rows, digest, note: self.note.take() };
+        }
+    }
+}
+
+/// What was read of the shards.
+#[derive(Debug, Default)]
+struct Merging {
+    /// By worker: cells as of the last look.
+    cells: Vec<Vec<u32>>,
+    rows: (u64, u64),
+    /// True if the last look found new rows: their last counts may come after it.
+    is_warm: bool,
+}
+
+/// Values that references are learned from.
+#[derive(Debug)]
+pub(super) struct Learning {
+    /// By feature.
+    columns: BTreeMap<usize, Values>,
+    /// Rows so far, of inputs and of outputs.
+    pub(super) rows: [u64; SIDES],
+    /// Rows that are needed.
+    pub(super) wanted: u64,
+}
+
+#[derive(Debug)]
+enum Values {
+    Numbers(Vec<f64>),
+    Texts(Vec<Box<[u8]>>),
+}
+
+/// What a look brought.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    pub(super) news: Vec<News>,
+    /// References that were learned, to be kept for the next start.
+    pub(super) learned: Option<Profile>,
+}
+
+impl Tracked {
+    pub(super) fn new(
+        (model, version): (ModelName, VersionId),
+        layout: Layout,
+        origin: Origin,
+        settings: Settings,
+    ) -> Self {
+        let judge = Judge::new(&layout.features, settings.clone());
+        Self {
+            model,
+            version,
+            origin,
+            judge,
+            rows: Windows::default(),
+            samples: samples(&layout, &settings),
+            learning: Learning::of(&layout, &settings),
+            last_rows_at: Duration::ZERO,
+            merging: Merging::default(),
+            before: None,
+            spare: Default::default(),
+            layout,
+            settings,
+        }
+    }
+
+    /// Features of inputs; those of outputs follow them.
+    pub(super) fn inputs(&self) -> usize {
+        self.layout.inputs_end()
+    }
+
+    /// Sampled values of a feature in the last `window`, missing ones left out.
+    pub(super) fn sampled(&self, feature: usize, now: Duration, window: Duration) -> Vec<f64> {
+        let inputs = self.inputs();
+        match feature.checked_sub(inputs) {
+            None => self.samples[0].values(now, window, feature),
+            Some(output) => self.samples[1].values(now, window, output),
+        }
+    }
+
+    /// Merges what was counted since the last look, and judges it. `seconds` is the time that it took to come.
+    pub(super) fn look(
+        &mut self,
+        recorder: &Recorder,
+        now: Duration,
+        seconds: f64,
+        sharing: usize,
+    ) -> Looked {
+        let stage = recorder.stage();
+        let (seen, counted) = self.merging.rows(&stage);
+        let is_new = seen > 0 || self.before.is_some();
+        if !is_new && !std::mem::take(&mut self.merging.is_warm) {
+            return Looked::default();
+        }
+        self.merging.is_warm = is_new;
+        let mut counts = self.merging.counts(&stage);
+        if let Some((stage, mut merging)) = self.before.take() {
+            self.add_late(&mut counts, &merging.counts(&stage), &stage);
+        }
+        if seen > 0 {
+            self.rows.add(now, seen, &[counted]);
+            self.last_rows_at = now;
+        }
+        self.fetch_samples(&stage, now, seen);
+        let news = self.judge.step(now, seconds, seen, &counts, sharing);
+        let learned = self.learn(recorder);
+        stage.sample_every(self.gap(&stage, seen, seconds));
+        Looked { news, learned }
+    }
+
+    /// Adds what was counted by an earlier layout after the last look at it.
+    fn add_late(&self, counts: &mut [Vec<u64>], late: &[Vec<u64>], stage: &Stage) {
+        for (known, late) in stage.layout.features.iter().zip(late) {
+            let own = self.layout.features.iter().position(|own| own.name == known.name);
+            let Some(own) = own.and_then(|own| counts.get_mut(own)) else { continue };
+            if own.len() == late.len() {
+                own.iter_mut().zip(late).for_each(|(sum, count)| *sum += count);
+            }
+        }
+    }
+
+    fn fetch_samples(&mut self, stage: &Stage, now: Duration, seen: u64) {
+        let mut seen = [seen; SIDES];
+        for (_, shard) in stage.shards() {
+            shard.take(&mut self.spare);
+            for (side, tap) in self.spare.iter().enumerate() {
+                if let Some(learning) = &mut self.learning {
+                    learning.add(&self.layout, side, tap);
+                }
+                if self.learning.as_ref().is_none_or(|learning| learning.is_done(side)) {
+                    // The rows of the interval are counted once, however many workers ran them.
+                    self.samples[side].add(now, std::mem::take(&mut seen[side]), tap);
+                }
+            }
+        }
+    }
+
+    /// Rows to pass over between two that are sampled: few while references are learned.
+    fn gap(&self, stage: &Stage, seen: u64, seconds: f64) -> u32 {
+        if self.learning.is_some() {
+            return 0;
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate of rows"
+        )]
+        let wanted = {
+            let per_second = self.settings.sample_rows as f64 / 1800.0;
+            let rate = seen as f64 / seconds.max(0.1);
+            (rate / per_second.max(0.1)) as u32
+        };
+        let room = u32::try_from(stage.tap_rows()).unwrap_or(u32::MAX);
+        if seen < u64::from(room / 8) { wanted.min(1) } else { wanted }
+    }
+
+    /// Makes references of what was learned, once it suffices, and counts by them from now on.
+    fn learn(&mut self, recorder: &Recorder) -> Option<Profile> {
+        let learning = self.learning.as_mut()?;
+        let sides: Vec<usize> = (0..SIDES).filter(|side| learning.is_done(*side)).collect();
+        if sides.is_empty() {
+            return None;
+        }
+        let inputs = self.layout.inputs_end();
+        let is_due = |feature: usize| sides.contains(&usize::from(feature >= inputs));
+        let due: Vec<usize> = learning.columns.keys().copied().filter(|one| is_due(*one)).collect();
+        let rows = sides.iter().map(|side| learning.rows[*side]).max().unwrap_or(0);
+        let mut profile = Profile {
+            schema: SCHEMA,
+            rows,
+            digest: String::new(),
+            source: String::new(),
+            derived: Vec::new(),
+            features: Vec::new(),
+        };
+        let mut references = BTreeMap::new();
+        for feature in due {
+            let Some(values) = learning.columns.remove(&feature) else { continue };
+            let known = &self.layout.features[feature];
+            references.insert(feature, values.learn(&known.name, known.is_whole, &mut profile));
+        }
+        if learning.columns.is_empty() {
+            self.learning = None;
+        }
+        profile.digest = digest(&profile.features);
+        self.origin.is_else(ReferenceKind::Learned, rows, profile.digest.clone());
+        self.turn_to(recorder, self.layout.with(references));
+        Some(profile)
+    }
+
+    fn turn_to(&mut self, recorder: &Recorder, layout: Layout) {
+        let before = recorder.turn_to(layout.clone());
+        self.before = Some((before, std::mem::take(&mut self.merging)));
+        self.judge.turn_to(&layout.features);
+        if layout.features.len() != self.layout.features.len() {
+            self.learning =
+                self.learning.take().map(|learning| learning.moved(&self.layout, &layout));
+            self.samples = samples(&layout, &self.settings);
+        }
+        self.layout = layout;
+    }
+}
+
+/// SHA-256 of the counts of some features.
+fn digest(features: &[Feature]) -> String {
+    let mut hash = Sha256::new();
+    for feature in features {
+        hash.update(feature.name.as_bytes());
+        feature.counts.iter().for_each(|count| hash.update(count.to_le_bytes()));
+    }
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+fn samples(layout: &Layout, settings: &Settings) -> [Sample; SIDES] {
+    let inputs = layout.inputs_end();
+    let own = |width: usize| Sample::new(width, settings.sample_rows);
+    [own(inputs), own(layout.features.len() - inputs)]
+}
+
+impl Merging {
+    /// New rows: those that ran, and those whose values were counted.
+    fn rows(&mut self, stage: &Stage) -> (u64, u64) {
+        let mut sums = (0_u64, 0_u64);
+        for (_, shard) in stage.shards() {
+            let (seen, counted) = shard.rows();
+            sums = (sums.0.wrapping_add(seen), sums.1.wrapping_add(counted));
+        }
+        let before = std::mem::replace(&mut self.rows, sums);
+        (sums.0.wrapping_sub(before.0), sums.1.wrapping_sub(before.1))
+    }
+
+    /// New counts, by feature and bin; empty for a feature that is not counted.
+    fn counts(&mut self, stage: &Stage) -> Vec<Vec<u64>> {
+        let mut sums = vec![0_u64; stage.plan.len];
+        for (worker, shard) in stage.shards() {
+            if self.cells.len() <= worker {
+                self.cells.resize(worker + 1, Vec::new());
+            }
+            let last = &mut self.cells[worker];
+            last.resize(stage.plan.len, 0);
+            for ((sum, last), now) in sums.iter_mut().zip(last).zip(shard.cells()) {
+                *sum += u64::from(now.wrapping_sub(std::mem::replace(last, now)));
+            }
+        }
+        let own = |place: &Option<(usize, usize)>| match place {
+            Some((first, len)) => sums[*first..first + len].to_vec(),
+            None => Vec::new(),
+        };
+        stage.plan.cells.iter().map(own).collect()
+    }
+}
+
+impl Learning {
+    /// What is to be learned of a layout; `None` if every feature has a reference.
+    fn of(layout: &Layout, settings: &Settings) -> Option<Self> {
+        let unknown = layout.features.iter().enumerate();
+        let unknown = unknown.filter(|(_, known)| known.reference.is_none());
+        let columns: BTreeMap<usize, Values> = unknown
+            .map(|(index, known)| {
+                let values = if known.is_text {
+                    Values::Texts(Vec::new())
+                } else {
+                    Values::Numbers(Vec::new())
+                };
+                (index, values)
+            })
+            .collect();
+        let most = (LEARNED_VALUES_MAX / columns.len().max(1)) as u64;
+        let wanted = settings.learn_rows.min(most).max(1);
+        (!columns.is_empty()).then_some(Self { columns, rows: [0; SIDES], wanted })
+    }
+
+    fn has(&self, inputs: usize, side: usize) -> bool {
+        self.columns.keys().any(|feature| usize::from(*feature >= inputs) == side)
+    }
+
+    /// True if a side has as many rows as are needed.
+    fn is_done(&self, side: usize) -> bool {
+        self.rows[side] >= self.wanted
+    }
+
+    /// Share of what is to be learned that was, from 0 to 1.
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    pub(super) fn progress(&self, inputs: usize) -> f64 {
+        let sides = (0..SIDES).filter(|side| self.has(inputs, *side));
+        let rows = sides.map(|side| self.rows[side].min(self.wanted)).min().unwrap_or(self.wanted);
+        rows as f64 / self.wanted as f64
+    }
+
+    fn add(&mut self, layout: &Layout, side: usize, tap: &Tap) {
+        let inputs = layout.inputs_end();
+        let (first, width) = match side {
+            0 => (0, inputs),
+            _ => (inputs, layout.features.len() - inputs),
+        };
+        if width == 0 || tap.numbers.len() != tap.rows() * width {
+            return;
+        }
+        for row in tap.numbers.chunks_exact(width) {
+            if self.rows[side] >= self.wanted {
+                return;
+            }
+            self.rows[side] += 1;
+            for (feature, values) in self.columns.range_mut(first..first + width) {
+                values.push(row[feature - first], tap);
+            }
+        }
+    }
+
+    /// The same for a layout in which features have moved.
+    fn moved(self, from: &Layout, to: &Layout) -> Self {
+        let place = |name: &str| to.features.iter().position(|known| known.name == name);
+        let columns = self
+            .columns
+            .into_iter()
+            .filter_map(|(feature, values)| Some((place(&from.features[feature].name)?, values)));
+        Self { columns: columns.collect(), ..self }
+    }
+}
+
+impl Values {
+    fn push(&mut self, value: f64, tap: &Tap) {
+        match self {
+            Self::Numbers(numbers) => numbers.push(value),
+            Self::Texts(texts) => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "the index of a text in a sample"
+                )]
+                let index = if value.is_nan() { usize::MAX } else { value as usize };
+                let text = if index < tap.texts.len() { tap.texts.get(index) } else { b"" };
+                texts.push(text.into());
+            }
+        }
+    }
+
+    /// Makes a reference, and adds it to a profile.
+    fn learn(self, name: &str, is_whole: bool, profile: &mut Profile) -> Learned {
+        match self {
+            Self::Numbers(numbers) => {
+                let feature = learn_numeric(name, &numbers, is_whole);
+                profile.features.push(feature.clone());
+                Learned::Feature(feature)
+            }
+            Self::Texts(texts) => {
+                let texts: Vec<&[u8]> = texts.iter().map(|text| &**text).collect();
+                match learn_texts(name, &texts) {
+                    LearnedTexts::Categories(feature) => {
+                        profile.features.push(feature.clone());
+                        Learned::Feature(feature)
+                    }
+                    LearnedTexts::Text(derivation, measures) => {
+                        let known = match &derivation {
+                            Derivation::Text { words, .. } => words
+                                .iter()
+                                .filter_map(|word| u64::from_str_radix(word, 16).ok())
+                                .collect(),
+                            Derivation::Clusters { .. } => Vec::new(),
+                        };
+                        profile.derived.push(derivation);
+                        profile.features.extend(measures.iter().cloned());
+                        Learned::Words(measures, known)
+                    }
+                }
+            }
+        }
+    }
+}

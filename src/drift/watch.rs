@@ -1,0 +1,366 @@
+//! All versions whose drift is watched, and the thread that looks at them once a second.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use crate::{
+    model::{ModelName, Signature, VersionId},
+    monitor::{EventKind, Monitor},
+};
+
+use super::{
+    judge::News,
+    layout::{Hints, Layout},
+    page::{DriftReport, ReferenceKind},
+    profile::{Derivation, Feature, PROFILE_BYTES_MAX, Profile},
+    recorder::Recorder,
+    report,
+    settings::Settings,
+    version::{Origin, Tracked},
+};
+
+/// Time between two looks.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// A gap in traffic counts as no more than this share of the promised time: silence is no evidence.
+const GAP_SHARE: f64 = 0.001;
+
+/// Versions that take part in a model's traffic had rows within this time.
+const ACTIVE: Duration = Duration::from_mins(10);
+
+/// Watches drift; clones are handles to the same.
+#[derive(Debug, Clone)]
+pub struct Drift {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    monitor: Arc<Monitor>,
+    workers: usize,
+    settings: Settings,
+    models: BTreeMap<ModelName, Settings>,
+    /// Where learned references are kept.
+    folder: Option<PathBuf>,
+    versions: Mutex<Vec<Arc<Entry>>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    model: ModelName,
+    version: VersionId,
+    recorder: Weak<Recorder>,
+    /// The file of references that it learned.
+    learned: Option<PathBuf>,
+    /// Taken by the thread that looks and by whoever asks; never on the path.
+    tracked: Mutex<Tracked>,
+}
+
+/// A version that is about to serve.
+#[derive(Debug)]
+pub struct Newcomer<'a> {
+    /// The model.
+    pub model: &'a ModelName,
+    /// The version.
+    pub version: VersionId,
+    /// Inputs and outputs.
+    pub signature: &'a Signature,
+    /// True if the first dimension counts rows.
+    pub is_batched: bool,
+    /// Names of the columns of a wide input, where a description gives them.
+    pub names: &'a [String],
+    /// What identifies its files, for references that were learned.
+    pub identity: &'a str,
+    /// Its profile, or why that cannot be used.
+    pub profile: Option<Result<Profile, String>>,
+}
+
+/// Looks once a second, until it is dropped.
+#[derive(Debug)]
+pub struct Watching {
+    stop: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drift {
+    /// Watches nothing yet. `models` has the settings of single models; learned references are kept in `folder`.
+    pub fn new(
+        monitor: Arc<Monitor>,
+        workers: usize,
+        settings: Settings,
+        models: BTreeMap<ModelName, Settings>,
+        folder: Option<PathBuf>,
+    ) -> Self {
+        let versions = Mutex::default();
+        Self { inner: Arc::new(Inner { monitor, workers, settings, models, folder, versions }) }
+    }
+
+    /// The settings of a model.
+    pub fn settings(&self, model: &ModelName) -> &Settings {
+        self.inner.models.get(model).unwrap_or(&self.inner.settings)
+    }
+
+    /// Watches a version as long as somebody holds the recorder that it gives; `None` if drift is off for the model. The
+    /// second value says why a profile is not used.
+    ///
+    /// What a profile does not say is taken from what was learned before, else, for inputs, from the version before, else
+    /// it is learned from the first rows.
+    pub fn watch(&self, newcomer: &Newcomer<'_>) -> (Option<Arc<Recorder>>, Option<String>) {
+        let settings = self.settings(newcomer.model).clone();
+        if !settings.enabled {
+            return (None, None);
+        }
+        let (layout, origin) = self.reference(newcomer, &settings);
+        let recorder =
+            Arc::new(Recorder::new(layout.clone(), self.inner.workers, settings.values_max));
+        let note = origin.note.clone();
+        let named = (newcomer.model.clone(), newcomer.version);
+        let entry = Entry {
+            model: newcomer.model.clone(),
+            version: newcomer.version,
+            recorder: Arc::downgrade(&recorder),
+            learned: self.learned_file(newcomer),
+            tracked: Mutex::new(Tracked::new(named, layout, origin, settings)),
+        };
+        self.versions().push(Arc::new(entry));
+        (Some(recorder), note)
+    }
+
+    /// The features of a version, and what they are compared with.
+    fn reference(&self, newcomer: &Newcomer<'_>, settings: &Settings) -> (Layout, Origin) {
+        let hints = Hints {
+            names: newcomer.names,
+            is_batched: newcomer.is_batched,
+            features_max: settings.features_max,
+        };
+        let (given, note) = match &newcomer.profile {
+            Some(Ok(profile)) => (Some(profile), None),
+            Some(Err(wrong)) => (None, Some(wrong.clone())),
+            None => (None, None),
+        };
+        let (mut layout, wrong) = Layout::new(newcomer.signature, given, hints);
+        let given = given.filter(|_| wrong.is_none());
+        let mut origin = Origin {
+            kind: given.map_or(ReferenceKind::None, |_| ReferenceKind::Profile),
+            rows: given.map_or(0, |profile| profile.rows),
+            digest: given.map(|profile| profile.digest.clone()).unwrap_or_default(),
+            note: note.or(wrong),
+        };
+        if let Some(learned) = self.learned_file(newcomer).and_then(|path| recall(&path)) {
+            let (rows, digest) = (learned.rows, learned.digest.clone());
+            let (recalled, wrong) =
+                Layout::new(newcomer.signature, Some(&beside(given, learned)), hints);
+            if wrong.is_none() {
+                layout = recalled;
+                origin.is_else(ReferenceKind::Learned, rows, digest);
+            }
+        }
+        self.inherit(newcomer, &mut layout, &mut origin);
+        (layout, origin)
+    }
+
+    /// Takes the references of inputs from the version before, where it has the same features.
+    fn inherit(&self, newcomer: &Newcomer<'_>, layout: &mut Layout, origin: &mut Origin) {
+        if !layout.lacks_inputs() {
+            return;
+        }
+        let live = self.live();
+        let is_other =
+            |entry: &Entry| entry.model == *newcomer.model && entry.version != newcomer.version;
+        let Some((before, _)) = live.iter().find(|(entry, _)| is_other(entry)) else { return };
+        let before = before.tracked();
+        if layout.adopt_inputs(&before.layout) {
+            let Origin { rows, digest, .. } = &before.origin;
+            origin.is_else(ReferenceKind::Inherited, *rows, digest.clone());
+        }
+    }
+
+    fn learned_file(&self, newcomer: &Newcomer<'_>) -> Option<PathBuf> {
+        let folder = self.inner.folder.as_ref()?.join(newcomer.model.as_str());
+        let identity = newcomer.identity.chars().filter(char::is_ascii_alphanumeric);
+        let short: String = identity.take(16).collect();
+        Some(folder.join(format!("{}-{short}.json", newcomer.version.number())))
+    }
+
+    fn versions(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+        self.inner.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those that serve, newest first.
+    fn live(&self) -> Vec<(Arc<Entry>, Arc<Recorder>)> {
+        let versions = self.versions();
+        let live = |entry: &Arc<Entry>| Some((Arc::clone(entry), entry.recorder.upgrade()?));
+        versions.iter().rev().filter_map(live).collect()
+    }
+
+    /// Looks at all versions: merges, judges, tells.
+    pub fn look(&self) {
+        let now = self.inner.monitor.clock().unix();
+        let gone = {
+            let mut versions = self.versions();
+            let is_gone = |entry: &mut Arc<Entry>| entry.recorder.strong_count() == 0;
+            versions.extract_if(.., is_gone).collect::<Vec<_>>()
+        };
+        drop(gone);
+        let live = self.live();
+        for (entry, recorder) in &live {
+            self.look_at(entry, recorder, now, sharing(&live, &entry.model, now));
+        }
+    }
+
+    fn look_at(&self, entry: &Entry, recorder: &Recorder, now: Duration, sharing: usize) {
+        let mut tracked = entry.tracked();
+        let most = tracked.settings.false_alarm_every.as_secs_f64() * GAP_SHARE;
+        let passed = now.saturating_sub(tracked.last_rows_at).as_secs_f64();
+        let is_first = tracked.last_rows_at.is_zero();
+        let passed = if is_first { PERIOD.as_secs_f64() } else { passed.min(most) };
+        let looked = tracked.look(recorder, now, passed, sharing);
+        for news in looked.news {
+            self.tell(&tracked, now, news);
+        }
+        drop(tracked);
+        if let (Some(learned), Some(path)) = (looked.learned, &entry.learned) {
+            keep(path, learned, &entry.model);
+        }
+    }
+
+    fn tell(&self, tracked: &Tracked, now: Duration, news: News) {
+        let (kind, raised) = match news {
+            News::Detected(raised) => (EventKind::DriftDetected, raised),
+            News::Cleared(raised) => (EventKind::DriftCleared, raised),
+        };
+        let (names, object) = report::event(tracked, &raised);
+        let (model, version) = (&tracked.model, tracked.version);
+        let detail = if kind == EventKind::DriftDetected {
+            tracing::warn!(%model, %version, "drift: {names}; see `tidegate drift status {model}`");
+            format!("drift: {names}")
+        } else {
+            tracing::info!(%model, %version, "drift is over: {names}");
+            format!("drift is over: {names}")
+        };
+        self.inner.monitor.events().tell_about(
+            now,
+            (model, Some(version)),
+            kind,
+            detail,
+            Some(object),
+        );
+    }
+
+    /// The drift of a version in a window, the settings' own if none is given; of the version that had rows last, if none
+    /// is named. `None` if it is not watched.
+    pub fn report(
+        &self,
+        model: &ModelName,
+        version: Option<VersionId>,
+        window: Option<Duration>,
+    ) -> Option<DriftReport> {
+        let now = self.inner.monitor.clock().unix();
+        let live = self.live();
+        let own = |(entry, _): &&(Arc<Entry>, Arc<Recorder>)| {
+            entry.model == *model && version.is_none_or(|version| entry.version == version)
+        };
+        let (entry, recorder) =
+            live.iter().filter(own).max_by_key(|(entry, _)| entry.tracked().last_rows_at)?;
+        let sharing = sharing(&live, model, now);
+        // What was answered is counted.
+        self.look_at(entry, recorder, now, sharing);
+        let tracked = entry.tracked();
+        let window = window.unwrap_or(tracked.settings.window);
+        Some(report::page(&tracked, now, window, sharing))
+    }
+}
+
+/// Versions of a model that share its promise: those with traffic, at least one.
+fn sharing(live: &[(Arc<Entry>, Arc<Recorder>)], model: &ModelName, now: Duration) -> usize {
+    let own = live.iter().filter(|(entry, _)| entry.model == *model);
+    own.filter(|(entry, _)| entry.tracked().last_rows_at + ACTIVE >= now).count().max(1)
+}
+
+/// References that were learned in an earlier life of the process.
+fn recall(path: &Path) -> Option<Profile> {
+    let is_small = fs::metadata(path).is_ok_and(|meta| meta.len() <= PROFILE_BYTES_MAX);
+    let bytes = is_small.then(|| fs::read(path).ok()).flatten()?;
+    Profile::read(&bytes).ok()
+}
+
+/// A profile with what was learned beside it.
+fn beside(given: Option<&Profile>, learned: Profile) -> Profile {
+    let Some(given) = given else { return learned };
+    let mut all = given.clone();
+    let is_new = |feature: &Feature| given.feature(&feature.name).is_none();
+    all.features.extend(learned.features.into_iter().filter(is_new));
+    let derived = |own: &Derivation| given.derived.iter().any(|one| one.input() == own.input());
+    all.derived.extend(learned.derived.into_iter().filter(|own| !derived(own)));
+    all
+}
+
+/// Keeps references that were learned for the next start, beside those that were before.
+fn keep(path: &Path, learned: Profile, model: &ModelName) {
+    let all = match recall(path) {
+        Some(before) => beside(Some(&learned), before),
+        None => learned,
+    };
+    let write = || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(path);
+        fs::create_dir_all(folder)?;
+        let fresh = path.with_extension("new");
+        let mut file = fs::File::create(&fresh)?;
+        serde_json::to_writer(&mut file, &all)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    if let Err(error) = write() {
+        tracing::warn!(
+            %model,
+            "the reference that was learned is not kept, a restart learns anew: {error}; make `{}` writable",
+            path.display()
+        );
+    }
+}
+
+impl Watching {
+    /// Begins to look.
+    pub fn start(drift: &Drift) -> std::io::Result<Self> {
+        let stop = Arc::new((Mutex::new(false), Condvar::new()));
+        let (told, drift) = (Arc::clone(&stop), drift.clone());
+        let thread = std::thread::Builder::new().name("drift".to_owned()).spawn(move || {
+            let (stopped, changed) = &*told;
+            let mut is_over = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+            while !*is_over {
+                drop(is_over);
+                drift.look();
+                is_over = stopped.lock().unwrap_or_else(PoisonError::into_inner);
+                if !*is_over {
+                    let waited = changed.wait_timeout(is_over, PERIOD);
+                    is_over = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        let (stopped, changed) = &*self.stop;
+        *stopped.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Entry {
+    fn tracked(&self) -> MutexGuard<'_, Tracked> {
+        self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
