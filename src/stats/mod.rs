@@ -21,6 +21,7 @@ mod assignment;
 mod batch;
 mod calibration;
 mod classification;
+mod clusters;
 mod detector;
 mod events;
 mod likelihood;
@@ -32,6 +33,7 @@ mod rates;
 mod reference;
 mod regression;
 mod sequences;
+mod sketch;
 mod special;
 
 pub use adwin::Adwin;
@@ -51,6 +53,7 @@ pub use calibration::{
     step as calibration_step,
 };
 pub use classification::{ClassScores, Confusion, LogLoss, roc_auc};
+pub use clusters::KMeans;
 pub use detector::{LOG_FLOOR, PlugIn, ShiryaevRoberts, e_d_bh, mean_log};
 pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};
 pub use page_hinkley::PageHinkley;
@@ -59,4 +62,5 @@ pub use random::Random;
 pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
 pub use regression::RegressionErrors;
 pub use sequences::{AsymptoticSequence, BoundedMean, NormalMixture};
+pub use sketch::QuantileSketch;
 pub use special::mean_log_e;
