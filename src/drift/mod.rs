@@ -5,12 +5,16 @@
 //!
 //! Not here: the statistics (`stats`), latency and requests (`monitor`), outcomes (`feedback`).
 
+mod builder;
 mod numbers;
 mod profile;
 mod summary;
 mod texts;
 mod words;
 
+pub use builder::{
+    Column, Counter, Profiler, ProfilerError, ProfilerSettings, TEXT_COLUMNS_MAX, Values,
+};
 pub use numbers::learn_numeric;
 pub use profile::{
     Bins, CATEGORIES_KEPT, CATEGORIES_MAX, Derivation, FEATURES_MAX, Feature, Moments, ORDERED_MAX,
