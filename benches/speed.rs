@@ -1,9 +1,11 @@
-//! How long the pieces of a prediction take: decoding, encoding, and a whole one without sockets.
+//! How long the pieces of a prediction take: decoding, encoding, and a whole one without sockets; and what a watched
+//! feature costs each second.
 //!
 //! `cargo bench --bench speed -- decode` runs a part. Where clocks are noisy, `instructions` counts instead.
 
 #![allow(missing_docs, reason = "criterion's macros make public functions")]
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
+#![allow(clippy::cast_precision_loss, reason = "numbers of bins are small")]
 
 mod registered;
 mod requests;
@@ -17,6 +19,7 @@ use requests::Served;
 use tidegate::{
     engine::{self, Engines, ModelFile, SessionOptions},
     model::EngineChoice,
+    stats::{Alternatives, BinRole, Correction, ShiryaevRoberts},
     wire::v2,
 };
 
@@ -117,10 +120,33 @@ fn lookup(criterion: &mut Criterion) {
     }
 }
 
+/// What each watched feature costs once a second: 1,000 values of a number with 16 inner bins, or of 30 categories.
+fn advance(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("advance");
+    let ends = [BinRole::Below, BinRole::Above, BinRole::NonFinite, BinRole::Missing];
+    let numeric = [&ends[..1], &[BinRole::Ordered; 16], &ends[1..]].concat();
+    let rare = [BinRole::Other, BinRole::Unseen, BinRole::Missing];
+    let categorical = [&[BinRole::Category; 30][..], &rare].concat();
+    for (name, roles) in [("number", numeric), ("category", categorical)] {
+        let masses = vec![1.0 / roles.len() as f64; roles.len()];
+        let make = if name == "number" { Alternatives::numeric } else { Alternatives::categorical };
+        let alternatives = make(&masses, &roles, Correction::NONE);
+        let counts = vec![1000 / roles.len() as u64; roles.len()];
+        let mut detector = ShiryaevRoberts::new(alternatives.len());
+        let shape = format!("{name}: {} bins, {} alternatives", roles.len(), alternatives.len());
+        group.bench_function(shape, |bencher| {
+            bencher.iter(|| {
+                detector.advance(&alternatives, black_box(&counts), 1.0, 0.0);
+                detector.log_m()
+            });
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     // Enough to see a change of some percent, little enough to be run often.
     config = Criterion::default().sample_size(30).without_plots();
-    targets = decode, encode, predict, lookup
+    targets = decode, encode, predict, lookup, advance
 }
 criterion_main!(benches);

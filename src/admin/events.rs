@@ -73,7 +73,7 @@ impl Stream {
 fn text(event: &Event) -> String {
     let mut data = serde_json::json!({
         "id": event.sequence.to_string(),
-        "at": crate::rollout::Moment::at(event.at).to_string(),
+        "at": crate::model::Moment::at(event.at).to_string(),
         "sequence": event.sequence,
         "unix_ms": u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX),
         "model": event.model.as_str(),

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    model::ModelName,
-    rollout::{Frozen, Moment, Order, PolicyDraft, Report, RolloutError, Wanted, page},
+    model::{ModelName, Moment},
+    rollout::{Frozen, Order, PolicyDraft, Report, RolloutError, Wanted, page},
 };
 
 use super::{

@@ -2,12 +2,12 @@
 //!
 //! Reads the log itself, not its projection, and needs no lock: it may be asked while a server writes.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::json;
 
 use crate::{
-    model::ModelName,
+    model::{ModelName, Moment},
     state::{self, Filter, Record, StateError, Verified},
 };
 
@@ -46,7 +46,7 @@ fn row(record: &Record) -> Vec<String> {
     let dash = || "-".to_owned();
     vec![
         record.sequence.to_string(),
-        rfc_3339(record.unix_nanos),
+        Moment::at(Duration::from_nanos(record.unix_nanos)).to_string(),
         printable(&record.actor),
         printable(&record.kind),
         record.model.as_ref().map_or_else(dash, ToString::to_string),
@@ -101,48 +101,4 @@ pub(super) fn told(verified: &Verified) -> serde_json::Value {
         "bytes": verified.bytes,
         "tail_bytes": verified.tail_bytes,
     })
-}
-
-/// A time in UTC, to the millisecond: `2026-01-31T08:05:09.042Z`.
-fn rfc_3339(unix_nanos: u64) -> String {
-    let (days, in_day) = (unix_nanos / 86_400_000_000_000, unix_nanos % 86_400_000_000_000);
-    let milliseconds = in_day / 1_000_000;
-    let [hours, minutes, seconds, fraction] = [
-        milliseconds / 3_600_000,
-        milliseconds / 60_000 % 60,
-        milliseconds / 1000 % 60,
-        milliseconds % 1000,
-    ];
-    // Years that begin in March have their leap day at the end; 719468 days lie between 0000-03-01 and 1970.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12 + 1;
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{hours:02}:{minutes:02}:{seconds:02}.{fraction:03}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_written_in_utc() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_400, "2000-02-29T00:00:00.000Z"),
-            (951_868_799, "2000-02-29T23:59:59.000Z"),
-            (1_709_251_200, "2024-03-01T00:00:00.000Z"),
-            (1_767_225_599, "2025-12-31T23:59:59.000Z"),
-            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
-        ] {
-            assert_eq!(rfc_3339(seconds * 1_000_000_000), expected);
-        }
-        assert_eq!(rfc_3339(42_000_000), "1970-01-01T00:00:00.042Z");
-        assert!(rfc_3339(u64::MAX).starts_with("2554-07-21T"));
-    }
 }

@@ -18,8 +18,9 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::{
     app::SystemClock,
+    model::Moment,
     monitor::Clock as _,
-    rollout::{Change, GateReport, Moment, Report, State, Verdict, words},
+    rollout::{Change, GateReport, Report, State, Verdict, words},
 };
 
 use super::client;

@@ -11,6 +11,7 @@ mod described;
 mod description;
 mod growth;
 mod guard;
+mod moment;
 mod name;
 mod request;
 mod response;
@@ -26,6 +27,7 @@ pub use description::{
 };
 pub use growth::{Grown, Growth, GrowthError, Numbers, Operation, Step};
 pub use guard::{Empty, GuardError, Guards, Operand, Place, Quotient, SizeGuard};
+pub use moment::Moment;
 pub use name::{Alias, AliasError, ModelName, ModelNameError};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     lifecycle::{ArmChange, RolloutStep, SplitChange},
-    model::{ArmName, ModelName, SLOTS, ShadowSpec, VersionId, slots_of},
+    model::{ArmName, ModelName, Moment, SLOTS, ShadowSpec, VersionId, slots_of},
     registry::Cause,
     serve::Evidence,
 };
@@ -18,7 +18,6 @@ use super::{
     report::Report,
     state::{Effect, Event, GuardKind, Order, OrderError, Rollout, Side, Start, State},
     store::Frozen,
-    values::Moment,
 };
 
 impl Driver {

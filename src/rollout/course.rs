@@ -11,13 +11,15 @@
 
 use std::time::Duration;
 
+use crate::model::Moment;
+
 use super::{
     ledger::{Body, Operator, Transition, said},
     policy::{Approval, Gate, Mode, OnSampleRatio, OnTimeout},
     state::{
         Change, Effect, Event, GuardKind, Guarded, Head, Held, Order, Rollout, State, Told, WarmUp,
     },
-    values::{Moment, Share},
+    values::Share,
 };
 
 /// Changes that are shown: the first and the last ones.

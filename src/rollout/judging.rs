@@ -9,6 +9,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use crate::model::Moment;
+
 use super::{
     course::TIDEGATE,
     evidence::{
@@ -19,7 +21,6 @@ use super::{
     policy::{Gate, Mode, QUANTILES_MAX},
     seen::{Comparison, Outcome, OutcomeKind, Seen, Threshold},
     state::{Effect, Rollout, State},
-    values::Moment,
 };
 use crate::{serve::Marks, stats::Direction};
 

@@ -12,12 +12,13 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Moment;
+
 use super::{
     evidence::{Evidence, Pair, SLOTS, direction, slot_name, slots_of},
     policy::{Gate, Mode, Policy},
     seen::Threshold,
     state::{Order, State},
-    values::Moment,
 };
 use crate::stats::Direction;
 

@@ -51,7 +51,7 @@ pub use state::{
 pub use trace::{Entered, GateTrace, Trace};
 pub use traffic::{ArmReport, CopiesReport, StickyReport, TrafficReport};
 pub use validating::subject;
-pub use values::{Moment, Share, Span};
+pub use values::{Share, Span};
 
 use std::{
     collections::BTreeMap,

@@ -231,8 +231,10 @@ fn ticks(low: f64, high: f64, about: u32) -> Vec<f64> {
 mod tests {
     use std::time::Duration;
 
+    use crate::model::Moment;
+
     use super::{
-        super::{Moment, policy::Gate, trace::Entered},
+        super::{policy::Gate, trace::Entered},
         *,
     };
 

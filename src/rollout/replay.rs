@@ -10,13 +10,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::Moment;
+
 use super::{
     canonical::digest,
     evidence::{Evidence, Pair, SLOTS, direction, gate_of, slot_name},
     ledger::{Body, Counted, Entry, Runs, Said, Transition, said, trials_of},
     policy::{Gate, Mode, Policy},
     state::{Rollout, Side, State},
-    values::Moment,
 };
 use crate::stats::Direction;
 

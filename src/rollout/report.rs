@@ -7,13 +7,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::Moment;
+
 use super::{
     evidence::{Pair, Verdict, direction, slots_of},
     ledger::Body,
     policy::{Gate, Mode, Policy},
     replay::Playback,
     state::{Change, Rollout, State},
-    values::Moment,
 };
 use crate::stats::{Direction, EventProcess, rate_limits};
 

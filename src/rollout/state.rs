@@ -21,6 +21,8 @@ use std::{sync::OnceLock, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::Moment;
+
 use super::{
     evidence::{Evidence, Pair},
     keys::{Kept, Keys},
@@ -28,7 +30,6 @@ use super::{
     policy::{Gate, Policy, Validation},
     report::Why,
     seen::{Comparison, Outcome, Seen, Threshold},
-    values::Moment,
 };
 
 /// State of a rollout, complete, as it outlives the process.

@@ -16,14 +16,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    model::VersionId,
+    model::{Moment, VersionId},
     state::{Filter, NewRecord, State, StateError},
 };
 
-use super::{
-    state::{Checkpoint, Rollout},
-    values::Moment,
-};
+use super::state::{Checkpoint, Rollout};
 
 /// Storage of rollouts.
 #[derive(Debug, Default)]

@@ -4,12 +4,13 @@
 //!
 //! Not here: pages (`page`), plots (`plot`).
 
+use crate::model::Moment;
+
 use super::{
     evidence::Verdict,
     policy::{Gate, Mode},
     report::{Counts, GateReport, as_f64, as_u64},
     state::State,
-    values::Moment,
 };
 
 /// A count with thousands set apart: `12,345`.

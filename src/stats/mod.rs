@@ -15,32 +15,52 @@
 //!
 //! Not here: what counts as an event, thresholds and what follows from them (the rooms that decide).
 
+mod adwin;
 mod alternatives;
 mod assignment;
+mod batch;
 mod calibration;
 mod classification;
+mod clusters;
 mod detector;
 mod events;
 mod likelihood;
+mod page_hinkley;
 mod paired;
 mod random;
 mod rates;
+#[cfg(test)]
+mod reference;
 mod regression;
 mod sequences;
+mod sketch;
 mod special;
 
+pub use adwin::Adwin;
 pub use alternatives::{Alternatives, BinRole, Correction, ShiftKind, masses};
 pub use assignment::SampleRatio;
+pub use batch::{
+    Contingency, Divergence, Fisher, KolmogorovSmirnov, Method, Sample, SampleError, Side,
+    TestResult, benjamini_hochberg, benjamini_yekutieli, binned_kolmogorov, binned_wasserstein,
+    bonferroni_threshold, cramer_von_mises, energy_distance, fisher_exact, hellinger, independence,
+    jensen_shannon, kolmogorov_sf, kolmogorov_smirnov, kolmogorov_two_sided_sf, kullback_leibler,
+    largest_difference, mann_whitney, normed_wasserstein, population_stability,
+    population_stability_null, quantile_edges, smoothed_shares, step_up_threshold, total_variation,
+    wasserstein,
+};
 pub use calibration::{
     Calibration, ExpectedConfusion, LabelledScores, STEPS as CALIBRATION_STEPS, isotonic,
     step as calibration_step,
 };
 pub use classification::{ClassScores, Confusion, LogLoss, roc_auc};
+pub use clusters::KMeans;
 pub use detector::{LOG_FLOOR, PlugIn, ShiryaevRoberts, e_d_bh, mean_log};
 pub use events::{Direction, EventProcess, RatioLimits, Stratum, ratio_limits};
+pub use page_hinkley::PageHinkley;
 pub use paired::{MeanLimits, bootstrap_mean, mcnemar};
 pub use random::Random;
 pub use rates::{rate_above_log_e, rate_limits, rate_upper_limit};
 pub use regression::RegressionErrors;
 pub use sequences::{AsymptoticSequence, BoundedMean, NormalMixture};
+pub use sketch::QuantileSketch;
 pub use special::mean_log_e;

@@ -18,7 +18,6 @@ impl Random {
     }
 
     /// A number from 0 up to, and without, 1.
-    #[cfg(test)]
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     pub(super) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
