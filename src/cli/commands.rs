@@ -28,6 +28,7 @@ const EXAMPLES: &str = "Examples:
   tidegate serve --repository /srv/models --http 0.0.0.0:8000
   tidegate check                             load every model and say what is wrong
   tidegate predict digits --golden           send a model's golden inputs to a running server
+  tidegate profile train.csv --label fraud   how the features of a model are distributed
   tidegate validate fraud 4 --data held-out.csv --threshold accuracy=0.9
   tidegate models list                       what a running server serves
   tidegate traffic set fraud baseline=3 canary=4:10%
@@ -49,6 +50,8 @@ pub(super) enum Command {
     Health(Server),
     /// Sends a request to a running server and shows the answer
     Predict(PredictArguments),
+    /// Learns from training data how features are distributed, so that drift from it can be told
+    Profile(ProfileArguments),
     /// Runs a version on labelled data and judges its answers, without a server
     Validate(ValidateArguments),
     /// Shows what a running server serves, and changes it
@@ -279,6 +282,93 @@ pub(super) struct ValidateArguments {
     /// ONNX Runtime's library [default: `ORT_DYLIB_PATH`, lib/ beside this program, the system]
     #[arg(long, value_name = "FILE")]
     onnxruntime: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Data are CSV (.csv, .tsv), Parquet (.parquet) or numpy.save's (.npy), of any size: exactly the rows that the \
+model was trained on, without its label. Columns of numbers become numeric features; truth values, and texts if they are \
+few, categories; other texts are watched by their length and by their share of known words. A .npy file is one input, named \
+as the file.
+
+Examples:
+  tidegate profile train.csv --label species -o models/iris/1/profile.json
+  tidegate profile train-*.parquet --exclude id --categorical zip --categorical channel
+  tidegate profile image.npy                        pictures, watched by mean, spread, extremes and zeros
+  tidegate profile train.csv --columns age,income --contract credit
+
+Exit codes: 0 written; 2 the command or the data are wrong."
+)]
+pub(super) struct ProfileArguments {
+    /// The data: .csv, .tsv, .parquet or .npy; several files must have the same columns
+    #[arg(required = true, value_name = "DATA")]
+    pub(super) data: Vec<PathBuf>,
+    /// The file to write
+    #[arg(short, long, value_name = "FILE", default_value = "profile.json")]
+    pub(super) output: PathBuf,
+    /// The column of the labels, or `last`: it is left out
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) label: Option<String>,
+    /// A column to leave out, such as an id; may be repeated
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) exclude: Vec<String>,
+    /// The only columns to take, separated by commas
+    #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
+    pub(super) columns: Vec<String>,
+    /// A column whose numbers or texts are categories, however many; may be repeated
+    #[arg(long, value_name = "COLUMN")]
+    pub(super) categorical: Vec<String>,
+    /// Columns that are one wide input, watched by mean, spread, extremes and share of zeros; may be repeated
+    #[arg(long, value_name = "NAME=FIRST..LAST")]
+    pub(super) wide: Vec<ColumnRange>,
+    /// The input that the columns are; features are named `INPUT[0]` and on [default: the columns' names; for .npy the
+    /// file's]
+    #[arg(long, value_name = "INPUT")]
+    pub(super) input: Option<String>,
+    /// Values of each numeric feature that the profile holds, for exact tests
+    #[arg(long, value_name = "ROWS", default_value_t = 10_000)]
+    pub(super) sample_rows: u32,
+    /// The seed of the samples
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Prints the contract that the data keep, for the configuration of this model
+    #[arg(long, value_name = "MODEL", value_parser = ModelName::parse, conflicts_with = "json")]
+    pub(super) contract: Option<ModelName>,
+}
+
+/// A name for columns from one to another, or for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ColumnRange {
+    pub(super) name: String,
+    /// The first and the last; `None` for all that are left.
+    pub(super) columns: Option<(String, String)>,
+}
+
+impl std::str::FromStr for ColumnRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong =
+            || "write NAME=FIRST..LAST with two columns, or NAME for all of them".to_owned();
+        let Some((name, columns)) = text.split_once('=') else {
+            return Ok(Self { name: text.to_owned(), columns: None });
+        };
+        let (first, last) = columns.split_once("..").ok_or_else(wrong)?;
+        if [name, first, last].contains(&"") {
+            return Err(wrong());
+        }
+        let columns = Some((first.to_owned(), last.to_owned()));
+        Ok(Self { name: name.to_owned(), columns })
+    }
+}
+
+impl std::fmt::Display for ColumnRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.columns {
+            Some((first, last)) => write!(f, "{}={first}..{last}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
 }
 
 /// Kinds of a model's answers.

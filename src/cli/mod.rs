@@ -12,6 +12,7 @@ mod commands;
 mod models;
 mod operations;
 mod predict;
+mod profile;
 mod rollout;
 mod state;
 mod traffic;
@@ -67,6 +68,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Check(arguments) => check::run(&config::load(arguments.sources())?, cli.json),
         Command::Health(server) => client::health(&server.admin, cli.json),
         Command::Predict(arguments) => predict::run(&arguments, cli.json),
+        Command::Profile(arguments) => profile::run(&arguments, cli.json),
         Command::Validate(arguments) => validate::run(&arguments, cli.json),
         Command::Models(command) => about_models(command, cli.json),
         Command::Traffic(TrafficCommand::Show { model, server }) => {

@@ -6,6 +6,7 @@
 //! Not here: the statistics (`stats`), latency and requests (`monitor`), outcomes (`feedback`).
 
 mod binner;
+mod builder;
 mod distance;
 mod judge;
 mod layout;
@@ -26,6 +27,9 @@ mod watch;
 mod window;
 mod words;
 
+pub use builder::{
+    Column, Counter, Profiler, ProfilerError, ProfilerSettings, TEXT_COLUMNS_MAX, Values,
+};
 pub use numbers::learn_numeric;
 pub use page::{
     Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, Status, Tier,

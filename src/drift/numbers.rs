@@ -221,6 +221,11 @@ impl Tally {
         Self::new(self.feature.name, edges, self.feature.sample)
     }
 
+    /// True if it has to be given values.
+    pub(super) fn needs_counting(&self) -> bool {
+        !self.is_complete
+    }
+
     /// Counts a value, if the first pass has not.
     pub(super) fn count(&mut self, value: f64) {
         if self.is_complete {

@@ -15,10 +15,13 @@ use super::{
 use crate::stats::Random;
 
 /// Distinct texts of a feature with categories.
-pub(super) const CATEGORIES_TOTAL_MAX: usize = CATEGORIES_KEPT + OTHERS_MAX;
+const CATEGORIES_TOTAL_MAX: usize = CATEGORIES_KEPT + OTHERS_MAX;
 
 /// Bytes of a category; a column with a longer one is text.
 const CATEGORY_BYTES_MAX: usize = 256;
+
+/// Bytes that a category takes beside its text.
+const CATEGORY_OVERHEAD: usize = 64;
 
 /// Texts whose words are kept to place the bins of the share of known words.
 const SAMPLE_TEXTS: usize = 4096;
@@ -28,13 +31,15 @@ const SAMPLE_TEXTS: usize = 4096;
 pub(super) struct Texts {
     missing: u64,
     rows: u64,
+    /// Bytes of the categories, about.
+    bytes: usize,
     content: Content,
-    settings: Settings,
+    settings: TextsSettings,
 }
 
 /// Bounds of what is kept of a column of texts.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Settings {
+pub(super) struct TextsSettings {
     /// Words that are counted at a time.
     pub(super) words_max: usize,
     /// Values of the sample that quantiles are taken from.
@@ -72,8 +77,8 @@ struct Vocabulary {
 }
 
 impl Texts {
-    pub(super) fn new(settings: Settings) -> Self {
-        Self { missing: 0, rows: 0, content: Content::Few(BTreeMap::new()), settings }
+    pub(super) fn new(settings: TextsSettings) -> Self {
+        Self { missing: 0, rows: 0, bytes: 0, content: Content::Few(BTreeMap::new()), settings }
     }
 
     /// Takes a text; an empty one is missing.
@@ -91,6 +96,7 @@ impl Texts {
                     && text.len() <= CATEGORY_BYTES_MAX
                 {
                     categories.insert(text.into(), 1);
+                    self.bytes += text.len() + CATEGORY_OVERHEAD;
                 } else {
                     let mut words = Words::of(categories, self.settings);
                     words.push(text, 1);
@@ -99,6 +105,16 @@ impl Texts {
             }
             Content::Many(words) => words.push(text, 1),
         }
+    }
+
+    /// True as long as the distinct texts are few enough to be categories.
+    pub(super) fn are_categories(&self) -> bool {
+        matches!(self.content, Content::Few(_))
+    }
+
+    /// Bytes that distinct texts take, about; 0 once they are no categories.
+    pub(super) fn category_bytes(&self) -> usize {
+        if self.are_categories() { self.bytes } else { 0 }
     }
 
     /// The feature with all its counts, or what the second pass has to measure. Texts are no categories if more than
@@ -118,6 +134,7 @@ impl Texts {
 }
 
 /// Outcome of the first pass over texts.
+#[derive(Debug)]
 pub(super) enum Settled {
     Categories(Feature),
     Text(Box<TextTally>),
@@ -149,7 +166,7 @@ fn of_categories(name: &str, categories: BTreeMap<Box<[u8]>, u64>, missing: u64)
 
 impl Words {
     /// Takes over from categories.
-    fn of(categories: &BTreeMap<Box<[u8]>, u64>, settings: Settings) -> Self {
+    fn of(categories: &BTreeMap<Box<[u8]>, u64>, settings: TextsSettings) -> Self {
         let vocabulary =
             Vocabulary { words: HashMap::new(), floor: 0, words_max: settings.words_max };
         let mut words = Self {
@@ -232,6 +249,7 @@ impl Vocabulary {
 }
 
 /// A text whose length and words are being counted.
+#[derive(Debug)]
 pub(super) struct TextTally {
     pub(super) derivation: Derivation,
     /// Words that more than one row has.
@@ -267,7 +285,7 @@ pub enum LearnedTexts {
 
 /// Learns the reference of a feature of texts that are all at hand; an empty one is missing.
 pub fn learn_texts(name: &str, values: &[&[u8]]) -> LearnedTexts {
-    let settings = Settings { words_max: 4 * WORDS_MAX, capacity: values.len(), seed: 0 };
+    let settings = TextsSettings { words_max: 4 * WORDS_MAX, capacity: values.len(), seed: 0 };
     let mut texts = Texts::new(settings);
     for text in values {
         texts.push(text);

@@ -49,6 +49,7 @@ mod misread;
 mod object_store;
 mod operations;
 mod panics;
+mod profile;
 mod proof;
 mod protocol;
 mod proxies;

@@ -1,0 +1,74 @@
+//! `tidegate profile`: how the features of a model are distributed in its training data, as a file beside the version.
+
+mod columns;
+mod page;
+mod passes;
+
+use std::{fs, io::Write as _, path::Path};
+
+use anyhow::Context as _;
+
+use super::{Outcome, commands::ProfileArguments, print, print_json};
+use crate::{
+    dataset::{Dataset, Limits},
+    drift::{PROFILE_BYTES_MAX, Profiler, ProfilerSettings},
+};
+use columns::Choice;
+
+/// Columns of a file: rows of pictures have many.
+const COLUMNS_MAX: usize = 1 << 18;
+
+pub(super) fn run(arguments: &ProfileArguments, json: bool) -> anyhow::Result<Outcome> {
+    let limits = Limits { columns_max: COLUMNS_MAX, ..Limits::default() };
+    let files = arguments.data.iter().map(|path| Dataset::open(path, limits));
+    let files = files.collect::<Result<Vec<_>, _>>()?;
+    let choice = Choice::of(&files, arguments)?;
+    let settings = ProfilerSettings {
+        sample_rows: usize::try_from(arguments.sample_rows).unwrap_or(usize::MAX),
+        seed: arguments.seed,
+    };
+    let profiler = Profiler::new(choice.columns.clone(), settings)?;
+    let mut notes = choice.notes.clone();
+    if profiler.sample_rows() < settings.sample_rows {
+        notes.push(format!(
+            "the profile holds {} values of each feature and not {}: so many features share the room",
+            profiler.sample_rows(),
+            settings.sample_rows
+        ));
+    }
+    let profile = passes::run(&files, &choice, profiler)?;
+    notes.extend(page::notes(&profile));
+    let text = profile.to_json();
+    anyhow::ensure!(
+        text.len() as u64 <= PROFILE_BYTES_MAX,
+        "the profile has {} bytes, more than the {PROFILE_BYTES_MAX} that are read; make it smaller with --sample-rows \
+         or --exclude",
+        text.len()
+    );
+    let path = &arguments.output;
+    write(path, text.as_bytes())
+        .with_context(|| format!("the profile cannot be written to `{}`", path.display()))?;
+    if let Some(model) = &arguments.contract {
+        return print(&page::contract(model.as_str(), &profile));
+    }
+    if json {
+        return print_json(&page::Report::of(&profile, path, &notes));
+    }
+    print(&page::shown(&profile, path, text.len(), &notes))
+}
+
+/// Writes a file as a whole or not at all: a server may look at it meanwhile.
+fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let aside = path.with_file_name(name);
+    let written = fs::File::create(&aside).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&aside, path)
+    });
+    if written.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    written
+}
