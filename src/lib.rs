@@ -17,6 +17,7 @@ pub mod wire;
 
 // control plane
 pub mod dataset;
+pub mod feedback;
 pub mod lifecycle;
 pub mod registry;
 pub mod rollout;

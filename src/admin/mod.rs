@@ -12,6 +12,7 @@ mod api;
 mod events;
 mod metrics;
 mod operations;
+mod outcomes;
 mod repository;
 mod request;
 mod rollouts;
@@ -32,12 +33,14 @@ use serde::Serialize;
 
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use operations::{OperationReport, OperationRequest};
+pub use outcomes::with_outcomes;
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
 pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
 
 use crate::{
-    lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving, wire::stranger,
+    feedback::Feedback, lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving,
+    wire::stranger,
 };
 
 /// The admin listener's settings.
@@ -58,6 +61,8 @@ pub struct Admin {
     pub lifecycle: Handle,
     /// Runs rollouts.
     pub rollouts: Rollouts,
+    /// Takes outcomes of predictions.
+    pub feedback: Feedback,
     /// Gives random bits, for the keys of hashes.
     pub random: fn() -> u64,
 }
@@ -75,6 +80,7 @@ impl Admin {
         let guarded = if trusted {
             let api = api::router().merge(operations::router()).merge(events::router());
             let api = api.merge(traffic::router()).merge(rollouts::router());
+            let api = api.merge(outcomes::router());
             api.route("/readyz", get(ready_in_words))
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)

@@ -12,6 +12,7 @@ mod commands;
 mod models;
 mod operations;
 mod predict;
+mod quality;
 mod rollout;
 mod state;
 mod traffic;
@@ -75,6 +76,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Traffic(TrafficCommand::Set(set)) => traffic::set(&set, cli.json),
         Command::Traffic(TrafficCommand::Reset { model, why, server }) => {
             traffic::reset(&server.admin, &model, &why, cli.json)
+        }
+        Command::Quality { model, window, server } => {
+            quality::show(&server.admin, &model, &window, cli.json)
         }
         Command::Rollout(command) => rollout::run(command, cli.json),
         Command::Freeze { what, off, why, server } => {

@@ -33,7 +33,7 @@ pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
 use crate::{
-    edge, engine,
+    edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
     rollout::PolicyDraft,
@@ -71,6 +71,8 @@ pub struct Config {
     pub serve: serve::Settings,
     /// Bounds of labelled data.
     pub validation: validation::Settings,
+    /// Bounds of what is remembered for outcomes.
+    pub feedback: feedback::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
     /// What is logged.
@@ -139,6 +141,8 @@ pub struct ModelPolicy {
     pub route_override: bool,
     /// Policy of the model's rollouts.
     pub rollout: Option<PolicyDraft>,
+    /// Outcomes of its predictions.
+    pub feedback: feedback::Policy,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.
@@ -307,6 +311,7 @@ impl Default for Config {
             proof: lifecycle::ProofSettings::default(),
             serve: serve::Settings::default(),
             validation: validation::Settings::default(),
+            feedback: feedback::Settings::default(),
             state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),

@@ -12,6 +12,7 @@ mod description;
 mod growth;
 mod guard;
 mod name;
+mod prediction;
 mod request;
 mod response;
 mod signature;
@@ -27,6 +28,7 @@ pub use description::{
 pub use growth::{Grown, Growth, GrowthError, Numbers, Operation, Step};
 pub use guard::{Empty, GuardError, Guards, Operand, Place, Quotient, SizeGuard};
 pub use name::{Alias, AliasError, ModelName, ModelNameError};
+pub use prediction::{PredictionId, PredictionKey};
 pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, VersionSelector};
 pub use response::{InferResponse, ResponseOutput};
 pub use signature::{Extent, Rows, Signature, SignatureError, TensorSpec, View};

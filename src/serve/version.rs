@@ -26,7 +26,7 @@ use crate::{
     tensor::Tensor,
 };
 
-use super::{PredictError, Settings};
+use super::{AnswerReading, PredictError, Settings};
 
 /// A version that can answer.
 pub struct Version {
@@ -66,6 +66,8 @@ pub struct VersionParts {
     pub description: Arc<ModelDescription>,
     /// Names of classes, by the index of the output.
     pub class_names: Vec<Option<Vec<String>>>,
+    /// How its outputs are read as predictions.
+    pub answers: AnswerReading,
     /// Where its requests are counted.
     pub recorder: Arc<VersionRecorder>,
     /// The engine that runs it.
@@ -102,6 +104,7 @@ impl VersionParts {
             signature,
             description: Arc::default(),
             class_names: Vec::new(),
+            answers: AnswerReading::default(),
             guards: Guards::NONE,
             growth: Growth::NONE,
             recorder,

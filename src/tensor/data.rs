@@ -327,6 +327,13 @@ impl Strings {
         self.ends.is_empty()
     }
 
+    /// The string of this index.
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(index)?;
+        let begin = if index == 0 { 0 } else { self.ends[index - 1] };
+        Some(&self.bytes[begin..end])
+    }
+
     /// The bytes of all of them.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
