@@ -18,6 +18,7 @@ pub mod wire;
 
 // control plane
 pub mod dataset;
+pub mod feedback;
 pub mod lifecycle;
 pub mod registry;
 pub mod rollout;

@@ -16,11 +16,14 @@ use smallvec::SmallVec;
 use tidegate::{
     engine::{RunError, Session},
     model::{
-        InferResponse, Input, ModelName, ResponseOutput, Signature, TensorSpec, VersionId,
-        VersionSelector, VersionState,
+        InferResponse, Input, ModelName, PredictionKey, ResponseOutput, Signature, TensorSpec,
+        VersionId, VersionSelector, VersionState,
     },
     monitor::{Clock, Monitor, Outcome, WorkerId},
-    serve::{Asked, Entry, Model, Names, Serving, Settings, Table, Version, VersionParts, Watch},
+    serve::{
+        Asked, Entry, Model, Names, Naming, Recall, Serving, Settings, Table, Version,
+        VersionParts, Watch,
+    },
     tensor::{Data, DataType, Shape, Tensor},
     wire::v2,
 };
@@ -109,7 +112,10 @@ impl Served {
         let models = HashMap::from([(name, Arc::new(model))]);
         drop(serving.publish(Table::new(models, true, Arc::default())));
         let watch = serving.watchdog().watch(WorkerId(0));
-        let (names, limits) = (Names::new(0, WorkerId(0), 0), v2::Limits::default());
+        let naming = Naming { key: PredictionKey::new([1, 2]), process: 0 };
+        let names = serving.names(naming, WorkerId(0), 0);
+        serving.remember(Arc::new(Recall::new(1)));
+        let limits = v2::Limits::default();
         Self { serving, watch, version, names, clock, limits }
     }
 
@@ -142,7 +148,7 @@ impl Served {
             selector: VersionSelector::Default,
             route: None,
             key: None,
-            id: self.names.next(),
+            id: self.names.next(now),
             arrived: now,
             waited: Duration::ZERO,
             deadline: now + Duration::from_secs(30),

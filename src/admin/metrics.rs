@@ -1,5 +1,7 @@
 //! `/metrics`: what the recorders hold, and the live table beside it.
 
+use std::time::Duration;
+
 use axum::{
     extract::State,
     http::{StatusCode, header},
@@ -7,6 +9,7 @@ use axum::{
 };
 
 use crate::{
+    feedback::Status,
     model::{ModelName, SLOTS, VersionState},
     monitor::{Exposition, Monitor},
     rollout,
@@ -20,6 +23,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     versions(&admin.serving, &admin.monitor, &mut page);
     weights(&admin.serving, &mut page);
     rollouts(&admin, &mut page);
+    outcomes(&admin, &mut page).await;
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
     let help = "Requests that wait for versions that load on demand.";
@@ -125,6 +129,55 @@ fn rollouts(admin: &Admin, page: &mut Exposition) {
     let help = "Rollouts that ended, by model and the state that they ended in.";
     page.counts("tidegate_rollouts_total", help, outcomes.iter().map(outcome));
 }
+
+/// Outcomes so far, and how good versions were in the last hour.
+async fn outcomes(admin: &Admin, page: &mut Exposition) {
+    let counts = admin.feedback.counts();
+    let count =
+        |(model, version, arm, status, count): &(ModelName, String, String, Status, u64)| {
+            let labels = vec![
+                ("model", model.to_string()),
+                ("version", version.clone()),
+                ("arm", arm.clone()),
+                ("status", status.name().to_owned()),
+            ];
+            (labels, *count)
+        };
+    let help = "Outcomes of predictions, by model, version and arm (empty where the prediction is not known) and status.";
+    page.counts("tidegate_feedback_total", help, counts.iter().map(count));
+    let help = "Predicted rows that are not remembered for outcomes: they came too fast, or too many in a request.";
+    let lost = std::iter::once((vec![], admin.feedback.lost()));
+    page.counts("tidegate_feedback_rows_lost_total", help, lost);
+    let reports = admin.feedback.quality(None, QUALITY_WINDOW).await.unwrap_or_default();
+    let (mut metrics, mut coverages) = (Vec::new(), Vec::new());
+    for report in &reports {
+        for version in &report.versions {
+            let labels = vec![
+                ("model", report.model.as_str()),
+                ("version", version.version.as_str()),
+                ("arm", version.arm.as_str()),
+            ];
+            coverages.push((labels.clone(), version.coverage));
+            for (name, metric) in &version.metrics {
+                let value = |kind: &'static str, value: Option<f64>| {
+                    let labels = [&labels[..], &[("metric", name.as_str()), ("kind", kind)]];
+                    value.map(|value| (labels.concat(), value))
+                };
+                metrics.extend(value("realised", metric.value));
+                metrics.extend(value("lower", metric.lower));
+                metrics.extend(value("upper", metric.upper));
+                metrics.extend(value("estimated", metric.estimated));
+            }
+        }
+    }
+    let help = "How good a version's predictions of the last hour were, by metric: realised by outcomes, its lower and upper limit, or estimated without them.";
+    page.gauges("tidegate_quality", help, &metrics);
+    let help = "The share of a version's predictions of the last hour to which an outcome came.";
+    page.gauges("tidegate_quality_coverage_ratio", help, &coverages);
+}
+
+/// The window of the gauges about quality.
+const QUALITY_WINDOW: Duration = Duration::from_hours(1);
 
 const STATES: [(VersionState, &str); 4] = [
     (VersionState::Loading, "loading"),

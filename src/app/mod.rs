@@ -19,17 +19,18 @@ use anyhow::Context as _;
 use tokio::{net::TcpListener, signal::unix::SignalKind, sync::watch};
 
 use crate::{
-    admin::{self, Admin, RepositoryApi, UploadLimits, repository_service},
+    admin::{self, Admin, RepositoryApi, UploadLimits, repository_service, with_outcomes},
     config::{self, Config},
     drift::{Drift, Watching},
     edge::{self, Listener, Plane},
     engine::{self, Engines},
+    feedback::{self, Feedback, Joining},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
-    model::{ModelName, TensorSpec},
+    model::{ModelName, PredictionKey, TensorSpec},
     monitor::{Clock, Monitor},
     registry::Registry,
     rollout::{self, PolicyDraft},
-    serve::{Serving, Shadowing, Version, Watchdog},
+    serve::{AnswerRule, Naming, Serving, Shadowing, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
     tensor::{DataType, Shape},
@@ -89,6 +90,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
             .map_or_else(edge::share_of_memory, NonZeroU64::get),
         warmup_runs: config.engine.warmup_runs,
         chosen: chosen.collect::<BTreeMap<_, _>>(),
+        answers: answers(config),
         blame: None,
         drift: None,
         store: None,
@@ -213,6 +215,44 @@ fn watch_drift(config: &Config, monitor: &Arc<Monitor>, workers: usize, kept: bo
     Drift::new(Arc::clone(monitor), workers, config.drift.clone(), models, folder)
 }
 
+/// The operator's word about which outputs are predictions.
+fn answers(config: &Config) -> BTreeMap<ModelName, AnswerRule> {
+    let rule = |policy: &config::ModelPolicy| policy.feedback.rule.clone();
+    config.models.iter().map(|(name, model)| (name.clone(), rule(model))).collect()
+}
+
+/// The thread that joins outcomes to predictions, and the key of predictions' names.
+fn joining(
+    config: &Config,
+    serving: &Arc<Serving>,
+    monitor: &Arc<Monitor>,
+    workers: usize,
+    keeps_state: bool,
+) -> anyhow::Result<(Joining, PredictionKey)> {
+    let state = keeps_state.then(|| config.state.path.clone());
+    let fresh = [random(), random()];
+    let key = state
+        .as_ref()
+        .map_or(Ok(PredictionKey::new(fresh)), |state| feedback::secret(state, fresh));
+    let key = key.unwrap_or_else(|error| {
+        tracing::warn!(
+            "outcomes are joined until this process ends: the key of predictions: {error}"
+        );
+        PredictionKey::new(fresh)
+    });
+    let policies = config.models.iter().map(|(name, model)| (name.clone(), model.feedback.clone()));
+    let joining = Joining::start(feedback::Parts {
+        serving: Arc::clone(serving),
+        monitor: Arc::clone(monitor),
+        state,
+        key,
+        workers,
+        settings: config.feedback.clone(),
+        policies: policies.collect(),
+    });
+    Ok((joining.context("outcomes have no thread")?, key))
+}
+
 /// What the operator says about models.
 fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     let policy = |policy: &config::ModelPolicy| Policy {
@@ -256,13 +296,14 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         policies(&config),
         (config.loaded_bytes_max, state.as_ref().is_some_and(rollout::is_frozen)),
     )?;
-    let judge = judge(&config, &serving, &monitor, &lifecycle, workers);
+    let (joining, key) = joining(&config, &serving, &monitor, workers, state.is_some())?;
+    let judge = judge(&config, &joining.handle(), &serving, &monitor, &lifecycle, workers);
     let state = state.map(|state| (state, config.state.path.clone()));
     let rollouts = rollout::Running::start(rollout::Parts { state, records, blamed, ..judge })
         .context("rollouts have no thread")?;
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let (admin_at, admin_limits) = (config.admin.address, admin_limits(&config));
-    let plane = plane(config, &serving, &monitor, &lifecycle);
+    let plane = plane(config, &serving, &monitor, &lifecycle, (joining.handle(), key));
     let listener = Listener::start(Arc::new(plane), workers).await?;
     let admin = Admin {
         serving: Arc::clone(&serving),
@@ -270,6 +311,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         drift,
         lifecycle: lifecycle.handle(),
         rollouts: rollouts.handle(),
+        feedback: joining.handle(),
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
@@ -293,6 +335,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     end(shadowing, "a shadow's run did not end").await;
     admin.stop().await;
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
+    end(joining, "outcomes were still being written").await;
     end(lifecycle, "a version was still being loaded").await;
     log_totals(&monitor, complete);
     Ok(())
@@ -309,6 +352,7 @@ async fn end(part: impl Send + 'static, late: &str) {
 /// Parts for rollouts in a process that remembers none.
 fn judge(
     config: &Config,
+    feedback: &Feedback,
     serving: &Arc<Serving>,
     monitor: &Arc<Monitor>,
     lifecycle: &Lifecycle,
@@ -318,6 +362,7 @@ fn judge(
         lifecycle: lifecycle.handle(),
         serving: Arc::clone(serving),
         monitor: Arc::clone(monitor),
+        feedback: feedback.clone(),
         state: None,
         records: Vec::new(),
         drafts: drafts(config),
@@ -334,14 +379,15 @@ fn plane(
     serving: &Arc<Serving>,
     monitor: &Arc<Monitor>,
     lifecycle: &Lifecycle,
+    (feedback, key): (Feedback, PredictionKey),
 ) -> Plane {
     let repository = repository_api(&config, serving, lifecycle);
     Plane::new(
         config.edge,
         Arc::clone(serving),
         Arc::clone(monitor),
-        repository_service(repository),
-        (random() >> 32) as u32,
+        with_outcomes(repository_service(repository), feedback),
+        Naming { key, process: random() },
     )
 }
 

@@ -60,6 +60,17 @@ pub(super) enum Command {
     /// Shows how a model's requests are split between versions, and changes it
     #[command(subcommand)]
     Traffic(TrafficCommand),
+    /// Shows how good a model's predictions were, by the outcomes that came and by estimates
+    #[command(after_help = QUALITY)]
+    Quality {
+        /// The model
+        model: String,
+        /// Predictions of this time before now
+        #[arg(long, value_name = "DURATION", default_value = "1h")]
+        window: String,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Tries a version on a growing share of traffic, and promotes it or rolls it back by evidence
     #[command(subcommand)]
     Rollout(RolloutCommand),
@@ -111,6 +122,12 @@ pub(super) enum Command {
         shell: Shell,
     },
 }
+
+const QUALITY: &str = "Examples:
+  tidegate quality fraud
+  tidegate quality fraud --window 7d --json
+
+Outcomes come by POST /v2/models/MODEL/feedback.";
 
 const ROLLBACK: &str = "Examples:
   tidegate rollback fraud                          to the version that served before

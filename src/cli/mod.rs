@@ -13,6 +13,7 @@ mod models;
 mod operations;
 mod predict;
 mod profile;
+mod quality;
 mod rollout;
 mod state;
 mod traffic;
@@ -77,6 +78,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Traffic(TrafficCommand::Set(set)) => traffic::set(&set, cli.json),
         Command::Traffic(TrafficCommand::Reset { model, why, server }) => {
             traffic::reset(&server.admin, &model, &why, cli.json)
+        }
+        Command::Quality { model, window, server } => {
+            quality::show(&server.admin, &model, &window, cli.json)
         }
         Command::Rollout(command) => rollout::run(command, cli.json),
         Command::Freeze { what, off, why, server } => {

@@ -585,6 +585,7 @@ fn history(change: &Change) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::PredictionId;
     use crate::rollout::{Event, Marks, Order, Policy, PolicyDraft, Rollout, Seen, Side, Start};
 
     fn side(version: &str) -> Side {
@@ -617,7 +618,7 @@ mod tests {
                 key: number,
                 sticky: false,
                 at: now,
-                prediction: [b'0'; 24],
+                prediction: PredictionId::UNKNOWN,
                 marks,
             };
             rollout.hear(&Event::Requests(&[seen]), now);

@@ -11,13 +11,14 @@ use super::{
     Admin, Config, Findings, Logs, ModelPolicy, Reserved, Uploads,
     draft::Places,
     file::{self, File},
-    value::{RepositoryApi, RolloutPolicy, Size, Text, Whole},
+    value::{Class, RepositoryApi, RolloutPolicy, Size, Text, Whole},
 };
 use crate::{
-    drift, edge, engine,
+    drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    serve, source, state, validation,
+    serve::{self, AnswerRule},
+    source, state, validation,
 };
 
 /// Turns a file into every room's settings and adds what contradicts itself to `findings`.
@@ -70,6 +71,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             classes_max: count(file.validation.classes),
         },
         drift: drift.clone(),
+        feedback: feedback::Settings { memory_max: file.feedback.memory.0 },
         state: state::Settings {
             path: file.state.path.0,
             log_bytes_max: file.state.log_bytes.0,
@@ -194,7 +196,20 @@ fn policy(name: &str, model: file::Model, places: &Places, drift: &drift::Settin
         signature_may_change: model.signature_may_change.0,
         route_override: model.route_override.0,
         rollout: model.rollout.map(|RolloutPolicy(draft)| draft),
-        drift: model.drift.map(|own| model_drift(drift, own)),
+        drift: model.drift.map(|own| model_drift(drift, own.0)),
+        feedback: model.feedback.map(|keys| outcomes(keys.0)).unwrap_or_default(),
+    }
+}
+
+fn outcomes(keys: file::ModelFeedback) -> feedback::Policy {
+    feedback::Policy {
+        rule: AnswerRule {
+            enabled: keys.enabled.0,
+            output: keys.output,
+            positive: keys.positive.map(|Class(class)| class),
+        },
+        ttl: keys.ttl.0,
+        memory_max: keys.memory.0,
     }
 }
 

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        DAY, Decimal, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot, RolloutPolicy,
-        SECOND, Size, Switch, TIB, Text, Time, Whole,
+        Class, DAY, Decimal, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot,
+        RolloutPolicy, SECOND, Size, Switch, TIB, Table, Text, Time, Whole,
     },
 };
 use crate::{
-    drift, edge, engine, lifecycle, lifecycle::OnNewVersion, model::EngineChoice, model::ModelName,
-    rollout::PolicyDraft, serve, source, state, validation,
+    drift, edge, engine, feedback, lifecycle, lifecycle::OnNewVersion, model::EngineChoice,
+    model::ModelName, rollout::PolicyDraft, serve, source, state, validation,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -35,6 +35,7 @@ pub(super) struct File {
     pub(super) serve: Serve,
     pub(super) validation: Validation,
     pub(super) drift: Drift,
+    pub(super) feedback: Feedback,
     pub(super) logs: LogsSection,
     pub(super) state: State,
     /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
@@ -370,7 +371,39 @@ pub(super) struct Model {
     /// How drift of this model is watched: `enabled`, `false_alarm_every`, `tolerance`, `learn_rows`, `cooldown` and
     /// `window` as in `[drift]`, and `ignore`, a list of features that are not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) drift: Option<ModelDrift>,
+    pub(super) drift: Option<Table<ModelDrift>>,
+    /// Outcomes of this model's predictions, which clients send to `/v2/models/NAME/feedback`: which of its outputs is
+    /// the prediction, and how long outcomes may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) feedback: Option<Table<ModelFeedback>>,
+}
+
+/// Outcomes of one model's predictions.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ModelFeedback {
+    /// Whether predictions are remembered for outcomes that come later. On: it costs a request some ten nanoseconds.
+    pub(super) enabled: Switch,
+    /// The output that holds the prediction. Not set: the only INT64 or BYTES output with one value per row, else the
+    /// only floating one, whose largest value names the class.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) output: Option<String>,
+    /// The class whose precision, recall and scores matter: its number, or its text. Not set: 1 where there are two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) positive: Option<Class>,
+    /// How long an outcome may take: what is older is `late`.
+    pub(super) ttl: Time<SECOND, { 31 * DAY }>,
+    /// Most memory of this model's predictions that wait for outcomes, some 144 bytes each, and about half as much on
+    /// disk. The oldest are forgotten first.
+    pub(super) memory: Size<{ 64 * KIB }, { 64 * GIB }>,
+}
+
+/// What is remembered for outcomes, of all models together.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Feedback {
+    /// Most memory of predictions that wait for outcomes, over all models. The model that has most gives way.
+    pub(super) memory: Size<{ 64 * KIB }, TIB>,
 }
 
 impl File {
@@ -383,9 +416,12 @@ impl File {
         let engine = Some(Text(EngineChoice::Tract));
         let policy = PolicyDraft { alpha: Some(0.01), ..PolicyDraft::default() };
         let rollout = Some(RolloutPolicy(policy));
-        let drift = Some(ModelDrift { tolerance: Some(Decimal(0.05)), ..ModelDrift::default() });
-        let model = Model { engine, rollout, drift, ..Model::default() };
-        file.models.insert("fraud".to_owned(), model);
+        let drift = ModelDrift { tolerance: Some(Decimal(0.05)), ..ModelDrift::default() };
+        let drift = Some(Table(drift));
+        let output = Some("label".to_owned());
+        let feedback = Some(Table(ModelFeedback { output, ..ModelFeedback::default() }));
+        let fraud = Model { engine, rollout, drift, feedback, ..Model::default() };
+        file.models.insert("fraud".to_owned(), fraud);
         file
     }
 }
@@ -565,6 +601,26 @@ impl Default for Drift {
     }
 }
 
+impl Default for Feedback {
+    fn default() -> Self {
+        let feedback::Settings { memory_max } = feedback::Settings::default();
+        Self { memory: Size(memory_max) }
+    }
+}
+
+impl Default for ModelFeedback {
+    fn default() -> Self {
+        let feedback::Policy { rule, ttl, memory_max } = feedback::Policy::default();
+        Self {
+            enabled: Switch(rule.enabled),
+            output: rule.output,
+            positive: rule.positive.map(Class),
+            ttl: Time(ttl),
+            memory: Size(memory_max),
+        }
+    }
+}
+
 impl Default for LogsSection {
     fn default() -> Self {
         let Logs { filter, format, buffer_bytes_max } = Logs::default();
@@ -590,6 +646,7 @@ impl Default for Model {
             route_override,
             rollout,
             drift: _,
+            feedback: _,
         } = super::ModelPolicy::default();
         Self {
             engine: engine.map(Text),
@@ -599,6 +656,7 @@ impl Default for Model {
             route_override: Switch(route_override),
             rollout: rollout.map(RolloutPolicy),
             drift: None,
+            feedback: None,
         }
     }
 }

@@ -33,7 +33,7 @@ pub use crate::model::EngineChoice;
 pub use findings::{Finding, Findings, Origin};
 
 use crate::{
-    drift, edge, engine,
+    drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
     rollout::PolicyDraft,
@@ -73,6 +73,8 @@ pub struct Config {
     pub validation: validation::Settings,
     /// How drift is watched.
     pub drift: drift::Settings,
+    /// Bounds of what is remembered for outcomes.
+    pub feedback: feedback::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
     /// What is logged.
@@ -143,6 +145,8 @@ pub struct ModelPolicy {
     pub rollout: Option<PolicyDraft>,
     /// How the model's drift is watched. `None`: as [`Config::drift`] says.
     pub drift: Option<drift::Settings>,
+    /// Outcomes of its predictions.
+    pub feedback: feedback::Policy,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.
@@ -312,6 +316,7 @@ impl Default for Config {
             serve: serve::Settings::default(),
             validation: validation::Settings::default(),
             drift: drift::Settings::default(),
+            feedback: feedback::Settings::default(),
             state: state::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),

@@ -120,13 +120,13 @@ required = true
         r#"
 tidegate.toml: 9 problems
   http = "127.0.0.1:1"            stands in section [server] (line 2)
-  top = 1                         unknown section; there are engine, limits, logs, models, proof, repository, serve, server, state, validation (line 3)
+  top = 1                         unknown section; there are engine, feedback, limits, logs, models, proof, repository, serve, server, state, validation (line 3)
   sever                           unknown section, did you mean [server]? (line 4)
   server.htpp = "127.0.0.1:1"     unknown key, did you mean `http`? (line 6)
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
   server.colour = "red"           unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 8)
   server."server.http" = 1        unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 9)
-  models.a.canary = 1             unknown key; [models] has engine, on_new_version, required, rollout, route_override, signature_may_change (line 11)
+  models.a.canary = 1             unknown key; [models] has engine, feedback, on_new_version, required, rollout, route_override, signature_may_change (line 11)
   models."a b"                    must be a model name: 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..` (line 12)
 "#,
     );
@@ -442,8 +442,9 @@ fn every_key_is_described() {
 fn every_key_reaches_the_settings() {
     for (section, key, schema) in every_key() {
         let section = if section == "models" { "models.a".to_owned() } else { section };
-        let texts = ["127.0.0.1:7", "./elsewhere", "debug", r#"{"alpha": 0.02}"#].map(Into::into);
-        let mut candidates: Vec<serde_json::Value> = texts.to_vec();
+        let tables = [r#"{"alpha": 0.02}"#, r#"{"ttl": "1d"}"#].map(Into::into);
+        let texts = ["127.0.0.1:7", "./elsewhere", "debug"].map(Into::into);
+        let mut candidates: Vec<serde_json::Value> = [&texts[..], &tables[..]].concat();
         candidates
             .extend(["minimum", "maximum", "x-minimum", "x-maximum"].map(|k| schema[k].clone()));
         candidates.extend(schema["enum"].as_array().into_iter().flatten().cloned());

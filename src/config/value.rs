@@ -23,6 +23,7 @@ use crate::{
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
     rollout::{Policy, PolicyDraft},
+    serve::ClassName,
 };
 
 pub(super) const KIB: u64 = 1024;
@@ -131,6 +132,7 @@ through_serde!([const MIN: u64, const MAX: u64] Time<MIN, MAX>);
 through_serde!([const MIN: u64, const MAX: u64] Size<MIN, MAX>);
 through_serde!([T: Meaning] Text<T>);
 through_serde!([] Switch);
+through_serde!([] Class);
 
 impl<const MIN: u64, const MAX: u64> Value for Whole<MIN, MAX> {
     fn read(written: &toml::Value) -> Result<Self, String> {
@@ -402,6 +404,68 @@ impl JsonSchema for RolloutPolicy {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         PolicyDraft::json_schema(generator)
+    }
+}
+
+/// Keys below a key: a table, or the same as JSON in a text, as an environment variable has it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Table<T>(pub(super) T);
+
+impl<'de, T: serde::de::DeserializeOwned> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut written = serde_json::Value::deserialize(deserializer)?;
+        if let Some(text) = written.as_str() {
+            written = serde_json::from_str(text)
+                .map_err(|error| D::Error::custom(format!("must be a table, or JSON: {error}")))?;
+        }
+        // The path tells which of the keys is meant.
+        let Some(keys) = written.as_object() else {
+            return Err(D::Error::custom("must be a table"));
+        };
+        for (key, value) in keys {
+            let alone = serde_json::json!({ key: value });
+            serde_json::from_value::<T>(alone)
+                .map_err(|error| D::Error::custom(format!("{key} = {value}: {error}")))?;
+        }
+        serde_json::from_value(written).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Table<T> {
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
+/// A class: its number, or its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Class(pub(super) ClassName);
+
+impl Value for Class {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        match written {
+            toml::Value::Integer(number) => Ok(Self(ClassName::Number(*number))),
+            toml::Value::String(text) if !text.is_empty() && text.len() <= TEXT_BYTES_MAX => {
+                Ok(Self(ClassName::Text(text.clone())))
+            }
+            _ => Err("must be a class's number or text, such as 1 or \"fraud\"".to_owned()),
+        }
+    }
+
+    fn written(&self) -> toml::Value {
+        match &self.0 {
+            ClassName::Number(number) => (*number).into(),
+            ClassName::Text(text) => text.clone().into(),
+        }
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": ["integer", "string"] })
     }
 }
 

@@ -10,7 +10,8 @@
 use std::time::Duration;
 
 use crate::stats::{
-    Alternatives, BinRole, Correction, ShiftKind, ShiryaevRoberts, e_d_bh, masses, mean_log,
+    Alternatives, BinRole, Correction, ShiftKind, ShiryaevRoberts, e_d_bh, jensen_shannon, masses,
+    mean_log, population_stability, population_stability_null,
 };
 
 use super::{
@@ -160,14 +161,16 @@ pub(super) struct Distances {
 }
 
 impl Distances {
-    #[expect(clippy::cast_precision_loss, reason = "counts are below 2^53")]
     fn of(reference: &[u64], counts: &[u64]) -> Self {
         let (rows, own): (u64, u64) = (counts.iter().sum(), reference.iter().sum());
         let used = reference.iter().zip(counts).filter(|(a, b)| **a + **b > 0).count();
-        let noise = (used.max(1) - 1) as f64 * (1.0 / own.max(1) as f64 + 1.0 / rows.max(1) as f64);
-        let (psi, js) =
-            (super::distance::psi(reference, counts), super::distance::js(reference, counts));
-        Self { rows, psi, noise, js }
+        let (p, q) = (masses(reference), masses(counts));
+        Self {
+            rows,
+            psi: population_stability(&p, &q),
+            noise: population_stability_null(used, own, rows),
+            js: jensen_shannon(&p, &q),
+        }
     }
 
     /// True if the window differs by more than noise would.

@@ -7,7 +7,6 @@
 
 mod binner;
 mod builder;
-mod distance;
 mod judge;
 mod layout;
 mod numbers;

@@ -280,7 +280,11 @@ impl Shard {
                 }
                 for row in picked.rows() {
                     for (index, column) in columns.iter().enumerate() {
-                        bump(cells, column.cell(strings.get(row * columns.len() + index)));
+                        bump(
+                            cells,
+                            column
+                                .cell(strings.get(row * columns.len() + index).unwrap_or_default()),
+                        );
                     }
                 }
             }
@@ -290,7 +294,7 @@ impl Shard {
                     return;
                 }
                 for row in picked.rows() {
-                    let measures = measure_words(strings.get(row), words);
+                    let measures = measure_words(strings.get(row).unwrap_or_default(), words);
                     for (column, value) in columns.iter().zip(measures) {
                         bump(cells, column.cell(value));
                     }

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{model::Moment, stats::BinRole};
+use crate::{
+    model::Moment,
+    stats::{BinRole, binned_kolmogorov, binned_wasserstein},
+};
 
 use super::{
-    distance,
     judge::{Raised, Watched},
     layout::{Known, Source},
     page::{Alarm, DriftReport, FeatureReport, ReferenceKind, ReferenceReport, Status},
@@ -187,9 +189,13 @@ fn feature(
         psi: has_rows.then_some(distances.psi),
         psi_noise: has_rows.then_some(distances.noise),
         js: has_rows.then_some(distances.js),
-        ks: binned.then(|| distance::ks(&watched.roles, &reference.counts, &current)),
-        wasserstein: binned
-            .then(|| distance::wasserstein(&edges, &watched.roles, &reference.counts, &current)),
+        ks: binned.then(|| {
+            binned_kolmogorov(&values(watched, &reference.counts), &values(watched, &current))
+        }),
+        wasserstein: binned.then(|| {
+            let (own, live) = (values(watched, &reference.counts), values(watched, &current));
+            binned_wasserstein(&own, &live, &closed(&edges))
+        }),
         mean: (!edges.is_empty()).then(|| mean(tracked, index, now, window)).flatten(),
         reference_mean: reference.moments.map(|moments| moments.mean),
         log_m: finite(log_m),
@@ -203,6 +209,24 @@ fn feature(
         psi_minutes: minutes(watched),
         current,
     }
+}
+
+/// Shares of the bins of finite values among these.
+#[expect(clippy::cast_precision_loss, reason = "counts are below 2^53")]
+fn values(watched: &Watched, counts: &[u64]) -> Vec<f64> {
+    let is_value =
+        |role: &BinRole| matches!(role, BinRole::Below | BinRole::Ordered | BinRole::Above);
+    let own = watched.roles.iter().zip(counts).filter(|(role, _)| is_value(role));
+    let counts: Vec<u64> = own.map(|(_, count)| *count).collect();
+    let all = counts.iter().sum::<u64>().max(1) as f64;
+    counts.into_iter().map(|count| count as f64 / all).collect()
+}
+
+/// Edges of all bins of finite values: what lies below the smallest or above the largest is taken to lie there.
+fn closed(edges: &[f64]) -> Vec<f64> {
+    let (Some(first), Some(last)) = (edges.first(), edges.last()) else { return Vec::new() };
+    let inner = if edges.len() == 1 { [*first; 2].to_vec() } else { edges.to_vec() };
+    [&[*first], &inner[..], &[*last]].concat()
 }
 
 fn minutes(watched: &Watched) -> Vec<f64> {

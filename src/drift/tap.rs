@@ -84,7 +84,8 @@ impl Tap {
                 let Some(strings) = tensor.strings().filter(|all| all.len() == rows * width) else {
                     return;
                 };
-                for text in (row * width..(row + 1) * width).map(|index| strings.get(index)) {
+                for text in (row * width..(row + 1) * width).filter_map(|index| strings.get(index))
+                {
                     #[expect(clippy::cast_precision_loss, reason = "a sample holds some thousand")]
                     self.numbers.push(self.texts.len() as f64);
                     self.texts.push(&text[..text.len().min(TEXT_BYTES_MAX)]);
@@ -95,7 +96,8 @@ impl Tap {
                     return;
                 };
                 let known = Keys::new(words.iter().map(|word| (*word, 1)), 0);
-                self.numbers.extend(recorder::measure_words(strings.get(row), &known));
+                self.numbers
+                    .extend(recorder::measure_words(strings.get(row).unwrap_or_default(), &known));
             }
             Reading::Summary { .. } => {
                 let numbers = &mut self.numbers;

@@ -396,7 +396,7 @@ impl Values {
                     reason = "the index of a text in a sample"
                 )]
                 let index = if value.is_nan() { usize::MAX } else { value as usize };
-                let text = if index < tap.texts.len() { tap.texts.get(index) } else { b"" };
+                let text = tap.texts.get(index).unwrap_or_default();
                 texts.push(text.into());
             }
         }

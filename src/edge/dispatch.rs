@@ -76,7 +76,9 @@ impl Worker {
                 let wanted = (&*model, selector(version.as_deref()));
                 Ok(v2::infer(self, head, body, client, wanted).await)
             }
-            Route::Repository => self.counted(self.control(head, body).await?),
+            Route::Repository | Route::Model { part: Part::Feedback, .. } => {
+                self.counted(self.control(head, body).await?)
+            }
             route => {
                 // These two are read from a loaded version.
                 let _lease = match &route {

@@ -108,6 +108,7 @@ fn of_model(
         Part::Statistics => json(&statistics_of(model, asked)?),
         Part::Tracing => Err(unsupported("trace settings")),
         Part::Generate => Err(unsupported("text generation")),
+        Part::Feedback => Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found")),
         Part::Ready | Part::Metadata | Part::Config | Part::Infer => {
             let version = match model.route(selector(asked)) {
                 // A request for it is answered; who waits until it is ready would wait for ever.

@@ -28,6 +28,7 @@ pub(super) enum Part {
     Config,
     Statistics,
     Infer,
+    Feedback,
     Generate,
     Tracing,
 }
@@ -59,7 +60,7 @@ impl<'a> Route<'a> {
     /// The methods that a path takes, as `Allow` lists them.
     pub(super) fn methods(&self) -> &'static str {
         match self {
-            Self::Model { part: Part::Infer | Part::Generate, .. }
+            Self::Model { part: Part::Infer | Part::Feedback | Part::Generate, .. }
             | Self::Repository
             | Self::SharedMemory => "POST",
             Self::Tracing | Self::Logging | Self::Model { part: Part::Tracing, .. } => "GET, POST",
@@ -85,6 +86,7 @@ fn model(rest: &str) -> Result<Route<'_>, NoRoute> {
     let part = match rest {
         None => Part::Metadata,
         Some("infer") => Part::Infer,
+        Some("feedback") if version.is_none() => Part::Feedback,
         Some("ready") => Part::Ready,
         Some("config") => Part::Config,
         Some("stats") => Part::Statistics,
@@ -166,6 +168,7 @@ mod tests {
         check("/v2/models/a%2Db/versions/3/infer", of("a-b", Some("3"), Part::Infer));
         check("/v2/models/m/versions/stable/ready", of("m", Some("stable"), Part::Ready));
         check("/v2/models/stats", Route::AllStatistics);
+        check("/v2/models/m/feedback", of("m", None, Part::Feedback));
         check("/v2/models/m/stats", of("m", None, Part::Statistics));
         check("/v2/repository/index", Route::Repository);
         check("/v2/systemsharedmemory/region/x/register", Route::SharedMemory);

@@ -19,10 +19,11 @@ use smallvec::SmallVec;
 
 use crate::{
     model::{
-        ArmName, InferRequest, InferResponse, RequestedOutput, ResponseOutput, VersionSelector,
+        ArmName, InferRequest, InferResponse, PredictionId, RequestedOutput, ResponseOutput,
+        VersionSelector,
     },
     monitor::{Code, Outcome},
-    serve::{Asked, Call, Model, NotRouted, Prediction, PredictionId, RouteError, Version},
+    serve::{Asked, Call, Model, NotRouted, Prediction, RouteError, Version},
     wire::v2,
 };
 
@@ -51,8 +52,10 @@ pub(super) async fn infer(
     client: RawFd,
     (model, selector): (&str, VersionSelector<'_>),
 ) -> Response<Bytes> {
-    let asked = Wanted { model, selector, client, id: worker.names().next() };
-    let mut response = match arrive(worker, head, body).await {
+    let arrived = arrive(worker, head, body).await;
+    let at = arrived.as_ref().map_or_else(|_| worker.now(), |arrived| arrived.at);
+    let asked = Wanted { model, selector, client, id: worker.names().next(at) };
+    let mut response = match arrived {
         Ok(arrived) => match predict(worker, head, arrived, &asked) {
             Ok(response) => response,
             // Boxed, so that requests that need not wait carry no room for it.

@@ -5,7 +5,12 @@
 //!
 //! Not here: the thread itself (`listener`), who answers a request (`dispatch`).
 
-use std::{cell::Cell, num::NonZeroUsize, sync::Arc, time::Instant};
+use std::{
+    cell::Cell,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -14,7 +19,7 @@ use tower::util::BoxCloneSyncService;
 
 use crate::{
     monitor::{Clock, Monitor, WorkerId},
-    serve::{self, Names, Serving, Watch},
+    serve::{self, Names, Naming, Serving, Watch},
     wire,
 };
 
@@ -23,7 +28,7 @@ use super::{Limits, Settings, budget::Budget, load::Load, memory};
 /// A request for the control plane, read to its end; of its headers only `Host` and `Origin`.
 pub type ControlRequest = Request<Bytes>;
 
-/// Answers requests that change what is served: the protocol's repository API.
+/// Answers requests that change what is served, and takes outcomes: the protocol's repository API, and feedback.
 pub type ControlService =
     BoxCloneSyncService<ControlRequest, Response<Bytes>, std::convert::Infallible>;
 
@@ -34,20 +39,20 @@ pub struct Plane {
     serving: Arc<Serving>,
     monitor: Arc<Monitor>,
     control: ControlService,
-    /// Tells this process's prediction names from another's.
-    start: u32,
+    /// Makes the names of predictions.
+    naming: Naming,
     in_flight_bytes_max: usize,
 }
 
 impl Plane {
-    /// The data plane over what is served; `start` are 32 random bits of this process.
+    /// The data plane over what is served; `naming` makes the names of predictions.
     #[must_use]
     pub fn new(
         settings: Settings,
         serving: Arc<Serving>,
         monitor: Arc<Monitor>,
         control: ControlService,
-        start: u32,
+        naming: Naming,
     ) -> Self {
         let limits = &settings.limits;
         let decode_limits = wire::v2::Limits {
@@ -61,7 +66,7 @@ impl Plane {
         let in_flight_bytes_max = limits
             .in_flight_bytes_max
             .map_or_else(|| memory::share(memory::limit()), NonZeroUsize::get);
-        Self { settings, decode_limits, serving, monitor, control, start, in_flight_bytes_max }
+        Self { settings, decode_limits, serving, monitor, control, naming, in_flight_bytes_max }
     }
 
     /// The settings.
@@ -118,7 +123,7 @@ impl Worker {
             id,
             given_up: Cell::new(false),
             ended: Notify::new(),
-            names: Names::new(plane.start, id, watch.before()),
+            names: plane.serving.names(plane.naming, id, watch.before()),
             budget: Budget::new(share),
             load: Load::default(),
             watch,
@@ -181,6 +186,11 @@ impl Worker {
 
     pub(super) fn now_ms(&self) -> u32 {
         self.now_ms.get()
+    }
+
+    /// The last time that the clock showed, to the millisecond.
+    pub(super) fn now(&self) -> Instant {
+        self.begin + Duration::from_millis(self.now_ms.get().into())
     }
 
     /// Looks at the clock for the sweeper's coarse time.

@@ -76,13 +76,13 @@ mod tests {
     use crate::{
         engine::{RunError, Session},
         model::{
-            InferRequest, Input, ModelDescription, ModelName, Signature, TensorSpec, VersionId,
-            VersionSelector, VersionState,
+            InferRequest, Input, ModelDescription, ModelName, PredictionId, Signature, TensorSpec,
+            VersionId, VersionSelector, VersionState,
         },
         monitor::{Clock, Monitor, Outcome, WorkerId},
         serve::{
-            Asked, Entry, Lease, Model, Names, NotRouted, RouteError, Serving, Settings, Table,
-            Version, VersionParts, Watch, Wish,
+            Asked, Entry, Lease, Model, NotRouted, RouteError, Serving, Settings, Table, Version,
+            VersionParts, Watch, Wish,
         },
         tensor::{Data, DataType, Shape, Tensor},
     };
@@ -222,7 +222,7 @@ mod tests {
                 selector: VersionSelector::Default,
                 route: None,
                 key: None,
-                id: Names::new(0, WorkerId(client), 0).next(),
+                id: PredictionId::from_bits(client as u128),
                 arrived: now,
                 waited: Duration::ZERO,
                 deadline: now + Duration::from_mins(1),

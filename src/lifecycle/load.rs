@@ -22,7 +22,7 @@ use crate::{
         VersionId,
     },
     monitor::{Monitor, Phase},
-    serve::{Version, VersionParts},
+    serve::{AnswerRule, Version, VersionParts},
     source::{Artifact, Content, SourceError, Store},
 };
 
@@ -53,6 +53,8 @@ pub struct Loader {
     pub warmup_runs: u32,
     /// Engines that the operator chose; they win over what a repository says.
     pub chosen: BTreeMap<ModelName, EngineChoice>,
+    /// The operator's word about which outputs are predictions.
+    pub answers: BTreeMap<ModelName, AnswerRule>,
     /// Proves each version in a process of its own first; `None` where the operator trusts what is loaded.
     pub prover: Option<Prover>,
     /// Whether a process waits for the next version to prove.
@@ -398,10 +400,18 @@ impl Loader {
         notes.extend(warmed.notes);
         upkeep.took(Phase::Sessions, load);
         upkeep.took(Phase::Warmup, warmed.total);
+        let class_names = class_names(description, &signature);
+        let rule = self.answers.get(model).cloned().unwrap_or_default();
+        let answers =
+            rule.resolve(&signature, &class_names).unwrap_or_else(|(problem, answers)| {
+                notes.push(problem);
+                answers
+            });
         let mut parts = VersionParts {
             model: model.clone(),
             id,
-            class_names: class_names(description, &signature),
+            class_names,
+            answers,
             growth: growth.unwrap_or_default().fitted(&signature, self.run_memory_max),
             signature,
             guards,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -109,6 +109,8 @@ pub struct VersionRecorder {
 /// Counts of one version on one arm.
 #[derive(Debug)]
 pub struct ArmRecorder {
+    /// Tells it from every other arm's of this process.
+    place: u32,
     shards: Box<[Padded<VersionShard>]>,
 }
 
@@ -251,12 +253,26 @@ impl Monitor {
         Arc::clone(recorder)
     }
 
+    /// The model, version and arm of a recorder's place, if it is still counted apart.
+    pub fn placed(&self, place: u32) -> Option<(ModelName, VersionId, ArmName)> {
+        self.models().iter().find_map(|model| {
+            model.versions().iter().find_map(|(version, recorder)| {
+                let arms = recorder.arms();
+                let (arm, _) = arms.iter().find(|(_, recorder)| recorder.place == place)?;
+                Some((model.name().clone(), *version, *arm))
+            })
+        })
+    }
+
     /// Every model's recorder, by name.
     pub fn models(&self) -> Vec<Arc<ModelRecorder>> {
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         models.values().cloned().collect()
     }
 }
+
+/// Counts recorders of arms, for their places.
+static PLACES: AtomicU32 = AtomicU32::new(0);
 
 /// Versions of a model that are counted apart: those that serve, and the last ones that did.
 const VERSIONS_MAX: usize = 16;
@@ -385,9 +401,10 @@ impl VersionRecorder {
     /// The recorder of an arm; made when it is first asked for.
     pub fn arm(&self, name: ArmName) -> Arc<ArmRecorder> {
         let mut arms = self.arms.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorder = arms
-            .entry(name)
-            .or_insert_with(|| Arc::new(ArmRecorder { shards: shards(self.workers) }));
+        let recorder = arms.entry(name).or_insert_with(|| {
+            let place = PLACES.fetch_add(1, Relaxed);
+            Arc::new(ArmRecorder { place, shards: shards(self.workers) })
+        });
         Arc::clone(recorder)
     }
 
@@ -466,6 +483,11 @@ impl VersionTotals {
 }
 
 impl ArmRecorder {
+    /// The number that tells it from every other arm's of this process.
+    pub fn place(&self) -> u32 {
+        self.place
+    }
+
     /// Counts a request that this version answered, before its answer is handed on; `unix` is the time now.
     pub fn record(&self, worker: WorkerId, code: Code, sample: &Sample, unix: Duration) {
         let shard = &self.shards[worker.0].0;
@@ -557,7 +579,7 @@ mod tests {
 
     #[test]
     fn shards_of_two_workers_are_summed() {
-        let recorder = ArmRecorder { shards: shards(2) };
+        let recorder = ArmRecorder { place: 0, shards: shards(2) };
         let sample = Sample {
             rows: 3,
             run: Duration::from_micros(5),

@@ -18,6 +18,7 @@ use std::{
 };
 
 use crate::{
+    feedback::{Feedback, Judged},
     lifecycle::{self, Operation, OperationError, Pending},
     model::{ArmName, ModelName, VersionId, VersionState},
     monitor::{EventKind, Monitor},
@@ -30,7 +31,7 @@ use super::{
     handle::{Command, Reply, RolloutError, Shared},
     policy::{Gate, PolicyDraft, Validation},
     report::Report,
-    seen::{Comparison, Seen, Threshold},
+    seen::{Comparison, Outcome, OutcomeKind, Seen, Threshold},
     state::{Effect, Event, GuardKind, Rollout, Side, State, Told},
     store::{Frozen, Store},
     traffic::TrafficReport,
@@ -57,6 +58,7 @@ pub(super) struct Driver {
     pub(super) lifecycle: lifecycle::Handle,
     pub(super) serving: Arc<Serving>,
     pub(super) monitor: Arc<Monitor>,
+    feedback: Feedback,
     pub(super) store: Store,
     /// The operator's drafts by model, and whether a new version starts a rollout by itself.
     pub(super) drafts: BTreeMap<ModelName, (PolicyDraft, bool)>,
@@ -200,6 +202,7 @@ impl Driver {
             serving: parts.serving,
             started: serving_now,
             monitor: parts.monitor,
+            feedback: parts.feedback,
             frozen: store.frozen(),
             store,
             drafts: parts.drafts,
@@ -327,6 +330,17 @@ impl Driver {
         }
         if let Some(run) = self.runs.get_mut(id) {
             run.heard = heard;
+        }
+        self.read_outcomes(id);
+    }
+
+    /// Reads what came of requests, in the order in which it came.
+    fn read_outcomes(&mut self, id: &str) {
+        let Some(run) = self.runs.get(id) else { return };
+        let judged = self.feedback.judged(&run.model);
+        let outcomes: Vec<Outcome> = judged.iter().flat_map(outcomes_of).collect();
+        for outcomes in outcomes.chunks(HEARD_MAX) {
+            self.hear(id, &Event::Outcomes(outcomes));
         }
     }
 
@@ -795,17 +809,31 @@ enum Wrong {
 
 /// An entry of evidence, as the rollout hears it.
 fn seen(entry: &Evident) -> Seen {
-    let mut prediction = [0; 24];
-    prediction.copy_from_slice(entry.prediction.as_str().as_bytes());
     Seen {
         candidate: entry.is_candidate,
         share: entry.share,
         key: entry.key,
         sticky: entry.is_sticky,
         at: entry.at,
-        prediction,
+        prediction: entry.prediction,
         marks: entry.marks,
     }
+}
+
+/// What an outcome says about an arm: that it happened, and whether the label was another.
+fn outcomes_of(judged: &Judged) -> impl Iterator<Item = Outcome> + use<> {
+    let Judged { prediction, at, assigned, told } = *judged;
+    let happened = told.happened.then_some(OutcomeKind::Happened);
+    let label = told.wrong.map(|wrong| OutcomeKind::Label { wrong });
+    happened.into_iter().chain(label).map(move |kind| Outcome {
+        candidate: assigned.is_candidate,
+        share: assigned.share,
+        key: assigned.key,
+        sticky: assigned.is_sticky,
+        at,
+        prediction,
+        kind,
+    })
 }
 
 fn is_about_split(effect: &Effect) -> bool {

@@ -22,7 +22,7 @@ use super::{
     seen::{Comparison, Outcome, OutcomeKind, Seen, Threshold},
     state::{Effect, Rollout, State},
 };
-use crate::{serve::Marks, stats::Direction};
+use crate::{model::PredictionId, serve::Marks, stats::Direction};
 
 impl Rollout {
     /// True while the candidate has a share that is judged.
@@ -138,6 +138,8 @@ impl Rollout {
         }
         meter(self, INVALID, answered, marks.has(Marks::INVALID));
         meter(self, OUTCOMES, judged, false);
+        let is_classed = answered && marks.has(Marks::CLASSED);
+        meter(self, POSITIVES, is_classed, marks.has(Marks::POSITIVE));
         fired
     }
 
@@ -202,8 +204,8 @@ impl Rollout {
         if !event || (unit.sticky && !self.keys.is_counted(slot, unit.key, unit.candidate)) {
             return false;
         }
-        if unit.candidate && unit.prediction[0] != 0 {
-            head.evidence.note(slot, String::from_utf8_lossy(&unit.prediction).into_owned());
+        if unit.candidate && unit.prediction != PredictionId::UNKNOWN {
+            head.evidence.note(slot, unit.prediction.as_str().to_owned());
         }
         head.evidence.count(&head.policy, slot, unit.share, unit.candidate, 1);
         head.open.event(slot, unit.candidate);
@@ -281,7 +283,7 @@ struct Unit {
     share: f64,
     key: u64,
     sticky: bool,
-    prediction: [u8; 24],
+    prediction: PredictionId,
 }
 
 impl Unit {

@@ -61,6 +61,7 @@ use std::{
 };
 
 use crate::{
+    feedback::Feedback,
     lifecycle,
     model::{ModelName, VersionId},
     monitor::Monitor,
@@ -87,6 +88,8 @@ pub struct Parts {
     pub serving: Arc<Serving>,
     /// Counters of requests and outcomes; the clock.
     pub monitor: Arc<Monitor>,
+    /// Outcomes of predictions.
+    pub feedback: Feedback,
     /// The log and its folder, if state is kept.
     pub state: Option<(crate::state::State, PathBuf)>,
     /// Records of rollouts in the log, the oldest first.

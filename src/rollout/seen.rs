@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::serve::Marks;
+use crate::{model::PredictionId, serve::Marks};
 
 /// A request that was assigned to one of the two arms and has ended, in the order of assignment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,8 +21,8 @@ pub struct Seen {
     pub sticky: bool,
     /// Time of assignment since 1970.
     pub at: Duration,
-    /// Prediction id in hexadecimal.
-    pub prediction: [u8; 24],
+    /// The prediction's name.
+    pub prediction: PredictionId,
     /// Result on the arm that the request was assigned to.
     pub marks: Marks,
 }
@@ -51,8 +51,8 @@ pub struct Outcome {
     pub sticky: bool,
     /// Time of assignment since 1970.
     pub at: Duration,
-    /// Prediction id in hexadecimal.
-    pub prediction: [u8; 24],
+    /// The prediction's name.
+    pub prediction: PredictionId,
     /// Kind of the feedback.
     pub kind: OutcomeKind,
 }

@@ -10,6 +10,7 @@ use super::{
     tests::start,
     *,
 };
+use crate::model::PredictionId;
 
 /// Simulated traffic, and the arms' answers to it.
 #[derive(Clone, Copy)]
@@ -143,7 +144,7 @@ fn request(
         Marks::ANSWERED
     };
     let sticky = world.users.is_some() && world.sticky;
-    Seen { candidate, share, key, sticky, at, prediction: [0; 24], marks }
+    Seen { candidate, share, key, sticky, at, prediction: PredictionId::UNKNOWN, marks }
 }
 
 fn policy(written: &Value) -> Policy {

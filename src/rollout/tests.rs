@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::PredictionId;
 
 /// A rollout, its clock, and the numbers of its requests.
 pub(super) struct Stage {
@@ -63,8 +64,7 @@ impl Stage {
     fn seen(&mut self, candidate: bool, marks: Marks) -> Seen {
         self.number += 1;
         self.now += Duration::from_millis(1);
-        let mut prediction = [b'0'; 24];
-        prediction[16..].copy_from_slice(format!("{:08}", self.number).as_bytes());
+        let prediction = PredictionId::from_bits(self.number.into());
         let share = if self.rollout.weight() > 0.0 { self.rollout.weight() } else { ALPHA_SHARE };
         Seen { candidate, share, key: self.number, sticky: false, at: self.now, prediction, marks }
     }
@@ -666,7 +666,7 @@ fn late_outcomes_are_credited_with_the_share_of_their_assignment() {
             key: 1,
             sticky: false,
             at: if early { Duration::ZERO } else { at + Duration::from_millis(1) },
-            prediction: [b'a'; 24],
+            prediction: PredictionId::from_bits(0xa),
             kind,
         };
         assert_eq!(stage.hear(&Event::Outcomes(&[outcome(true); 90])), [], "of the warm-up");

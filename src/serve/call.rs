@@ -16,14 +16,14 @@ use std::{
 };
 
 use crate::{
-    model::{ArmName, InferRequest, VersionId, VersionSelector},
+    model::{ArmName, InferRequest, PredictionId, VersionId, VersionSelector},
     monitor::{ArmRecorder, Code, Outcome, Sample, WorkerId},
 };
 
 use super::{
-    Assignment, Evidence, Hashed, Marks, PredictError, Prediction, PredictionId, RouteError, Run,
-    Serving, Shadow, Table, Version, Watch, evidence, routing::Routed, shadow::Copied,
-    version::Taken,
+    Assignment, Evidence, Hashed, Marks, PredictError, Predicted, Prediction, Recalled, RouteError,
+    Run, Serving, Shadow, Table, Version, Watch, evidence, recall::ROWS_MAX, routing::Routed,
+    shadow::Copied, version::Taken,
 };
 
 /// A request whose last byte is here, before it is decoded.
@@ -76,6 +76,8 @@ pub struct Call<'t> {
     fallback: Option<ArmName>,
     ticket: Option<Ticket<'t>>,
     run: Run<'t>,
+    /// Rows that are remembered once the answer is counted, and rows for which there was no room.
+    staged: (u64, u64),
     /// The shadow that gets a copy of the request, and what that is.
     shadow: Option<&'t Arc<Shadow>>,
     copied: Option<Copied>,
@@ -159,6 +161,7 @@ impl Serving {
                 client: asked.client,
                 keeps_inputs: shadow.is_some(),
             },
+            staged: (0, 0),
             shadow,
             copied: None,
             id: asked.id,
@@ -233,11 +236,53 @@ impl Call<'_> {
         {
             ticket.marks.set(Marks::INVALID);
         }
+        self.remember(&prediction);
         let decoded = prediction.started.saturating_duration_since(self.arrived);
         self.sample.rows = prediction.rows;
         self.sample.decode = decoded.saturating_sub(self.sample.queue);
         self.sample.run = prediction.finished.saturating_duration_since(prediction.started);
         Ok(prediction)
+    }
+
+    /// Stages what was predicted, and notes whether it is positive.
+    fn remember(&mut self, prediction: &Prediction) {
+        let answers = &self.version.parts().answers;
+        let recall = self.serving.recall.get();
+        if !answers.is_on() || recall.is_none() && self.ticket.is_none() {
+            return;
+        }
+        let is_own = self.fallback.is_none();
+        let (mut row, mut staged) = (0, 0);
+        let (mut is_known, mut is_positive) = (false, false);
+        let assigned = self.ticket.as_ref().filter(|_| is_own).map(|it| it.assignment.into());
+        let worker = self.run.watch.worker();
+        let mut entry = Recalled {
+            prediction: self.id,
+            row,
+            rows: u32::try_from(prediction.rows).unwrap_or(u32::MAX),
+            place: self.recorder.place(),
+            at: self.serving.unix_at(self.arrived + self.sample.queue),
+            predicted: Predicted::NOTHING,
+            segment: 0,
+            assigned,
+        };
+        answers.read(prediction, ROWS_MAX, |predicted| {
+            if let Some(positive) = answers.is_positive(&predicted) {
+                is_known = true;
+                is_positive |= positive;
+            }
+            (entry.row, entry.predicted) = (row, predicted);
+            row += 1;
+            staged += u64::from(recall.is_some_and(|recall| recall.stage(worker, staged, &entry)));
+        });
+        if let Some(ticket) = self.ticket.as_mut().filter(|_| is_own && is_known) {
+            ticket.marks.set(if is_positive {
+                Marks::CLASSED | Marks::POSITIVE
+            } else {
+                Marks::CLASSED
+            });
+        }
+        self.staged = (staged, prediction.rows.max(1).saturating_sub(staged));
     }
 
     /// Notes what a failed run says about the arm, and has the baseline answer where it may.
@@ -291,6 +336,12 @@ impl Call<'_> {
 
     /// Counts the call, whose answer may be seen from now on.
     pub fn finish(mut self, outcome: Outcome) -> Receipt {
+        if outcome == Outcome::Ok
+            && let Some(recall) = self.serving.recall.get()
+            && self.staged != (0, 0)
+        {
+            recall.show(self.run.watch.worker(), self.staged.0, self.staged.1);
+        }
         let at = self.record(outcome);
         if let (Some(shadow), Some(copied)) = (self.shadow, self.copied.take())
             && outcome == Outcome::Ok
@@ -384,7 +435,7 @@ mod tests {
         engine::{RunError, Session},
         model::{Input, ModelName, Signature, TensorSpec, VersionState},
         monitor::{Clock, Monitor},
-        serve::{Entry, Model, Names, Settings, VersionParts},
+        serve::{Entry, Model, Settings, VersionParts},
         tensor::{Data, DataType, Shape, Tensor},
     };
 
@@ -483,7 +534,7 @@ mod tests {
                 selector,
                 route: None,
                 key: None,
-                id: Names::new(0, WorkerId(0), 0).next(),
+                id: PredictionId::from_bits(7),
                 arrived: self.begin,
                 waited: Duration::ZERO,
                 deadline: self.begin,

@@ -25,11 +25,11 @@ use std::{
 use crossbeam_queue::ArrayQueue;
 
 use crate::{
-    model::VersionId,
+    model::{PredictionId, VersionId},
     monitor::{ShadowSample, WorkerId},
 };
 
-use super::{PredictError, PredictionId};
+use super::PredictError;
 
 /// Evidence about the two arms of one model, from all workers.
 #[derive(Debug)]
@@ -145,6 +145,11 @@ impl Marks {
     pub const CAPACITY: Self = Self(1 << 4);
     /// The client left before the answer.
     pub const ABANDONED: Self = Self(1 << 5);
+
+    /// The answer's class is known.
+    pub const CLASSED: Self = Self(1 << 6);
+    /// A row of the answer is of the positive class. Comes with [`Self::CLASSED`].
+    pub const POSITIVE: Self = Self(1 << 7);
 
     /// Slower than the frozen quantile at this place of the policy's list, below [`SLOW_MAX`].
     #[must_use]
@@ -397,7 +402,6 @@ impl Evidence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::Names;
 
     const ASSIGNED: Assignment =
         Assignment { share: 0.1, key: 7, is_sticky: false, is_candidate: true };
@@ -410,7 +414,7 @@ mod tests {
             is_sticky: false,
             is_candidate,
             at: Duration::from_secs(ticket),
-            prediction: Names::new(0, WorkerId(0), 0).next(),
+            prediction: PredictionId::from_bits(ticket.into()),
             marks: Marks::ANSWERED,
         }
     }

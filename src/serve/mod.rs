@@ -10,11 +10,13 @@
 //!
 //! Not here: HTTP (`edge`), bytes (`wire`), what should be served (`lifecycle`).
 
+mod answer;
 mod call;
 mod compare;
 mod demand;
 mod evidence;
 mod names;
+mod recall;
 mod routing;
 mod settings;
 mod shadow;
@@ -29,7 +31,7 @@ use std::{
     os::fd::RawFd,
     pin::pin,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -39,11 +41,13 @@ use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 use tokio::sync::Notify;
 
+pub use answer::{AnswerReading, AnswerRule, ClassName, Predicted, PredictedKind, text_bits};
 pub use call::{Asked, Call, NotRouted, Receipt};
 pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
 pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Reading, SLOW_MAX};
-pub use names::{Names, PredictionId};
+pub use names::{Names, Naming};
+pub use recall::{Assigned, Recall, Recalled};
 pub use settings::Settings;
 pub use shadow::{Shadow, Shadowing};
 pub use spare::{Spare, is_awaited, is_spare_missing};
@@ -56,7 +60,7 @@ pub use crate::engine::hand_back_memory;
 use crate::{
     engine::{RunError, Session},
     model::{GrowthError, GuardError, InferRequest, Signature, SignatureError, VersionId},
-    monitor::{Clock, Outcome, Sample},
+    monitor::{Clock, Outcome, Sample, WorkerId},
     tensor::Tensor,
 };
 use evidence::Assignment;
@@ -73,6 +77,8 @@ pub struct Serving {
     published: Notify,
     watchdog: Watchdog,
     shadows: Arc<Shadows>,
+    /// Where predictions are remembered for outcomes, once somebody joins them.
+    recall: OnceLock<Arc<Recall>>,
     clock: Arc<dyn Clock>,
     begin: Instant,
     /// Time since 1970 at `begin`.
@@ -164,6 +170,7 @@ impl Serving {
             published: Notify::new(),
             watchdog: Watchdog::new(Arc::clone(&clock), begin, settings.stuck_after),
             shadows: Arc::new(Shadows::new(&settings)),
+            recall: OnceLock::new(),
             begin,
             unix_begin: clock.unix(),
             clock,
@@ -245,6 +252,17 @@ impl Serving {
     /// The time since 1970, by the clock that requests are timed with: it never goes back.
     pub fn unix_now(&self) -> Duration {
         self.unix_at(self.clock.now())
+    }
+
+    /// Makes the names of a worker's predictions; `before` workers had its number before it.
+    pub fn names(&self, naming: Naming, worker: WorkerId, before: u64) -> Names {
+        Names::new(naming, worker, before, (self.begin, self.unix_begin))
+    }
+
+    /// Has predictions remembered from now on; for one reader.
+    pub fn remember(&self, recall: Arc<Recall>) {
+        // Whoever comes second reads nothing.
+        let _ = self.recall.set(recall);
     }
 
     /// Ends runs at their deadlines, and tells of workers that do not come back.

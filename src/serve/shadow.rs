@@ -29,14 +29,14 @@ use crossbeam_queue::ArrayQueue;
 use smallvec::SmallVec;
 
 use crate::{
-    model::{InferRequest, Input, ModelName, RequestedOutput, VersionId},
+    model::{InferRequest, Input, ModelName, PredictionId, RequestedOutput, VersionId},
     monitor::{ShadowSample, ShadowTotals, VersionRecorder},
     tensor::Tensor,
 };
 
 use super::{
-    Compared, Evidence, PredictError, Prediction, PredictionId, Run, Serving, Settings, Table,
-    Version, Watch, compare,
+    Compared, Evidence, PredictError, Prediction, Run, Serving, Settings, Table, Version, Watch,
+    compare,
 };
 
 /// The largest relative difference at which two answers agree, where no rollout has its own.
@@ -513,11 +513,11 @@ mod tests {
     use crate::{
         engine::{RunError, Session},
         model::{
-            ArmSpec, SLOTS, ShadowSpec, Signature, Split, StickyBy, TensorSpec, TrafficSource,
-            TrafficSpec, VersionSelector, VersionState,
+            ArmSpec, PredictionKey, SLOTS, ShadowSpec, Signature, Split, StickyBy, TensorSpec,
+            TrafficSource, TrafficSpec, VersionSelector, VersionState,
         },
         monitor::{Clock, Monitor, Outcome, WorkerId},
-        serve::{Asked, Entry, Model, Names, Traffic, VersionParts},
+        serve::{Asked, Entry, Model, Names, Naming, Traffic, VersionParts},
         tensor::{Data, DataType, Shape},
     };
 
@@ -568,7 +568,9 @@ mod tests {
             let monitor = Monitor::new(1, Arc::clone(&clock));
             let serving = Serving::new(settings, clock);
             let watch = serving.watchdog().watch(WorkerId(0));
-            let (names, evidence) = (Names::new(0, WorkerId(0), 0), Arc::new(Evidence::new(1)));
+            let naming = Naming { key: PredictionKey::new([1, 2]), process: 0 };
+            let names = serving.names(naming, WorkerId(0), 0);
+            let evidence = Arc::new(Evidence::new(1));
             let house = Self { serving, monitor, watch, begin, names, evidence };
             let version = |number, outputs| Arc::new(house.version(number, outputs));
             house.publish(&[version(1, versions[0]), version(2, versions[1])], &[2]);
@@ -646,7 +648,7 @@ mod tests {
                     selector,
                     route: None,
                     key: None,
-                    id: self.names.next(),
+                    id: self.names.next(self.begin),
                     arrived: self.begin,
                     waited: Duration::ZERO,
                     deadline: self.begin,

@@ -12,11 +12,11 @@ use std::{hash::Hasher as _, sync::Arc};
 use siphasher::sip::SipHasher24;
 
 use crate::{
-    model::{ArmName, SLOTS, Split, StickyBy, TrafficSpec, VersionId},
+    model::{ArmName, PredictionId, SLOTS, Split, StickyBy, TrafficSpec, VersionId},
     monitor::ArmRecorder,
 };
 
-use super::{Evidence, PredictionId, Shadow, Version};
+use super::{Evidence, Shadow, Version};
 
 /// A model's arms and how requests are assigned to them.
 #[derive(Debug)]

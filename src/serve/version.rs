@@ -27,7 +27,7 @@ use crate::{
     tensor::Tensor,
 };
 
-use super::{PredictError, Settings};
+use super::{AnswerReading, PredictError, Settings};
 
 /// A version that can answer.
 pub struct Version {
@@ -67,6 +67,8 @@ pub struct VersionParts {
     pub description: Arc<ModelDescription>,
     /// Names of classes, by the index of the output.
     pub class_names: Vec<Option<Vec<String>>>,
+    /// How its outputs are read as predictions.
+    pub answers: AnswerReading,
     /// Where its requests are counted.
     pub recorder: Arc<VersionRecorder>,
     /// Where its values are counted, if drift is watched.
@@ -105,6 +107,7 @@ impl VersionParts {
             signature,
             description: Arc::default(),
             class_names: Vec::new(),
+            answers: AnswerReading::default(),
             guards: Guards::NONE,
             growth: Growth::NONE,
             recorder,

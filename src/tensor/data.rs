@@ -317,15 +317,6 @@ impl Strings {
         result
     }
 
-    /// One string.
-    ///
-    /// # Panics
-    /// If there is no such string.
-    pub fn get(&self, index: usize) -> &[u8] {
-        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        &self.bytes[start..self.ends[index]]
-    }
-
     /// Takes all strings out and keeps their memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
@@ -342,6 +333,13 @@ impl Strings {
         self.ends.is_empty()
     }
 
+    /// The string of this index.
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        let end = *self.ends.get(index)?;
+        let begin = if index == 0 { 0 } else { self.ends[index - 1] };
+        Some(&self.bytes[begin..end])
+    }
+
     /// The bytes of all of them.
     pub fn byte_len(&self) -> usize {
         self.bytes.len()
@@ -349,7 +347,7 @@ impl Strings {
 
     /// The strings in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> + '_ {
-        (0..self.ends.len()).map(|index| self.get(index))
+        (0..self.ends.len()).map(|index| self.get(index).unwrap_or_default())
     }
 }
 

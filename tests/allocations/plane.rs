@@ -14,9 +14,9 @@ use tidegate::{
     edge::{self, ControlService, Listener, Plane},
     engine::{self, Engines},
     lifecycle::{Loader, Origin},
-    model::{ModelName, VersionState},
+    model::{ModelName, PredictionKey, VersionState},
     monitor::{Clock, Monitor},
-    serve::{self, Entry, Model, Serving, Table},
+    serve::{self, Entry, Model, Naming, Serving, Table},
     source::{self, Folder},
 };
 
@@ -72,6 +72,7 @@ impl Running {
             run_memory_max: 1 << 30,
             warmup_runs: 1,
             chosen: BTreeMap::new(),
+            answers: BTreeMap::new(),
             spare_prover: false,
             loads_at_once: std::num::NonZeroUsize::MIN,
             prover: None,
@@ -90,7 +91,8 @@ impl Running {
         let control = ControlService::new(tower::service_fn(|_| async {
             Ok(http::Response::new(bytes::Bytes::from_static(b"{}")))
         }));
-        let plane = Arc::new(Plane::new(settings, serving, monitor, control, 7));
+        let naming = Naming { key: PredictionKey::new([1, 2]), process: 7 };
+        let plane = Arc::new(Plane::new(settings, serving, monitor, control, naming));
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()

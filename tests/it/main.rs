@@ -33,6 +33,7 @@ mod drain;
 mod engines;
 mod errors;
 mod evidence;
+mod feedback;
 mod fuzz;
 mod hostile;
 mod http1;

@@ -8,8 +8,9 @@ use tidegate::{
     app::SystemClock,
     drift::Drift,
     engine::{self, Engines},
+    feedback::{self, Joining},
     lifecycle::{Lifecycle, Loader, Operation, OperationError},
-    model::{ModelName, VersionSelector},
+    model::{ModelName, PredictionKey, VersionSelector},
     monitor::Monitor,
     registry::{Cause, Entry, Journal, Registry, Unrecorded},
     rollout,
@@ -54,6 +55,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         run_memory_max: 1 << 30,
         warmup_runs: 1,
         chosen: BTreeMap::new(),
+        answers: BTreeMap::new(),
         spare_prover: false,
         loads_at_once: NonZeroUsize::MIN,
         prover: None,
@@ -72,10 +74,21 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     .unwrap();
     lifecycle.first_pass().await;
     let handle = lifecycle.handle();
+    let joining = Joining::start(feedback::Parts {
+        serving: Arc::clone(&serving),
+        monitor: Arc::clone(&monitor),
+        state: None,
+        key: PredictionKey::new([1, 2]),
+        workers: 1,
+        settings: feedback::Settings::default(),
+        policies: BTreeMap::new(),
+    })
+    .unwrap();
     let running = rollout::Running::start(rollout::Parts {
         lifecycle: handle.clone(),
         serving: Arc::clone(&serving),
         monitor: Arc::clone(&monitor),
+        feedback: joining.handle(),
         state: None,
         records: Vec::new(),
         drafts: BTreeMap::new(),
@@ -97,6 +110,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         monitor,
         lifecycle: handle.clone(),
         rollouts: running.handle(),
+        feedback: joining.handle(),
         random: || 7,
     };
     assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));

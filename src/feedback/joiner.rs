@@ -1,0 +1,359 @@
+//! The thread that joins: it drains the workers' rings, answers those who bring outcomes, and writes both down.
+//!
+//! Requests that wait are joined together and written with one sync per model. Not here: what joins (`ledger`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use crate::{
+    model::{ArmName, ModelName, PredictionKey, VersionId},
+    monitor::Monitor,
+    serve::{AnswerReading, Recall, Recalled, Serving},
+};
+
+use super::{
+    Answer, Command, FeedbackError, JUDGED_MAX, Outcome, Parts, Policy, QualityReport, Reply,
+    Settings, Shared, Status,
+    journal::Joined,
+    ledger::{Ledger, Verdict},
+    lock, quality,
+};
+
+/// Time between two looks at rings that had much in them.
+const SOON: Duration = Duration::from_millis(5);
+/// Time between two looks otherwise.
+const LOOK: Duration = Duration::from_millis(50);
+/// Entries in a look that are much.
+const MUCH: usize = 1024;
+/// Requests that are joined together.
+const TOGETHER_MAX: usize = 64;
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+
+pub(super) struct Joiner {
+    serving: Arc<Serving>,
+    monitor: Arc<Monitor>,
+    recall: Arc<Recall>,
+    commands: mpsc::Receiver<Command>,
+    shared: Arc<Shared>,
+    key: PredictionKey,
+    settings: Settings,
+    policies: BTreeMap<ModelName, Policy>,
+    folder: Option<PathBuf>,
+    ledgers: Vec<Ledger>,
+    /// Ledger and series of a place and segment; `None` where nobody knows whose it is.
+    places: HashMap<(u32, u8), Option<(usize, u32)>>,
+    flushed_at: Duration,
+    snapshot_at: Duration,
+}
+
+/// A request that waits for the disk.
+struct Waiting {
+    ledger: usize,
+    answers: Vec<Answer>,
+    /// Outcomes that join, with the index of the answer and the position of the prediction.
+    joined: Vec<(usize, Joined, u64)>,
+    reply: Reply<Vec<Answer>>,
+}
+
+impl Joiner {
+    pub(super) fn new(
+        parts: Parts,
+        commands: mpsc::Receiver<Command>,
+        shared: Arc<Shared>,
+        recall: Arc<Recall>,
+    ) -> Self {
+        Self {
+            serving: parts.serving,
+            monitor: parts.monitor,
+            recall,
+            commands,
+            shared,
+            key: parts.key,
+            settings: parts.settings,
+            policies: parts.policies,
+            folder: parts.state.map(|state| state.join("feedback")),
+            ledgers: Vec::new(),
+            places: HashMap::new(),
+            flushed_at: Duration::ZERO,
+            snapshot_at: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        self.restore();
+        let mut patience = LOOK;
+        loop {
+            let mut commands = Vec::new();
+            match self.commands.recv_timeout(patience) {
+                Ok(command) => commands.push(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+            while commands.len() < TOGETHER_MAX
+                && let Ok(command) = self.commands.try_recv()
+            {
+                commands.push(command);
+            }
+            // Before the commands: whoever has an answer may bring its outcome.
+            let taken = self.drain();
+            patience = if taken > MUCH { SOON } else { LOOK };
+            if self.obey(commands) {
+                break;
+            }
+            self.look_after();
+        }
+        self.drain();
+        self.ledgers.iter_mut().for_each(Ledger::snapshot);
+    }
+
+    /// Reads what is on disk of every model.
+    fn restore(&mut self) {
+        let Some(entries) = self.folder.as_ref().and_then(|folder| fs::read_dir(folder).ok())
+        else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let model = entry.file_name().to_str().map(ModelName::parse);
+            if let Some(Ok(model)) = model {
+                self.ledger(&model);
+            }
+        }
+        self.bound();
+    }
+
+    /// The index of a model's ledger, which is made where it is missing.
+    fn ledger(&mut self, model: &ModelName) -> usize {
+        if let Some(index) = self.ledgers.iter().position(|ledger| ledger.model == *model) {
+            return index;
+        }
+        let policy = self.policies.get(model).cloned().unwrap_or_default();
+        let folder = self.folder.as_ref().map(|folder| folder.join(model.as_str()));
+        self.ledgers.push(Ledger::open(model.clone(), policy, folder, self.serving.unix_now()));
+        self.ledgers.len() - 1
+    }
+
+    /// Takes what workers left in their rings.
+    fn drain(&mut self) -> usize {
+        let now = self.serving.unix_now();
+        let recall = Arc::clone(&self.recall);
+        let taken = recall.take(|entry| self.remember(entry, now));
+        if taken > MUCH {
+            // A second may bring more than there is room for.
+            self.bound();
+        }
+        taken
+    }
+
+    fn remember(&mut self, mut entry: Recalled, now: Duration) {
+        let place = (entry.place, entry.segment);
+        let known = self.places.get(&place).copied();
+        let known = known.filter(|known| {
+            known.is_none_or(|(ledger, series)| self.ledgers[ledger].has_series(series))
+        });
+        let found = known.unwrap_or_else(|| {
+            let found = self.find(place);
+            self.places.insert(place, found);
+            found
+        });
+        if let Some((ledger, series)) = found {
+            entry.place = series;
+            self.ledgers[ledger].push(&entry, now);
+        }
+    }
+
+    /// The ledger and series of a place.
+    fn find(&mut self, (place, segment): (u32, u8)) -> Option<(usize, u32)> {
+        let (model, version, arm) = self.monitor.placed(place)?;
+        let reading = self.reading(&model, version);
+        let ledger = self.ledger(&model);
+        let of: (VersionId, ArmName, u8) = (version, arm, segment);
+        Some((ledger, self.ledgers[ledger].series_of(of, &reading)))
+    }
+
+    /// How a version's outputs are read.
+    fn reading(&self, model: &ModelName, version: VersionId) -> AnswerReading {
+        let table = self.serving.table();
+        let model = table.model(model.as_str());
+        let loaded = model.and_then(|model| model.ready().find(|loaded| loaded.id() == version));
+        loaded.map_or_else(AnswerReading::default, |loaded| loaded.parts().answers.clone())
+    }
+
+    /// Does what was asked; true if it is over.
+    fn obey(&mut self, commands: Vec<Command>) -> bool {
+        let mut waiting = Vec::new();
+        let mut is_over = false;
+        for command in commands {
+            match command {
+                Command::Join { model, outcomes, reply } => match self.known(&model) {
+                    Ok(ledger) => waiting.push(self.judge(ledger, &outcomes, reply)),
+                    Err(error) => drop(reply.send(Err(error))),
+                },
+                Command::Quality { model, window, reply } => {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(self.quality(model.as_deref(), window));
+                }
+                Command::Stop => is_over = true,
+            }
+        }
+        self.settle(waiting);
+        is_over
+    }
+
+    /// The ledger of a model that is served or was.
+    fn known(&mut self, model: &str) -> Result<usize, FeedbackError> {
+        let unknown = || FeedbackError::UnknownModel(model.chars().take(128).collect());
+        let name = ModelName::parse(model).map_err(|_| unknown())?;
+        let policy = self.policies.get(&name);
+        if policy.is_some_and(|policy| !policy.rule.enabled) {
+            return Err(FeedbackError::Off(name));
+        }
+        let is_known = self.ledgers.iter().any(|ledger| ledger.model == name)
+            || self.serving.table().model(model).is_some();
+        if is_known { Ok(self.ledger(&name)) } else { Err(unknown()) }
+    }
+
+    fn judge(&mut self, ledger: usize, outcomes: &[Outcome], reply: Reply<Vec<Answer>>) -> Waiting {
+        let now = self.serving.unix_now();
+        let mut waiting = Waiting { ledger, answers: Vec::new(), joined: Vec::new(), reply };
+        for outcome in outcomes {
+            let answer = if self.key.knows(outcome.prediction) {
+                match self.ledgers[ledger].judge(outcome, now) {
+                    Verdict::Answered(answer) => answer,
+                    Verdict::Joins(joined, position) => {
+                        waiting.joined.push((waiting.answers.len(), joined, position));
+                        Answer { status: Status::Joined, detail: None, of: None }
+                    }
+                }
+            } else {
+                let detail = Some("no prediction of this server".to_owned());
+                Answer { status: Status::Unknown, detail, of: None }
+            };
+            waiting.answers.push(answer);
+        }
+        waiting
+    }
+
+    /// Writes down what joined, model by model, then counts it and answers.
+    fn settle(&mut self, waiting: Vec<Waiting>) {
+        let mut by_ledger: BTreeMap<usize, Vec<Waiting>> = BTreeMap::new();
+        for request in waiting {
+            by_ledger.entry(request.ledger).or_default().push(request);
+        }
+        let now = self.serving.unix_now();
+        for (index, requests) in by_ledger {
+            let joined = requests.iter().flat_map(|request| &request.joined);
+            let joined: Vec<Joined> = joined.map(|(_, joined, _)| *joined).collect();
+            let written = self.ledgers[index].write(&joined);
+            for request in requests {
+                match &written {
+                    Ok(()) => self.answer(request, now),
+                    Err(error) => self.take_back(request, error),
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, mut request: Waiting, now: Duration) {
+        let ledger = &mut self.ledgers[request.ledger];
+        let mut told = Vec::new();
+        for (index, joined, position) in &request.joined {
+            let (of, judged) = ledger.settle((joined, *position), now);
+            request.answers[*index].of = of;
+            told.extend(judged);
+        }
+        let model = ledger.model.clone();
+        if !told.is_empty() {
+            let mut judged = lock(&self.shared.judged);
+            let waiting = judged.entry(model.clone()).or_default();
+            let room = JUDGED_MAX.saturating_sub(waiting.len());
+            waiting.extend(told.into_iter().take(room));
+        }
+        let mut counts = lock(&self.shared.counts);
+        for answer in &request.answers {
+            let (version, arm) = answer.of.clone().map_or_else(
+                || (String::new(), String::new()),
+                |(version, arm)| (version.to_string(), arm),
+            );
+            *counts.entry((model.clone(), version, arm, answer.status)).or_default() += 1;
+        }
+        drop(counts);
+        // Whoever brought them may be gone; then they are sent again, and are duplicates.
+        let _ = request.reply.send(Ok(request.answers));
+    }
+
+    fn take_back(&mut self, request: Waiting, error: &std::io::Error) {
+        let ledger = &mut self.ledgers[request.ledger];
+        for (_, _, position) in &request.joined {
+            ledger.mark(*position, None);
+        }
+        let model = ledger.model.clone();
+        tracing::error!(%model, %error, "outcomes could not be written down; make room below state.path");
+        let source = std::io::Error::new(error.kind(), error.to_string());
+        let _ = request.reply.send(Err(FeedbackError::Unwritten { model, source }));
+    }
+
+    fn quality(
+        &mut self,
+        model: Option<&str>,
+        window: Duration,
+    ) -> Result<Vec<QualityReport>, FeedbackError> {
+        let now = self.serving.unix_now();
+        let report = |ledger: &Ledger| quality::report(ledger, window, now);
+        match model {
+            None => Ok(self.ledgers.iter().map(report).collect()),
+            Some(model) => self.known(model).map(|index| vec![report(&self.ledgers[index])]),
+        }
+    }
+
+    /// What is due each second and each minute.
+    fn look_after(&mut self) {
+        let now = self.serving.unix_now();
+        if now >= self.flushed_at + SECOND {
+            self.flushed_at = now;
+            self.ledgers.iter_mut().for_each(Ledger::flush);
+            self.ledgers.iter_mut().for_each(|ledger| ledger.age(now));
+            self.bound();
+        }
+        if now >= self.snapshot_at + MINUTE {
+            self.snapshot_at = now;
+            self.ledgers.iter_mut().for_each(Ledger::snapshot);
+            self.forget();
+        }
+    }
+
+    /// Drops the oldest of the largest model until all have room.
+    fn bound(&mut self) {
+        while self.ledgers.iter().map(Ledger::bytes).sum::<u64>() > self.settings.memory_max
+            && let Some(largest) = self.ledgers.iter_mut().max_by_key(|ledger| ledger.bytes())
+        {
+            largest.shrink();
+        }
+        for ledger in &mut self.ledgers {
+            if ledger.bytes() > ledger.policy.memory_max {
+                ledger.shrink();
+            }
+        }
+    }
+
+    /// Removes what is left of models that are long gone.
+    fn forget(&mut self) {
+        let table = self.serving.table();
+        let is_gone =
+            |ledger: &Ledger| ledger.is_empty() && table.model(ledger.model.as_str()).is_none();
+        let gone: Vec<usize> =
+            (0..self.ledgers.len()).filter(|index| is_gone(&self.ledgers[*index])).collect();
+        drop(table);
+        if !gone.is_empty() {
+            self.places.clear();
+        }
+        for index in gone.into_iter().rev() {
+            self.ledgers.remove(index).remove();
+        }
+    }
+}

@@ -1,0 +1,542 @@
+//! One model's predictions and outcomes: what is remembered, what is summed, what is on disk.
+//!
+//! An outcome is judged first, which marks its prediction, then written down, and only then counted; where it cannot be
+//! written, the mark is taken back. Always true:
+//! - An outcome counts once, however often it is sent, also across restarts.
+//! - What is remembered and what is summed follow from the journal and its snapshot alone.
+//!
+//! Not here: threads and clients (`joiner`), files (`journal`), what sums show (`quality`).
+
+use std::{collections::BTreeMap, io, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    model::{ArmName, ModelName, VersionId},
+    serve::{AnswerReading, ClassName, Predicted, PredictedKind, Recalled},
+};
+
+use super::{
+    Answer, Judged, Outcome, Policy, Status, Told,
+    calibration::Calibration,
+    journal::{Frame, Frames, Joined, Journal, Mark},
+    memory::Memory,
+    tally::{Truth, class_of, step},
+    windows::Windows,
+};
+
+/// Versions, arms and segments of a model that are summed apart.
+const SERIES_MAX: usize = 64;
+
+/// A model's part.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) model: ModelName,
+    pub(super) policy: Policy,
+    memory: Memory,
+    series: BTreeMap<u32, Series>,
+    next_series: u32,
+    journal: Option<Journal>,
+    /// The position up to which predictions are written down.
+    written: u64,
+    /// Series that the open segment does not have yet.
+    new_series: Vec<u32>,
+    /// True if the sums changed since the snapshot.
+    is_changed: bool,
+    /// True if something could not be written; told once.
+    is_troubled: bool,
+}
+
+/// The predictions of a version on an arm, in a segment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Series {
+    pub(super) version: u64,
+    pub(super) arm: String,
+    pub(super) segment: u8,
+    /// The positive class's bits.
+    pub(super) positive: Option<u64>,
+    /// True if the operator named it.
+    pub(super) is_positive_named: bool,
+    /// True if scores are the positive class's.
+    #[serde(default)]
+    pub(super) is_binary: bool,
+    /// Names of the classes that numbers stand for.
+    pub(super) names: Vec<String>,
+    /// The time of its newest prediction.
+    #[serde(default)]
+    newest: Duration,
+    #[serde(default)]
+    pub(super) windows: Windows,
+    #[serde(default)]
+    pub(super) calibration: Calibration,
+}
+
+/// A snapshot of the sums.
+#[derive(Serialize, Deserialize)]
+struct Sums {
+    /// The segment and byte up to which they hold.
+    mark: Mark,
+    series: BTreeMap<u32, Series>,
+}
+
+/// What an outcome comes to.
+pub(super) enum Verdict {
+    /// Nothing changes.
+    Answered(Answer),
+    /// It joins the prediction at this position.
+    Joins(Joined, u64),
+}
+
+impl Series {
+    fn new(version: VersionId, arm: ArmName, segment: u8, reading: &AnswerReading) -> Self {
+        Self {
+            version: version.number(),
+            arm: arm.as_str().to_owned(),
+            segment,
+            positive: reading.positive(),
+            is_positive_named: reading.is_positive_named(),
+            is_binary: false,
+            names: reading.names().to_vec(),
+            newest: Duration::ZERO,
+            windows: Windows::default(),
+            calibration: Calibration::default(),
+        }
+    }
+
+    /// It without its sums, as segments have it.
+    fn head(&self, index: u32) -> serde_json::Value {
+        let Self { version, arm, segment, positive, is_positive_named, is_binary, names, .. } =
+            self;
+        json!({
+            "index": index, "version": version, "arm": arm, "segment": segment, "positive": positive,
+            "is_positive_named": is_positive_named, "is_binary": is_binary, "names": names,
+        })
+    }
+}
+
+impl Ledger {
+    /// A model's ledger, with what is on disk.
+    pub(super) fn open(
+        model: ModelName,
+        policy: Policy,
+        folder: Option<PathBuf>,
+        now: Duration,
+    ) -> Self {
+        let mut ledger = Self {
+            model,
+            policy,
+            memory: Memory::default(),
+            series: BTreeMap::new(),
+            next_series: 0,
+            journal: None,
+            written: 0,
+            new_series: Vec::new(),
+            is_changed: false,
+            is_troubled: false,
+        };
+        if let Some(folder) = folder {
+            let opened = Journal::open(folder.clone());
+            match opened.and_then(|journal| ledger.restore(journal, now)) {
+                Ok(journal) => ledger.journal = Some(journal),
+                Err(error) => tracing::warn!(
+                    model = %ledger.model,
+                    "outcomes are not kept: {}: {error}; make it readable and writable, and restart",
+                    folder.display()
+                ),
+            }
+        }
+        ledger
+    }
+
+    /// Reads the snapshot, and what was written behind it.
+    fn restore(&mut self, mut journal: Journal, now: Duration) -> io::Result<Journal> {
+        let sums = journal.sums().and_then(|sums| serde_json::from_value::<Sums>(sums).ok());
+        let (mark, series) =
+            sums.map_or(((0, 0), BTreeMap::new()), |sums| (sums.mark, sums.series));
+        self.next_series = series.keys().next_back().map_or(0, |last| last + 1);
+        self.series = series;
+        let each = |ledger: &mut Self, frame, at: Mark| {
+            ledger.replay(frame, at > mark, now);
+            ledger.memory.trim(Duration::ZERO, ledger.policy.memory_max);
+        };
+        journal.replay(self, each, |ledger| ledger.memory.end())?;
+        self.memory.trim(now.saturating_sub(self.policy.ttl), u64::MAX);
+        self.written = self.memory.end();
+        self.is_changed = true;
+        Ok(journal)
+    }
+
+    fn replay(&mut self, frame: Frame, is_new: bool, now: Duration) {
+        match frame {
+            Frame::Series(head) => {
+                let index = head["index"].as_u64().and_then(|index| u32::try_from(index).ok());
+                let series = serde_json::from_value::<Series>(head);
+                if let (Some(index), Ok(series)) = (index, series) {
+                    self.series.entry(index).or_insert(series);
+                    self.next_series = self.next_series.max(index + 1);
+                }
+            }
+            Frame::Predictions(entries) => {
+                for entry in &entries {
+                    self.memory.push(entry);
+                    if is_new {
+                        self.serve(entry, now);
+                    }
+                }
+            }
+            Frame::Outcomes(outcomes) => {
+                for joined in &outcomes {
+                    let position = self.memory.find(joined.prediction, joined.row);
+                    if let Some(kept) = position.and_then(|at| self.memory.at_mut(at)) {
+                        kept.join(Some(joined.truth));
+                        let recalled = kept.recalled();
+                        self.memory.may_speak(joined.prediction);
+                        if is_new {
+                            self.count(joined, &recalled, now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The series of a version on an arm, in a segment; made where it is new.
+    pub(super) fn series_of(
+        &mut self,
+        (version, arm, segment): (VersionId, ArmName, u8),
+        reading: &AnswerReading,
+    ) -> u32 {
+        let is_it = |series: &Series| {
+            series.version == version.number()
+                && series.arm == arm.as_str()
+                && series.segment == segment
+        };
+        // The newest: an older one may be of other files of the same version.
+        let found = self.series.iter().rev().find(|(_, series)| is_it(series));
+        if let Some((index, _)) = found {
+            return *index;
+        }
+        if self.series.len() >= SERIES_MAX
+            && let Some(oldest) = self.series.iter().min_by_key(|(_, series)| series.newest)
+        {
+            let oldest = *oldest.0;
+            self.series.remove(&oldest);
+        }
+        let index = self.next_series;
+        self.next_series += 1;
+        self.series.insert(index, Series::new(version, arm, segment, reading));
+        self.new_series.push(index);
+        index
+    }
+
+    pub(super) fn has_series(&self, index: u32) -> bool {
+        self.series.contains_key(&index)
+    }
+
+    pub(super) fn series(&self) -> impl Iterator<Item = &Series> {
+        self.series.values()
+    }
+
+    /// Remembers and counts a prediction; its place is the index of its series.
+    pub(super) fn push(&mut self, entry: &Recalled, now: Duration) {
+        self.memory.push(entry);
+        self.serve(entry, now);
+    }
+
+    fn serve(&mut self, entry: &Recalled, now: Duration) {
+        let Some(series) = self.series.get_mut(&entry.place) else { return };
+        series.newest = series.newest.max(entry.at);
+        series.is_binary |= entry.predicted.is_positives;
+        let rows = if entry.row == 0 { entry.rows.max(1) } else { 0 };
+        let positive = series.positive;
+        if let Some(tally) = series.windows.of(entry.at, now) {
+            tally.serve(&entry.predicted, rows.into(), positive);
+            self.is_changed = true;
+        }
+    }
+
+    /// Says what an outcome comes to, and marks the prediction that it joins.
+    pub(super) fn judge(&mut self, outcome: &Outcome, now: Duration) -> Verdict {
+        let name = outcome.prediction;
+        let answered = |status, detail: String| {
+            Verdict::Answered(Answer { status, detail: Some(detail), of: None })
+        };
+        if name.made_at() + self.policy.ttl < now {
+            let ttl = self.policy.ttl.as_secs();
+            return answered(Status::Late, format!("older than feedback.ttl, {ttl} s"));
+        }
+        let Some(position) = self.memory.find(name, outcome.row) else {
+            return match self.memory.rows(name) {
+                Some(rows) if outcome.row >= rows => answered(
+                    Status::Invalid,
+                    format!("row {} of a request of {rows}; rows count from 0", outcome.row),
+                ),
+                _ => answered(Status::Late, "gone from memory, or of another model".to_owned()),
+            };
+        };
+        let Some(kept) = self.memory.at(position) else { unreachable!("it was found") };
+        let (recalled, before) = (kept.recalled(), kept.joined());
+        let Some(series) = self.series.get(&recalled.place) else {
+            return answered(Status::Late, "its version is not counted any more".to_owned());
+        };
+        let of = Some((VersionId::new(series.version), series.arm.clone()));
+        let (truth, echo) = match translate(outcome, &recalled.predicted, &series.names) {
+            Ok(translated) => translated,
+            Err(detail) => {
+                let detail = Some(detail);
+                return Verdict::Answered(Answer { status: Status::Invalid, detail, of });
+            }
+        };
+        if let Some(before) = before {
+            let detail = (before != truth)
+                .then(|| "another outcome was joined before; the first stays".to_owned());
+            return Verdict::Answered(Answer { status: Status::Duplicate, detail, of });
+        }
+        let at = outcome.at.unwrap_or(now).min(now);
+        let delay = at.saturating_sub(recalled.at);
+        let joined = Joined { prediction: name, row: outcome.row, truth, echo, delay };
+        self.mark(position, Some(truth));
+        Verdict::Joins(joined, position)
+    }
+
+    /// Marks a prediction as joined, or takes the mark back.
+    pub(super) fn mark(&mut self, position: u64, truth: Option<Truth>) {
+        if let Some(kept) = self.memory.at_mut(position) {
+            kept.join(truth);
+        }
+    }
+
+    /// Counts an outcome that was written down; gives whose it is, and what a rollout hears of it.
+    pub(super) fn settle(
+        &mut self,
+        (joined, position): (&Joined, u64),
+        now: Duration,
+    ) -> (Option<(VersionId, String)>, Option<Judged>) {
+        let Some(kept) = self.memory.at(position) else { return (None, None) };
+        let recalled = kept.recalled();
+        let (of, wrong) = self.count(joined, &recalled, now);
+        let speaks = recalled.assigned.is_some() && self.memory.may_speak(joined.prediction);
+        let judged = recalled.assigned.filter(|_| speaks).map(|assigned| {
+            let told = match joined.truth {
+                Truth::Class(_) => Told { happened: true, wrong },
+                Truth::Value(_) => Told { happened: true, wrong: None },
+                Truth::Reward(reward) => Told { happened: reward > 0.0, wrong: None },
+            };
+            Judged { prediction: joined.prediction, at: recalled.at, assigned, told }
+        });
+        (of, judged)
+    }
+
+    /// Adds an outcome to the sums; gives whose it is, and whether the prediction was wrong.
+    fn count(
+        &mut self,
+        joined: &Joined,
+        recalled: &Recalled,
+        now: Duration,
+    ) -> (Option<(VersionId, String)>, Option<bool>) {
+        let Some(series) = self.series.get_mut(&recalled.place) else { return (None, None) };
+        self.is_changed = true;
+        let predicted = match (recalled.predicted.kind, joined.echo) {
+            (PredictedKind::Nothing, Some(Truth::Class(bits))) => {
+                Predicted { kind: PredictedKind::Number, bits, ..Predicted::NOTHING }
+            }
+            (PredictedKind::Nothing, Some(Truth::Value(value))) => {
+                let bits = value.to_bits();
+                Predicted { kind: PredictedKind::Value, bits, ..Predicted::NOTHING }
+            }
+            _ => recalled.predicted,
+        };
+        if let Some(tally) = series.windows.of(recalled.at, now) {
+            tally.join(&predicted, joined.truth, series.positive, joined.delay.as_secs_f64());
+        }
+        let mut wrong = None;
+        if let (Truth::Class(actual), Some(class)) = (joined.truth, class_of(&predicted)) {
+            wrong = Some(class != actual);
+            if let Some(step) = step(predicted.score) {
+                let of_score = if predicted.is_positives { series.positive } else { Some(class) };
+                series.calibration.add(step, of_score == Some(actual));
+            }
+        }
+        (Some((VersionId::new(series.version), series.arm.clone())), wrong)
+    }
+
+    /// Writes predictions that are not written yet, and outcomes, which are synced.
+    pub(super) fn write(&mut self, outcomes: &[Joined]) -> io::Result<()> {
+        let end = self.memory.end();
+        let from = self.written.max(self.memory.first());
+        let Some(journal) = &mut self.journal else {
+            self.written = end;
+            return Ok(());
+        };
+        if from == end && outcomes.is_empty() {
+            return Ok(());
+        }
+        let mut frames = Frames::default();
+        for index in &self.new_series {
+            if let Some(series) = self.series.get(index) {
+                frames.series(&series.head(*index));
+            }
+        }
+        let fresh = (from..end).filter_map(|position| self.memory.at(position));
+        frames.predictions(fresh.map(super::memory::Kept::recalled));
+        frames.outcomes(outcomes);
+        let series = &self.series;
+        let head = || {
+            let mut head = Frames::default();
+            for (index, series) in series {
+                head.series(&series.head(*index));
+            }
+            head
+        };
+        journal.append(&frames, !outcomes.is_empty(), head, self.written)?;
+        self.written = end;
+        self.new_series.clear();
+        Ok(())
+    }
+
+    /// Writes predictions that are not written yet; what fails is told once, and tried again.
+    pub(super) fn flush(&mut self) {
+        match self.write(&[]) {
+            Ok(()) => self.is_troubled = false,
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    fn complain(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.is_troubled, true) {
+            let folder = self.journal.as_ref().map(|journal| journal.folder().display());
+            tracing::warn!(
+                model = %self.model,
+                "predictions for outcomes are not written down: {}: {error}; make room or make it writable",
+                folder.map_or_else(String::new, |folder| folder.to_string()),
+            );
+        }
+    }
+
+    /// Lets time pass: windows grow longer, and old predictions are dropped.
+    pub(super) fn age(&mut self, now: Duration) {
+        self.memory.trim(now.saturating_sub(self.policy.ttl), self.policy.memory_max);
+        for series in self.series.values_mut() {
+            series.windows.age(now);
+        }
+        let written = self.written;
+        let first = self.memory.first();
+        // What was never written and is gone needs no writing.
+        self.written = written.max(first);
+        self.series.retain(|_, series| {
+            !series.windows.is_empty() || series.newest + super::windows::AGE_MAX > now
+        });
+        if self.journal.as_ref().is_some_and(|journal| journal.has_old(first)) {
+            self.snapshot();
+        }
+    }
+
+    /// Writes the sums down where they changed, and removes segments that nobody needs.
+    pub(super) fn snapshot(&mut self) {
+        self.flush();
+        let first = self.memory.first();
+        let Some(journal) = &mut self.journal else { return };
+        if !self.is_changed && !journal.has_old(first) || self.is_troubled {
+            return;
+        }
+        let sums = Sums { mark: journal.mark(), series: self.series.clone() };
+        let sums = serde_json::to_value(&sums).expect("sums are plain JSON");
+        match journal.snapshot(&sums, first) {
+            Ok(()) => self.is_changed = false,
+            Err(error) => self.complain(&error),
+        }
+    }
+
+    /// Drops the oldest part of what is remembered.
+    pub(super) fn shrink(&mut self) {
+        self.memory.trim(Duration::ZERO, self.memory.bytes() / 16 * 15);
+        self.written = self.written.max(self.memory.first());
+    }
+
+    /// Bytes that what is remembered is taken to occupy.
+    pub(super) fn bytes(&self) -> u64 {
+        self.memory.bytes()
+    }
+
+    /// True if nothing is left of the model.
+    pub(super) fn is_empty(&self) -> bool {
+        self.series.is_empty() && self.memory.bytes() == 0
+    }
+
+    /// Removes its files.
+    pub(super) fn remove(self) {
+        if let Some(journal) = self.journal {
+            journal.remove();
+        }
+    }
+}
+
+/// An outcome in the terms of its prediction, and what the client says was predicted; or what is wrong with it.
+fn translate(
+    outcome: &Outcome,
+    predicted: &Predicted,
+    names: &[String],
+) -> Result<(Truth, Option<Truth>), String> {
+    let class = |class: &ClassName| {
+        let bits = match predicted.kind {
+            PredictedKind::Text => class.bits(true, names),
+            PredictedKind::Number | PredictedKind::Value => class.bits(false, names),
+            // The client's word is all there is.
+            PredictedKind::Nothing => class.bits(false, names).or_else(|| class.bits(true, names)),
+        };
+        bits.ok_or_else(|| {
+            let known = if names.is_empty() { "numbers".to_owned() } else { names.join(", ") };
+            format!("`label` {class} is none of the model's classes: {known}")
+        })
+    };
+    let truth = match &outcome.truth {
+        super::Actual::Label(label) => Truth::Class(class(label)?),
+        super::Actual::Value(value) => Truth::Value(*value),
+        super::Actual::Reward(reward) => Truth::Reward(*reward),
+    };
+    match (truth, predicted.kind) {
+        (Truth::Value(_), PredictedKind::Number | PredictedKind::Text) => {
+            return Err("the model predicts classes; send `label`".to_owned());
+        }
+        (Truth::Class(bits), PredictedKind::Value) if bits > 1 => {
+            return Err("the model predicts a number; send `value`, or the label 0 or 1".to_owned());
+        }
+        _ => {}
+    }
+    let echo = match &outcome.echo {
+        None => None,
+        Some(super::Echo::Number(value)) if matches!(truth, Truth::Value(_)) => {
+            Some(Truth::Value(*value))
+        }
+        Some(super::Echo::Number(value)) => whole(*value)
+            .map(|number| class(&ClassName::Number(number)).map(Truth::Class))
+            .transpose()?,
+        Some(super::Echo::Text(text)) => Some(Truth::Class(class(&ClassName::Text(text.clone()))?)),
+    };
+    let differs = match (echo, predicted.kind) {
+        (Some(Truth::Class(echo)), PredictedKind::Number | PredictedKind::Text) => {
+            echo != predicted.bits
+        }
+        (Some(Truth::Value(echo)), PredictedKind::Value) => {
+            let own = f64::from_bits(predicted.bits);
+            (echo - own).abs() > 1e-6 * own.abs().max(1e-6)
+        }
+        _ => false,
+    };
+    if differs {
+        return Err(
+            "`prediction` is not what was predicted: is it another prediction's?".to_owned()
+        );
+    }
+    let is_unread = predicted.kind == PredictedKind::Nothing;
+    Ok((truth, echo.filter(|_| is_unread)))
+}
+
+/// A number that is whole, as one.
+fn whole(value: f64) -> Option<i64> {
+    let is_whole = value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0;
+    #[expect(clippy::cast_possible_truncation, reason = "whole numbers of 53 bits")]
+    let number = value as i64;
+    is_whole.then_some(number)
+}
