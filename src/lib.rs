@@ -19,6 +19,7 @@ pub mod wire;
 // control plane
 pub mod dataset;
 pub mod lifecycle;
+pub mod notify;
 pub mod registry;
 pub mod rollout;
 pub mod source;

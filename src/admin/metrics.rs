@@ -20,6 +20,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     versions(&admin.serving, &admin.monitor, &mut page);
     weights(&admin.serving, &mut page);
     rollouts(&admin, &mut page);
+    notifications(&admin, &mut page);
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
     let help = "Requests that wait for versions that load on demand.";
@@ -124,6 +125,20 @@ fn rollouts(admin: &Admin, page: &mut Exposition) {
     };
     let help = "Rollouts that ended, by model and the state that they ended in.";
     page.counts("tidegate_rollouts_total", help, outcomes.iter().map(outcome));
+}
+
+/// Events that leave the house.
+#[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+fn notifications(admin: &Admin, page: &mut Exposition) {
+    let counts = admin.notifications.counts();
+    let count = |((kind, outcome), count): &((&'static str, &'static str), u64)| {
+        (vec![("kind", (*kind).to_owned()), ("outcome", (*outcome).to_owned())], *count)
+    };
+    let help = "Events for webhooks, by kind and what became of them.";
+    page.counts("tidegate_notifications_total", help, counts.iter().map(count));
+    let waiting = admin.notifications.waiting() as f64;
+    let help = "Events that wait to be delivered, over all webhooks.";
+    page.gauges("tidegate_notifications_waiting", help, &[(vec![], waiting)]);
 }
 
 const STATES: [(VersionState, &str); 4] = [

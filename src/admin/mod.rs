@@ -12,6 +12,7 @@ mod api;
 mod drift;
 mod events;
 mod metrics;
+mod notifications;
 mod operations;
 mod repository;
 mod request;
@@ -32,14 +33,15 @@ use axum::{
 use serde::Serialize;
 
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
+pub use notifications::TestList;
 pub use operations::{OperationReport, OperationRequest};
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
 pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
 
 use crate::{
-    drift::Drift, lifecycle::Handle, monitor::Monitor, rollout::Rollouts, serve::Serving,
-    wire::stranger,
+    drift::Drift, lifecycle::Handle, monitor::Monitor, notify::Notifications, rollout::Rollouts,
+    serve::Serving, wire::stranger,
 };
 
 /// The admin listener's settings.
@@ -62,6 +64,8 @@ pub struct Admin {
     pub lifecycle: Handle,
     /// Runs rollouts.
     pub rollouts: Rollouts,
+    /// Sends events to webhooks.
+    pub notifications: Notifications,
     /// Gives random bits, for the keys of hashes.
     pub random: fn() -> u64,
 }
@@ -79,6 +83,7 @@ impl Admin {
         let guarded = if trusted {
             let api = api::router().merge(operations::router()).merge(events::router());
             let api = api.merge(traffic::router()).merge(rollouts::router()).merge(drift::router());
+            let api = api.merge(notifications::router());
             api.route("/readyz", get(ready_in_words))
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)

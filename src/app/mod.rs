@@ -25,8 +25,9 @@ use crate::{
     edge::{self, Listener, Plane},
     engine::{self, Engines},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
-    model::{ModelName, TensorSpec},
+    model::{ModelName, TensorSpec, VersionId},
     monitor::{Clock, Monitor},
+    notify::{self, Notifier},
     registry::Registry,
     rollout::{self, PolicyDraft},
     serve::{Serving, Shadowing, Version, Watchdog},
@@ -257,9 +258,11 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         (config.loaded_bytes_max, state.as_ref().is_some_and(rollout::is_frozen)),
     )?;
     let judge = judge(&config, &serving, &monitor, &lifecycle, workers);
+    let alerts = (config.notify.clone(), state.clone());
     let state = state.map(|state| (state, config.state.path.clone()));
     let rollouts = rollout::Running::start(rollout::Parts { state, records, blamed, ..judge })
         .context("rollouts have no thread")?;
+    let notifier = notifier(alerts, &serving, &monitor, &rollouts)?;
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let (admin_at, admin_limits) = (config.admin.address, admin_limits(&config));
     let plane = plane(config, &serving, &monitor, &lifecycle);
@@ -270,6 +273,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         drift,
         lifecycle: lifecycle.handle(),
         rollouts: rollouts.handle(),
+        notifications: notifier.handle(),
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
@@ -294,6 +298,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     admin.stop().await;
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
     end(lifecycle, "a version was still being loaded").await;
+    end(notifier, "a notification was still being sent; it is sent again after the next start")
+        .await;
     log_totals(&monitor, complete);
     Ok(())
 }
@@ -326,6 +332,34 @@ fn judge(
         workers,
         random,
     }
+}
+
+/// What tells others of events.
+fn notifier(
+    (settings, state): (notify::Settings, Option<State>),
+    serving: &Arc<Serving>,
+    monitor: &Arc<Monitor>,
+    rollouts: &rollout::Running,
+) -> anyhow::Result<Notifier> {
+    let serving = Arc::clone(serving);
+    let version = move |model: &ModelName, version: Option<VersionId>| {
+        let table = serving.table();
+        let model = table.model(model)?;
+        let is_meant = |found: &&Arc<Version>| version.is_none_or(|id| found.id() == id);
+        let found = model.ready().find(is_meant).filter(|_| version.is_some());
+        let found = found.or_else(|| model.answering().filter(is_meant))?;
+        Some((found.id(), found.parts().digest.clone()))
+    };
+    let parts = notify::Parts {
+        settings,
+        monitor: Arc::clone(monitor),
+        state,
+        rollouts: rollouts.handle(),
+        version: Box::new(version),
+        variables: |name| std::env::var(name).ok(),
+        random,
+    };
+    Notifier::start(parts).context("notifications have no thread")
 }
 
 /// The data plane, as the configuration wants it.

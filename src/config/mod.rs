@@ -36,6 +36,7 @@ use crate::{
     drift, edge, engine,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
+    notify,
     rollout::PolicyDraft,
     serve, source, state, validation,
 };
@@ -75,6 +76,8 @@ pub struct Config {
     pub drift: drift::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
+    /// How events leave the house, and when models should be trained anew.
+    pub notify: notify::Settings,
     /// What is logged.
     pub logs: Logs,
     /// What holds for single models.
@@ -313,6 +316,7 @@ impl Default for Config {
             validation: validation::Settings::default(),
             drift: drift::Settings::default(),
             state: state::Settings::default(),
+            notify: notify::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),
             reserved: Reserved::default(),
