@@ -131,6 +131,8 @@ impl Notifier {
                 }
                 driver.run(later, asked, stopped).await;
             });
+            // A name that is still being resolved must not keep the process from ending.
+            runtime.shutdown_background();
         })?;
         Ok(Self { handle, stop, thread: Some(thread) })
     }
@@ -286,7 +288,7 @@ impl Driver {
                 standings.iter().find(of).is_some_and(|report| !report.state.is_over())
             };
             for request in self.retraining.due(&self.settings.retrain, now, is_open) {
-                self.request(request, ("tidegate", ""), events);
+                self.request(request, None, events);
             }
         }
         let durable = self.journal.is_durable();
@@ -443,17 +445,18 @@ impl Driver {
                 let version = (self.version)(&model, None).map(|(version, _)| version);
                 let detail = format!("asked for by {}", cause.0);
                 let request = Request { model, version, detail, object };
-                let object = self.request(request, (&cause.0, &cause.1), events);
+                let object = self.request(request, Some((&cause.0, &cause.1)), events);
                 let _ = reply.send(object);
             }
         }
     }
 
-    /// Tells that a model should be trained anew, with what is known about it.
+    /// Tells that a model should be trained anew, with what is known about it; an operator who asks has a name and a
+    /// reason.
     fn request(
         &mut self,
         request: Request,
-        (actor, reason): (&str, &str),
+        operator: Option<(&str, &str)>,
         events: &mut Receiver<Event>,
     ) -> Value {
         let Request { model, version, detail, mut object } = request;
@@ -463,8 +466,9 @@ impl Driver {
             object["version"] = version.to_string().into();
             object["digest"] = digest.into();
         }
+        let actor = operator.map_or("tidegate", |(actor, _)| actor);
         object["by"] = actor.into();
-        if !reason.is_empty() || actor != "tidegate" {
+        if let Some((_, reason)) = operator {
             object["trigger"] = "operator".into();
             object["reason"] = reason.into();
         }

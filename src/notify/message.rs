@@ -40,6 +40,9 @@ pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf
 const PARTS: [&str; 8] =
     ["feature", "kind", "tier", "rule", "metric", "segment", "segment_value", "arm"];
 
+/// The most names of features in a key.
+const NAMES_MAX: usize = 8;
+
 /// Population stability index from which a drift is `warning`, and `critical` (Siddiqi, Credit Risk Scorecards, 2006:
 /// below 0.1 none, above 0.25 major).
 const PSI: [f64; 2] = [0.1, 0.25];
@@ -136,7 +139,13 @@ fn about(event: &Event) -> String {
             about += &format!("/{word}");
         }
     }
-    about
+    // An alarm of several features is told from one of others by their names.
+    let features = object.filter(|object| object.get("feature").is_none());
+    let features = features.and_then(|object| object.get("features")?.as_array());
+    let names = features.into_iter().flatten().filter_map(|feature| word(feature.get("name")?));
+    let mut names: Vec<String> = names.take(NAMES_MAX).collect();
+    names.sort_unstable();
+    if names.is_empty() { about } else { format!("{about}/{}", names.join("+")) }
 }
 
 /// A short text, or a number as one.
@@ -243,6 +252,9 @@ mod tests {
         let detected = topic(&event(EventKind::DriftDetected, alarm.clone()));
         assert_eq!(detected, topic(&event(EventKind::DriftCleared, alarm)));
         assert_eq!(detected.as_deref(), Some("drift/fraud/3/amount/up"));
+        let several = json!({ "features": [{ "name": "b" }, { "name": "a" }] });
+        let several = topic(&event(EventKind::DriftDetected, several));
+        assert_eq!(several.as_deref(), Some("drift/fraud/3/a+b"));
         let step = event(EventKind::RolloutStep, json!({ "id": "r-1", "revision": 4 }));
         assert_eq!(topic(&step), None);
         assert_eq!(dedupe_key(&step), "rollout.step/fraud/3/r-1/4");

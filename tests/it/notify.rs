@@ -2,7 +2,13 @@
 //!
 //! Most events here are an operator's requests to train a model anew: each is answered once it is queued.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -409,5 +415,150 @@ fn check_finds_what_deliveries_lack() {
     let said = String::from_utf8(output.stdout).unwrap();
     for what in ["/nowhere/secret", "NO_SUCH_TOKEN", "/nowhere/ca.pem"] {
         assert!(said.contains(what), "{said}");
+    }
+}
+
+/// A program in Python that says on its first line where it listens, killed when dropped.
+struct Program {
+    child: Child,
+    said: BufReader<ChildStdout>,
+}
+
+impl Program {
+    fn start(script: &str, arguments: &[&str], environment: &[(&str, &str)]) -> (Self, String) {
+        let mut child = Command::new(python())
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script))
+            .args(arguments)
+            .envs(environment.iter().copied())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let mut program = Self { child, said };
+        let first = program.line();
+        (program, first)
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn https_is_judged_by_the_authorities_of_a_file() {
+    let repository = Repository::of(&["add_sub"]);
+    let authority = repository.beside("authority.pem");
+    let authority = authority.to_str().unwrap();
+    let (mut receiver, port) = Program::start("tests/clients/https_receiver.py", &[authority], &[]);
+    let right = hook("right", &format!("https://localhost:{port}/"));
+    let mut other_name = hook("other-name", &format!("https://127.0.0.1:{port}/"));
+    other_name["events"] = json!(["decided"]);
+    let server =
+        launch(&repository, &json!([right, other_name])).set("NOTIFY__CA_FILE", authority).start();
+    retrain(&server, "1");
+    let event: Value = serde_json::from_str(&receiver.line()).unwrap();
+    assert_eq!(event["data"]["retrain"]["reason"], "1");
+    let test = |name: &str| {
+        let answer = post(&server, "/api/v1/notifications/test", &json!({ "webhook": name }));
+        answer.ok().json()["results"][0].clone()
+    };
+    assert_eq!(test("right")["delivered"], true);
+    let refused = test("other-name");
+    assert_eq!(refused["delivered"], false);
+    assert!(refused["detail"].as_str().unwrap().starts_with("no TLS with 127.0.0.1"), "{refused}");
+}
+
+#[test]
+fn the_example_starts_a_workflow_once() {
+    let repository = Repository::of(&["add_sub"]);
+    let github = Receiver::answering(|n, _| if n == 0 { Reply::Status(500, &[]) } else { OK });
+    let file = |name: &str, text: &str| -> PathBuf {
+        fs::write(repository.beside(name), text).unwrap();
+        repository.beside(name)
+    };
+    let (secret, token) = (file("secret", SECRET), file("token", "github_pat_1"));
+    let (secret, token) = (secret.to_str().unwrap(), token.to_str().unwrap());
+    let seen = repository.beside("seen");
+    let environment = [
+        ("TIDEGATE_SECRET_FILE", secret),
+        ("GITHUB_TOKEN_FILE", token),
+        ("GITHUB_REPOSITORY", "acme/models"),
+        ("GITHUB_API", &github.url("/")),
+        ("SEEN_FILE", seen.to_str().unwrap()),
+        ("LISTEN", "127.0.0.1:0"),
+    ];
+    let start = || {
+        let (program, said) = Program::start("deploy/github/receiver.py", &[], &environment);
+        let address = said.strip_prefix("listening on ").unwrap().to_owned();
+        (program, address)
+    };
+    let (example, address) = start();
+    let copies = Receiver::start();
+    let mut webhooks =
+        [hook("github", &format!("http://{address}/")), hook("copy", &copies.url("/"))];
+    for webhook in &mut webhooks {
+        webhook["secret_file"] = secret.into();
+    }
+    let server = launch(&repository, &webhooks.to_vec().into()).start();
+    let id = retrain(&server, "labels of March");
+
+    let dispatch = github.wait_for(2).remove(1);
+    assert_eq!(dispatch.path, "/repos/acme/models/dispatches");
+    assert_eq!(dispatch.header("authorization"), Some("Bearer github_pat_1"));
+    let body = dispatch.event();
+    assert_eq!(body["event_type"], "tidegate-retrain");
+    let payload = &body["client_payload"];
+    assert!(payload.as_object().unwrap().len() <= 10, "GitHub takes ten properties");
+    assert_eq!((&payload["model"], &payload["version"]), (&json!("add_sub"), &json!("1")));
+    assert_eq!((&payload["evidence"]["id"], &payload["trigger"]), (&json!(id), &json!("operator")));
+    eventually("it counts as delivered", || {
+        (report(&server)["webhooks"][0]["waiting"] == 0).then_some(())
+    });
+
+    // The same delivery again, one that was changed, and one after a restart.
+    let copy = copies.wait_for(1).remove(0);
+    let send = |address: &str, body: &str| {
+        let signature = copy.header("x-tidegate-signature").unwrap();
+        let request = Request::post("/", body).header("x-tidegate-signature", signature);
+        Connection::open(address.parse().unwrap()).ask(&request).status
+    };
+    assert_eq!(send(&address, &copy.body), 204);
+    assert_eq!(send(&address, &copy.body.replace("add_sub", "another")), 401);
+    drop(example);
+    let (_example, address) = start();
+    assert_eq!(send(&address, &copy.body), 204);
+    assert_eq!(github.taken().len(), 2);
+}
+
+#[test]
+fn the_workflow_listens_to_the_example_and_takes_no_text_into_its_scripts() {
+    let code = "import json, sys, yaml\nprint(json.dumps({str(k): v for k, v in yaml.safe_load(sys.stdin).items()}))";
+    let workflow = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/github/retrain.yml");
+    let output = Command::new(python())
+        .args(["-c", code])
+        .stdin(fs::File::open(workflow).unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let workflow: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // YAML 1.1 takes the word `on` for a truth value.
+    let types = &workflow["True"]["repository_dispatch"]["types"];
+    assert_eq!(types, &json!(["tidegate-retrain"]));
+    assert_eq!(workflow["permissions"], json!({ "contents": "read" }));
+    let steps = workflow["jobs"]["train"]["steps"].as_array().unwrap();
+    for step in steps {
+        assert!(!step["run"].as_str().unwrap_or_default().contains("${{"), "{step}");
+        assert_ne!(step["run"].is_string(), step["uses"].is_string(), "{step}");
     }
 }
