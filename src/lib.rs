@@ -20,6 +20,7 @@ pub mod wire;
 pub mod dataset;
 pub mod feedback;
 pub mod lifecycle;
+pub mod notify;
 pub mod registry;
 pub mod rollout;
 pub mod source;

@@ -12,10 +12,9 @@ use axum::{
 };
 use http_body_util::StreamBody;
 use hyper::body::Frame;
-use serde_json::Value;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use crate::monitor::{Event, EventKind};
+use crate::monitor::Event;
 
 use super::Admin;
 
@@ -71,19 +70,6 @@ impl Stream {
 }
 
 fn text(event: &Event) -> String {
-    let mut data = serde_json::json!({
-        "id": event.sequence.to_string(),
-        "at": crate::model::Moment::at(event.at).to_string(),
-        "sequence": event.sequence,
-        "unix_ms": u64::try_from(event.at.as_millis()).unwrap_or(u64::MAX),
-        "model": event.model.as_str(),
-        "version": event.version.map(crate::model::VersionId::number),
-        "event": event.kind.name(),
-        "detail": event.detail,
-    });
-    if let Some(object) = &event.object {
-        let name = if event.kind == EventKind::TrafficChanged { "traffic" } else { "rollout" };
-        data[name] = Value::clone(object);
-    }
+    let data = event.to_json();
     format!("id: {}\nevent: {}\ndata: {data}\n\n", event.sequence, event.kind.name())
 }

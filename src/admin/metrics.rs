@@ -24,6 +24,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     weights(&admin.serving, &mut page);
     rollouts(&admin, &mut page);
     outcomes(&admin, &mut page).await;
+    notifications(&admin, &mut page);
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
     let help = "Requests that wait for versions that load on demand.";
@@ -178,6 +179,20 @@ async fn outcomes(admin: &Admin, page: &mut Exposition) {
 
 /// The window of the gauges about quality.
 const QUALITY_WINDOW: Duration = Duration::from_hours(1);
+
+/// Events that leave the house.
+#[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+fn notifications(admin: &Admin, page: &mut Exposition) {
+    let counts = admin.notifications.counts();
+    let count = |((kind, outcome), count): &((&'static str, &'static str), u64)| {
+        (vec![("kind", (*kind).to_owned()), ("outcome", (*outcome).to_owned())], *count)
+    };
+    let help = "Events for webhooks, by kind and what became of them.";
+    page.counts("tidegate_notifications_total", help, counts.iter().map(count));
+    let waiting = admin.notifications.waiting() as f64;
+    let help = "Events that wait to be delivered, over all webhooks.";
+    page.gauges("tidegate_notifications_waiting", help, &[(vec![], waiting)]);
+}
 
 const STATES: [(VersionState, &str); 4] = [
     (VersionState::Loading, "loading"),

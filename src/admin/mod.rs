@@ -12,6 +12,7 @@ mod api;
 mod drift;
 mod events;
 mod metrics;
+mod notifications;
 mod operations;
 mod outcomes;
 mod repository;
@@ -33,6 +34,7 @@ use axum::{
 use serde::Serialize;
 
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
+pub use notifications::TestList;
 pub use operations::{OperationReport, OperationRequest};
 pub use outcomes::with_outcomes;
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
@@ -40,8 +42,8 @@ pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
 
 use crate::{
-    drift::Drift, feedback::Feedback, lifecycle::Handle, monitor::Monitor, rollout::Rollouts,
-    serve::Serving, wire::stranger,
+    drift::Drift, feedback::Feedback, lifecycle::Handle, monitor::Monitor, notify::Notifications,
+    rollout::Rollouts, serve::Serving, wire::stranger,
 };
 
 /// The admin listener's settings.
@@ -66,6 +68,8 @@ pub struct Admin {
     pub rollouts: Rollouts,
     /// Takes outcomes of predictions.
     pub feedback: Feedback,
+    /// Sends events to webhooks.
+    pub notifications: Notifications,
     /// Gives random bits, for the keys of hashes.
     pub random: fn() -> u64,
 }
@@ -84,6 +88,7 @@ impl Admin {
             let api = api::router().merge(operations::router()).merge(events::router());
             let api = api.merge(traffic::router()).merge(rollouts::router()).merge(drift::router());
             let api = api.merge(outcomes::router());
+            let api = api.merge(notifications::router());
             api.route("/readyz", get(ready_in_words))
         } else {
             Router::new().route("/readyz", get(ready)).fallback(forbidden)

@@ -26,8 +26,9 @@ use crate::{
     engine::{self, Engines},
     feedback::{self, Feedback, Joining},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
-    model::{ModelName, PredictionKey, TensorSpec},
+    model::{ModelName, PredictionKey, TensorSpec, VersionId},
     monitor::{Clock, Monitor},
+    notify::{self, Notifier},
     registry::Registry,
     rollout::{self, PolicyDraft},
     serve::{AnswerRule, Naming, Serving, Shadowing, Version, Watchdog},
@@ -298,9 +299,11 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     )?;
     let (joining, key) = joining(&config, &serving, &monitor, workers, state.is_some())?;
     let judge = judge(&config, &joining.handle(), &serving, &monitor, &lifecycle, workers);
+    let alerts = (config.notify.clone(), state.clone());
     let state = state.map(|state| (state, config.state.path.clone()));
     let rollouts = rollout::Running::start(rollout::Parts { state, records, blamed, ..judge })
         .context("rollouts have no thread")?;
+    let notifier = notifier(alerts, &serving, &monitor, &rollouts)?;
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let (admin_at, admin_limits) = (config.admin.address, admin_limits(&config));
     let plane = plane(config, &serving, &monitor, &lifecycle, (joining.handle(), key));
@@ -312,6 +315,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         lifecycle: lifecycle.handle(),
         rollouts: rollouts.handle(),
         feedback: joining.handle(),
+        notifications: notifier.handle(),
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
@@ -337,6 +341,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
     end(joining, "outcomes were still being written").await;
     end(lifecycle, "a version was still being loaded").await;
+    end(notifier, "a notification was still being sent; it is sent again after the next start")
+        .await;
     log_totals(&monitor, complete);
     Ok(())
 }
@@ -371,6 +377,34 @@ fn judge(
         workers,
         random,
     }
+}
+
+/// What tells others of events.
+fn notifier(
+    (settings, state): (notify::Settings, Option<State>),
+    serving: &Arc<Serving>,
+    monitor: &Arc<Monitor>,
+    rollouts: &rollout::Running,
+) -> anyhow::Result<Notifier> {
+    let serving = Arc::clone(serving);
+    let version = move |model: &ModelName, version: Option<VersionId>| {
+        let table = serving.table();
+        let model = table.model(model)?;
+        let is_meant = |found: &&Arc<Version>| version.is_none_or(|id| found.id() == id);
+        let found = model.ready().find(is_meant).filter(|_| version.is_some());
+        let found = found.or_else(|| model.answering().filter(is_meant))?;
+        Some((found.id(), found.parts().digest.clone()))
+    };
+    let parts = notify::Parts {
+        settings,
+        monitor: Arc::clone(monitor),
+        state,
+        rollouts: rollouts.handle(),
+        version: Box::new(version),
+        variables: |name| std::env::var(name).ok(),
+        random,
+    };
+    Notifier::start(parts).context("notifications have no thread")
 }
 
 /// The data plane, as the configuration wants it.

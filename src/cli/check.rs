@@ -48,6 +48,13 @@ pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
         loaded: None,
         problem: Some(problem.reason.clone()),
     }));
+    let variables = |name: &str| std::env::var(name).ok();
+    found.extend(config.notify.problems(variables).into_iter().map(|problem| Found {
+        model: "[notify]".to_owned(),
+        version: None,
+        loaded: None,
+        problem: Some(problem),
+    }));
     for (name, _) in config.models.iter().filter(|(_, policy)| policy.required) {
         if !listing.models.contains_key(name) {
             let text = "it is required and not in the repository; the server would never be ready";

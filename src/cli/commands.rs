@@ -103,6 +103,20 @@ pub(super) enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Shows where events are sent and what became of them, and tests it
+    #[command(subcommand)]
+    Notify(NotifyCommand),
+    /// Asks for a model to be trained anew: sends `retrain.requested` to webhooks that want it
+    #[command(after_help = "Example: tidegate retrain fraud --reason 'labels of March are in'")]
+    Retrain {
+        /// The model
+        #[arg(value_parser = ModelName::parse)]
+        model: ModelName,
+        #[command(flatten)]
+        why: Why,
+        #[command(flatten)]
+        server: Server,
+    },
     /// Shows and verifies the log of decisions
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -727,6 +741,30 @@ pub(super) struct Server {
         env = "TIDEGATE_ADMIN_URL"
     )]
     pub(super) admin: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NotifyCommand {
+    /// Lists webhooks with their circuits, and the last notifications
+    List {
+        /// Only the newest N notifications
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: u32,
+        #[command(flatten)]
+        server: Server,
+    },
+    /// Sends a test to a webhook, or to all, and says what the receivers said
+    #[command(after_help = "Exit code 1: a receiver did not take it.
+
+Examples:
+  tidegate notify test
+  tidegate notify test ops")]
+    Test {
+        /// The webhook's name [default: all]
+        webhook: Option<String>,
+        #[command(flatten)]
+        server: Server,
+    },
 }
 
 #[derive(Debug, Subcommand)]

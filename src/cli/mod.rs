@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod commands;
 mod models;
+mod notify;
 mod operations;
 mod predict;
 mod profile;
@@ -88,6 +89,10 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Rollback { model, to, consent, why, server } => {
             operations::rollback(&Target { model, consent, why, server }, to, cli.json)
+        }
+        Command::Notify(command) => notify::run(command, cli.json),
+        Command::Retrain { model, why, server } => {
+            notify::retrain(&server.admin, &model, &why, cli.json)
         }
         Command::Audit(AuditCommand::List { model, limit, folder }) => {
             audit::list(&folder.path()?, model, limit, cli.json)

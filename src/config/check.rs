@@ -11,12 +11,13 @@ use super::{
     Admin, Config, Findings, Logs, ModelPolicy, Reserved, Uploads,
     draft::Places,
     file::{self, File},
-    value::{Class, RepositoryApi, RolloutPolicy, Size, Text, Whole},
+    value::{Class, EventSource, RepositoryApi, RolloutPolicy, Size, Text, Texts, Webhooks, Whole},
 };
 use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
+    notify,
     serve::{self, AnswerRule},
     source, state, validation,
 };
@@ -77,6 +78,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             log_bytes_max: file.state.log_bytes.0,
             ..state::Settings::default()
         },
+        notify: notify(file.notify, &file.models),
         loaded_bytes_max: Some(file.repository.loaded_bytes.0).filter(|bytes| *bytes > 0),
         source: repository(file.repository),
         logs: Logs {
@@ -142,6 +144,36 @@ fn repository(section: file::RepositorySection) -> source::Settings {
         versions_max: count(section.versions),
         hard_links: section.hard_links.0,
         vanished_grace: section.vanished_grace.0,
+    }
+}
+
+/// Rules of retraining stand with their models.
+fn notify(
+    section: file::Notify,
+    models: &std::collections::BTreeMap<String, file::Model>,
+) -> notify::Settings {
+    let rule = |(name, model): (&String, &file::Model)| {
+        let rule = model.retrain.as_ref()?.0.read().ok()??;
+        Some((ModelName::parse(name).ok()?, rule))
+    };
+    let (Texts(hosts), Texts(private_addresses)) = (section.hosts, section.private_addresses);
+    let (Text(EventSource(source)), Webhooks(drafts)) = (section.source, section.webhook);
+    let small = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    notify::Settings {
+        source,
+        webhooks: notify::Webhook::read(&drafts).unwrap_or_default(),
+        hosts,
+        private_addresses,
+        ca_file: section.ca_file.map(|Text(path)| path),
+        cooldown: section.cooldown.0,
+        backoff: section.backoff.0,
+        backoff_max: section.backoff_max.0,
+        breaker_failures: small(section.breaker_failures.0),
+        attempts_max: small(section.attempts.0),
+        give_up_after: section.give_up_after.0,
+        queue_max: count(section.queue),
+        event_bytes_max: bytes(section.event_bytes),
+        retrain: models.iter().filter_map(rule).collect(),
     }
 }
 
@@ -255,6 +287,30 @@ impl Contradictions<'_> {
                 ("limits.uri_bytes", written(uri_bytes), "must be at most"),
                 ("limits.header_bytes", written(header_bytes), "must be at least"),
             );
+        }
+        self.find_in_notify(&file.notify);
+    }
+
+    fn find_in_notify(&mut self, section: &file::Notify) {
+        let file::Notify { backoff, backoff_max, hosts: Texts(hosts), webhook, .. } = section;
+        if backoff.0 > backoff_max.0 {
+            self.add(
+                ("notify.backoff", written(backoff), "must be at most"),
+                ("notify.backoff_max", written(backoff_max), "must be at least"),
+            );
+        }
+        let permits = |host: &str| hosts.is_empty() || hosts.iter().any(|rule| rule.permits(host));
+        for webhook in notify::Webhook::read(&webhook.0).unwrap_or_default() {
+            let host = &webhook.target.host;
+            if !permits(host)
+                && let Some(origin) = self.places.origin("notify.webhook")
+            {
+                let (name, key) = (&webhook.name, "notify.webhook");
+                let advice = format!(
+                    "webhook `{name}` names `{host}`, which `notify.hosts` does not list; add it there"
+                );
+                self.findings.add(key, None, advice, origin);
+            }
         }
     }
 

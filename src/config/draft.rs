@@ -176,6 +176,8 @@ impl Draft {
             let advice = self.keys.advise_key(section, path.last().map_or("", String::as_str));
             return self.refuse(path, Some(shown), advice, origin);
         }
+        // Webhooks may hold secrets.
+        let shown = if path == ["notify", "webhook"] { "..." } else { shown };
         let mut alone = toml::Table::new();
         insert(&mut alone, path, Some(value.clone()));
         match File::deserialize(toml::Value::Table(alone)) {

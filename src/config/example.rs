@@ -33,10 +33,12 @@ pub(super) fn example(schema: &Json) -> String {
     // The serialiser keeps the order of the fields and writes one section or key a line.
     for line in sample.lines().filter(|line| !line.is_empty()) {
         if let Some(head) = line.strip_prefix('[').and_then(|head| head.strip_suffix(']')) {
-            section = head.split('.').collect();
+            let entry = head.strip_prefix('[').and_then(|head| head.strip_suffix(']'));
+            section = entry.unwrap_or(head).split('.').collect();
             out.push('\n');
             let made_up = section.len() > 1;
-            let path = if section.len() > 2 { &section[..] } else { &section[..1] };
+            let is_key = section.len() > 2 || entry.is_some();
+            let path = if is_key { &section[..] } else { &section[..1] };
             prose(&mut out, described(schema, path));
             out.push_str(if made_up { "# " } else { "" });
             out.push_str(line);
@@ -45,7 +47,8 @@ pub(super) fn example(schema: &Json) -> String {
             let path = [&section[..], &[key]].concat();
             out.push('\n');
             prose(&mut out, described(schema, &path));
-            let defaults = section.first().and_then(|name| default.get(*name));
+            let defaults = section.first().filter(|_| section.len() == 1);
+            let defaults = defaults.and_then(|name| default.get(*name));
             let is_default =
                 defaults.and_then(|keys| keys.get(key)).is_some_and(|d| d.to_string() == value);
             out.push_str(if is_default { "#" } else { "# " });
@@ -59,6 +62,7 @@ pub(super) fn example(schema: &Json) -> String {
 /// What the schema says about a section or key.
 fn described<'s>(schema: &'s Json, path: &[&str]) -> &'s str {
     let step = |schema: &'s Json, name: &&str| match &schema["properties"][*name] {
+        Json::Null if schema["items"].is_object() => &schema["items"]["properties"][*name],
         Json::Null => &schema["additionalProperties"],
         property => property,
     };

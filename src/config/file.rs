@@ -14,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        Class, DAY, Decimal, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi, RepositoryRoot,
-        RolloutPolicy, SECOND, Size, Switch, TIB, Table, Text, Time, Whole,
+        Class, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi,
+        RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Size, Switch, TIB, Table, Text, Texts,
+        Time, Webhooks, Whole,
     },
 };
 use crate::{
     drift, edge, engine, feedback, lifecycle, lifecycle::OnNewVersion, model::EngineChoice,
-    model::ModelName, rollout::PolicyDraft, serve, source, state, validation,
+    model::ModelName, notify, rollout::PolicyDraft, serve, source, state, validation,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -38,6 +39,7 @@ pub(super) struct File {
     pub(super) feedback: Feedback,
     pub(super) logs: LogsSection,
     pub(super) state: State,
+    pub(super) notify: Notify,
     /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
     /// but never decide any of this.
     pub(super) models: BTreeMap<String, Model>,
@@ -343,6 +345,49 @@ pub(super) struct ModelDrift {
     pub(super) ignore: Vec<String>,
 }
 
+/// Events that leave the house: drift, quality, performance, retraining, rollouts and failed versions, sent to
+/// webhooks as signed `CloudEvents`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Notify {
+    /// The attribute `source` of each event: a path or URL that names this server. Set it where several servers send to
+    /// one receiver.
+    pub(super) source: Text<EventSource>,
+    /// Hosts that webhooks may name: `hooks.example.com`, `*.example.com` for all below it, or an address. Empty:
+    /// those of the webhooks' own URLs.
+    pub(super) hosts: Texts<notify::HostRule>,
+    /// Addresses beyond the internet that deliveries may go to, each an address or a block such as `10.20.0.0/16`.
+    /// Empty: none, so that no name, whatever it resolves to, leads to this machine, its network or a cloud's
+    /// metadata.
+    pub(super) private_addresses: Texts<notify::Block>,
+    /// A file of certificates in PEM: the authorities by which receivers of `https://` are judged, instead of those
+    /// that this machine trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Text<PathBuf>")]
+    pub(super) ca_file: Option<Text<PathBuf>>,
+    /// How long the same news is not sent again: the same kind for the same model, version and feature. What is held
+    /// back is counted, and the next event about it says how often that was. The opposite (drift cleared) is sent at
+    /// once.
+    pub(super) cooldown: Time<0, { 30 * DAY }>,
+    /// Pause after a failed delivery. It doubles with each further one, up to `backoff_max`; a random half of it is
+    /// left out, so that many servers do not ask at once. A receiver's `Retry-After` is kept to, up to an hour.
+    pub(super) backoff: Time<10, HOUR>,
+    /// The longest pause, and how long a webhook whose circuit is open is left alone. Not below `backoff`.
+    pub(super) backoff_max: Time<10, DAY>,
+    /// Failed deliveries in a row that open a webhook's circuit; then one event is tried after each `backoff_max`.
+    pub(super) breaker_failures: Whole<1, 1000>,
+    /// Most attempts to deliver one event; then it is given up, which is recorded, counted and logged.
+    pub(super) attempts: Whole<1, 1_000_000>,
+    /// Age at which an event that could not be delivered is given up.
+    pub(super) give_up_after: Time<SECOND, { 365 * DAY }>,
+    /// Most events that wait for one webhook; further ones are dropped, counted and logged.
+    pub(super) queue: Whole<1, 100_000>,
+    /// Largest body of a delivery. A larger event is sent without the object that it is about.
+    pub(super) event_bytes: Size<{ 4 * KIB }, MIB>,
+    /// Receivers of events, up to 16. Each is a section of its own.
+    pub(super) webhook: Webhooks,
+}
+
 /// What holds for one model.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -376,6 +421,10 @@ pub(super) struct Model {
     /// the prediction, and how long outcomes may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) feedback: Option<Table<ModelFeedback>>,
+    /// When this model should be trained anew (the event `retrain.requested`): drift of important features, or a drop
+    /// of performance, that lasts. Not set: only when an operator asks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retrain: Option<RetrainRule>,
 }
 
 /// Outcomes of one model's predictions.
@@ -420,8 +469,21 @@ impl File {
         let drift = Some(Table(drift));
         let output = Some("label".to_owned());
         let feedback = Some(Table(ModelFeedback { output, ..ModelFeedback::default() }));
-        let fraud = Model { engine, rollout, drift, feedback, ..Model::default() };
+        let rule =
+            notify::RetrainDraft { windows: Some(3), min_psi: Some(0.1), ..Default::default() };
+        let retrain = Some(RetrainRule(rule));
+        let fraud = Model { engine, rollout, drift, feedback, retrain, ..Model::default() };
         file.models.insert("fraud".to_owned(), fraud);
+        file.notify.ca_file = Some(Text("/etc/ssl/certs/company.pem".into()));
+        file.notify.webhook = Webhooks(vec![notify::WebhookDraft {
+            name: "ops".to_owned(),
+            url: "https://hooks.example.com/tidegate".to_owned(),
+            events: Some(vec!["drift".to_owned(), "rollout.rolled_back".to_owned()]),
+            models: Some(vec!["fraud".to_owned()]),
+            secret_file: Some("/run/secrets/tidegate-hook".to_owned()),
+            timeout: Some(crate::rollout::Span(std::time::Duration::from_secs(10))),
+            ..Default::default()
+        }]);
         file
     }
 }
@@ -636,6 +698,42 @@ impl Default for State {
     }
 }
 
+impl Default for Notify {
+    fn default() -> Self {
+        let notify::Settings {
+            source,
+            webhooks: _,
+            hosts,
+            private_addresses,
+            ca_file,
+            cooldown,
+            backoff,
+            backoff_max,
+            breaker_failures,
+            attempts_max,
+            give_up_after,
+            queue_max,
+            event_bytes_max,
+            retrain: _,
+        } = notify::Settings::default();
+        Self {
+            source: Text(EventSource(source)),
+            hosts: Texts(hosts),
+            private_addresses: Texts(private_addresses),
+            ca_file: ca_file.map(Text),
+            cooldown: Time(cooldown),
+            backoff: Time(backoff),
+            backoff_max: Time(backoff_max),
+            breaker_failures: Whole(breaker_failures.into()),
+            attempts: Whole(attempts_max.into()),
+            give_up_after: Time(give_up_after),
+            queue: Whole(count(queue_max)),
+            event_bytes: Size(count(event_bytes_max)),
+            webhook: Webhooks::default(),
+        }
+    }
+}
+
 impl Default for Model {
     fn default() -> Self {
         let super::ModelPolicy {
@@ -657,6 +755,7 @@ impl Default for Model {
             rollout: rollout.map(RolloutPolicy),
             drift: None,
             feedback: None,
+            retrain: None,
         }
     }
 }

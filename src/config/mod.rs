@@ -36,6 +36,7 @@ use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
+    notify,
     rollout::PolicyDraft,
     serve, source, state, validation,
 };
@@ -77,6 +78,8 @@ pub struct Config {
     pub feedback: feedback::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
+    /// How events leave the house, and when models should be trained anew.
+    pub notify: notify::Settings,
     /// What is logged.
     pub logs: Logs,
     /// What holds for single models.
@@ -318,6 +321,7 @@ impl Default for Config {
             drift: drift::Settings::default(),
             feedback: feedback::Settings::default(),
             state: state::Settings::default(),
+            notify: notify::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),
             reserved: Reserved::default(),

@@ -120,13 +120,13 @@ required = true
         r#"
 tidegate.toml: 9 problems
   http = "127.0.0.1:1"            stands in section [server] (line 2)
-  top = 1                         unknown section; there are engine, feedback, limits, logs, models, proof, repository, serve, server, state, validation (line 3)
+  top = 1                         unknown section; there are drift, engine, feedback, limits, logs, models, notify, proof, repository, serve, server, state, validation (line 3)
   sever                           unknown section, did you mean [server]? (line 4)
   server.htpp = "127.0.0.1:1"     unknown key, did you mean `http`? (line 6)
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
   server.colour = "red"           unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 8)
   server."server.http" = 1        unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 9)
-  models.a.canary = 1             unknown key; [models] has engine, feedback, on_new_version, required, rollout, route_override, signature_may_change (line 11)
+  models.a.canary = 1             unknown key; [models] has drift, engine, feedback, on_new_version, required, retrain, rollout, route_override, signature_may_change (line 11)
   models."a b"                    must be a model name: 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..` (line 12)
 "#,
     );
@@ -425,7 +425,7 @@ fn example_holds_every_key_with_its_default() {
     let written: toml::Table = uncommented.parse().unwrap();
     for (section, key, _) in every_key() {
         let stands = written.get(&section).is_some_and(|keys| keys.get(&key).is_some());
-        let made_up = [format!("\n# {key} = "), format!(".{key}]\n")];
+        let made_up = [format!("\n# {key} = "), format!(".{key}]\n"), format!(".{key}]]\n")];
         let made_up = made_up.iter().any(|line| example.contains(line));
         assert!(stands || made_up, "{section}.{key}");
     }
@@ -445,6 +445,9 @@ fn every_key_reaches_the_settings() {
         let tables = [r#"{"alpha": 0.02}"#, r#"{"ttl": "1d"}"#].map(Into::into);
         let texts = ["127.0.0.1:7", "./elsewhere", "debug"].map(Into::into);
         let mut candidates: Vec<serde_json::Value> = [&texts[..], &tables[..]].concat();
+        candidates
+            .extend([r#"{"windows": 4}"#, "10.0.0.0/8", r#"{"tolerance": 0.07}"#].map(Into::into));
+        candidates.push(r#"[{"name": "a", "url": "http://h/"}]"#.into());
         candidates
             .extend(["minimum", "maximum", "x-minimum", "x-maximum"].map(|k| schema[k].clone()));
         candidates.extend(schema["enum"].as_array().into_iter().flatten().cloned());
@@ -553,4 +556,40 @@ proptest! {
         let sources = Sources { file: None, environment, flags: Flags::default() };
         let _ = load(sources).map_err(|findings| findings.to_string());
     }
+}
+
+#[test]
+fn webhooks_are_tables_or_json_and_their_secrets_are_not_shown() {
+    let text = "[notify]\nhosts = [\"h.example\"]\n[[notify.webhook]]\nname = \"ops\"\nurl = \"https://h.example/x\"\n\
+                secret = \"correct horse battery\"\nheaders = { Authorization = { env = \"TOKEN\" } }\n\
+                [models.fraud.retrain]\nwindows = 2\nweights = { amount = 0.5 }\n";
+    let config = check_text(text).unwrap();
+    let webhook = &config.notify.webhooks[0];
+    assert_eq!((&*webhook.name, &*webhook.target.host), ("ops", "h.example"));
+    let rule = &config.notify.retrain[&ModelName::parse("fraud").unwrap()];
+    assert_eq!((rule.windows, rule.weights["amount"]), (2, 0.5));
+
+    let wrong =
+        text.replace("h.example\"]", "other.example\"]").replace("windows = 2", "windows = 0");
+    check(
+        &wrong,
+        r"
+tidegate.toml: 2 problems
+  notify.webhook                     webhook `ops` names `h.example`, which `notify.hosts` does not list; add it there (line 3)
+  models.fraud.retrain = { ... }     `windows` must lie between 1 and 1000 (line 8)",
+    );
+    for wrong in [
+        text.replace("{ env = \"TOKEN\" }", "7").replace("https://", "correct://"),
+        text.replace("{ Authorization = { env = \"TOKEN\" } }", "\"correct horse\""),
+        text.replace("battery", "\\u0001").replace("\"ops\"", "7"),
+    ] {
+        let told = check_text(&wrong).unwrap_err().to_string();
+        assert!(told.contains("notify.webhook") && !told.contains("correct horse"), "{told}");
+    }
+    let variable = [("TIDEGATE__NOTIFY__WEBHOOK", r#"[{"name": "x", "secret": "correct horse"}]"#)];
+    let told = load_all("", variable, Flags::default()).unwrap_err();
+    assert!(told.contains("missing field `url`") && !told.contains("correct horse"), "{told}");
+    let variable = [("TIDEGATE__NOTIFY__PRIVATE_ADDRESSES", "10.0.0.0/8, 127.0.0.1")];
+    let config = load_all("", variable, Flags::default()).unwrap();
+    assert_eq!(config.notify.private_addresses.len(), 2);
 }

@@ -22,6 +22,7 @@ use super::{LogFormat, keys::nearest};
 use crate::{
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
+    notify::{Block, HostRule, RetrainDraft, Webhook, WebhookDraft},
     rollout::{Policy, PolicyDraft},
     serve::ClassName,
 };
@@ -43,6 +44,8 @@ const SIZE_UNITS: [(&str, u64); 5] =
     [("B", 1), ("KiB", KIB), ("MiB", MIB), ("GiB", GIB), ("TiB", TIB)];
 /// The longest text a value may have, in bytes: a path of Linux.
 const TEXT_BYTES_MAX: usize = 4096;
+/// The most entries of a list of texts.
+const TEXTS_MAX: usize = 256;
 
 /// A whole number from `MIN` to `MAX`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,10 @@ pub(super) struct Size<const MIN: u64, const MAX: u64>(pub(super) u64);
 /// Text with a meaning: an address, a path, one of a few words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Text<T>(pub(super) T);
+
+/// Texts with a meaning: a list, or one text with commas, as an environment variable has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Texts<T>(pub(super) Vec<T>);
 
 /// Yes or no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +138,7 @@ through_serde!([const MIN: u32, const MAX: u32] Decimal<MIN, MAX>);
 through_serde!([const MIN: u64, const MAX: u64] Time<MIN, MAX>);
 through_serde!([const MIN: u64, const MAX: u64] Size<MIN, MAX>);
 through_serde!([T: Meaning] Text<T>);
+through_serde!([T: Meaning] Texts<T>);
 through_serde!([] Switch);
 through_serde!([] Class);
 
@@ -266,6 +274,71 @@ impl<T: Meaning> Value for Text<T> {
         } else {
             json_schema!({ "type": "string", "enum": T::WORDS })
         }
+    }
+}
+
+impl<T: Meaning> Value for Texts<T> {
+    fn read(written: &toml::Value) -> Result<Self, String> {
+        let texts = match written {
+            toml::Value::String(text) => text
+                .split(',')
+                .map(|text| text.trim().into())
+                .filter(|text| *text != "".into())
+                .collect(),
+            toml::Value::Array(texts) => texts.clone(),
+            _ => return Err("must be a list of texts: [\"...\"]".to_owned()),
+        };
+        if texts.len() > TEXTS_MAX {
+            return Err(format!("may have {TEXTS_MAX} entries"));
+        }
+        let read = |text| Text::<T>::read(text).map(|Text(meaning)| meaning);
+        texts.iter().map(read).collect::<Result<_, _>>().map(Self)
+    }
+
+    fn written(&self) -> toml::Value {
+        self.0.iter().map(Meaning::to_text).collect::<Vec<_>>().into()
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "type": "array", "items": { "type": "string" } })
+    }
+}
+
+impl Meaning for HostRule {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Meaning for Block {
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+
+    fn to_text(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// The attribute `source` of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct EventSource(pub(super) String);
+
+impl Meaning for EventSource {
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() || text.len() > 256 || text.parse::<http::Uri>().is_err() {
+            return Err("must be a path or URL that names this server, for example \"/tidegate\""
+                .to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    fn to_text(&self) -> String {
+        self.0.clone()
     }
 }
 
@@ -466,6 +539,66 @@ impl Value for Class {
 
     fn schema() -> Schema {
         json_schema!({ "type": ["integer", "string"] })
+    }
+}
+
+/// Webhooks: tables, or the same as JSON in a text, as an environment variable has it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Webhooks(pub(super) Vec<WebhookDraft>);
+
+impl<'de> Deserialize<'de> for Webhooks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = table_or_json(deserializer)?;
+        let drafts = Webhook::drafts(written).map_err(D::Error::custom)?;
+        Webhook::read(&drafts).map_err(|wrong| D::Error::custom(wrong.join("; ")))?;
+        Ok(Self(drafts))
+    }
+}
+
+impl JsonSchema for Webhooks {
+    fn schema_name() -> Cow<'static, str> {
+        "Webhooks".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Vec::<WebhookDraft>::json_schema(generator)
+    }
+}
+
+/// The rule of a model's retraining: a table, or the same as JSON in a text, as an environment variable has it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct RetrainRule(pub(super) RetrainDraft);
+
+impl<'de> Deserialize<'de> for RetrainRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let draft: RetrainDraft =
+            serde_json::from_value(table_or_json(deserializer)?).map_err(D::Error::custom)?;
+        draft.read().map_err(|wrong| D::Error::custom(wrong.join("; ")))?;
+        Ok(Self(draft))
+    }
+}
+
+impl JsonSchema for RetrainRule {
+    fn schema_name() -> Cow<'static, str> {
+        RetrainDraft::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        RetrainDraft::json_schema(generator)
+    }
+}
+
+fn table_or_json<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<serde_json::Value, D::Error> {
+    let written = serde_json::Value::deserialize(deserializer)?;
+    match written.as_str() {
+        // The error has the place, never the text.
+        Some(text) => serde_json::from_str(text)
+            .map_err(|error| D::Error::custom(format!("must be a table, or JSON: {error}"))),
+        None => Ok(written),
     }
 }
 

@@ -227,7 +227,8 @@ impl Judge {
         self.features.iter().flatten().any(|feature| feature.is_drifting)
     }
 
-    /// Takes in the counts of an interval that ended at `now`, since 1970, and took `seconds`: for each feature those of
+    /// Takes in the counts of an interval that ended at `now`, since 1970, and took `seconds`: for each feature those
+    /// of
     /// its bins; `rows` ran in it.
     pub(super) fn step(
         &mut self,

@@ -101,15 +101,22 @@ impl Drift {
         Self { inner: Arc::new(Inner { monitor, workers, settings, models, folder, versions }) }
     }
 
+    /// Watches with the defaults, on one worker, and keeps nothing.
+    pub fn plain(monitor: &Arc<Monitor>) -> Self {
+        Self::new(Arc::clone(monitor), 1, Settings::default(), BTreeMap::new(), None)
+    }
+
     /// The settings of a model.
     pub fn settings(&self, model: &ModelName) -> &Settings {
         self.inner.models.get(model).unwrap_or(&self.inner.settings)
     }
 
-    /// Watches a version as long as somebody holds the recorder that it gives; `None` if drift is off for the model. The
+    /// Watches a version as long as somebody holds the recorder that it gives; `None` if drift is off for the model.
+    /// The
     /// second value says why a profile is not used.
     ///
-    /// What a profile does not say is taken from what was learned before, else, for inputs, from the version before, else
+    /// What a profile does not say is taken from what was learned before, else, for inputs, from the version before,
+    /// else
     /// it is learned from the first rows.
     pub fn watch(&self, newcomer: &Newcomer<'_>) -> (Option<Arc<Recorder>>, Option<String>) {
         let settings = self.settings(newcomer.model).clone();
@@ -253,7 +260,8 @@ impl Drift {
         );
     }
 
-    /// The drift of a version in a window, the settings' own if none is given; of the version that had rows last, if none
+    /// The drift of a version in a window, the settings' own if none is given; of the version that had rows last, if
+    /// none
     /// is named. `None` if it is not watched.
     pub fn report(
         &self,

@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use crate::model::{ModelName, VersionId};
+use crate::model::{ModelName, Moment, VersionId};
 
 /// Something that happened to a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +81,26 @@ pub enum EventKind {
     RetrainRequested,
 }
 
+impl Event {
+    /// Writes the event as streams and webhooks give it.
+    pub fn to_json(&self) -> Value {
+        let mut json = serde_json::json!({
+            "id": self.sequence.to_string(),
+            "at": Moment::at(self.at).to_string(),
+            "sequence": self.sequence,
+            "unix_ms": u64::try_from(self.at.as_millis()).unwrap_or(u64::MAX),
+            "model": self.model.as_str(),
+            "version": self.version.map(VersionId::number),
+            "event": self.kind.name(),
+            "detail": self.detail,
+        });
+        if let Some(object) = &self.object {
+            json[self.kind.subject()] = Value::clone(object);
+        }
+        json
+    }
+}
+
 /// The stream; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Events {
@@ -92,6 +112,45 @@ pub struct Events {
 const RECENT_MAX: usize = 1024;
 
 impl EventKind {
+    /// All kinds.
+    pub const ALL: [Self; 23] = [
+        Self::Discovered,
+        Self::Held,
+        Self::Loading,
+        Self::Ready,
+        Self::Failed,
+        Self::Retired,
+        Self::Freed,
+        Self::Evicted,
+        Self::Deferred,
+        Self::Removed,
+        Self::Decided,
+        Self::TrafficChanged,
+        Self::RolloutStarted,
+        Self::RolloutStep,
+        Self::RolloutHeld,
+        Self::RolloutPromoted,
+        Self::RolloutRolledBack,
+        Self::RolloutFailed,
+        Self::DriftDetected,
+        Self::DriftCleared,
+        Self::QualityViolated,
+        Self::PerformanceDropped,
+        Self::RetrainRequested,
+    ];
+
+    /// The field that holds the object of an event of this kind, such as `drift`.
+    pub const fn subject(self) -> &'static str {
+        match self {
+            Self::TrafficChanged => "traffic",
+            Self::DriftDetected | Self::DriftCleared => "drift",
+            Self::QualityViolated => "quality",
+            Self::PerformanceDropped => "performance",
+            Self::RetrainRequested => "retrain",
+            _ => "rollout",
+        }
+    }
+
     /// The word for it, such as `ready`.
     pub const fn name(self) -> &'static str {
         match self {

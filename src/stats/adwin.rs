@@ -18,7 +18,8 @@ const WINDOW_MIN: u64 = 10;
 ///
 /// At a cut with `n0` and `n1` values the means must differ by more than
 /// `sqrt(2 v d / m) + 2 d / (3 m)`, `1/m = 1/(n0 - 4) + 1/(n1 - 4)`, `d = ln(2 ln(n) / delta)`, with `v` the variance
-/// of the window, as in river. For errors, which are 0 or 1, and other bounded values: it sees changes of the mean only.
+/// of the window, as in river. For errors, which are 0 or 1, and other bounded values: it sees changes of the mean
+/// only.
 /// A stream of unbounded length takes memory in proportion to the logarithm of the window. Unlike river, which
 /// starts anew after a detection, the newer part is kept.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tidegate::{
-    drift::{self, Drift},
+    drift::Drift,
     edge::{self, ControlService, Listener, Plane},
     engine::{self, Engines},
     lifecycle::{Loader, Origin},
@@ -62,8 +62,6 @@ impl Running {
             ..serve::Settings::default()
         };
         let serving = Arc::new(Serving::new(settings, Arc::clone(monitor.clock())));
-        let drift = drift::Settings::default();
-        let drift = Drift::new(Arc::clone(&monitor), 1, drift, BTreeMap::new(), None);
         let loader = Loader {
             engines: Engines::open(&engine::Settings::default()).unwrap(),
             monitor: Arc::clone(&monitor),
@@ -77,7 +75,7 @@ impl Running {
             loads_at_once: std::num::NonZeroUsize::MIN,
             prover: None,
             blame: None,
-            drift: Some(drift),
+            drift: Some(Drift::plain(&monitor)),
             store: None,
             artifact_bytes_max: 1 << 30,
             body_bytes_max: 1 << 26,

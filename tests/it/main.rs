@@ -14,6 +14,7 @@
 mod choices;
 mod http;
 mod models;
+mod receiver;
 mod repository;
 mod run_memory;
 mod server;
@@ -46,6 +47,7 @@ mod links;
 mod logs;
 mod metrics;
 mod misread;
+mod notify;
 #[cfg(feature = "s3")]
 mod object_store;
 mod operations;

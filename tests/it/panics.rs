@@ -12,6 +12,7 @@ use tidegate::{
     lifecycle::{Lifecycle, Loader, Operation, OperationError},
     model::{ModelName, PredictionKey, VersionSelector},
     monitor::Monitor,
+    notify::{self, Notifier},
     registry::{Cause, Entry, Journal, Registry, Unrecorded},
     rollout,
     serve::{self, Serving},
@@ -98,19 +99,24 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         random: || 7,
     })
     .unwrap();
+    let notifier = Notifier::start(notify::Parts {
+        settings: notify::Settings::default(),
+        monitor: Arc::clone(&monitor),
+        state: None,
+        rollouts: running.handle(),
+        version: Box::new(|_, _| None),
+        variables: |_| None,
+        random: || 7,
+    })
+    .unwrap();
     let admin = Admin {
         serving: Arc::clone(&serving),
-        drift: Drift::new(
-            Arc::clone(&monitor),
-            1,
-            tidegate::drift::Settings::default(),
-            BTreeMap::new(),
-            None,
-        ),
+        drift: Drift::plain(&monitor),
         monitor,
         lifecycle: handle.clone(),
         rollouts: running.handle(),
         feedback: joining.handle(),
+        notifications: notifier.handle(),
         random: || 7,
     };
     assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));
