@@ -4,27 +4,36 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
+    body::Bytes,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse as _, Response},
-    routing::get,
+    routing::{get, post},
 };
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
-    drift::{DriftReport, Status},
+    drift::{DriftReport, Status, TestRequest},
     model::ModelName,
     rollout::Span,
 };
 
-use super::{Admin, Problem, traffic::named_version};
+use super::{
+    Admin, Problem,
+    request::{Errors, Fields},
+    traffic::{named_version, parse, version_of},
+};
 
 pub(super) fn router() -> Router<Admin> {
-    Router::new().route("/api/v1/models/{model}/drift", get(show))
+    Router::new()
+        .route("/api/v1/models/{model}/drift", get(show))
+        .route("/api/v1/models/{model}/drift/test", post(test))
 }
 
 /// The longest window.
 const WINDOW_MAX: Duration = Duration::from_hours(24);
+const WINDOW_RULE: &str = "must be from 1m to 24h; up to 1h it counts minutes, above that hours";
 
 /// Parameters of the page.
 #[derive(Debug, Deserialize)]
@@ -47,13 +56,73 @@ async fn show(
     };
     let window = asked.window.map(|Span(window)| window);
     if window.is_some_and(|window| window.is_zero() || window > WINDOW_MAX) {
-        let text = "`window` must be from 1m to 24h; up to 1h it counts minutes, above that hours";
+        let text = format!("`window` {WINDOW_RULE}");
         return Problem::new(StatusCode::BAD_REQUEST, text).into_response();
     }
     match report(&admin, &model, asked.version.as_deref(), window) {
         Ok(report) => Json(report).into_response(),
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Tests a window against the reference.
+async fn test(State(admin): State<Admin>, Path(model): Path<String>, body: Bytes) -> Response {
+    let body =
+        if body.is_empty() { Ok(Value::Object(serde_json::Map::new())) } else { parse(&body) };
+    let body = match body {
+        Ok(body) => body,
+        Err(problem) => return problem.into_response(),
+    };
+    let table = admin.serving.table();
+    let (Some(known), Ok(name)) = (table.model(&model), ModelName::parse(&model)) else {
+        return Problem::unknown_model().into_response();
+    };
+    let mut errors = Errors::default();
+    let wanted = ["version", "window", "p_value", "correction", "drift_type", "include"];
+    let (mut asked, mut version) = (TestRequest::default(), None);
+    if let Some(fields) = Fields::of(&body, "", &wanted, &mut errors) {
+        if fields.get("version").is_some() {
+            version = version_of(known, &fields, "version", &mut errors);
+        }
+        asked.window = word(&fields, "window", "must be a duration such as \"1h\"", &mut errors)
+            .map(|Span(window)| window);
+        if asked.window.is_some_and(|window| window.is_zero() || window > WINDOW_MAX) {
+            errors.add(format!("`window` {WINDOW_RULE}"));
+        }
+        let level = "must be a number between 0 and 1";
+        asked.p_value = word(&fields, "p_value", level, &mut errors).unwrap_or(asked.p_value);
+        if !(asked.p_value > 0.0 && asked.p_value < 1.0) {
+            errors.add(format!("`p_value` {level}"));
+        }
+        let rule = "must be bonferroni or fdr";
+        asked.correction = word(&fields, "correction", rule, &mut errors).unwrap_or_default();
+        let rule = "must be feature or batch";
+        asked.scope = word(&fields, "drift_type", rule, &mut errors).unwrap_or_default();
+        let rule = "must be inputs, outputs or all";
+        asked.include = word(&fields, "include", rule, &mut errors).unwrap_or_default();
+    }
+    if !errors.0.is_empty() {
+        return Problem::of(errors).into_response();
+    }
+    if let Some(report) = admin.drift.test(&name, version, &asked) {
+        return Json(report).into_response();
+    }
+    let text = "no version of the model is watched: none is loaded, or drift is off";
+    Problem::new(StatusCode::CONFLICT, text).into_response()
+}
+
+/// A field of few words or one number.
+fn word<T: serde::de::DeserializeOwned>(
+    fields: &Fields<'_>,
+    field: &str,
+    rule: &str,
+    errors: &mut Errors,
+) -> Option<T> {
+    let read = serde_json::from_value(fields.get(field)?.clone()).ok();
+    if read.is_none() {
+        errors.add(format!("`{field}` {rule}"));
+    }
+    read
 }
 
 /// The page of a version, or of the one that had rows last.

@@ -1,6 +1,6 @@
 //! `/metrics`: what the recorders hold, and the live table beside it.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{
     extract::State,
@@ -24,6 +24,7 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     weights(&admin.serving, &mut page);
     rollouts(&admin, &mut page);
     outcomes(&admin, &mut page).await;
+    drift(&admin, &mut page);
     notifications(&admin, &mut page);
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
@@ -94,6 +95,65 @@ fn weights(serving: &Serving, page: &mut Exposition) {
     }
     let help = "The share of a model's requests that an arm of its split gets.";
     page.gauges("tidegate_traffic_weight_ratio", help, &gauges);
+}
+
+/// Drift of each version, and of its features.
+fn drift(admin: &Admin, page: &mut Exposition) {
+    let all = admin.drift.gauges();
+    let (mut evidence, mut thresholds, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
+    let mut features: [Vec<_>; 5] = Default::default();
+    let mut raised: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    for gauges in &all {
+        let of = |value| (gauges.model.to_string(), gauges.version.to_string(), value);
+        evidence.push(of(gauges.log_m));
+        thresholds.push(of(gauges.log_m_threshold));
+        alarms.push(of(yes(gauges.is_drifting)));
+        for (kind, count) in &gauges.alarms {
+            *raised.entry((gauges.model.to_string(), kind)).or_default() += count;
+        }
+        for feature in &gauges.features {
+            let values = [
+                feature.psi,
+                feature.js,
+                feature.ks,
+                (feature.rows > 0).then_some(feature.missing),
+                Some(feature.log_m),
+            ];
+            for (series, value) in features.iter_mut().zip(values) {
+                series.extend(value.map(|value| (of(value), feature.name.clone())));
+            }
+        }
+    }
+    let help = "Natural logarithm of the evidence that a version's features drifted.";
+    page.gauges("tidegate_drift_log_m", help, &labelled(&evidence));
+    let help = "The evidence at which an alarm is raised.";
+    page.gauges("tidegate_drift_log_m_threshold", help, &labelled(&thresholds));
+    let help = "Whether an alarm about a version's features was raised and has not cleared.";
+    page.gauges("tidegate_drift_alarm", help, &labelled(&alarms));
+    let count = |((model, kind), count): (&(String, &str), &u64)| {
+        (vec![("model", model.clone()), ("kind", (*kind).to_owned())], *count)
+    };
+    let help = "Alarms about features of the versions that serve, by kind of change.";
+    page.counts("tidegate_drift_alarms_total", help, raised.iter().map(count));
+    let names = [
+        ("psi", "Population stability index of a feature's window against its reference."),
+        ("js", "Jensen-Shannon distance, base 2, of a feature's window from its reference."),
+        ("ks", "Kolmogorov-Smirnov distance of a feature's binned window from its reference."),
+        ("missing_ratio", "Share of a feature's values in the window that are missing."),
+        ("log_m", "Natural logarithm of the evidence that a feature drifted."),
+    ];
+    for ((name, help), series) in names.into_iter().zip(&features) {
+        let mut gauges = Vec::with_capacity(series.len());
+        for ((model, version, value), feature) in series {
+            let labels = vec![
+                ("model", model.as_str()),
+                ("version", version.as_str()),
+                ("feature", feature.as_str()),
+            ];
+            gauges.push((labels, *value));
+        }
+        page.gauges(&format!("tidegate_feature_{name}"), help, &gauges);
+    }
 }
 
 /// The newest rollout of each model, and how many ended how.

@@ -200,6 +200,7 @@ fn drift_settings(section: &file::Drift) -> drift::Settings {
         features_max: count(section.features),
         sample_rows: count(section.sample_rows),
         values_max: count(section.values),
+        metric_features_max: count(section.metric_features),
         ignored: Vec::new(),
     }
 }

@@ -322,6 +322,8 @@ pub(super) struct Drift {
     pub(super) sample_rows: Whole<100, 1_000_000>,
     /// Values of one request that are counted; of a larger one, evenly spaced rows are.
     pub(super) values: Whole<16, 10_000_000>,
+    /// Features of a version that have gauges of their own on `/metrics`: the first ones. 0: none.
+    pub(super) metric_features: Whole<0, 4096>,
 }
 
 /// How one model's drift is watched, where that differs from `[drift]`.
@@ -659,6 +661,7 @@ impl Default for Drift {
             features: Whole(count(settings.features_max)),
             sample_rows: Whole(count(settings.sample_rows)),
             values: Whole(count(settings.values_max)),
+            metric_features: Whole(count(settings.metric_features_max)),
         }
     }
 }

@@ -250,12 +250,15 @@ impl TextColumn {
 
 /// The same feature for values of single precision: edges that meet when they are rounded become one.
 pub(super) fn rounded(feature: &Feature) -> Feature {
-    let Bins::Numeric { edges } = &feature.bins else { return feature.clone() };
+    let mut feature = feature.clone();
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is meant")]
+    feature.sample.iter_mut().for_each(|value| *value = f64::from(*value as f32));
+    let Bins::Numeric { edges } = &feature.bins else { return feature };
     #[expect(clippy::cast_possible_truncation, reason = "rounding is meant")]
     let round = |edge: f64| f64::from(edge as f32);
     let meets = |index: usize| round(edges[index]).to_bits() == round(edges[index + 1]).to_bits();
     if edges.len() < 2 || !(0..edges.len() - 1).any(meets) {
-        return feature.clone();
+        return feature;
     }
     let (mut kept, mut counts) = (vec![edges[0]], vec![feature.counts[0]]);
     let mut pending = 0;
@@ -272,7 +275,7 @@ pub(super) fn rounded(feature: &Feature) -> Feature {
         _ => *counts.last_mut().expect("there is one") += pending,
     }
     counts.extend_from_slice(&feature.counts[edges.len()..]);
-    Feature { bins: Bins::Numeric { edges: kept }, counts, ..feature.clone() }
+    Feature { bins: Bins::Numeric { edges: kept }, counts, ..feature }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! After an alarm all evidence starts anew, behind a cool-down. Warnings are given at a hundredth of the evidence,
 //! come without the promise and trigger nothing.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::stats::{
     Alternatives, BinRole, Correction, ShiftKind, ShiryaevRoberts, e_d_bh, jensen_shannon, masses,
@@ -44,6 +44,8 @@ pub(super) struct Watched {
     alternatives: Option<Alternatives>,
     pub(super) evidence: ShiryaevRoberts,
     pub(super) windows: Windows,
+    /// Counts since the time at which the likeliest change began, and that time.
+    rising: (f64, Vec<u64>),
     /// True from an alarm on until it has cleared.
     pub(super) is_drifting: bool,
 }
@@ -85,6 +87,8 @@ pub(super) struct Judge {
     pub(super) alarms: Vec<Raised>,
     settings: Settings,
     number: u64,
+    /// Alarms of the page tier so far, by kind.
+    pub(super) raised: BTreeMap<&'static str, u64>,
     /// The end of the cool-down, since 1970.
     quiet_until: Duration,
     /// When clearing was last looked at.
@@ -116,6 +120,7 @@ impl Watched {
             alternatives,
             evidence,
             windows: Windows::default(),
+            rising: (0.0, Vec::new()),
             is_drifting: false,
         })
     }
@@ -135,6 +140,16 @@ impl Watched {
             Bins::Numeric { .. } => None,
         });
         Some((alternatives.kind(likeliest), category, since))
+    }
+
+    /// Adds counts to those since the likeliest change began.
+    fn rise(&mut self, counts: &[u64]) {
+        let (_, _, since) = self.evidence.likeliest();
+        let (began, sums) = &mut self.rising;
+        if began.to_bits() != since.to_bits() || sums.len() != counts.len() {
+            (*began, *sums) = (since, vec![0; counts.len()]);
+        }
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
 
     /// Distances of a window from the reference.
@@ -187,6 +202,7 @@ impl Judge {
             alarms: Vec::new(),
             settings,
             number: 0,
+            raised: BTreeMap::new(),
             quiet_until: Duration::ZERO,
             looked_at: Duration::ZERO,
             log_m: f64::NEG_INFINITY,
@@ -244,6 +260,7 @@ impl Judge {
             feature.windows.add(now, rows, counts);
             if let Some(alternatives) = feature.alternatives.as_ref().filter(|_| !is_quiet) {
                 feature.evidence.advance(alternatives, counts, seconds, now.as_secs_f64());
+                feature.rise(counts);
             }
         }
         let mut news = Vec::new();
@@ -302,6 +319,7 @@ impl Judge {
         }
         self.quiet_until = now + self.settings.cooldown;
         for alarm in &raised {
+            *self.raised.entry(alarm.kind.name()).or_default() += 1;
             self.remember(alarm.clone());
         }
         (!raised.is_empty()).then_some(News::Detected(raised))
@@ -341,8 +359,7 @@ impl Judge {
         let (kind, category, since) = feature.tendency()?;
         let since = Duration::try_from_secs_f64(since).unwrap_or(now).min(now);
         // Over the time of the drift itself: the rest of a window would hide it.
-        let recent = feature
-            .recent(now, now.saturating_sub(since).clamp(MINUTE, self.settings.window.max(MINUTE)));
+        let recent = feature.distances(&feature.rising.1);
         self.number += 1;
         Some(Raised {
             number: self.number,
@@ -400,8 +417,6 @@ impl Judge {
         (!cleared.is_empty()).then_some(News::Cleared(cleared))
     }
 }
-
-const MINUTE: Duration = Duration::from_mins(1);
 
 /// How often clearing is looked at.
 const CLEAR_EVERY: Duration = Duration::from_secs(10);

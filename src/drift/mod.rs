@@ -20,6 +20,7 @@ mod sample;
 mod settings;
 mod summary;
 mod tap;
+mod test;
 mod texts;
 mod version;
 mod watch;
@@ -41,6 +42,7 @@ pub use profile::{
 pub use recorder::Recorder;
 pub use settings::Settings;
 pub use summary::{Summary, norm};
+pub use test::{Correction, Include, Scope, TestData, TestReport, TestRequest};
 pub use texts::{LearnedTexts, learn_texts};
-pub use watch::{Drift, Newcomer, Watching};
+pub use watch::{Drift, Gauges, Newcomer, Watching};
 pub use words::{WORDS_READ, measure};

@@ -21,8 +21,11 @@ struct Minute {
     seen: u64,
     rows: usize,
     /// Row by row.
-    numbers: Vec<f32>,
+    numbers: Vec<f64>,
 }
+
+/// Values that are kept of one hour.
+const VALUES_MAX: usize = 2 << 20;
 
 /// Minutes that are kept.
 const MINUTES: u64 = 60;
@@ -30,6 +33,7 @@ const MINUTES: u64 = 60;
 impl Sample {
     /// No rows yet; at most `rows_max` for an hour, of `width` numbers each.
     pub(super) fn new(width: usize, rows_max: usize) -> Self {
+        let rows_max = rows_max.min(VALUES_MAX / width.max(1));
         Self { minutes: VecDeque::new(), width, rows_max }
     }
 
@@ -39,7 +43,6 @@ impl Sample {
     }
 
     /// Adds sampled rows of an interval in which `seen` ran.
-    #[expect(clippy::cast_possible_truncation, reason = "samples are kept in single precision")]
     pub(super) fn add(&mut self, now: Duration, seen: u64, tap: &Tap) {
         let index = now.as_secs() / 60;
         if self.minutes.back().is_none_or(|last| last.index < index) {
@@ -56,7 +59,7 @@ impl Sample {
             if minute.rows >= room {
                 break;
             }
-            minute.numbers.extend(row.iter().map(|number| *number as f32));
+            minute.numbers.extend_from_slice(row);
             minute.rows += 1;
         }
     }
@@ -82,7 +85,7 @@ impl Sample {
             )]
             let take = ((minute.seen as f64 * share).round() as usize).clamp(1, minute.rows);
             let rows = minute.numbers.chunks_exact(self.width.max(1)).take(take);
-            values.extend(rows.map(|row| f64::from(row[feature])).filter(|value| !value.is_nan()));
+            values.extend(rows.map(|row| row[feature]).filter(|value| !value.is_nan()));
         }
         values.truncate(self.rows_max);
         values

@@ -160,7 +160,10 @@ impl Tracked {
             self.add_late(&mut counts, &merging.counts(&stage), &stage);
         }
         if seen > 0 {
-            self.rows.add(now, seen, &[counted]);
+            // Rows that teach the reference are in no window.
+            if self.learning.as_ref().is_none_or(|learning| learning.is_done(0)) {
+                self.rows.add(now, seen, &[counted]);
+            }
             self.last_rows_at = now;
         }
         self.fetch_samples(&stage, now, seen);

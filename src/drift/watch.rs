@@ -17,11 +17,12 @@ use crate::{
 use super::{
     judge::News,
     layout::{Hints, Layout},
-    page::{DriftReport, ReferenceKind},
+    page::{DriftReport, FeatureReport, ReferenceKind},
     profile::{Derivation, Feature, PROFILE_BYTES_MAX, Profile},
     recorder::Recorder,
     report,
     settings::Settings,
+    test::{self, TestReport, TestRequest},
     version::{Origin, Tracked},
 };
 
@@ -260,6 +261,46 @@ impl Drift {
         );
     }
 
+    /// Gauges of all versions that have counted rows.
+    pub fn gauges(&self) -> Vec<Gauges> {
+        let now = self.inner.monitor.clock().unix();
+        let live = self.live();
+        let own = |(entry, _): &(Arc<Entry>, Arc<Recorder>)| {
+            let sharing = sharing(&live, &entry.model, now);
+            let tracked = entry.tracked();
+            if tracked.last_rows_at.is_zero() {
+                return None;
+            }
+            let window = tracked.settings.window;
+            let mut page = report::page(&tracked, now, window, sharing);
+            page.features.truncate(tracked.settings.metric_features_max);
+            Some(Gauges {
+                model: entry.model.clone(),
+                version: entry.version,
+                log_m: page.log_m,
+                log_m_threshold: page.log_m_threshold,
+                is_drifting: tracked.judge.is_drifting(),
+                features: page.features,
+                alarms: tracked.judge.raised.clone(),
+            })
+        };
+        live.iter().filter_map(own).collect()
+    }
+
+    /// Tests a version's window against its reference; the version as in [`Drift::report`]. `None` if it is not watched.
+    pub fn test(
+        &self,
+        model: &ModelName,
+        version: Option<VersionId>,
+        asked: &TestRequest,
+    ) -> Option<TestReport> {
+        let now = self.inner.monitor.clock().unix();
+        let live = self.live();
+        let (entry, recorder) = newest(&live, model, version)?;
+        self.look_at(entry, recorder, now, sharing(&live, model, now));
+        Some(test::test(&entry.tracked(), now, asked))
+    }
+
     /// The drift of a version in a window, the settings' own if none is given; of the version that had rows last, if
     /// none
     /// is named. `None` if it is not watched.
@@ -271,11 +312,7 @@ impl Drift {
     ) -> Option<DriftReport> {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
-        let own = |(entry, _): &&(Arc<Entry>, Arc<Recorder>)| {
-            entry.model == *model && version.is_none_or(|version| entry.version == version)
-        };
-        let (entry, recorder) =
-            live.iter().filter(own).max_by_key(|(entry, _)| entry.tracked().last_rows_at)?;
+        let (entry, recorder) = newest(&live, model, version)?;
         let sharing = sharing(&live, model, now);
         // What was answered is counted.
         self.look_at(entry, recorder, now, sharing);
@@ -283,6 +320,37 @@ impl Drift {
         let window = window.unwrap_or(tracked.settings.window);
         Some(report::page(&tracked, now, window, sharing))
     }
+}
+
+/// The version of this number, or the one that had rows last.
+fn newest<'l>(
+    live: &'l [(Arc<Entry>, Arc<Recorder>)],
+    model: &ModelName,
+    version: Option<VersionId>,
+) -> Option<&'l (Arc<Entry>, Arc<Recorder>)> {
+    let own = |(entry, _): &&(Arc<Entry>, Arc<Recorder>)| {
+        entry.model == *model && version.is_none_or(|version| entry.version == version)
+    };
+    live.iter().filter(own).max_by_key(|(entry, _)| entry.tracked().last_rows_at)
+}
+
+/// A version's gauges.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gauges {
+    /// The model.
+    pub model: ModelName,
+    /// The version.
+    pub version: VersionId,
+    /// Natural logarithm of the evidence over all features.
+    pub log_m: f64,
+    /// An alarm is raised at this.
+    pub log_m_threshold: f64,
+    /// True from an alarm on until it has cleared.
+    pub is_drifting: bool,
+    /// Those of its features, as on the page.
+    pub features: Vec<FeatureReport>,
+    /// Alarms of the page tier so far, by kind.
+    pub alarms: BTreeMap<&'static str, u64>,
 }
 
 /// Versions of a model that share its promise: those with traffic, at least one.
