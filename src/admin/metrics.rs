@@ -135,6 +135,23 @@ fn drift(admin: &Admin, page: &mut Exposition) {
     };
     let help = "Alarms about features of the versions that serve, by kind of change.";
     page.counts("tidegate_drift_alarms_total", help, raised.iter().map(count));
+    let mut broken = Vec::new();
+    for gauges in &all {
+        for term in &gauges.terms {
+            for (breach, count) in term.breaches.iter().filter(|(_, count)| *count > 0) {
+                let labels = vec![
+                    ("model", gauges.model.to_string()),
+                    ("version", gauges.version.to_string()),
+                    ("feature", term.feature.clone()),
+                    ("rule", breach.name().to_owned()),
+                    ("action", term.action.name().to_owned()),
+                ];
+                broken.push((labels, *count));
+            }
+        }
+    }
+    let help = "Values that broke a rule of a model's contract.";
+    page.counts("tidegate_contract_breaches_total", help, broken.into_iter());
     let names = [
         ("psi", "Population stability index of a feature's window against its reference."),
         ("js", "Jensen-Shannon distance, base 2, of a feature's window from its reference."),

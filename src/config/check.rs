@@ -11,7 +11,9 @@ use super::{
     Admin, Config, Findings, Logs, ModelPolicy, Reserved, Uploads,
     draft::Places,
     file::{self, File},
-    value::{Class, EventSource, RepositoryApi, RolloutPolicy, Size, Text, Texts, Webhooks, Whole},
+    value::{
+        Class, EventSource, RepositoryApi, RolloutPolicy, Size, Table, Text, Texts, Webhooks, Whole,
+    },
 };
 use crate::{
     drift, edge, engine, feedback,
@@ -202,12 +204,23 @@ fn drift_settings(section: &file::Drift) -> drift::Settings {
         values_max: count(section.values),
         metric_features_max: count(section.metric_features),
         ignored: Vec::new(),
+        contract: None,
     }
 }
 
 /// What holds for all models, with what one model has differently.
-fn model_drift(all: &drift::Settings, own: file::ModelDrift) -> drift::Settings {
-    drift::Settings {
+///
+/// `None` where it has nothing differently.
+fn model_drift(
+    all: &drift::Settings,
+    own: Option<Table<file::ModelDrift>>,
+    contract: Option<Table<file::ModelContract>>,
+) -> Option<drift::Settings> {
+    if own.is_none() && contract.is_none() {
+        return None;
+    }
+    let own = own.map(|own| own.0).unwrap_or_default();
+    Some(drift::Settings {
         enabled: own.enabled.map_or(all.enabled, |own| own.0),
         false_alarm_every: own.false_alarm_every.map_or(all.false_alarm_every, |own| own.0),
         tolerance: own.tolerance.map_or(all.tolerance, |own| own.0),
@@ -215,7 +228,24 @@ fn model_drift(all: &drift::Settings, own: file::ModelDrift) -> drift::Settings 
         cooldown: own.cooldown.map_or(all.cooldown, |own| own.0),
         window: own.window.map_or(all.window, |own| own.0),
         ignored: own.ignore,
+        contract: contract.map(|contract| terms(contract.0)),
         ..all.clone()
+    })
+}
+
+fn terms(contract: file::ModelContract) -> drift::Contract {
+    let rule = |rule: file::FeatureRule| drift::Rule {
+        min: rule.min,
+        max: rule.max,
+        categories: rule.categories,
+        missing_max: rule.missing_max.map(|share| share.0),
+        action: rule.action.map(|Text(action)| action),
+    };
+    drift::Contract {
+        owner: contract.owner,
+        action: contract.action.map(|Text(action)| action).unwrap_or_default(),
+        is_dry_run: contract.dry_run.is_some_and(|own| own.0),
+        features: contract.features.into_iter().map(|(name, own)| (name, rule(own))).collect(),
     }
 }
 
@@ -229,7 +259,7 @@ fn policy(name: &str, model: file::Model, places: &Places, drift: &drift::Settin
         signature_may_change: model.signature_may_change.0,
         route_override: model.route_override.0,
         rollout: model.rollout.map(|RolloutPolicy(draft)| draft),
-        drift: model.drift.map(|own| model_drift(drift, own.0)),
+        drift: model_drift(drift, model.drift, model.contract),
         feedback: model.feedback.map(|keys| outcomes(keys.0)).unwrap_or_default(),
     }
 }

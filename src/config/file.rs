@@ -326,6 +326,38 @@ pub(super) struct Drift {
     pub(super) metric_features: Whole<0, 4096>,
 }
 
+/// What requests to a model must keep.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ModelContract {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(super) owner: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Text<drift::Action>>")]
+    pub(super) action: Option<Text<drift::Action>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) dry_run: Option<Switch>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) features: BTreeMap<String, FeatureRule>,
+}
+
+/// What a feature's values must be.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FeatureRule {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) min: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) max: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) categories: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) missing_max: Option<Decimal<0, 1>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Text<drift::Action>>")]
+    pub(super) action: Option<Text<drift::Action>>,
+}
+
 /// How one model's drift is watched, where that differs from `[drift]`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -419,6 +451,12 @@ pub(super) struct Model {
     /// `window` as in `[drift]`, and `ignore`, a list of features that are not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drift: Option<Table<ModelDrift>>,
+    /// What requests to this model must keep, checked on every row before the model runs: `owner` (who is asked about
+    /// it), `action` ("count", "flag" the answer, or "refuse" with 400), `dry_run` (only count), and
+    /// `features.NAME` with `min`, `max`, `categories`, `missing_max` and an `action` of its own. `tidegate profile
+    /// --contract NAME` writes one from data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) contract: Option<Table<ModelContract>>,
     /// Outcomes of this model's predictions, which clients send to `/v2/models/NAME/feedback`: which of its outputs is
     /// the prediction, and how long outcomes may take.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -469,12 +507,15 @@ impl File {
         let rollout = Some(RolloutPolicy(policy));
         let drift = ModelDrift { tolerance: Some(Decimal(0.05)), ..ModelDrift::default() };
         let drift = Some(Table(drift));
+        let owner = "risk team".to_owned();
+        let contract = Some(Table(ModelContract { owner, ..ModelContract::default() }));
         let output = Some("label".to_owned());
         let feedback = Some(Table(ModelFeedback { output, ..ModelFeedback::default() }));
         let rule =
             notify::RetrainDraft { windows: Some(3), min_psi: Some(0.1), ..Default::default() };
         let retrain = Some(RetrainRule(rule));
-        let fraud = Model { engine, rollout, drift, feedback, retrain, ..Model::default() };
+        let fraud =
+            Model { engine, rollout, drift, contract, feedback, retrain, ..Model::default() };
         file.models.insert("fraud".to_owned(), fraud);
         file.notify.ca_file = Some(Text("/etc/ssl/certs/company.pem".into()));
         file.notify.webhook = Webhooks(vec![notify::WebhookDraft {
@@ -757,6 +798,7 @@ impl Default for Model {
             route_override: Switch(route_override),
             rollout: rollout.map(RolloutPolicy),
             drift: None,
+            contract: None,
             feedback: None,
             retrain: None,
         }

@@ -20,6 +20,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{LogFormat, keys::nearest};
 use crate::{
+    drift,
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
     notify::{Block, HostRule, RetrainDraft, Webhook, WebhookDraft},
@@ -599,6 +600,18 @@ fn table_or_json<'de, D: Deserializer<'de>>(
         Some(text) => serde_json::from_str(text)
             .map_err(|error| D::Error::custom(format!("must be a table, or JSON: {error}"))),
         None => Ok(written),
+    }
+}
+
+impl Meaning for drift::Action {
+    const WORDS: &'static [&'static str] = &["count", "flag", "refuse"];
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        choose(text, Self::ALL)
+    }
+
+    fn to_text(&self) -> String {
+        self.name().to_owned()
     }
 }
 

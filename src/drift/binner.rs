@@ -201,7 +201,7 @@ impl<T: Real> Column<T> {
 }
 
 /// The key of a number that is a category.
-fn number_key(value: f64) -> u64 {
+pub(super) fn number_key(value: f64) -> u64 {
     /// Room for the longest number as text.
     struct Text([u8; 32], usize);
     impl std::fmt::Write for Text {

@@ -15,6 +15,7 @@ use crate::stats::{
 };
 
 use super::{
+    contract::{Action, Breach},
     layout::Known,
     page::{NamedBy, Tier},
     profile::{Bins, Feature},
@@ -78,6 +79,19 @@ pub(super) enum News {
     Detected(Vec<Raised>),
     /// These features are back.
     Cleared(Vec<Raised>),
+    /// These rules of the contract were broken.
+    Violated(Vec<Violation>),
+}
+
+/// A rule of the contract that was broken, more often than it allows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Violation {
+    pub(super) feature: String,
+    pub(super) breach: Breach,
+    pub(super) action: Action,
+    /// Values checked, and those that broke it, since the last time that it was told.
+    pub(super) values: u64,
+    pub(super) broken: u64,
 }
 
 /// State of one version.

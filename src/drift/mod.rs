@@ -7,6 +7,7 @@
 
 mod binner;
 mod builder;
+mod contract;
 mod judge;
 mod layout;
 mod numbers;
@@ -30,9 +31,11 @@ mod words;
 pub use builder::{
     Column, Counter, Profiler, ProfilerError, ProfilerSettings, TEXT_COLUMNS_MAX, Values,
 };
+pub use contract::{Action, Breach, Broken, Contract, Rule, TermCounts, Terms};
 pub use numbers::learn_numeric;
 pub use page::{
-    Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, Status, Tier,
+    Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, RuleReport, Status,
+    Tier,
 };
 pub use profile::{
     Bins, CATEGORIES_KEPT, CATEGORIES_MAX, Derivation, FEATURES_MAX, Feature, Moments, ORDERED_MAX,
@@ -44,5 +47,5 @@ pub use settings::Settings;
 pub use summary::{Summary, norm};
 pub use test::{Correction, Include, Scope, TestData, TestReport, TestRequest};
 pub use texts::{LearnedTexts, learn_texts};
-pub use watch::{Drift, Gauges, Newcomer, Watching};
+pub use watch::{Drift, Gauges, Given, Newcomer, Watching};
 pub use words::{WORDS_READ, measure};

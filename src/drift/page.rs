@@ -1,8 +1,12 @@
 //! The state of a version's drift, as the admin API gives it and the commands read it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::Moment;
+
+use super::contract::Action;
 
 /// Drift of one version.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +37,24 @@ pub struct DriftReport {
     pub alarms: Vec<Alarm>,
     /// The features, in the order of the version's tensors.
     pub features: Vec<FeatureReport>,
+    /// Rules of the contract and what they counted; empty without one.
+    #[serde(default)]
+    pub contract: Vec<RuleReport>,
+}
+
+/// A rule of the contract.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleReport {
+    /// The feature.
+    pub feature: String,
+    /// What happens to a request that breaks it; in a dry run, what would.
+    pub action: Action,
+    /// True if nothing is flagged or refused.
+    pub dry_run: bool,
+    /// Values checked since the version was loaded.
+    pub values: u64,
+    /// Values that broke it, by rule: `min`, `max`, `categories`, `missing_max`, `finite`.
+    pub broken: BTreeMap<String, u64>,
 }
 
 /// State of a version or feature.
@@ -209,6 +231,7 @@ impl DriftReport {
             rows_counted: 0,
             alarms: Vec::new(),
             features: Vec::new(),
+            contract: Vec::new(),
         }
     }
 }

@@ -102,10 +102,10 @@ impl Recorder {
     }
 
     /// Counts the inputs of a request that is about to run: those that a request must bring come first, in the
-    /// signature's order. `rows` is at least 1.
+    /// signature's order. `rows` is at least 1. Copies of requests that a shadow runs are not counted: no worker runs them.
     pub fn inputs(&self, worker: WorkerId, inputs: &[Input], rows: usize) {
         let stage = self.stage.load();
-        let shard = stage.shard(worker);
+        let Some(shard) = stage.shard(worker) else { return };
         add(&shard.seen, rows as u64);
         let tensors = |index: usize| inputs.get(index).map(|input| &input.tensor);
         let plan = &stage.plan.inputs;
@@ -124,7 +124,7 @@ impl Recorder {
     /// Counts outputs, as they are given to the client; `wanted` has the index of each in the signature.
     pub fn outputs(&self, worker: WorkerId, outputs: &[Tensor], wanted: &[usize], rows: usize) {
         let stage = self.stage.load();
-        let shard = stage.shard(worker);
+        let Some(shard) = stage.shard(worker) else { return };
         let plan = &stage.plan.outputs;
         if let Some(picked) = self.pick(shard, plan, rows) {
             for (tensor, index) in outputs.iter().zip(wanted) {
@@ -188,15 +188,16 @@ impl Stage {
         }
     }
 
-    fn shard(&self, worker: WorkerId) -> &Shard {
-        self.shards[worker.0].0.get_or_init(|| Shard {
+    fn shard(&self, worker: WorkerId) -> Option<&Shard> {
+        let shard = self.shards.get(worker.0)?;
+        Some(shard.0.get_or_init(|| Shard {
             seen: AtomicU64::new(0),
             counted: AtomicU64::new(0),
             cells: (0..self.plan.len).map(|_| AtomicU32::new(0)).collect(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15 ^ worker.0 as u64),
             inputs: Side::new(self.tap_rows),
             outputs: Side::new(self.tap_rows),
-        })
+        }))
     }
 
     /// Shards of the workers that have counted something.

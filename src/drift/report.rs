@@ -1,6 +1,6 @@
 //! From a version's state to the page that people and programs read.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -10,9 +10,10 @@ use crate::{
 };
 
 use super::{
-    judge::{Raised, Watched},
+    contract::TermCounts,
+    judge::{Raised, Violation, Watched},
     layout::{Known, Source},
-    page::{Alarm, DriftReport, FeatureReport, ReferenceKind, ReferenceReport, Status},
+    page::{Alarm, DriftReport, FeatureReport, ReferenceKind, ReferenceReport, RuleReport, Status},
     profile::Bins,
     version::Tracked,
 };
@@ -63,7 +64,25 @@ pub(super) fn page(
         rows_counted: counted[0],
         alarms,
         features,
+        contract: rules(tracked),
     }
+}
+
+fn rules(tracked: &Tracked) -> Vec<RuleReport> {
+    let Some(terms) = &tracked.terms else { return Vec::new() };
+    let rule = |counts: TermCounts| RuleReport {
+        feature: counts.feature,
+        action: counts.action,
+        dry_run: terms.is_dry_run(),
+        values: counts.values,
+        broken: counts
+            .breaches
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(breach, count)| (breach.name().to_owned(), count))
+            .collect(),
+    };
+    terms.counts().into_iter().map(rule).collect()
 }
 
 /// A logarithm as JSON can write it.
@@ -298,6 +317,33 @@ pub(super) fn alarm(tracked: &Tracked, raised: &Raised) -> Alarm {
         js: raised.js,
         log_m: finite(raised.log_m),
     }
+}
+
+/// Broken rules for people, and what an event carries.
+pub(super) fn violated(tracked: &Tracked, broken: &[Violation]) -> (String, Value) {
+    let name = |one: &Violation| {
+        format!("{} ({}, {} of {})", one.feature, one.breach.name(), one.broken, one.values)
+    };
+    let mut names = broken.iter().take(5).map(name).collect::<Vec<_>>().join(", ");
+    if broken.len() > 5 {
+        let _ = write!(names, " and {} more", broken.len() - 5);
+    }
+    let rules: Vec<Value> = broken
+        .iter()
+        .map(|one| {
+            json!({
+                "feature": one.feature, "rule": one.breach.name(), "action": one.action,
+                "values": one.values, "broken": one.broken,
+            })
+        })
+        .collect();
+    let terms = tracked.terms.as_ref();
+    let object = json!({
+        "rules": rules,
+        "owner": terms.map(|terms| terms.owner()),
+        "dry_run": terms.is_some_and(|terms| terms.is_dry_run()),
+    });
+    (names, object)
 }
 
 /// Words for the size of an effect, by the Jensen-Shannon distance.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::contract::Contract;
+
 /// Settings of one model's drift detection.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -30,6 +32,8 @@ pub struct Settings {
     pub metric_features_max: usize,
     /// Features that are not watched, by name.
     pub ignored: Vec<String>,
+    /// What the operator demands of the inputs.
+    pub contract: Option<Contract>,
 }
 
 impl Default for Settings {
@@ -50,6 +54,7 @@ impl Default for Settings {
             values_max: 4096,
             metric_features_max: 64,
             ignored: Vec::new(),
+            contract: None,
         }
     }
 }

@@ -4,10 +4,14 @@ use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::model::{ModelName, VersionId};
+use crate::{
+    model::{ModelName, VersionId},
+    stats::rate_above_log_e,
+};
 
 use super::{
-    judge::{Judge, News},
+    contract::{Breach, Terms},
+    judge::{Judge, News, Violation},
     layout::{Layout, Learned},
     numbers::learn_numeric,
     page::ReferenceKind,
@@ -26,12 +30,22 @@ const SIDES: usize = 2;
 /// Values of all features together that are kept while references are learned.
 const LEARNED_VALUES_MAX: usize = 4 << 20;
 
+/// Evidence that a share of missing values is above its limit: one in a hundred such alarms would be false, natural
+/// logarithm.
+const SHARE_EVIDENCE: f64 = 4.605;
+
+/// By rule and kind of breach: values and breaches as of the last time that they were told, and that time.
+type Told = BTreeMap<(usize, Breach), (u64, u64, Option<Duration>)>;
+
 /// State of one version.
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) model: ModelName,
     pub(super) version: VersionId,
     pub(super) settings: Settings,
+    pub(super) terms: Option<Arc<Terms>>,
+    /// What the rules counted when they were last told, and when that was.
+    told: Told,
     pub(super) origin: Origin,
     pub(super) judge: Judge,
     pub(super) layout: Layout,
@@ -106,12 +120,15 @@ impl Tracked {
         (model, version): (ModelName, VersionId),
         layout: Layout,
         origin: Origin,
+        terms: Option<Arc<Terms>>,
         settings: Settings,
     ) -> Self {
         let judge = Judge::new(&layout.features, settings.clone());
         Self {
             model,
             version,
+            terms,
+            told: Told::default(),
             origin,
             judge,
             rows: Windows::default(),
@@ -167,10 +184,46 @@ impl Tracked {
             self.last_rows_at = now;
         }
         self.fetch_samples(&stage, now, seen);
-        let news = self.judge.step(now, seconds, seen, &counts, sharing);
+        let mut news = self.judge.step(now, seconds, seen, &counts, sharing);
+        news.extend(self.violated(now));
         let learned = self.learn(recorder);
         stage.sample_every(self.gap(&stage, seen, seconds));
         Looked { news, learned }
+    }
+
+    /// Tells of rules of the contract that are broken more often than they allow, each at most once in a cool-down.
+    fn violated(&mut self, now: Duration) -> Option<News> {
+        let counts = self.terms.as_ref()?.counts();
+        let mut broken = Vec::new();
+        for (place, counts) in counts.into_iter().enumerate() {
+            for (breach, count) in &counts.breaches {
+                let (values, before, told) = self.told.entry((place, *breach)).or_default();
+                let (new_values, new) = (counts.values - *values, count - *before);
+                let is_due = told.is_none_or(|told| now >= told + self.settings.cooldown);
+                let allowed = match breach {
+                    Breach::Missing => counts.missing_max.unwrap_or(0.0),
+                    _ => 0.0,
+                };
+                let is_broken = match allowed {
+                    allowed if allowed > 0.0 => {
+                        rate_above_log_e(new_values, new, allowed) >= SHARE_EVIDENCE
+                    }
+                    _ => new > 0,
+                };
+                if !is_due || !is_broken {
+                    continue;
+                }
+                (*values, *before, *told) = (counts.values, *count, Some(now));
+                broken.push(Violation {
+                    feature: counts.feature.clone(),
+                    breach: *breach,
+                    action: counts.action,
+                    values: new_values,
+                    broken: new,
+                });
+            }
+        }
+        (!broken.is_empty()).then_some(News::Violated(broken))
     }
 
     /// Adds what was counted by an earlier layout after the last look at it.

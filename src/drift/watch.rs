@@ -15,7 +15,8 @@ use crate::{
 };
 
 use super::{
-    judge::News,
+    contract::{TermCounts, Terms},
+    judge::{News, Violation},
     layout::{Hints, Layout},
     page::{DriftReport, FeatureReport, ReferenceKind},
     profile::{Derivation, Feature, PROFILE_BYTES_MAX, Profile},
@@ -82,6 +83,17 @@ pub struct Newcomer<'a> {
     pub profile: Option<Result<Profile, String>>,
 }
 
+/// What a version counts with.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Counts its values; `None` where drift is off.
+    pub recorder: Option<Arc<Recorder>>,
+    /// Checks its inputs, where the operator wrote a contract.
+    pub terms: Option<Arc<Terms>>,
+    /// What an operator should know.
+    pub notes: Vec<String>,
+}
+
 /// Looks once a second, until it is dropped.
 #[derive(Debug)]
 pub struct Watching {
@@ -119,25 +131,37 @@ impl Drift {
     /// What a profile does not say is taken from what was learned before, else, for inputs, from the version before,
     /// else
     /// it is learned from the first rows.
-    pub fn watch(&self, newcomer: &Newcomer<'_>) -> (Option<Arc<Recorder>>, Option<String>) {
+    pub fn watch(&self, newcomer: &Newcomer<'_>) -> Given {
         let settings = self.settings(newcomer.model).clone();
-        if !settings.enabled {
-            return (None, None);
+        let mut given = Given::default();
+        if !settings.enabled && settings.contract.is_none() {
+            return given;
         }
         let (layout, origin) = self.reference(newcomer, &settings);
+        if let Some(contract) = &settings.contract {
+            let (terms, unknown) = Terms::new(contract, &layout, self.inner.workers);
+            given.terms = Some(Arc::new(terms));
+            given.notes = unknown;
+        }
+        if !settings.enabled {
+            return given;
+        }
+        given
+            .notes
+            .extend(origin.note.clone().map(|wrong| format!("profile.json is not used: {wrong}")));
         let recorder =
             Arc::new(Recorder::new(layout.clone(), self.inner.workers, settings.values_max));
-        let note = origin.note.clone();
         let named = (newcomer.model.clone(), newcomer.version);
         let entry = Entry {
             model: newcomer.model.clone(),
             version: newcomer.version,
             recorder: Arc::downgrade(&recorder),
             learned: self.learned_file(newcomer),
-            tracked: Mutex::new(Tracked::new(named, layout, origin, settings)),
+            tracked: Mutex::new(Tracked::new(named, layout, origin, given.terms.clone(), settings)),
         };
         self.versions().push(Arc::new(entry));
-        (Some(recorder), note)
+        given.recorder = Some(recorder);
+        given
     }
 
     /// The features of a version, and what they are compared with.
@@ -242,6 +266,7 @@ impl Drift {
         let (kind, raised) = match news {
             News::Detected(raised) => (EventKind::DriftDetected, raised),
             News::Cleared(raised) => (EventKind::DriftCleared, raised),
+            News::Violated(broken) => return self.tell_violated(tracked, now, &broken),
         };
         let (names, object) = report::event(tracked, &raised);
         let (model, version) = (&tracked.model, tracked.version);
@@ -259,6 +284,16 @@ impl Drift {
             detail,
             Some(object),
         );
+    }
+
+    fn tell_violated(&self, tracked: &Tracked, now: Duration, broken: &[Violation]) {
+        let (model, version) = (&tracked.model, tracked.version);
+        let (named, object) = report::violated(tracked, broken);
+        tracing::warn!(%model, %version, "the contract is broken: {named}; see `tidegate drift status {model}`");
+        let detail = format!("the contract is broken: {named}");
+        let about = (model, Some(version));
+        let events = self.inner.monitor.events();
+        events.tell_about(now, about, EventKind::QualityViolated, detail, Some(object));
     }
 
     /// Gauges of all versions that have counted rows.
@@ -282,6 +317,7 @@ impl Drift {
                 is_drifting: tracked.judge.is_drifting(),
                 features: page.features,
                 alarms: tracked.judge.raised.clone(),
+                terms: tracked.terms.as_ref().map(|terms| terms.counts()).unwrap_or_default(),
             })
         };
         live.iter().filter_map(own).collect()
@@ -351,6 +387,8 @@ pub struct Gauges {
     pub features: Vec<FeatureReport>,
     /// Alarms of the page tier so far, by kind.
     pub alarms: BTreeMap<&'static str, u64>,
+    /// Counts of the contract's rules.
+    pub terms: Vec<TermCounts>,
 }
 
 /// Versions of a model that share its promise: those with traffic, at least one.

@@ -146,6 +146,7 @@ impl From<PredictError> for Refusal {
         match &error {
             PredictError::Signature(_)
             | PredictError::Guarded(_)
+            | PredictError::Contract(_)
             | PredictError::Oversized(_)
             | PredictError::Rows { .. }
             | PredictError::Inputs(_) => Self::bad_request(error.to_string()),

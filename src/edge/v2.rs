@@ -35,6 +35,8 @@ use super::{
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
 const TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout-ms");
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The parameter of an answer that says how the inputs break the model's contract.
+const CONTRACT: &str = "contract";
 static PREDICTION_ID: HeaderName = HeaderName::from_static("x-tidegate-prediction-id");
 const VERSION_NUMBER: HeaderName = HeaderName::from_static("x-tidegate-version");
 const ARM: HeaderName = HeaderName::from_static("x-tidegate-arm");
@@ -354,11 +356,13 @@ fn encode(
     } else {
         request.outputs.iter().filter_map(place).collect()
     };
+    let mut parameters = SmallVec::from_slice(&[(PREDICTION_ID.as_str(), id.as_str())]);
+    parameters.extend(prediction.flag.as_deref().map(|flag| (CONTRACT, flag)));
     let response = InferResponse {
         model: &version.parts().model,
         version: version.id(),
         id: request.id.as_deref(),
-        parameters: SmallVec::from_slice(&[(PREDICTION_ID.as_str(), id.as_str())]),
+        parameters,
         outputs: ordered.into_iter().map(output).collect(),
     };
     Ok(v2::encode_infer(&response)?)

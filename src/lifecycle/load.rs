@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    drift::{Drift, Newcomer, Profile},
+    drift::{Drift, Given, Newcomer, Profile},
     engine::{
         self, Engine, Engines, ExternalFile, LoadError, ModelFile, Packed, Session, SessionOptions,
         Tag,
@@ -418,6 +418,7 @@ impl Loader {
             description: Arc::clone(description),
             recorder: self.monitor.version(model, id),
             drift: None,
+            terms: None,
             engine: engine.name(),
             digest: artifact.sha256.clone(),
             identity,
@@ -434,7 +435,7 @@ impl Loader {
         Ok(Version::new(parts, sessions))
     }
 
-    /// Has the drift of a version watched; a profile that cannot be used becomes a note.
+    /// Has the drift of a version watched and its contract kept; a profile that cannot be used becomes a note.
     fn watch_drift(&self, parts: &mut VersionParts, profile: Option<&[u8]>) {
         let Some(drift) = &self.drift else { return };
         let names = parts.description.parameters.get("feature_names");
@@ -443,7 +444,7 @@ impl Loader {
             .flat_map(|names| names.split(','))
             .map(|name| name.trim().to_owned())
             .collect();
-        let (recorder, wrong) = drift.watch(&Newcomer {
+        let Given { recorder, terms, notes } = drift.watch(&Newcomer {
             model: &parts.model,
             version: parts.id,
             signature: &parts.signature,
@@ -452,10 +453,8 @@ impl Loader {
             identity: parts.identity.as_deref().unwrap_or(&parts.digest),
             profile: profile.map(|bytes| Profile::read(bytes).map_err(|wrong| wrong.to_string())),
         });
-        parts.drift = recorder;
-        if let Some(wrong) = wrong {
-            parts.notes.push(format!("profile.json is not used: {wrong}"));
-        }
+        (parts.drift, parts.terms) = (recorder, terms);
+        parts.notes.extend(notes);
     }
 
     /// The engine of a model: the operator's choice, else its description's.

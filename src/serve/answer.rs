@@ -424,7 +424,8 @@ mod tests {
         let reading = rule.resolve(&signature, &names).unwrap();
         let now = Instant::now();
         let wanted = (0..tensors.len()).collect();
-        let prediction = Prediction { outputs: tensors, wanted, rows, started: now, finished: now };
+        let prediction =
+            Prediction { outputs: tensors, wanted, rows, flag: None, started: now, finished: now };
         let mut read = Vec::new();
         reading.read(&prediction, 10, |row| read.push(row));
         read

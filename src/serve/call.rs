@@ -298,6 +298,7 @@ impl Call<'_> {
         let is_over = matches!(
             error,
             PredictError::Deadline
+                | PredictError::Contract(_)
                 | PredictError::Gone
                 | PredictError::Leaving(_)
                 | PredictError::Stopping

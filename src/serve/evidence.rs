@@ -191,6 +191,7 @@ pub(super) fn marks_of(error: &PredictError) -> Marks {
             Marks::CAPACITY
         }
         PredictError::Signature(_)
+        | PredictError::Contract(_)
         | PredictError::Rows { .. }
         | PredictError::Deadline
         | PredictError::Gone

@@ -58,6 +58,7 @@ pub use watchdog::{Listed, Watch, Watchdog, Watching};
 
 pub use crate::engine::hand_back_memory;
 use crate::{
+    drift::Broken,
     engine::{RunError, Session},
     model::{GrowthError, GuardError, InferRequest, Signature, SignatureError, VersionId},
     monitor::{Clock, Outcome, Sample, WorkerId},
@@ -95,6 +96,8 @@ pub struct Prediction {
     pub wanted: SmallVec<[usize; 8]>,
     /// Rows that were predicted.
     pub rows: u64,
+    /// How the inputs break the model's contract, where the answer is to say so.
+    pub flag: Option<Box<str>>,
     /// When the engine began.
     pub started: Instant,
     /// When it had ended.
@@ -121,6 +124,9 @@ pub enum PredictError {
         /// Rows allowed.
         rows_max: u64,
     },
+    /// They break the operator's contract; the caller's mistake.
+    #[error("{0}")]
+    Contract(Box<str>),
     /// The model cannot run on these values; the caller's mistake.
     #[error("the model cannot run on these inputs: {0}")]
     Inputs(String),
@@ -354,10 +360,18 @@ impl Serving {
         } else {
             Cow::Owned(std::mem::take(&mut request.inputs))
         };
-        let drift = version.parts().drift.as_deref().filter(|_| rows > 0);
+        let parts = version.parts();
+        let drift = parts.drift.as_deref().filter(|_| rows > 0);
         let counted = usize::try_from(rows).unwrap_or(usize::MAX);
         if let Some(drift) = drift {
             drift.inputs(watch.worker(), &inputs, counted);
+        }
+        let mut broken = Broken::default();
+        if let Some(terms) = parts.terms.as_deref().filter(|_| rows > 0) {
+            broken = terms.check(watch.worker(), &inputs, counted);
+        }
+        if let Some(refusal) = broken.refusal {
+            return Err(PredictError::Contract(refusal));
         }
         let run = || session.run_leashed(inputs, &wanted, &watch.leash);
         let outputs = version.tag().during(run);
@@ -374,7 +388,7 @@ impl Serving {
         if finished > on.deadline {
             return Err(PredictError::Deadline);
         }
-        Ok(Prediction { outputs, wanted, rows, started, finished })
+        Ok(Prediction { outputs, wanted, rows, flag: broken.flag, started, finished })
     }
 
     fn check_rows(&self, version: &Version, request: &InferRequest) -> Result<u64, PredictError> {

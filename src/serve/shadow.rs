@@ -455,6 +455,7 @@ fn failed() -> Ran {
 fn not_answered(error: &PredictError) -> Ran {
     match error {
         PredictError::Signature(_)
+        | PredictError::Contract(_)
         | PredictError::Guarded(_)
         | PredictError::Oversized(_)
         | PredictError::Rows { .. }

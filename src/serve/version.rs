@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    drift::Recorder,
+    drift::{Recorder, Terms},
     engine::{Session, Tag},
     model::{
         ArmName, Extent, Growth, Guards, Input, ModelDescription, ModelName, Rows, Signature,
@@ -73,6 +73,8 @@ pub struct VersionParts {
     pub recorder: Arc<VersionRecorder>,
     /// Where its values are counted, if drift is watched.
     pub drift: Option<Arc<Recorder>>,
+    /// What the operator demands of its inputs, if something.
+    pub terms: Option<Arc<Terms>>,
     /// The engine that runs it.
     pub engine: &'static str,
     /// SHA-256 of the model file, in hexadecimal.
@@ -112,6 +114,7 @@ impl VersionParts {
             growth: Growth::NONE,
             recorder,
             drift: None,
+            terms: None,
             engine: "",
             digest: String::new(),
             identity: None,
