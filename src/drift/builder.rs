@@ -13,6 +13,7 @@ use super::{
     profile::{Derivation, FEATURES_MAX, Feature, Profile, ProfileError, SCHEMA, WORDS_MAX},
     summary::Summary,
     texts::{Settled, TextTally, Texts, TextsSettings},
+    vectors::{VectorTally, Vectors},
 };
 use crate::stats::Random;
 
@@ -48,6 +49,13 @@ pub enum Column {
         name: String,
         /// True if they are categories however many there are, up to 4,126.
         is_category: bool,
+    },
+    /// Rows of an embedding: the cell of the nearest of up to 32 centres, which are fitted to it, and its length.
+    Embedding {
+        /// The name of the input that features are derived from.
+        name: String,
+        /// Numbers of a row.
+        values: usize,
     },
     /// Rows of many numbers: five features, see [`Summary`].
     Wide {
@@ -127,6 +135,7 @@ enum Looked {
     Number(Numbers),
     Texts(Box<Texts>, bool),
     Wide(usize, Box<[Numbers; 5]>),
+    Embedding(usize, Box<Vectors>),
 }
 
 impl Profiler {
@@ -134,7 +143,7 @@ impl Profiler {
     pub fn new(columns: Vec<Column>, settings: ProfilerSettings) -> Result<Self, ProfilerError> {
         let features = |column: &Column| match column {
             Column::Number { .. } => 1,
-            Column::Texts { .. } => 2,
+            Column::Texts { .. } | Column::Embedding { .. } => 2,
             Column::Wide { .. } => 5,
         };
         let all: usize = columns.iter().map(features).sum();
@@ -155,6 +164,10 @@ impl Profiler {
             Column::Wide { name, values } => {
                 let numbers = std::array::from_fn(|_| Numbers::new(capacity, seed()));
                 (name, Looked::Wide(values, Box::new(numbers)))
+            }
+            Column::Embedding { name, values } => {
+                let vectors = Vectors::new(values, capacity, seed());
+                (name, Looked::Embedding(values, Box::new(vectors)))
             }
         };
         let columns = columns.into_iter().map(looked).collect();
@@ -184,6 +197,12 @@ impl Profiler {
                 for row in values.chunks_exact(*width) {
                     let measured = Summary::of(row.iter().copied()).values();
                     numbers.iter_mut().zip(measured).for_each(|(own, value)| own.push(value));
+                }
+                values.len() / *width
+            }
+            (Looked::Embedding(width, vectors), Values::Numbers(values)) => {
+                for row in values.chunks_exact(*width) {
+                    vectors.push(row);
                 }
                 values.len() / *width
             }
@@ -227,6 +246,9 @@ impl Profiler {
                     |numbers: Numbers| numbers.settle(names.next().unwrap_or_default(), sample_max);
                 Counted::Wide(values, Box::new(numbers.map(tally)))
             }
+            Looked::Embedding(values, vectors) => {
+                Counted::Embedding(values, Box::new(vectors.settle(&name, sample_max)))
+            }
         };
         let columns: Vec<_> = self.columns.into_iter().map(settled).collect();
         let texts = columns.iter().filter(|column| matches!(column, Counted::Texts(_))).count();
@@ -250,6 +272,7 @@ enum Counted {
     Categories(Feature),
     Texts(Box<TextTally>),
     Wide(usize, Box<[Tally; 5]>),
+    Embedding(usize, Box<VectorTally>),
 }
 
 impl Counter {
@@ -263,7 +286,7 @@ impl Counter {
         match &self.columns[column] {
             Counted::Number(tally) => tally.needs_counting(),
             Counted::Categories(_) => false,
-            Counted::Texts(_) => true,
+            Counted::Texts(_) | Counted::Embedding(..) => true,
             Counted::Wide(_, tallies) => tallies.iter().any(Tally::needs_counting),
         }
     }
@@ -280,6 +303,11 @@ impl Counter {
                 for row in values.chunks_exact(*width) {
                     let measured = Summary::of(row.iter().copied()).values();
                     tallies.iter_mut().zip(measured).for_each(|(own, value)| own.count(value));
+                }
+            }
+            (Counted::Embedding(width, tally), Values::Numbers(values)) => {
+                for row in values.chunks_exact(*width) {
+                    tally.count(row);
                 }
             }
             (Counted::Texts(tally), Values::Texts(values)) => {
@@ -301,6 +329,11 @@ impl Counter {
                 Counted::Texts(tally) => {
                     let (derivation, own) = tally.finish();
                     derived.push(derivation);
+                    features.extend(own);
+                }
+                Counted::Embedding(_, tally) => {
+                    let (derivation, own) = tally.finish();
+                    derived.extend(derivation);
                     features.extend(own);
                 }
                 Counted::Wide(_, tallies) => features.extend(tallies.map(Tally::finish)),

@@ -21,6 +21,7 @@ mod settings;
 mod summary;
 mod tap;
 mod texts;
+mod vectors;
 mod version;
 mod watch;
 mod window;

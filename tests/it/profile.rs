@@ -194,6 +194,22 @@ fn wide_inputs_are_watched_by_what_is_derived_from_them() {
 }
 
 #[test]
+fn embeddings_are_watched_by_clusters_and_length() {
+    let aside = Aside::new();
+    let line = |i: u32| format!("{},{},{i}\n", i % 2 * 10, f64::from(i % 7) / 10.0);
+    let file = aside.file("e.csv", &format!("x,y,age\n{}", lines(200, line)));
+    let profile = aside.profile(&[&file, "--embedding", "e=x..y"]);
+    assert_eq!(names(&profile), ["e.cluster", "e.norm", "age"]);
+    let [Derivation::Clusters { input, centres }] = &profile.derived[..] else { panic!("one") };
+    assert_eq!((input.as_str(), centres.len()), ("e", 4));
+    let cluster = &profile.features[0];
+    assert_eq!((cluster.rows(), &cluster.counts[4..]), (200, &[0, 0, 0][..]));
+    assert!(cluster.counts[..4].iter().all(|count| *count > 0), "{cluster:?}");
+    let digits = aside.profile(&[&data("digits.npy"), "--embedding", "image"]);
+    assert_eq!(names(&digits), ["image.cluster", "image.norm"]);
+}
+
+#[test]
 fn files_in_any_split_give_the_same_profile() {
     let aside = Aside::new();
     let line =

@@ -66,9 +66,15 @@ impl Choice {
             notes: Vec::new(),
         };
         let is_deep = choosing.name_input()?;
+        for range in &arguments.embedding {
+            let places = choosing.take(range)?;
+            let column = Column::Embedding { name: range.name.clone(), values: places.len() };
+            choosing.add_together(column, places);
+        }
         for range in &arguments.wide {
             let places = choosing.take(range)?;
-            choosing.add_wide(range.name.clone(), places);
+            let column = Column::Wide { name: range.name.clone(), values: places.len() };
+            choosing.add_together(column, places);
         }
         choosing.add_rest(is_deep)?;
         let (columns, sources): (Vec<_>, Vec<_>) = choosing.ready.into_values().unzip();
@@ -132,9 +138,10 @@ impl Choosing<'_> {
 
     /// Takes the columns of a range from those that are free.
     fn take(&mut self, range: &ColumnRange) -> anyhow::Result<Vec<usize>> {
-        let Some((from, to)) = &range.columns else { return Ok(std::mem::take(&mut self.free)) };
-        let (from, to) = (self.data.column(from)?, self.data.column(to)?);
-        let within: RangeInclusive<usize> = from..=to;
+        let within: RangeInclusive<usize> = match &range.columns {
+            Some((from, to)) => self.data.column(from)?..=self.data.column(to)?,
+            None => 0..=usize::MAX,
+        };
         let (taken, free) = self.free.iter().partition(|column| within.contains(column));
         self.free = free;
         let taken: Vec<usize> = taken;
@@ -146,9 +153,9 @@ impl Choosing<'_> {
         Ok(taken)
     }
 
-    fn add_wide(&mut self, name: String, places: Vec<usize>) {
+    /// Makes one column of several.
+    fn add_together(&mut self, column: Column, places: Vec<usize>) {
         let Some(first) = places.first().copied() else { return };
-        let column = Column::Wide { name, values: places.len() };
         self.ready.insert(first, (column, Source { places, form: Form::Numbers }));
     }
 
@@ -192,7 +199,8 @@ impl Choosing<'_> {
                  share of zeros",
                 singles.len()
             ));
-            self.add_wide(input, singles);
+            let column = Column::Wide { name: input, values: singles.len() };
+            self.add_together(column, singles);
             return Ok(());
         }
         for place in singles {
