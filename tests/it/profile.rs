@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tidegate::drift::{Bins, Derivation, Feature, Profile};
 
-use crate::cli::tidegate;
+use crate::{cli::tidegate, repository::SAMPLES};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data");
 
@@ -267,6 +267,31 @@ fn people_get_a_table_and_machines_json() {
     let features = &contract["models"]["iris"]["contract"]["features"];
     assert_eq!(features["petal_width"]["max"].as_float(), Some(2.5));
     assert_eq!(features["species"]["categories"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn sample_models_have_the_profiles_of_their_training_rows() {
+    let read = |version: &str| {
+        let path = Path::new(SAMPLES).join(version).join("profile.json");
+        Profile::read(&fs::read(&path).unwrap())
+            .unwrap_or_else(|wrong| panic!("{version}: {wrong}"))
+    };
+    let check = |version: &str, rows: u64, columns: &[&str], features: usize| {
+        let profile = read(version);
+        assert_eq!((profile.rows, profile.features.len()), (rows, features), "{version}");
+        assert_eq!(&names(&profile)[..columns.len()], columns, "{version}");
+        for feature in &profile.features {
+            assert_eq!(feature.rows(), rows, "{version}: {}", feature.name);
+            assert!(!feature.is_unmonitorable() && feature.sample.len() <= 500, "{version}");
+        }
+        profile
+    };
+    check("iris/1", 105, &["sepal_length", "sepal_width", "petal_length", "petal_width"], 4);
+    let first = check("breast_cancer/1", 398, &["mean_radius", "mean_texture"], 30);
+    assert_eq!(first, read("breast_cancer/2"), "both versions were trained on the same rows");
+    check("digits/1", 1347, &["image[0]", "image[1]"], 64);
+    let sentiment = check("sentiment/1", 12_928, &["text.length", "text.known"], 2);
+    assert!(matches!(&sentiment.derived[..], [Derivation::Text { input, .. }] if input == "text"));
 }
 
 /// The largest resident memory of a command, in MiB.
