@@ -311,7 +311,7 @@ as the file.
 Examples:
   tidegate profile train.csv --label species -o models/iris/1/profile.json
   tidegate profile train-*.parquet --exclude id --categorical zip --categorical channel
-  tidegate profile image.npy                        pictures, watched by mean, spread, extremes and zeros
+  tidegate profile image.npy                        pictures; above 256 numbers by mean, spread and extremes
   tidegate profile vectors.npy --embedding vectors  embeddings, watched by clusters and length
   tidegate profile train.csv --columns age,income --contract credit
 

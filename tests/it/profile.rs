@@ -107,20 +107,10 @@ fn bins_masses_and_moments_are_those_of_numpy() {
     check("breast_cancer.parquet", &["--label", "label", "--exclude", "id"]);
     check("long.parquet", &["--exclude", "word"]);
     check("table_polars.parquet", &["--columns", "unsigned,small,single"]);
-    // The columns of a flat picture, named by the input that they are.
-    let aside = Aside::new();
-    let digits = fs::read(data("digits.npy")).unwrap();
-    let header = String::from_utf8(digits[10..128].to_vec()).unwrap();
-    let header = header.replace("(200, 1, 8, 8), }", "(200, 64), }     ");
-    let content = [&digits[..10], header.as_bytes(), &digits[128..]].concat();
-    fs::write(aside.path("image.npy"), content).unwrap();
-    let image = aside.profile(&[&aside.path("image.npy"), "--sample-rows", "50"]);
+    // Pictures, whose columns are named by the input that they are.
+    let image = check("digits.npy", &["--sample-rows", "50", "--input", "image"]);
     assert_eq!((names(&image)[0], names(&image)[63]), ("image[0]", "image[63]"));
-    for (feature, expected) in image.features.iter().zip(expected["digits.npy"].as_array().unwrap())
-    {
-        assert_eq!(serde_json::json!(feature.counts), expected["counts"], "{}", feature.name);
-        assert_eq!(feature.sample.len(), 50);
-    }
+    assert!(image.features.iter().all(|feature| feature.sample.len() == 50));
 }
 
 #[test]
@@ -177,7 +167,7 @@ fn numbers_are_categories_where_that_is_said() {
 
 #[test]
 fn wide_inputs_are_watched_by_what_is_derived_from_them() {
-    let profile = Aside::new().profile(&[&data("digits.npy"), "--input", "image"]);
+    let profile = Aside::new().profile(&[&data("digits.npy"), "--wide", "image"]);
     let measures = ["mean", "sd", "min", "max", "zeros"].map(|measure| format!("image.{measure}"));
     assert_eq!(names(&profile), measures);
     assert!(profile.features.iter().all(|feature| feature.rows() == 200));

@@ -1,12 +1,12 @@
 //! Which columns of the data become which features.
 
-use std::{collections::BTreeMap, fs::File, io::Read as _, ops::RangeInclusive};
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::super::commands::{ColumnRange, ProfileArguments};
 use crate::{
-    dataset::{Cells, Dataset, Format, Header, Kind},
+    dataset::{Cells, Dataset, Format, Kind},
     drift::Column,
 };
 
@@ -65,7 +65,7 @@ impl Choice {
             ready: BTreeMap::new(),
             notes: Vec::new(),
         };
-        let is_deep = choosing.name_input()?;
+        choosing.name_input();
         for range in &arguments.embedding {
             let places = choosing.take(range)?;
             let column = Column::Embedding { name: range.name.clone(), values: places.len() };
@@ -76,7 +76,7 @@ impl Choice {
             let column = Column::Wide { name: range.name.clone(), values: places.len() };
             choosing.add_together(column, places);
         }
-        choosing.add_rest(is_deep)?;
+        choosing.add_rest()?;
         let (columns, sources): (Vec<_>, Vec<_>) = choosing.ready.into_values().unzip();
         ensure!(!columns.is_empty(), "no column is left to make a profile of");
         Ok(Self { columns, sources, notes: choosing.notes })
@@ -121,19 +121,12 @@ struct Choosing<'a> {
 }
 
 impl Choosing<'_> {
-    /// Names the columns of an array after its file, unless told otherwise. True if its rows have dimensions.
-    fn name_input(&mut self) -> anyhow::Result<bool> {
+    /// Names the columns of an array after its file, unless told otherwise.
+    fn name_input(&mut self) {
         let path = self.data.path();
-        if Format::of(path) != Some(Format::Npy) {
-            return Ok(false);
-        }
-        if self.input.is_none() {
+        if Format::of(path) == Some(Format::Npy) && self.input.is_none() {
             self.input = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
-        let mut beginning = Vec::new();
-        File::open(path)?.take(1 << 17).read_to_end(&mut beginning)?;
-        let header = Header::parse(&beginning).map_err(|wrong| anyhow::anyhow!("{wrong}"))?;
-        Ok(header.shape.len() > 2)
     }
 
     /// Takes the columns of a range from those that are free.
@@ -160,7 +153,7 @@ impl Choosing<'_> {
     }
 
     /// Makes features of the columns that are free: each its own, or all numbers together if they are too many.
-    fn add_rest(&mut self, is_deep: bool) -> anyhow::Result<()> {
+    fn add_rest(&mut self) -> anyhow::Result<()> {
         let free = std::mem::take(&mut self.free);
         if free.is_empty() {
             return Ok(());
@@ -192,7 +185,7 @@ impl Choosing<'_> {
                 }
             }
         }
-        if is_deep || singles.len() > SINGLE_MAX {
+        if singles.len() > SINGLE_MAX {
             let input = self.input.clone().unwrap_or_else(|| "input".to_owned());
             self.notes.push(format!(
                 "{} numbers a row are watched as one wide input `{input}` (--input names it): by mean, spread, extremes and \
