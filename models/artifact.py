@@ -9,6 +9,8 @@ golden cases computed by the training side, and the tables for its README. Alway
 Not here: choosing what to train (the recipes), comparing with the committed files (`train.py`).
 """
 
+import csv
+import io
 import json
 from dataclasses import dataclass, field
 
@@ -89,12 +91,30 @@ class Version:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The rows that all versions were trained on, as a model gets them, and names for their columns."""
+
+    columns: list[str]
+    rows: np.ndarray
+
+    def csv(self) -> bytes:
+        """The rows as a CSV file; numbers are the shortest that read back as the same FP32."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        rows = self.rows if self.rows.dtype == object else self.rows.astype(np.float32)
+        writer.writerows([str(value) for value in row] for row in rows.reshape(len(rows), -1))
+        return text.getvalue().encode()
+
+
+@dataclass(frozen=True)
 class Trained:
     """All that one recipe produced."""
 
     versions: list[Version]
     # Class names in the order of the columns of `probabilities`.
     classes: list[str]
+    reference: Reference
     # Tables for the model's README, where they stand between `<!-- NAME -->` and `<!-- /NAME -->`.
     tables: dict[str, str] = field(default_factory=dict)
 

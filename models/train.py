@@ -3,6 +3,7 @@
     python models/train.py                 train and write all
     python models/train.py digits iris     only these
     python models/train.py --check         train aside and compare with what is here; exit 1 if anything differs
+    python models/train.py --tidegate FILE make profiles with this program [default: the one that was built last]
 
 Each model directory has a `recipe.py`. A model is only written when ONNX Runtime loads it and gives the golden outputs.
 """
@@ -13,7 +14,10 @@ import importlib.util
 import os
 import platform
 import re
+import shutil
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,6 +37,8 @@ except ImportError as error:
 
 ROOT = Path(__file__).resolve().parent
 MODEL_BYTES_MAX = 130_000
+# Numbers of each feature that a profile holds: enough for tests, and small enough to be committed.
+SAMPLE_ROWS = 500
 
 
 class Unproven(Exception):
@@ -44,7 +50,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train and prove the sample models.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"one or more of: {', '.join(names)} (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing; compare with the files that are here")
+    parser.add_argument("--tidegate", type=Path, metavar="FILE", default=built(), help="the program that makes profiles")
     options = parser.parse_args()
+    if options.tidegate is None:
+        parser.error("profiles are made by tidegate: build it (cargo build --release), or name it with --tidegate")
     unknown = set(options.models) - set(names)
     if unknown:
         parser.error(f"no recipe for {', '.join(sorted(unknown))}; there is one for: {', '.join(names)}")
@@ -52,7 +61,7 @@ def main() -> int:
     differing = []
     for name in options.models or names:
         try:
-            differing += publish(name, options.check)
+            differing += publish(name, options.tidegate, options.check)
         except (Unproven, RuntimeError, OSError) as error:
             print(f"\nerror: {name}: {error}", file=sys.stderr)
             return 2
@@ -64,7 +73,15 @@ def main() -> int:
     return 0
 
 
-def publish(name: str, check: bool) -> list[str]:
+def built() -> Path | None:
+    """The program that cargo built last, or one that is installed."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT.parent / "target"))
+    there = [path for kind in ("release", "debug") if (path := target / kind / "tidegate").is_file()]
+    found = max(there, key=lambda path: path.stat().st_mtime, default=None) or shutil.which("tidegate")
+    return Path(found) if found else None
+
+
+def publish(name: str, program: Path, check: bool) -> list[str]:
     """Trains one model, proves it, and writes or compares its files; gives the paths of those that differed."""
     print(f"{name}: training ...", end="", flush=True)
     started = time.monotonic()
@@ -76,8 +93,10 @@ def publish(name: str, check: bool) -> list[str]:
         digest = hashlib.sha256(content).hexdigest()
         print(f"  version {version.number}  {len(content) / 1000:6.1f} kB  sha256 {digest[:16]}  golden within {off:.1e}")
 
+    profile = profiled(name, trained, program)
+    profiles = {f"{version.number}/profile.json": profile for version in trained.versions}
     differing = []
-    for path, content in {**trained.files(name), **with_tables(name, trained)}.items():
+    for path, content in {**trained.files(name), **profiles, **with_tables(name, trained)}.items():
         file = ROOT / name / path
         if file.is_file() and file.read_bytes() == content:
             continue
@@ -119,6 +138,20 @@ def prove(version: Version) -> float:
             if not agree:
                 raise Unproven(f"{place}: ONNX Runtime gives {got.tolist()}, training gave {expected.tolist()}")
     return largest
+
+
+def profiled(name: str, trained: Trained, program: Path) -> bytes:
+    """The profile of the rows that were trained on."""
+    with tempfile.TemporaryDirectory() as aside:
+        data, profile = Path(aside, f"{name}.csv"), Path(aside, "profile.json")
+        data.write_bytes(trained.reference.csv())
+        command = [program, "profile", data, "--output", profile, "--sample-rows", str(SAMPLE_ROWS), "--json"]
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            raise Unproven(f"{program} makes no profile: {made.stderr.strip()}")
+        content = profile.read_bytes()
+    print(f"  profile    {len(content) / 1000:6.1f} kB  of {len(trained.reference.rows)} rows")
+    return content
 
 
 def with_tables(name: str, trained: Trained) -> dict[str, bytes]:

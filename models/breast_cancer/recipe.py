@@ -1,7 +1,7 @@
 """Malignant or benign from 30 measured features: version 1 a random forest, version 2 scaled logistic regression."""
 
 import numpy as np
-from artifact import Trained, Version, classifier_cases, finish, linear_classifier, settle, table
+from artifact import Reference, Trained, Version, classifier_cases, finish, linear_classifier, settle, table
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.base import clone
@@ -40,6 +40,7 @@ def train() -> Trained:
             ),
         ],
         classes=[str(name) for name in data.target_names],
+        reference=Reference([str(name).replace(" ", "_") for name in data.feature_names], seen),
         tables={
             "held-out": table(
                 ["171 held-out rows", "accuracy", "log loss", "ROC AUC"],

@@ -4,7 +4,7 @@ image -> Conv 3x3, 8 -> Relu -> Conv 3x3, 16 -> Relu -> MaxPool 2 -> Flatten -> 
 """
 
 import numpy as np
-from artifact import Case, Tensor, Trained, Version, constants, finish, settle, table, value_info
+from artifact import Case, Reference, Tensor, Trained, Version, constants, finish, settle, table, value_info
 from onnx import helper
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
@@ -47,6 +47,7 @@ def train() -> Trained:
     return Trained(
         [Version(1, graph(fitted), cases)],
         classes=[str(name) for name in data.target_names],
+        reference=Reference([f"image[{pixel}]" for pixel in range(64)], seen),
         tables={"held-out": table(["450 held-out images", "accuracy", "log loss"], rows)},
     )
 

@@ -1,7 +1,7 @@
 """Which of three irises, from four lengths: scaled logistic regression."""
 
 import numpy as np
-from artifact import Trained, Version, classifier_cases, linear_classifier, settle, table
+from artifact import Reference, Trained, Version, classifier_cases, linear_classifier, settle, table
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss
@@ -28,5 +28,6 @@ def train() -> Trained:
     return Trained(
         [Version(1, graph, classifier_cases(fitted, [unseen[:1], unseen[1:4], unseen[4:12]]))],
         classes=[str(name) for name in data.target_names],
+        reference=Reference([name.removesuffix(" (cm)").replace(" ", "_") for name in data.feature_names], seen),
         tables={"held-out": table(["45 held-out rows", "accuracy", "log loss"], [["version 1", *found]])},
     )

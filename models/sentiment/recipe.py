@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from artifact import Case, Tensor, Trained, Version, constants, finish, settle, table, value_info
+from artifact import Case, Reference, Tensor, Trained, Version, constants, finish, settle, table, value_info
 from onnx import helper, numpy_helper
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -57,6 +57,7 @@ def train() -> Trained:
     return Trained(
         [Version(1, graph(fitted), cases(fitted))],
         classes=CLASSES,
+        reference=Reference(["text"], texts[seen]),
         tables={
             "held-out": table(["held-out texts", "rows", "accuracy", "log loss", "ROC AUC", "commonest class"], rows)
         },

@@ -325,7 +325,8 @@ as the file.
 Examples:
   tidegate profile train.csv --label species -o models/iris/1/profile.json
   tidegate profile train-*.parquet --exclude id --categorical zip --categorical channel
-  tidegate profile image.npy                        pictures, watched by mean, spread, extremes and zeros
+  tidegate profile image.npy                        pictures; above 256 numbers by mean, spread and extremes
+  tidegate profile vectors.npy --embedding vectors  embeddings, watched by clusters and length
   tidegate profile train.csv --columns age,income --contract credit
 
 Exit codes: 0 written; 2 the command or the data are wrong."
@@ -349,6 +350,9 @@ pub(super) struct ProfileArguments {
     /// A column whose numbers or texts are categories, however many; may be repeated
     #[arg(long, value_name = "COLUMN")]
     pub(super) categorical: Vec<String>,
+    /// Columns that are one embedding, watched by the nearest of 32 centres and by its length; may be repeated
+    #[arg(long, value_name = "NAME=FIRST..LAST")]
+    pub(super) embedding: Vec<ColumnRange>,
     /// Columns that are one wide input, watched by mean, spread, extremes and share of zeros; may be repeated
     #[arg(long, value_name = "NAME=FIRST..LAST")]
     pub(super) wide: Vec<ColumnRange>,

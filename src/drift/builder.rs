@@ -13,6 +13,7 @@ use super::{
     profile::{Derivation, FEATURES_MAX, Feature, Profile, ProfileError, SCHEMA, WORDS_MAX},
     summary::Summary,
     texts::{Settled, TextTally, Texts, TextsSettings},
+    vectors::{VectorTally, Vectors},
 };
 use crate::stats::Random;
 
@@ -48,6 +49,13 @@ pub enum Column {
         name: String,
         /// True if they are categories however many there are, up to 4,126.
         is_category: bool,
+    },
+    /// Rows of an embedding: the cell of the nearest of up to 32 centres, which are fitted to it, and its length.
+    Embedding {
+        /// The name of the input that features are derived from.
+        name: String,
+        /// Numbers of a row.
+        values: usize,
     },
     /// Rows of many numbers: five features, see [`Summary`].
     Wide {
@@ -127,6 +135,7 @@ enum Looked {
     Number(Numbers),
     Texts(Box<Texts>, bool),
     Wide(usize, Box<[Numbers; 5]>),
+    Embedding(usize, Box<Vectors>),
 }
 
 impl Profiler {
@@ -134,7 +143,7 @@ impl Profiler {
     pub fn new(columns: Vec<Column>, settings: ProfilerSettings) -> Result<Self, ProfilerError> {
         let features = |column: &Column| match column {
             Column::Number { .. } => 1,
-            Column::Texts { .. } => 2,
+            Column::Texts { .. } | Column::Embedding { .. } => 2,
             Column::Wide { .. } => 5,
         };
         let all: usize = columns.iter().map(features).sum();
@@ -155,6 +164,10 @@ impl Profiler {
             Column::Wide { name, values } => {
                 let numbers = std::array::from_fn(|_| Numbers::new(capacity, seed()));
                 (name, Looked::Wide(values, Box::new(numbers)))
+            }
+            Column::Embedding { name, values } => {
+                let vectors = Vectors::new(values, capacity, seed());
+                (name, Looked::Embedding(values, Box::new(vectors)))
             }
         };
         let columns = columns.into_iter().map(looked).collect();
@@ -184,6 +197,12 @@ impl Profiler {
                 for row in values.chunks_exact(*width) {
                     let measured = Summary::of(row.iter().copied()).values();
                     numbers.iter_mut().zip(measured).for_each(|(own, value)| own.push(value));
+                }
+                values.len() / *width
+            }
+            (Looked::Embedding(width, vectors), Values::Numbers(values)) => {
+                for row in values.chunks_exact(*width) {
+                    vectors.push(row);
                 }
                 values.len() / *width
             }
@@ -227,6 +246,9 @@ impl Profiler {
                     |numbers: Numbers| numbers.settle(names.next().unwrap_or_default(), sample_max);
                 Counted::Wide(values, Box::new(numbers.map(tally)))
             }
+            Looked::Embedding(values, vectors) => {
+                Counted::Embedding(values, Box::new(vectors.settle(&name, sample_max)))
+            }
         };
         let columns: Vec<_> = self.columns.into_iter().map(settled).collect();
         let texts = columns.iter().filter(|column| matches!(column, Counted::Texts(_))).count();
@@ -250,6 +272,7 @@ enum Counted {
     Categories(Feature),
     Texts(Box<TextTally>),
     Wide(usize, Box<[Tally; 5]>),
+    Embedding(usize, Box<VectorTally>),
 }
 
 impl Counter {
@@ -263,7 +286,7 @@ impl Counter {
         match &self.columns[column] {
             Counted::Number(tally) => tally.needs_counting(),
             Counted::Categories(_) => false,
-            Counted::Texts(_) => true,
+            Counted::Texts(_) | Counted::Embedding(..) => true,
             Counted::Wide(_, tallies) => tallies.iter().any(Tally::needs_counting),
         }
     }
@@ -280,6 +303,11 @@ impl Counter {
                 for row in values.chunks_exact(*width) {
                     let measured = Summary::of(row.iter().copied()).values();
                     tallies.iter_mut().zip(measured).for_each(|(own, value)| own.count(value));
+                }
+            }
+            (Counted::Embedding(width, tally), Values::Numbers(values)) => {
+                for row in values.chunks_exact(*width) {
+                    tally.count(row);
                 }
             }
             (Counted::Texts(tally), Values::Texts(values)) => {
@@ -301,6 +329,11 @@ impl Counter {
                 Counted::Texts(tally) => {
                     let (derivation, own) = tally.finish();
                     derived.push(derivation);
+                    features.extend(own);
+                }
+                Counted::Embedding(_, tally) => {
+                    let (derivation, own) = tally.finish();
+                    derived.extend(derivation);
                     features.extend(own);
                 }
                 Counted::Wide(_, tallies) => features.extend(tallies.map(Tally::finish)),
@@ -336,5 +369,121 @@ impl Profile {
         let features = self.features.iter();
         list("features", features.map(|own| json(serde_json::to_string(own))).collect(), "}\n");
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const COLUMNS: usize = 4;
+
+    fn columns() -> Vec<Column> {
+        let name = |name: &str| name.to_owned();
+        vec![
+            Column::Number { name: name("a") },
+            Column::Texts { name: name("t"), is_category: false },
+            Column::Wide { name: name("w"), values: 2 },
+            Column::Embedding { name: name("e"), values: 2 },
+        ]
+    }
+
+    /// Makes a profile of rows of a number and a text, in batches that end at these rows.
+    fn profile(rows: &[(f64, String)], cuts: &[usize]) -> Result<Profile, ProfilerError> {
+        let settings = ProfilerSettings { sample_rows: 20, seed: 3 };
+        let mut profiler = Profiler::new(columns(), settings)?;
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (rows.len() + 1)).collect();
+        cuts.extend([0, rows.len()]);
+        cuts.sort_unstable();
+        let batches: Vec<_> = cuts.windows(2).map(|cut| &rows[cut[0]..cut[1]]).collect();
+        let values = |batch: &[(f64, String)]| {
+            let numbers: Vec<f64> = batch.iter().map(|row| row.0).collect();
+            let pairs: Vec<f64> = numbers.iter().flat_map(|value| [*value, 1.0]).collect();
+            let texts: Vec<_> =
+                batch.iter().map(|row| Cow::Owned(row.1.clone().into_bytes())).collect();
+            (numbers, pairs, texts)
+        };
+        for batch in &batches {
+            let (numbers, pairs, texts) = values(batch);
+            profiler.push(0, Values::Numbers(&numbers))?;
+            profiler.push(1, Values::Texts(&texts))?;
+            profiler.push(2, Values::Numbers(&pairs))?;
+            profiler.push(3, Values::Numbers(&pairs))?;
+        }
+        let mut counter = profiler.settle()?;
+        let needed: Vec<bool> = (0..COLUMNS).map(|column| counter.needs(column)).collect();
+        for batch in &batches {
+            let (numbers, pairs, texts) = values(batch);
+            let all = [
+                Values::Numbers(&numbers),
+                Values::Texts(&texts),
+                Values::Numbers(&pairs),
+                Values::Numbers(&pairs),
+            ];
+            for (column, values) in all.into_iter().enumerate().filter(|own| needed[own.0]) {
+                counter.push(column, values);
+            }
+        }
+        counter.finish("digest".to_owned(), "source".to_owned())
+    }
+
+    fn row() -> impl Strategy<Value = (f64, String)> {
+        let number = prop_oneof![
+            4 => (-50..50_i32).prop_map(f64::from),
+            4 => -1e3..1e3_f64,
+            1 => prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(f64::MAX)],
+        ];
+        (number, prop_oneof!["[abc]?", "[a-f]{2,3} [xyz]"])
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_into_batches_gives_the_same_profile(
+            rows in prop::collection::vec(row(), 1..120),
+            cuts in prop::collection::vec(any::<usize>(), 0..5),
+        ) {
+            let whole = profile(&rows, &[]).unwrap();
+            prop_assert_eq!(&profile(&rows, &cuts).unwrap(), &whole);
+            prop_assert!(whole.features.iter().all(|own| own.rows() == rows.len() as u64));
+            let back = Profile::read(whole.to_json().as_bytes()).unwrap();
+            prop_assert_eq!(back, whole);
+        }
+
+        #[test]
+        fn counts_are_those_of_the_bins(rows in prop::collection::vec(row(), 1..120)) {
+            let profile = profile(&rows, &[]).unwrap();
+            let own = profile.feature("a").unwrap();
+            let mut counts = vec![0; own.bins.len()];
+            for row in &rows {
+                counts[own.bins.of_number(row.0)] += 1;
+            }
+            prop_assert_eq!(&counts, &own.counts);
+            prop_assert_eq!((counts[0], counts[own.bins.len() - 3]), (0, 0), "below and above");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_profile_is_told() {
+        let settings = ProfilerSettings { sample_rows: 0, seed: 0 };
+        let many = (0..5000).map(|i| Column::Number { name: i.to_string() }).collect();
+        assert!(matches!(Profiler::new(many, settings), Err(ProfilerError::Columns(5000))));
+        let number = |name: &str| Column::Number { name: name.to_owned() };
+        let empty = Profiler::new(vec![number("a")], settings).unwrap();
+        assert!(matches!(empty.settle(), Err(ProfilerError::Empty)));
+        let mut twice = Profiler::new(vec![number("a"), number("a")], settings).unwrap();
+        twice.push(0, Values::Numbers(&[1.0])).unwrap();
+        twice.push(1, Values::Numbers(&[1.0])).unwrap();
+        let twice = twice.settle().unwrap().finish(String::new(), String::new());
+        assert!(matches!(twice, Err(ProfilerError::Profile(_))));
+        // The second pass finds other rows than the first.
+        let mut profiler = Profiler::new(vec![number("a")], settings).unwrap();
+        let values: Vec<f64> = (0..100).map(f64::from).collect();
+        profiler.push(0, Values::Numbers(&values)).unwrap();
+        let mut counter = profiler.settle().unwrap();
+        counter.push(0, Values::Numbers(&values[1..]));
+        let changed = counter.finish(String::new(), String::new());
+        assert!(matches!(changed, Err(ProfilerError::Changed(name)) if name == "a"));
     }
 }

@@ -23,6 +23,7 @@ mod summary;
 mod tap;
 mod test;
 mod texts;
+mod vectors;
 mod version;
 mod watch;
 mod window;

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tidegate::drift::{Bins, Derivation, Feature, Profile};
 
-use crate::cli::tidegate;
+use crate::{cli::tidegate, repository::SAMPLES};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data");
 
@@ -107,20 +107,10 @@ fn bins_masses_and_moments_are_those_of_numpy() {
     check("breast_cancer.parquet", &["--label", "label", "--exclude", "id"]);
     check("long.parquet", &["--exclude", "word"]);
     check("table_polars.parquet", &["--columns", "unsigned,small,single"]);
-    // The columns of a flat picture, named by the input that they are.
-    let aside = Aside::new();
-    let digits = fs::read(data("digits.npy")).unwrap();
-    let header = String::from_utf8(digits[10..128].to_vec()).unwrap();
-    let header = header.replace("(200, 1, 8, 8), }", "(200, 64), }     ");
-    let content = [&digits[..10], header.as_bytes(), &digits[128..]].concat();
-    fs::write(aside.path("image.npy"), content).unwrap();
-    let image = aside.profile(&[&aside.path("image.npy"), "--sample-rows", "50"]);
+    // Pictures, whose columns are named by the input that they are.
+    let image = check("digits.npy", &["--sample-rows", "50", "--input", "image"]);
     assert_eq!((names(&image)[0], names(&image)[63]), ("image[0]", "image[63]"));
-    for (feature, expected) in image.features.iter().zip(expected["digits.npy"].as_array().unwrap())
-    {
-        assert_eq!(serde_json::json!(feature.counts), expected["counts"], "{}", feature.name);
-        assert_eq!(feature.sample.len(), 50);
-    }
+    assert!(image.features.iter().all(|feature| feature.sample.len() == 50));
 }
 
 #[test]
@@ -177,7 +167,7 @@ fn numbers_are_categories_where_that_is_said() {
 
 #[test]
 fn wide_inputs_are_watched_by_what_is_derived_from_them() {
-    let profile = Aside::new().profile(&[&data("digits.npy"), "--input", "image"]);
+    let profile = Aside::new().profile(&[&data("digits.npy"), "--wide", "image"]);
     let measures = ["mean", "sd", "min", "max", "zeros"].map(|measure| format!("image.{measure}"));
     assert_eq!(names(&profile), measures);
     assert!(profile.features.iter().all(|feature| feature.rows() == 200));
@@ -191,6 +181,22 @@ fn wide_inputs_are_watched_by_what_is_derived_from_them() {
     let some = aside.profile(&[&file, "--wide", "left=c0..c99", "--columns", "c0,c1,c2,c200"]);
     assert_eq!(names(&some)[4..], ["left.zeros", "c200"]);
     assert_eq!(edges(&some.features[0]), [1.0]);
+}
+
+#[test]
+fn embeddings_are_watched_by_clusters_and_length() {
+    let aside = Aside::new();
+    let line = |i: u32| format!("{},{},{i}\n", i % 2 * 10, f64::from(i % 7) / 10.0);
+    let file = aside.file("e.csv", &format!("x,y,age\n{}", lines(200, line)));
+    let profile = aside.profile(&[&file, "--embedding", "e=x..y"]);
+    assert_eq!(names(&profile), ["e.cluster", "e.norm", "age"]);
+    let [Derivation::Clusters { input, centres }] = &profile.derived[..] else { panic!("one") };
+    assert_eq!((input.as_str(), centres.len()), ("e", 4));
+    let cluster = &profile.features[0];
+    assert_eq!((cluster.rows(), &cluster.counts[4..]), (200, &[0, 0, 0][..]));
+    assert!(cluster.counts[..4].iter().all(|count| *count > 0), "{cluster:?}");
+    let digits = aside.profile(&[&data("digits.npy"), "--embedding", "image"]);
+    assert_eq!(names(&digits), ["image.cluster", "image.norm"]);
 }
 
 #[test]
@@ -251,6 +257,31 @@ fn people_get_a_table_and_machines_json() {
     let features = &contract["models"]["iris"]["contract"]["features"];
     assert_eq!(features["petal_width"]["max"].as_float(), Some(2.5));
     assert_eq!(features["species"]["categories"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn sample_models_have_the_profiles_of_their_training_rows() {
+    let read = |version: &str| {
+        let path = Path::new(SAMPLES).join(version).join("profile.json");
+        Profile::read(&fs::read(&path).unwrap())
+            .unwrap_or_else(|wrong| panic!("{version}: {wrong}"))
+    };
+    let check = |version: &str, rows: u64, columns: &[&str], features: usize| {
+        let profile = read(version);
+        assert_eq!((profile.rows, profile.features.len()), (rows, features), "{version}");
+        assert_eq!(&names(&profile)[..columns.len()], columns, "{version}");
+        for feature in &profile.features {
+            assert_eq!(feature.rows(), rows, "{version}: {}", feature.name);
+            assert!(!feature.is_unmonitorable() && feature.sample.len() <= 500, "{version}");
+        }
+        profile
+    };
+    check("iris/1", 105, &["sepal_length", "sepal_width", "petal_length", "petal_width"], 4);
+    let first = check("breast_cancer/1", 398, &["mean_radius", "mean_texture"], 30);
+    assert_eq!(first, read("breast_cancer/2"), "both versions were trained on the same rows");
+    check("digits/1", 1347, &["image[0]", "image[1]"], 64);
+    let sentiment = check("sentiment/1", 12_928, &["text.length", "text.known"], 2);
+    assert!(matches!(&sentiment.derived[..], [Derivation::Text { input, .. }] if input == "text"));
 }
 
 /// The largest resident memory of a command, in MiB.

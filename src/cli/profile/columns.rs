@@ -1,12 +1,12 @@
 //! Which columns of the data become which features.
 
-use std::{collections::BTreeMap, fs::File, io::Read as _, ops::RangeInclusive};
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use anyhow::{Context as _, bail, ensure};
 
 use super::super::commands::{ColumnRange, ProfileArguments};
 use crate::{
-    dataset::{Cells, Dataset, Format, Header, Kind},
+    dataset::{Cells, Dataset, Format, Kind},
     drift::Column,
 };
 
@@ -65,12 +65,18 @@ impl Choice {
             ready: BTreeMap::new(),
             notes: Vec::new(),
         };
-        let is_deep = choosing.name_input()?;
+        choosing.name_input();
+        for range in &arguments.embedding {
+            let places = choosing.take(range)?;
+            let column = Column::Embedding { name: range.name.clone(), values: places.len() };
+            choosing.add_together(column, places);
+        }
         for range in &arguments.wide {
             let places = choosing.take(range)?;
-            choosing.add_wide(range.name.clone(), places);
+            let column = Column::Wide { name: range.name.clone(), values: places.len() };
+            choosing.add_together(column, places);
         }
-        choosing.add_rest(is_deep)?;
+        choosing.add_rest()?;
         let (columns, sources): (Vec<_>, Vec<_>) = choosing.ready.into_values().unzip();
         ensure!(!columns.is_empty(), "no column is left to make a profile of");
         Ok(Self { columns, sources, notes: choosing.notes })
@@ -115,26 +121,20 @@ struct Choosing<'a> {
 }
 
 impl Choosing<'_> {
-    /// Names the columns of an array after its file, unless told otherwise. True if its rows have dimensions.
-    fn name_input(&mut self) -> anyhow::Result<bool> {
+    /// Names the columns of an array after its file, unless told otherwise.
+    fn name_input(&mut self) {
         let path = self.data.path();
-        if Format::of(path) != Some(Format::Npy) {
-            return Ok(false);
-        }
-        if self.input.is_none() {
+        if Format::of(path) == Some(Format::Npy) && self.input.is_none() {
             self.input = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         }
-        let mut beginning = Vec::new();
-        File::open(path)?.take(1 << 17).read_to_end(&mut beginning)?;
-        let header = Header::parse(&beginning).map_err(|wrong| anyhow::anyhow!("{wrong}"))?;
-        Ok(header.shape.len() > 2)
     }
 
     /// Takes the columns of a range from those that are free.
     fn take(&mut self, range: &ColumnRange) -> anyhow::Result<Vec<usize>> {
-        let Some((from, to)) = &range.columns else { return Ok(std::mem::take(&mut self.free)) };
-        let (from, to) = (self.data.column(from)?, self.data.column(to)?);
-        let within: RangeInclusive<usize> = from..=to;
+        let within: RangeInclusive<usize> = match &range.columns {
+            Some((from, to)) => self.data.column(from)?..=self.data.column(to)?,
+            None => 0..=usize::MAX,
+        };
         let (taken, free) = self.free.iter().partition(|column| within.contains(column));
         self.free = free;
         let taken: Vec<usize> = taken;
@@ -146,14 +146,14 @@ impl Choosing<'_> {
         Ok(taken)
     }
 
-    fn add_wide(&mut self, name: String, places: Vec<usize>) {
+    /// Makes one column of several.
+    fn add_together(&mut self, column: Column, places: Vec<usize>) {
         let Some(first) = places.first().copied() else { return };
-        let column = Column::Wide { name, values: places.len() };
         self.ready.insert(first, (column, Source { places, form: Form::Numbers }));
     }
 
     /// Makes features of the columns that are free: each its own, or all numbers together if they are too many.
-    fn add_rest(&mut self, is_deep: bool) -> anyhow::Result<()> {
+    fn add_rest(&mut self) -> anyhow::Result<()> {
         let free = std::mem::take(&mut self.free);
         if free.is_empty() {
             return Ok(());
@@ -185,14 +185,15 @@ impl Choosing<'_> {
                 }
             }
         }
-        if is_deep || singles.len() > SINGLE_MAX {
+        if singles.len() > SINGLE_MAX {
             let input = self.input.clone().unwrap_or_else(|| "input".to_owned());
             self.notes.push(format!(
                 "{} numbers a row are watched as one wide input `{input}` (--input names it): by mean, spread, extremes and \
                  share of zeros",
                 singles.len()
             ));
-            self.add_wide(input, singles);
+            let column = Column::Wide { name: input, values: singles.len() };
+            self.add_together(column, singles);
             return Ok(());
         }
         for place in singles {
