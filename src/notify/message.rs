@@ -1,4 +1,4 @@
-//! An event as it leaves the house: a `CloudEvent` with a stable id, and a key that says which news it is.
+//! An event as it is sent: a `CloudEvent` with a stable id, and a key that says which news it is.
 //!
 //! Source: `CloudEvents` 1.0.2, JSON format, structured content mode of the HTTP binding. Always true: a message's
 //! bytes are made once; every attempt and every webhook gets the same.

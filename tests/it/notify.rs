@@ -1,4 +1,4 @@
-//! Events that leave the house: signed, in order, at least once, and never where they must not go.
+//! Events sent to webhooks: signed, in order, at least once, and never where they must not go.
 //!
 //! Most events here are an operator's requests to train a model anew: each is answered once it is queued.
 
@@ -643,7 +643,7 @@ fn kills_at_random_instants_lose_nothing_that_was_queued() {
     let mut queued = Vec::new();
     for _ in 0..8 {
         let server = launch().start();
-        for _ in 0..1 + choices.below(6) {
+        for _ in 0..=choices.below(6) {
             queued.push(retrain(&server, "round"));
         }
         std::thread::park_timeout(Duration::from_micros(choices.below(40_000)));
