@@ -257,7 +257,7 @@ async fn outcomes(admin: &Admin, page: &mut Exposition) {
 /// The window of the gauges about quality.
 const QUALITY_WINDOW: Duration = Duration::from_hours(1);
 
-/// Events that leave the house.
+/// Events sent to webhooks.
 #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
 fn notifications(admin: &Admin, page: &mut Exposition) {
     let counts = admin.notifications.counts();

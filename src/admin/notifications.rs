@@ -23,7 +23,7 @@ use super::{
     traffic::parse,
 };
 
-/// What webhooks said to a test.
+/// Results of a test of webhooks.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TestList {
     /// One for each webhook that was tested.

@@ -379,7 +379,7 @@ fn judge(
     }
 }
 
-/// What tells others of events.
+/// Starts what sends events to webhooks.
 fn notifier(
     (settings, state): (notify::Settings, Option<State>),
     serving: &Arc<Serving>,

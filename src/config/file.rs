@@ -379,8 +379,8 @@ pub(super) struct ModelDrift {
     pub(super) ignore: Vec<String>,
 }
 
-/// Events that leave the house: drift, quality, performance, retraining, rollouts and failed versions, sent to
-/// webhooks as signed `CloudEvents`.
+/// Webhooks that get events as signed `CloudEvents`: drift, quality, performance, retraining, rollouts and failed
+/// versions.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Notify {
@@ -399,7 +399,7 @@ pub(super) struct Notify {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<PathBuf>")]
     pub(super) ca_file: Option<Text<PathBuf>>,
-    /// How long the same news is not sent again: the same kind for the same model, version and feature. What is held
+    /// Time for which the same news is not sent again: the same kind for the same model, version and feature. What is held
     /// back is counted, and the next event about it says how often that was. The opposite (drift cleared) is sent at
     /// once.
     pub(super) cooldown: Time<0, { 30 * DAY }>,

@@ -78,7 +78,7 @@ pub struct Config {
     pub feedback: feedback::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
-    /// How events leave the house, and when models should be trained anew.
+    /// Webhooks, and when models should be trained anew.
     pub notify: notify::Settings,
     /// What is logged.
     pub logs: Logs,

@@ -48,12 +48,12 @@ use super::{
 /// Sends bodies.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    /// What `https` needs, or what it lacks.
+    /// Configuration of `https`, or the reason that there is none.
     tls: Result<Arc<ClientConfig>, String>,
     listed: Vec<Block>,
 }
 
-/// What is sent.
+/// Headers and body of one request.
 #[derive(Debug)]
 pub(super) struct Parcel {
     pub(super) headers: HeaderMap,
@@ -223,7 +223,7 @@ async fn beginning(mut body: Incoming) -> String {
     words.join(" ").chars().take(SHOWN_CHARS_MAX).collect()
 }
 
-/// What an answer means for the message: 2xx has it; 410 wants nothing any more; what an operator or time may put
+/// Judges what an answer means for the message: 2xx has it; 410 wants nothing any more; what an operator or time may put
 /// right is tried again (no connection, 3xx, 401, 403, 404, 407, 408, 421, 423, 425, 429, 5xx); any other 4xx refuses
 /// this message.
 pub(super) fn judge(answer: Result<Answer, String>, now: Duration) -> Attempt {

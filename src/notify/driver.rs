@@ -51,7 +51,7 @@ use super::{
 pub type VersionOf =
     Box<dyn Fn(&ModelName, Option<VersionId>) -> Option<(VersionId, String)> + Send>;
 
-/// What notifications are made of.
+/// Parts that notifications need.
 pub struct Parts {
     /// Webhooks, limits and rules.
     pub settings: Settings,
@@ -65,7 +65,7 @@ pub struct Parts {
     pub version: VersionOf,
     /// Looks up the environment, for secrets.
     pub variables: Variables,
-    /// Gives random bits, for pauses and ids.
+    /// Source of random bits, for pauses and ids.
     pub random: fn() -> u64,
 }
 
@@ -270,7 +270,7 @@ impl Driver {
         }
     }
 
-    /// Gives up what is too old, sends what is due, asks for training where it is due, and shows how all stands.
+    /// Drops what is too old, sends what is due, asks for training where it is due, and publishes the state of all that.
     fn proceed(&mut self, events: &mut Receiver<Event>) {
         let now = self.now();
         for settled in self.outbox.expire(now) {
@@ -538,7 +538,7 @@ impl Driver {
     }
 }
 
-/// What is sent in one attempt.
+/// Content of one attempt.
 struct Letter<'a> {
     id: &'a str,
     kind: &'a str,

@@ -1,4 +1,4 @@
-//! An event as it leaves the house: a `CloudEvent` with a stable id, and a key that says which news it is.
+//! An event as it is sent: a `CloudEvent` with a stable id, and a key that says which news it is.
 //!
 //! Source: `CloudEvents` 1.0.2, JSON format, structured content mode of the HTTP binding. Always true: a message's
 //! bytes are made once; every attempt and every webhook gets the same.
@@ -40,6 +40,10 @@ pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json; charset=utf
 const PARTS: [&str; 8] =
     ["feature", "kind", "tier", "rule", "metric", "segment", "segment_value", "arm"];
 
+/// Words for how bad it is.
+const SEVERITIES: [&str; 3] = ["info", "warning", "critical"];
+/// Words of an alarm for the size of its shift, in the same order.
+const SIZES: [&str; 3] = ["low", "medium", "high"];
 /// The most names of features in a key.
 const NAMES_MAX: usize = 8;
 
@@ -134,18 +138,32 @@ fn about(event: &Event) -> String {
     let version = event.version.map_or_else(|| "-".to_owned(), |version| version.to_string());
     let mut about = format!("{}/{version}", event.model);
     let object = event.object.as_deref();
-    for part in PARTS {
+    let names = object.map(names).unwrap_or_default();
+    // Of several features the first is only the one that moved most.
+    let own = if names.is_empty() { &PARTS[..] } else { &PARTS[2..] };
+    for part in own {
         if let Some(word) = object.and_then(|object| object.get(part)).and_then(word) {
             about += &format!("/{word}");
         }
     }
-    // An alarm of several features is told from one of others by their names.
-    let features = object.filter(|object| object.get("feature").is_none());
-    let features = features.and_then(|object| object.get("features")?.as_array());
-    let names = features.into_iter().flatten().filter_map(|feature| word(feature.get("name")?));
-    let mut names: Vec<String> = names.take(NAMES_MAX).collect();
+    if names.is_empty() { about } else { format!("{about}/{names}") }
+}
+
+/// The features that an alarm lists, as one word; empty where it lists none.
+fn names(object: &Value) -> String {
+    let features = object.get("features").and_then(Value::as_array);
+    let name = |feature: &Value| {
+        let kind = feature
+            .get("kind")
+            .and_then(word)
+            .map_or_else(String::new, |kind| "=".to_owned() + &kind);
+        Some(word(feature.get("name")?)? + &kind)
+    };
+    let mut names: Vec<String> = features.into_iter().flatten().filter_map(name).collect();
     names.sort_unstable();
-    if names.is_empty() { about } else { format!("{about}/{}", names.join("+")) }
+    let more = names.len().saturating_sub(NAMES_MAX);
+    names.truncate(NAMES_MAX);
+    if more > 0 { format!("{}+{more} more", names.join("+")) } else { names.join("+") }
 }
 
 /// A short text, or a number as one.
@@ -161,9 +179,14 @@ fn word(value: &Value) -> Option<String> {
 fn severity(event: &Event) -> &'static str {
     match event.kind {
         EventKind::DriftDetected => {
+            let said = event.object.as_deref().and_then(|object| object.get("severity")?.as_str());
+            let size = SIZES.iter().position(|size| Some(*size) == said);
+            if let Some(size) = size {
+                return SEVERITIES[size];
+            }
             let psi = event.object.as_deref().map_or(0.0, largest_psi);
             let reached = PSI.iter().filter(|edge| psi >= **edge).count();
-            ["info", "warning", "critical"][reached]
+            SEVERITIES[reached]
         }
         EventKind::Failed
         | EventKind::QualityViolated
@@ -252,9 +275,9 @@ mod tests {
         let detected = topic(&event(EventKind::DriftDetected, alarm.clone()));
         assert_eq!(detected, topic(&event(EventKind::DriftCleared, alarm)));
         assert_eq!(detected.as_deref(), Some("drift/fraud/3/amount/up"));
-        let several = json!({ "features": [{ "name": "b" }, { "name": "a" }] });
+        let several = json!({ "feature": "b", "tier": "page", "features": [{ "name": "b", "kind": "up" }, { "name": "a" }] });
         let several = topic(&event(EventKind::DriftDetected, several));
-        assert_eq!(several.as_deref(), Some("drift/fraud/3/a+b"));
+        assert_eq!(several.as_deref(), Some("drift/fraud/3/page/a+b=up"));
         let step = event(EventKind::RolloutStep, json!({ "id": "r-1", "revision": 4 }));
         assert_eq!(topic(&step), None);
         assert_eq!(dedupe_key(&step), "rollout.step/fraud/3/r-1/4");
@@ -267,5 +290,6 @@ mod tests {
         assert_eq!(of(json!({ "psi": 0.1 })), "warning");
         assert_eq!(of(json!({ "features": [{ "psi": 0.01 }, { "psi": 0.4 }] })), "critical");
         assert_eq!(of(json!({})), "info");
+        assert_eq!(of(json!({ "psi": 0.4, "severity": "medium" })), "warning");
     }
 }

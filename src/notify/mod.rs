@@ -1,4 +1,4 @@
-//! Alerts leave the house: events of all rooms as signed webhooks, and requests to train a model anew.
+//! Alerts: events of all rooms sent to webhooks, signed, and requests to train a model anew.
 //!
 //! An event that a webhook wants is written down before it is sent, and is sent until the receiver has it or its time
 //! is over. Always true:

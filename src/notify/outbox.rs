@@ -1,4 +1,4 @@
-//! What waits to be delivered, and when it is tried again: a pure function of events, outcomes and time.
+//! Messages that wait to be delivered, and when each is tried again: a pure function of events, outcomes and time.
 //!
 //! Each webhook has a lane: its messages in the order of events, one under way at a time. A lane whose receiver fails
 //! pauses, longer after each failure; after `breaker_failures` in a row its circuit opens: nothing is tried for
@@ -36,7 +36,7 @@ struct Limits {
     queue_max: usize,
 }
 
-/// What waits for one webhook.
+/// Queue of one webhook.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) name: String,
@@ -230,7 +230,7 @@ impl Outbox {
         }
     }
 
-    /// Gives up what waited for too long.
+    /// Drops what waited for too long; returns it.
     pub(super) fn expire(&mut self, now: Duration) -> Vec<Settled> {
         let age = self.limits.give_up_after;
         let mut settled = Vec::new();

@@ -1,4 +1,4 @@
-//! What others see of notifications: webhooks with their circuits, the last deliveries, counts.
+//! State of notifications for others to see: webhooks with their circuits, the last deliveries, counts.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -95,7 +95,7 @@ pub struct TestReport {
 /// Counts by the kind of events and what became of them.
 pub(super) type Counts = BTreeMap<(&'static str, &'static str), u64>;
 
-/// What the driver lets others see.
+/// State that the driver publishes.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     seen: Mutex<Seen>,

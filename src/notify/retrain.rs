@@ -59,13 +59,13 @@ pub struct RetrainDraft {
     pub cooldown: Option<Span>,
 }
 
-/// What the rule remembers, of all models.
+/// Memory of the rule, of all models.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Retraining {
     models: BTreeMap<ModelName, Course>,
 }
 
-/// What the rule remembers of one model.
+/// Memory of the rule about one model.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Course {
     /// Drifting features by version, feature and segment.
@@ -201,7 +201,7 @@ impl Retraining {
         self.models.entry(model.clone()).or_default().asked = Some(now);
     }
 
-    /// What is known about a model, for a request that an operator makes.
+    /// Returns what is known about a model, for a request that an operator makes.
     pub(super) fn evidence(
         &self,
         model: &ModelName,

@@ -11,7 +11,7 @@ use super::{
     webhook::{Variables, Webhook},
 };
 
-/// How events leave the house.
+/// Webhooks, their limits, and the rules of retraining.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The attribute `source` of each event: names this server.
@@ -24,7 +24,7 @@ pub struct Settings {
     pub private_addresses: Vec<Block>,
     /// Certificates of authorities to trust instead of the machine's.
     pub ca_file: Option<PathBuf>,
-    /// How long the same news is not sent again.
+    /// Time for which the same news is not sent again.
     pub cooldown: Duration,
     /// Pause after the first failed delivery; doubles with each further one.
     pub backoff: Duration,

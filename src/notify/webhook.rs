@@ -115,7 +115,7 @@ pub enum SecretDraft {
     },
 }
 
-/// What webhooks get that name no kinds.
+/// Kinds of events for webhooks that name none.
 const DEFAULT_EVENTS: [&str; 6] =
     ["drift", "quality", "performance", "retrain", "rollout", "failed"];
 /// The most webhooks.

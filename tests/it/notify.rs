@@ -1,4 +1,4 @@
-//! Events that leave the house: signed, in order, at least once, and never where they must not go.
+//! Events sent to webhooks: signed, in order, at least once, and never where they must not go.
 //!
 //! Most events here are an operator's requests to train a model anew: each is answered once it is queued.
 
@@ -7,16 +7,25 @@ use std::{
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tidegate::{
+    model::{ModelName, VersionId},
+    monitor::EventKind,
+    notify::{self, Notifier, RetrainSettings, Webhook},
+    registry::Registry,
+};
 
 use crate::{
+    choices::Choices,
     cli::tidegate,
     clients::python,
     http::{Connection, Request, Response},
+    panics::Plane,
     receiver::{OK, Receiver, Reply},
     repository::Repository,
     server::{Launch, PATIENCE, Server, eventually, free_address},
@@ -561,4 +570,98 @@ fn the_workflow_listens_to_the_example_and_takes_no_text_into_its_scripts() {
         assert!(!step["run"].as_str().unwrap_or_default().contains("${{"), "{step}");
         assert_ne!(step["run"].is_string(), step["uses"].is_string(), "{step}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_that_lasts_asks_for_training_with_its_evidence() {
+    let repository = Repository::of(&["add_sub"]);
+    let plane = Plane::over(&repository, Registry::default()).await;
+    let receiver = Receiver::start();
+    let model = ModelName::parse("add_sub").unwrap();
+    let webhook =
+        json!([{ "name": "ops", "url": receiver.url("/"), "events": ["drift", "retrain"] }]);
+    let rule = RetrainSettings { window: Duration::from_millis(50), ..RetrainSettings::default() };
+    let events = plane.monitor.events();
+    let now = || plane.monitor.clock().unix();
+    let version = VersionId::new(1);
+    // More than the stream remembers, before anybody listens.
+    for _ in 0..1500 {
+        events.tell(now(), &model, Some(version), EventKind::TrafficChanged, "");
+    }
+    let notifier = Notifier::start(notify::Parts {
+        settings: notify::Settings {
+            webhooks: Webhook::read(&Webhook::drafts(webhook).unwrap()).unwrap(),
+            private_addresses: vec!["127.0.0.1".parse().unwrap()],
+            retrain: [(model.clone(), rule)].into(),
+            ..notify::Settings::default()
+        },
+        monitor: Arc::clone(&plane.monitor),
+        state: None,
+        rollouts: plane.rollouts.handle(),
+        version: Box::new(|_, version| Some((version?, "0123".to_owned()))),
+        variables: |_| None,
+        random: || 7,
+    })
+    .unwrap();
+    let alarm = json!({
+        "id": "d-1", "feature": "amount", "tier": "page",
+        "features": [{ "name": "amount", "kind": "up", "psi": 0.4, "js": 0.2, "since": "2026-11-28T15:00:00.000Z", "log_m": 20.1 }],
+    });
+    let about = (&model, Some(version));
+    for _ in 0..3 {
+        events.tell_about(now(), about, EventKind::DriftDetected, "amount", Some(alarm.clone()));
+    }
+    let deliveries = receiver.wait_for(2);
+    assert_eq!(deliveries[0].event()["type"], "tidegate.drift.detected");
+    assert_eq!(deliveries[0].event()["severity"], "critical");
+    let asked = &deliveries[1].event()["data"]["retrain"];
+    assert_eq!((&asked["trigger"], &asked["by"]), (&json!("drift"), &json!("tidegate")));
+    assert_eq!((&asked["version"], &asked["digest"]), (&json!("1"), &json!("0123")));
+    assert_eq!(asked["features"][0]["since"], "2026-11-28T15:00:00.000Z");
+    assert_eq!(asked["weighted_psi"], 0.4);
+    let counts = notifier.handle().counts();
+    let count =
+        |kind, outcome| counts.iter().find(|(key, _)| *key == (kind, outcome)).map(|(_, n)| *n);
+    assert_eq!(count("drift.detected", "suppressed"), Some(2));
+    assert!(count("", "missed") >= Some(1500 - 1024), "{counts:?}");
+}
+
+/// Makes the choices of an earlier run again; a failed test says which.
+const SEED: &str = "TIDEGATE_TEST_SEED";
+
+#[test]
+fn kills_at_random_instants_lose_nothing_that_was_queued() {
+    let seed = std::env::var(SEED).map_or(20_261_128, |seed| seed.parse().unwrap());
+    eprintln!("{SEED}={seed}");
+    let mut choices = Choices(seed);
+    let repository = Repository::of(&["add_sub"]);
+    // Takes two of three, so that something waits at any time.
+    let receiver =
+        Receiver::answering(|n, _| if n % 3 == 1 { Reply::Status(503, &[]) } else { OK });
+    let webhooks = json!([hook("ops", &receiver.url("/"))]);
+    let launch = || launch(&repository, &webhooks).remembering().set("NOTIFY__BACKOFF", "10ms");
+    let mut queued = Vec::new();
+    for _ in 0..8 {
+        let server = launch().start();
+        for _ in 0..=choices.below(6) {
+            queued.push(retrain(&server, "round"));
+        }
+        std::thread::park_timeout(Duration::from_micros(choices.below(40_000)));
+        server.signal(Signal::KILL);
+        server.ended_by(PATIENCE);
+    }
+    let _server = launch().start();
+    let mut order: Vec<String> = Vec::new();
+    eventually("all that was queued is delivered", || {
+        order.clear();
+        let taken = receiver.taken();
+        for delivery in taken.iter().map(crate::receiver::Delivery::event) {
+            let id = delivery["data"]["retrain"]["id"].as_str().unwrap().to_owned();
+            if !order.contains(&id) {
+                order.push(id);
+            }
+        }
+        (order.len() == queued.len()).then_some(())
+    });
+    assert_eq!(order, queued, "in order, and repeats only of what came before");
 }

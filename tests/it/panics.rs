@@ -40,65 +40,83 @@ async fn ask(admin: &Admin, path: &str) -> (u16, String) {
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
+/// The control plane over a repository, without sockets.
+pub(crate) struct Plane {
+    pub(crate) monitor: Arc<Monitor>,
+    pub(crate) serving: Arc<Serving>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) joining: Joining,
+    pub(crate) rollouts: rollout::Running,
+}
+
+impl Plane {
+    pub(crate) async fn over(repository: &Repository, registry: Registry) -> Self {
+        let monitor = Arc::new(Monitor::new(1, Arc::new(SystemClock)));
+        let clock = Arc::clone(monitor.clock());
+        let serving = Arc::new(Serving::new(serve::Settings::default(), clock));
+        let loader = Loader {
+            blame: None,
+            drift: None,
+            engines: Engines::open(&engine::Settings::default()).unwrap(),
+            monitor: Arc::clone(&monitor),
+            sessions: 1,
+            intra_op_threads: 1,
+            run_memory_max: 1 << 30,
+            warmup_runs: 1,
+            chosen: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            spare_prover: false,
+            loads_at_once: NonZeroUsize::MIN,
+            prover: None,
+            store: None,
+            artifact_bytes_max: 1 << 30,
+            body_bytes_max: 1 << 26,
+        };
+        let mut lifecycle = Lifecycle::start(
+            source::Settings::new(repository.path()),
+            loader,
+            Arc::clone(&serving),
+            registry,
+            BTreeMap::new(),
+            (None, false),
+        )
+        .unwrap();
+        lifecycle.first_pass().await;
+        let joining = Joining::start(feedback::Parts {
+            serving: Arc::clone(&serving),
+            monitor: Arc::clone(&monitor),
+            state: None,
+            key: PredictionKey::new([1, 2]),
+            workers: 1,
+            settings: feedback::Settings::default(),
+            policies: BTreeMap::new(),
+        })
+        .unwrap();
+        let rollouts = rollout::Running::start(rollout::Parts {
+            lifecycle: lifecycle.handle(),
+            serving: Arc::clone(&serving),
+            monitor: Arc::clone(&monitor),
+            feedback: joining.handle(),
+            state: None,
+            records: Vec::new(),
+            drafts: BTreeMap::new(),
+            blamed: Vec::new(),
+            validation: tidegate::validation::Settings::default(),
+            workers: 1,
+            random: || 7,
+        })
+        .unwrap();
+        Self { monitor, serving, lifecycle, joining, rollouts }
+    }
+}
+
 #[tokio::test]
 async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
     let repository = Repository::of(&["add_sub"]);
-    let monitor = Arc::new(Monitor::new(1, Arc::new(SystemClock)));
-    let clock = Arc::clone(monitor.clock());
-    let serving = Arc::new(Serving::new(serve::Settings::default(), clock));
-    let loader = Loader {
-        blame: None,
-        drift: None,
-        engines: Engines::open(&engine::Settings::default()).unwrap(),
-        monitor: Arc::clone(&monitor),
-        sessions: 1,
-        intra_op_threads: 1,
-        run_memory_max: 1 << 30,
-        warmup_runs: 1,
-        chosen: BTreeMap::new(),
-        answers: BTreeMap::new(),
-        spare_prover: false,
-        loads_at_once: NonZeroUsize::MIN,
-        prover: None,
-        store: None,
-        artifact_bytes_max: 1 << 30,
-        body_bytes_max: 1 << 26,
-    };
-    let mut lifecycle = Lifecycle::start(
-        source::Settings::new(repository.path()),
-        loader,
-        Arc::clone(&serving),
-        Registry::replay([], Some(Box::new(Broken))),
-        BTreeMap::new(),
-        (None, false),
-    )
-    .unwrap();
-    lifecycle.first_pass().await;
+    let registry = Registry::replay([], Some(Box::new(Broken)));
+    let Plane { monitor, serving, lifecycle, joining, rollouts: running } =
+        Plane::over(&repository, registry).await;
     let handle = lifecycle.handle();
-    let joining = Joining::start(feedback::Parts {
-        serving: Arc::clone(&serving),
-        monitor: Arc::clone(&monitor),
-        state: None,
-        key: PredictionKey::new([1, 2]),
-        workers: 1,
-        settings: feedback::Settings::default(),
-        policies: BTreeMap::new(),
-    })
-    .unwrap();
-    let running = rollout::Running::start(rollout::Parts {
-        lifecycle: handle.clone(),
-        serving: Arc::clone(&serving),
-        monitor: Arc::clone(&monitor),
-        feedback: joining.handle(),
-        state: None,
-        records: Vec::new(),
-        drafts: BTreeMap::new(),
-        blamed: Vec::new(),
-        validation: tidegate::validation::Settings::default(),
-        workers: 1,
-        random: || 7,
-    })
-    .unwrap();
     let notifier = Notifier::start(notify::Parts {
         settings: notify::Settings::default(),
         monitor: Arc::clone(&monitor),
