@@ -434,3 +434,129 @@ impl Judge {
 
 /// How often clearing is looked at.
 const CLEAR_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use crate::stats::Random;
+
+    use super::{super::layout::Source, *};
+
+    const BINS: usize = 16;
+
+    /// Features with equal bins, known exactly.
+    fn features(count: usize) -> Vec<Known> {
+        let edges: Vec<f64> = (0..=u32::try_from(BINS).unwrap()).map(f64::from).collect();
+        let mut counts = vec![1_000_000_000; BINS + 4];
+        for rare in [0, BINS + 1, BINS + 2, BINS + 3] {
+            counts[rare] = 0;
+        }
+        let known = |index: usize| Known {
+            name: format!("f{index}"),
+            source: Source::Input,
+            is_text: false,
+            is_whole: false,
+            reference: Some(Feature {
+                name: format!("f{index}"),
+                bins: Bins::Numeric { edges: edges.clone() },
+                counts: counts.clone(),
+                moments: None,
+                sample: Vec::new(),
+            }),
+        };
+        (0..count).map(known).collect()
+    }
+
+    fn settings(seconds: u64) -> Settings {
+        Settings {
+            false_alarm_every: Duration::from_secs(seconds),
+            tolerance: 0.0,
+            caution: 0.0,
+            cooldown: Duration::from_mins(5),
+            window: Duration::from_mins(10),
+            ..Settings::default()
+        }
+    }
+
+    /// Counts of `rows` values of which so many in a thousand fall into the upper half, the others into the lower.
+    fn counts(random: &mut Random, rows: u64, upper: usize) -> Vec<u64> {
+        let mut counts = vec![0; BINS + 4];
+        for _ in 0..rows {
+            let half = usize::from(random.below(1000) < upper) * BINS / 2;
+            counts[1 + half + random.below(BINS / 2)] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn false_alarms_are_as_rare_as_promised_whatever_the_number_of_features() {
+        for count in [1, 8] {
+            let (mut random, mut alarms, mut seconds) = (Random::new(5), 0, 0_u64);
+            for _ in 0..20 {
+                let mut judge = Judge::new(&features(count), settings(200));
+                for second in 1..=1000 {
+                    seconds += 1;
+                    let all: Vec<_> = (0..count).map(|_| counts(&mut random, 3, 500)).collect();
+                    let now = Duration::from_secs(second);
+                    if !judge.step(now, 1.0, 3, &all, 1).is_empty() {
+                        alarms += 1;
+                        break;
+                    }
+                }
+            }
+            let every = seconds / alarms.max(1);
+            assert!(every >= 200, "{count} features: one in {every} s, {alarms} alarms");
+        }
+    }
+
+    #[test]
+    fn drift_is_named_told_once_and_cleared_when_it_is_over() {
+        let mut judge = Judge::new(&features(4), settings(3600));
+        let (mut random, mut told) = (Random::new(9), Vec::new());
+        for second in 1..=4000 {
+            let drifts = (600..1500).contains(&second);
+            let all: Vec<_> = (0..4)
+                .map(|feature| {
+                    counts(&mut random, 10, if drifts && feature == 2 { 900 } else { 500 })
+                })
+                .collect();
+            let news = judge.step(Duration::from_secs(second), 1.0, 10, &all, 1);
+            told.extend(news.into_iter().map(|news| (second, news)));
+        }
+        let [(detected, News::Detected(raised)), (cleared, News::Cleared(back))] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert!((600..620).contains(detected), "{detected}");
+        assert_eq!(raised.len(), 1);
+        assert_eq!((raised[0].feature, raised[0].kind), (2, ShiftKind::Up));
+        assert!((590..=605).contains(&raised[0].since.as_secs()), "{raised:?}");
+        assert!(raised[0].psi > 0.3, "the window is that of the drift: {raised:?}");
+        // A whole window without it, and not before the cool-down is over.
+        assert!((1500 + 540..1500 + 700).contains(cleared), "{cleared}");
+        assert_eq!(back[0].cleared, Some(Duration::from_secs(*cleared)));
+        assert!(!judge.is_drifting());
+    }
+
+    #[test]
+    fn warnings_come_earlier_and_go_by_themselves() {
+        let mut judge = Judge::new(&features(2), settings(100_000_000));
+        let mut random = Random::new(2);
+        let mut step = |judge: &mut Judge, second, upper| {
+            let all = [counts(&mut random, 10, upper), counts(&mut random, 10, 500)];
+            judge.step(Duration::from_secs(second), 1.0, 10, &all, 1)
+        };
+        let mut warned = None;
+        for second in 1..=200 {
+            assert_eq!(step(&mut judge, second, 900), [], "an alarm before a warning");
+            warned = judge.alarms.first().cloned();
+            if warned.is_some() {
+                break;
+            }
+        }
+        let warned = warned.unwrap();
+        assert_eq!((warned.tier, warned.feature), (Tier::Warn, 0));
+        for second in 200..=400 {
+            assert_eq!(step(&mut judge, second, 500), [], "a warning triggers nothing");
+        }
+        assert!(judge.alarms[0].cleared.is_some());
+    }
+}

@@ -480,3 +480,119 @@ pub(super) fn nearest<I: bytemuck::AnyBitPattern, T: Real>(
     let nearest = distances.min_by(|a, b| a.1.total_cmp(&b.1));
     (nearest.map(|(index, _)| index), square.sqrt())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::{
+        model::{Rows, Signature, TensorSpec},
+        tensor::{Data, DataType, Shape, Strings},
+    };
+
+    use super::{
+        super::{
+            layout::Hints,
+            profile::{Bins, Feature, Profile},
+        },
+        *,
+    };
+
+    fn spec(name: &str, datatype: DataType, dims: &[i64]) -> TensorSpec {
+        TensorSpec { name: name.to_owned(), datatype, dims: Some(dims.to_vec()), view: None }
+    }
+
+    fn feature(name: &str, bins: Bins) -> Feature {
+        let counts = vec![10; bins.len()];
+        Feature { name: name.to_owned(), bins, counts, moments: None, sample: Vec::new() }
+    }
+
+    /// Two numbers and a category a row.
+    fn layout() -> Layout {
+        let inputs =
+            vec![spec("x", DataType::Fp32, &[-1, 2]), spec("c", DataType::Bytes, &[-1, 1])];
+        let signature = Signature { inputs, rows: Rows::Same, ..Signature::default() };
+        let edges = || Bins::Numeric { edges: vec![0.0, 1.0, 2.0, 3.0] };
+        let categories = vec!["a".to_owned(), "b".to_owned()];
+        let profile = Profile {
+            schema: 1,
+            rows: 60,
+            digest: String::new(),
+            source: String::new(),
+            derived: Vec::new(),
+            features: vec![
+                feature("x[0]", edges()),
+                feature("x[1]", edges()),
+                feature("c", Bins::Categorical { categories, others: Vec::new() }),
+            ],
+        };
+        let hints = Hints { names: &[], is_batched: true, features_max: 8 };
+        let (layout, wrong) = Layout::new(&signature, Some(&profile), hints);
+        assert_eq!(wrong, None);
+        layout
+    }
+
+    fn request(rows: &[(f32, f32, &str)]) -> Vec<Input> {
+        let count = i64::try_from(rows.len()).unwrap();
+        let shape = |dims: &[i64]| Shape::new(dims).unwrap();
+        let numbers = rows.iter().flat_map(|(a, b, _)| [*a, *b]).collect();
+        let texts: Strings = rows.iter().map(|(_, _, text)| text).collect();
+        let x = Tensor::new(shape(&[count, 2]), Data::Fp32(numbers)).unwrap();
+        let c = Tensor::new(shape(&[count, 1]), Data::Bytes(texts)).unwrap();
+        [("x", x), ("c", c)].map(|(name, tensor)| Input { name: name.to_owned(), tensor }).to_vec()
+    }
+
+    /// Counts over all workers, by feature.
+    fn merged(recorder: &Recorder) -> Vec<Vec<u64>> {
+        let stage = recorder.stage();
+        let mut sums = vec![0_u64; stage.plan.len];
+        for (_, shard) in stage.shards() {
+            sums.iter_mut().zip(shard.cells()).for_each(|(sum, cell)| *sum += u64::from(cell));
+        }
+        let own = |place: &Option<(usize, usize)>| {
+            place.map_or_else(Vec::new, |(first, len)| sums[first..first + len].to_vec())
+        };
+        stage.plan.cells.iter().map(own).collect()
+    }
+
+    #[test]
+    fn values_fall_into_the_bins_that_the_profile_names() {
+        let recorder = Recorder::new(layout(), 1, 1000);
+        let rows = [(-1.0, 0.5, "a"), (2.5, f32::NAN, "x"), (9.0, f32::INFINITY, "")];
+        recorder.inputs(WorkerId(0), &request(&rows), 3);
+        let expected = [vec![1, 0, 0, 1, 1, 0, 0], vec![0, 1, 0, 0, 0, 1, 1], vec![1, 0, 0, 1, 1]];
+        assert_eq!(merged(&recorder), expected);
+        // A copy that a shadow runs, and a tensor of another width, count nothing.
+        recorder.inputs(WorkerId(usize::MAX), &request(&rows), 3);
+        recorder.inputs(WorkerId(0), &request(&rows)[..1], 6);
+        assert_eq!(merged(&recorder)[2], expected[2]);
+    }
+
+    #[test]
+    fn large_requests_are_thinned_evenly_and_both_numbers_are_known() {
+        let recorder = Recorder::new(layout(), 1, 60);
+        let rows: Vec<_> =
+            (0..1000).map(|row| (if row < 500 { 0.5 } else { 2.5 }, 0.5, "a")).collect();
+        recorder.inputs(WorkerId(0), &request(&rows), rows.len());
+        let stage = recorder.stage();
+        let (seen, counted) = stage.shards().next().unwrap().1.rows();
+        assert_eq!((seen, counted), (1000, 10));
+        let first = &merged(&recorder)[0];
+        assert_eq!((first[1], first[3]), (5, 5), "five of each half");
+    }
+
+    proptest! {
+        #[test]
+        fn a_stream_split_over_workers_counts_as_the_whole(
+            rows in prop::collection::vec((-2.0..5.0_f32, -2.0..5.0_f32, 0..4_usize, 0..8_usize), 1..60)
+        ) {
+            let (split, whole) = (Recorder::new(layout(), 8, 1000), Recorder::new(layout(), 1, 1000));
+            for (a, b, text, worker) in rows {
+                let request = request(&[(a, b, ["a", "b", "z", ""][text])]);
+                split.inputs(WorkerId(worker), &request, 1);
+                whole.inputs(WorkerId(0), &request, 1);
+            }
+            prop_assert_eq!(merged(&split), merged(&whole));
+        }
+    }
+}

@@ -31,6 +31,7 @@ mod deadlines;
 mod deploy;
 mod division;
 mod drain;
+mod drift;
 mod engines;
 mod errors;
 mod evidence;
