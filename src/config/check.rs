@@ -273,6 +273,8 @@ fn outcomes(keys: file::ModelFeedback) -> feedback::Policy {
         },
         ttl: keys.ttl.0,
         memory_max: keys.memory.0,
+        accuracy_min: keys.accuracy_min.map(|share| share.0),
+        cooldown: keys.cooldown.0,
     }
 }
 

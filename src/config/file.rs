@@ -485,6 +485,12 @@ pub(super) struct ModelFeedback {
     /// Most memory of this model's predictions that wait for outcomes, some 144 bytes each, and about half as much on
     /// disk. The oldest are forgotten first.
     pub(super) memory: Size<{ 64 * KIB }, { 64 * GIB }>,
+    /// Tells (event `performance.dropped`) when a version's accuracy over the last day is surely below this by its
+    /// outcomes, or by its scores where no outcome came within the hour. Not set: only a rise of errors is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) accuracy_min: Option<Decimal<0, 1>>,
+    /// Time after such an event in which none is told of the same version.
+    pub(super) cooldown: Time<SECOND, { 31 * DAY }>,
 }
 
 /// What is remembered for outcomes, of all models together.
@@ -716,13 +722,16 @@ impl Default for Feedback {
 
 impl Default for ModelFeedback {
     fn default() -> Self {
-        let feedback::Policy { rule, ttl, memory_max } = feedback::Policy::default();
+        let feedback::Policy { rule, ttl, memory_max, accuracy_min, cooldown } =
+            feedback::Policy::default();
         Self {
             enabled: Switch(rule.enabled),
             output: rule.output,
             positive: rule.positive.map(Class),
             ttl: Time(ttl),
             memory: Size(memory_max),
+            accuracy_min: accuracy_min.map(Decimal),
+            cooldown: Time(cooldown),
         }
     }
 }

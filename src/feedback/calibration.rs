@@ -1,130 +1,210 @@
-//! Scores as probabilities: the share of the labelled rows of each step of the score that were of its class.
+//! What labels say about a version's scores, and whether its estimates may be believed.
 //!
-//! The estimate of performance without labels takes a score for a probability; what the labels so far say about the
-//! scores corrects them, by isotonic regression.
+//! The estimate of performance without labels takes a score for the chance that its class is the actual one. Labels
+//! correct it (isotonic regression), and test it: each label is a bet against the table as it stood before, that the
+//! odds are [`SHIFT`] times those of the table: all higher, all lower, all nearer to even, or all further from it. Bets
+//! begin anew at each label (Shiryaev and Roberts), so that labels which agreed for long do not hide those that do not
+//! any more. Always true:
+//! - As long as the odds lie within [`TOLERANCE`] times the table's, [`LABELS_TO_FALSE`] labels come, on average and at
+//!   least, before a false rejection: each sum of products less the number of labels is a supermartingale.
+//! - Once it has rejected, nothing is estimated until so many labels have come again that a new table is fitted.
 //!
-//! Not here: what is estimated with it (`quality`).
+//! Not here: what is estimated (`quality`).
 
 use serde::{Deserialize, Serialize};
 
-use super::tally::STEPS;
-
-/// Labelled rows by step of the score.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(super) struct Calibration {
-    /// Rows of each step; empty before the first.
-    rows: Vec<u64>,
-    /// Those of the score's class.
-    hits: Vec<u64>,
-}
+use crate::stats::{CALIBRATION_STEPS, Calibration as Table, LabelledScores, mean_log_e};
 
 /// From so many labels on, the scores are corrected by them.
-const LABELS_MIN: u64 = 200;
+const LABELS_MIN: f64 = 200.0;
+/// Labels between two fits.
+const REFIT: u64 = 50;
+/// Labels before a false rejection, on average.
+const LABELS_TO_FALSE: f64 = 10_000.0;
+/// Odds this many times the table's, or this part of them, are no error of the table.
+const TOLERANCE: f64 = 1.5;
+/// The error of the odds that is bet on.
+const SHIFT: f64 = 3.0;
+/// Labels for each step of the score that say what the score itself does: a table of few labels believes it.
+const PRIOR: f64 = 0.5;
+/// A table's probabilities are held for no smaller, and no larger than the rest, in a bet.
+const PROBABILITY_MIN: f64 = 0.02;
+/// The logarithm of no evidence.
+const NOTHING: f64 = -700.0;
+
+/// Labels of a version, by score.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Calibration {
+    labelled: LabelledScores,
+    /// Probabilities by score; of scores that are taken as they are before the first fit.
+    table: Table,
+    is_fitted: bool,
+    /// True while the labels contradict the table.
+    is_rejected: bool,
+    /// Logarithms of the evidence that odds are above the table's, below, nearer to even, and further from it.
+    evidence: [f64; 4],
+    labels: u64,
+}
+
+/// A calibration as snapshots have it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Written {
+    sums: [Vec<f64>; 3],
+    table: Vec<f64>,
+    is_fitted: bool,
+    is_rejected: bool,
+    evidence: [f64; 4],
+    labels: u64,
+}
+
+impl Default for Calibration {
+    fn default() -> Self {
+        Self {
+            labelled: LabelledScores::new(),
+            table: Table::identity(),
+            is_fitted: false,
+            is_rejected: false,
+            evidence: [NOTHING; 4],
+            labels: 0,
+        }
+    }
+}
 
 impl Calibration {
-    pub(super) fn add(&mut self, step: usize, is_hit: bool) {
-        if self.rows.is_empty() {
-            (self.rows, self.hits) = (vec![0; STEPS], vec![0; STEPS]);
-        }
-        self.rows[step] += 1;
-        self.hits[step] += u64::from(is_hit);
-    }
-
-    pub(super) fn merge(&mut self, other: &Self) {
-        for (step, (rows, hits)) in other.rows.iter().zip(&other.hits).enumerate() {
-            if self.rows.is_empty() {
-                (self.rows, self.hits) = (vec![0; STEPS], vec![0; STEPS]);
+    /// Adds a label: the score, from 0 to 1, and whether its class was the actual one.
+    pub(super) fn add(&mut self, score: f64, is_hit: bool) {
+        self.test(self.table.probability(score), is_hit);
+        self.labelled.add(score, f64::from(u8::from(is_hit)), 1.0);
+        self.labels += 1;
+        if mean_log_e(&self.evidence) >= LABELS_TO_FALSE.ln() {
+            self.is_rejected = true;
+            self.evidence = [NOTHING; 4];
+            if self.is_fitted {
+                // What they said before holds no more.
+                (self.labelled, self.is_fitted) = (LabelledScores::new(), false);
             }
-            self.rows[step] += rows;
-            self.hits[step] += hits;
         }
-    }
-
-    /// The probability of each step of the score.
-    pub(super) fn table(&self) -> Vec<f64> {
-        let middles: Vec<f64> = (0..STEPS).map(middle).collect();
-        if self.rows.iter().sum::<u64>() < LABELS_MIN {
-            return middles;
-        }
-        isotonic(&self.rows, &self.hits, &middles)
-    }
-
-    /// The expected calibration error of the scores as they are: the mean distance, by rows, of each step's middle from
-    /// its share of hits (Naeini, Cooper & Hauskrecht, 2015). `None` without labels.
-    #[expect(clippy::cast_precision_loss, reason = "counts in shares")]
-    pub(super) fn error(&self) -> Option<f64> {
-        let total: u64 = self.rows.iter().sum();
-        let distance = self
-            .rows
-            .iter()
-            .zip(&self.hits)
-            .enumerate()
-            .map(|(step, (rows, hits))| (middle(step) * *rows as f64 - *hits as f64).abs());
-        (total > 0).then(|| distance.sum::<f64>() / total as f64)
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "small whole numbers")]
-fn middle(step: usize) -> f64 {
-    (step as f64 + 0.5) / STEPS as f64
-}
-
-/// Pool adjacent violators: the closest rates that never fall (Ayer et al., 1955). A step without rows lies between its
-/// neighbours.
-#[expect(clippy::cast_precision_loss, reason = "counts in rates")]
-fn isotonic(rows: &[u64], hits: &[u64], middles: &[f64]) -> Vec<f64> {
-    // Rate, weight, and the steps of each block.
-    let mut blocks: Vec<(f64, f64, Vec<usize>)> = Vec::new();
-    for step in (0..rows.len()).filter(|step| rows[*step] > 0) {
-        blocks.push((hits[step] as f64 / rows[step] as f64, rows[step] as f64, vec![step]));
-        while let [.., before, last] = &mut blocks[..]
-            && before.0 > last.0
+        if self.labelled.weight() >= LABELS_MIN
+            && (!self.is_fitted || self.labels.is_multiple_of(REFIT))
+            && let Some(table) = self.with_prior().fit()
         {
-            let weight = before.1 + last.1;
-            before.0 = (before.0 * before.1 + last.0 * last.1) / weight;
-            before.1 = weight;
-            before.2.append(&mut last.2);
-            blocks.pop();
+            if !self.is_fitted {
+                (self.is_rejected, self.evidence) = (false, [NOTHING; 4]);
+            }
+            (self.table, self.is_fitted) = (table, true);
         }
     }
-    let known: Vec<(usize, f64)> = blocks
-        .iter()
-        .flat_map(|(rate, _, steps)| steps.iter().map(|step| (*step, *rate)))
-        .collect();
-    let table = (0..rows.len()).map(|step| {
-        let after = known.partition_point(|(known, _)| *known < step);
-        match (known.get(after.wrapping_sub(1)), known.get(after)) {
-            (_, Some((at, rate))) if *at == step => *rate,
-            (Some((below, low)), Some((above, high))) => {
-                let share = (step - below) as f64 / (above - below) as f64;
-                low + share * (high - low)
-            }
-            // Beyond what labels reach, the score is taken for what it says, and never against the order.
-            (Some((_, low)), None) => middles[step].max(*low),
-            (None, Some((_, high))) => middles[step].min(*high),
-            (None, None) => middles[step],
+
+    /// The labels, and a few for each step that say what the score does.
+    fn with_prior(&self) -> LabelledScores {
+        let mut labelled = self.labelled.clone();
+        for score in Table::identity().table() {
+            labelled.add(*score, *score, PRIOR);
         }
-    });
-    table.collect()
+        labelled
+    }
+
+    /// Bets against the table.
+    fn test(&mut self, probability: f64, is_hit: bool) {
+        let probability = probability.clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN);
+        let odds = |times: f64| {
+            let odds = probability / (1.0 - probability) * times;
+            odds / (1.0 + odds)
+        };
+        let (above, below) = ((TOLERANCE, SHIFT), (1.0 / TOLERANCE, 1.0 / SHIFT));
+        let (nearer, further) = if probability < 0.5 { (above, below) } else { (below, above) };
+        for (evidence, (null, bet)) in self.evidence.iter_mut().zip([above, below, nearer, further])
+        {
+            let (null, bet) = (odds(null), odds(bet));
+            let ratio = if is_hit { bet / null } else { (1.0 - bet) / (1.0 - null) };
+            // The logarithm of e^x + 1, whichever of the two is larger.
+            let anew = evidence.max(0.0) + (-evidence.abs()).exp().ln_1p();
+            *evidence = (anew + ratio.ln()).clamp(NOTHING, -NOTHING);
+        }
+    }
+
+    /// The probability of each step of the score; `None` while the labels contradict it.
+    pub(super) fn table(&self) -> Option<&[f64; CALIBRATION_STEPS]> {
+        (!self.is_rejected).then(|| self.table.table())
+    }
+
+    /// The expected calibration error of the scores as they are; `None` without labels.
+    pub(super) fn error(&self) -> Option<f64> {
+        self.labelled.calibration_error(None)
+    }
+
+    pub(super) fn write(&self) -> Written {
+        Written {
+            sums: self.labelled.parts().map(|part| part.to_vec()),
+            table: self.table.table().to_vec(),
+            is_fitted: self.is_fitted,
+            is_rejected: self.is_rejected,
+            evidence: self.evidence,
+            labels: self.labels,
+        }
+    }
+
+    /// What was written; nothing learnt if that makes no sense.
+    pub(super) fn read(written: &Written) -> Self {
+        let labelled = LabelledScores::from_parts([0, 1, 2].map(|part| &written.sums[part][..]));
+        let table = Table::from_table(&written.table);
+        let (Some(labelled), Some(table)) = (labelled, table) else { return Self::default() };
+        let Written { is_fitted, is_rejected, evidence, labels, .. } = *written;
+        Self { labelled, table, is_fitted, is_rejected, evidence, labels }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Random;
+
+    fn unit(random: &mut Random) -> f64 {
+        f64::from(u32::try_from(random.below(1 << 30)).unwrap()) / f64::from(1 << 30)
+    }
+
+    /// Adds labels whose chance is a function of the score; true if there is an estimate after each.
+    fn feed(
+        calibration: &mut Calibration,
+        random: &mut Random,
+        labels: u32,
+        chance: fn(f64) -> f64,
+    ) -> bool {
+        (0..labels).fold(true, |is_believed, _| {
+            let score = unit(random);
+            calibration.add(score, unit(random) < chance(score));
+            is_believed && calibration.table().is_some()
+        })
+    }
 
     #[test]
-    fn rates_never_fall_and_steps_without_labels_lie_between() {
-        let mut rows = vec![0; STEPS];
-        let mut hits = vec![0; STEPS];
-        for (step, of, hit) in [(10, 100, 30), (11, 100, 10), (20, 100, 60), (30, 100, 60)] {
-            (rows[step], hits[step]) = (of, hit);
+    fn estimates_are_withheld_where_labels_contradict_them_until_enough_came_again() {
+        let honest = |score: f64| score;
+        let turned = |score: f64| 0.9 - 0.8 * score;
+        for seed in 0..20 {
+            let (mut calibration, mut random) = (Calibration::default(), Random::new(seed));
+            assert!(feed(&mut calibration, &mut random, 3000, honest), "seed {seed}");
+            assert!(!feed(&mut calibration, &mut random, 100, turned), "seed {seed}");
+            let withheld = calibration.table().is_none();
+            assert!(withheld, "seed {seed}: the old labels are forgotten");
+            feed(&mut calibration, &mut random, 300, turned);
+            assert!(calibration.table().is_some(), "seed {seed}");
+            let written = serde_json::to_string(&calibration.write()).unwrap();
+            let read = Calibration::read(&serde_json::from_str(&written).unwrap());
+            assert_eq!(read.labels, calibration.labels);
+            assert_eq!(read.table, calibration.table);
         }
-        let table = isotonic(&rows, &hits, &(0..STEPS).map(middle).collect::<Vec<_>>());
-        assert!(table.is_sorted(), "{table:?}");
-        assert!((table[10] - 0.2).abs() < 1e-12 && (table[11] - 0.2).abs() < 1e-12);
-        assert!((table[20] - 0.6).abs() < 1e-12 && (table[25] - 0.6).abs() < 1e-12);
-        assert!((table[16] - (0.2 + 0.4 * 5.0 / 9.0)).abs() < 1e-12);
-        assert!((table[63] - middle(63)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn scores_that_say_too_much_are_corrected_after_their_first_labels() {
+        let (mut calibration, mut random) = (Calibration::default(), Random::new(1));
+        // Each score is sure, and right in two of three.
+        for _ in 0..1000 {
+            calibration.add(0.99, unit(&mut random) < 2.0 / 3.0);
+        }
+        let table = calibration.table().unwrap();
+        assert!((table[CALIBRATION_STEPS - 1] - 2.0 / 3.0).abs() < 0.05, "{table:?}");
+        assert!((calibration.error().unwrap() - 0.32).abs() < 0.05);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     model::{ArmName, ModelName, PredictionKey, VersionId},
-    monitor::Monitor,
+    monitor::{EventKind, Monitor},
     serve::{AnswerReading, Recall, Recalled, Serving},
 };
 
@@ -21,7 +21,9 @@ use super::{
     Settings, Shared, Status,
     journal::Joined,
     ledger::{Ledger, Verdict},
-    lock, quality,
+    lock,
+    quality::{self, Drop, VersionQuality},
+    watch::Rise,
 };
 
 /// Time between two looks at rings that had much in them.
@@ -34,6 +36,8 @@ const MUCH: usize = 1024;
 const TOGETHER_MAX: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 pub(super) struct Joiner {
     serving: Arc<Serving>,
@@ -262,12 +266,27 @@ impl Joiner {
     fn answer(&mut self, mut request: Waiting, now: Duration) {
         let ledger = &mut self.ledgers[request.ledger];
         let mut told = Vec::new();
+        let mut rises = BTreeMap::new();
         for (index, joined, position) in &request.joined {
-            let (of, judged) = ledger.settle((joined, *position), now);
-            request.answers[*index].of = of;
-            told.extend(judged);
+            let Some(settled) = ledger.settle((joined, *position), now) else { continue };
+            if let Some(rise) = settled.rise {
+                rises.entry(settled.of.clone()).or_insert(rise);
+            }
+            request.answers[*index].of = Some(settled.of);
+            told.extend(settled.judged);
         }
         let model = ledger.model.clone();
+        for ((version, arm), Rise { before, after }) in rises {
+            let told = Drop {
+                by: "change",
+                metric: "error",
+                before: Some(before),
+                after,
+                limit: None,
+                quality: None,
+            };
+            self.tell_drop(request.ledger, version, &arm, told);
+        }
         if !told.is_empty() {
             let mut judged = lock(&self.shared.judged);
             let waiting = judged.entry(model.clone()).or_default();
@@ -285,6 +304,55 @@ impl Joiner {
         drop(counts);
         // Whoever brought them may be gone; then they are sent again, and are duplicates.
         let _ = request.reply.send(Ok(request.answers));
+    }
+
+    /// Tells that a version became worse, unless that was told lately.
+    fn tell_drop(&mut self, index: usize, version: VersionId, arm: &str, mut drop: Drop) {
+        let now = self.serving.unix_now();
+        let ledger = &mut self.ledgers[index];
+        if !ledger.may_tell(version, now) {
+            return;
+        }
+        let report = quality::report(ledger, DAY, now);
+        let is_it =
+            |shown: &VersionQuality| shown.version == version.to_string() && shown.arm == arm;
+        drop.quality = report.versions.into_iter().find(is_it);
+        let Drop { by, metric, before, after, limit, .. } = drop;
+        let detail = match (before, limit) {
+            (Some(before), _) => format!("mean {metric} rose from {before:.4} to {after:.4}"),
+            (None, Some(limit)) if by == "estimate" => {
+                format!(
+                    "{metric} is estimated at {after:.4}, below feedback.accuracy_min = {limit}"
+                )
+            }
+            (None, limit) => format!(
+                "{metric} is at most {after:.4}, below feedback.accuracy_min = {}",
+                limit.unwrap_or_default()
+            ),
+        };
+        let model = ledger.model.clone();
+        tracing::warn!(%model, %version, arm, "predictions became worse: {detail}; see `tidegate quality {model}`");
+        let object = serde_json::to_value(&drop).ok();
+        let (events, kind) = (self.monitor.events(), EventKind::PerformanceDropped);
+        events.tell_about(now, (&model, Some(version)), kind, detail, object);
+    }
+
+    /// Compares accuracy with what operators ask for.
+    fn check(&mut self, now: Duration) {
+        let asks = |index: &usize| self.ledgers[*index].policy.accuracy_min.is_some();
+        let asked: Vec<usize> = (0..self.ledgers.len()).filter(asks).collect();
+        for index in asked {
+            let ledger = &self.ledgers[index];
+            let Some(limit) = ledger.policy.accuracy_min else { continue };
+            let day = quality::report(ledger, DAY, now);
+            let hour = quality::report(ledger, HOUR, now);
+            let drops = quality::below(&day, limit, "limit");
+            for (version, arm, drop) in
+                drops.into_iter().chain(quality::below(&hour, limit, "estimate"))
+            {
+                self.tell_drop(index, version, &arm, drop);
+            }
+        }
     }
 
     fn take_back(&mut self, request: Waiting, error: &std::io::Error) {
@@ -318,6 +386,7 @@ impl Joiner {
             self.flushed_at = now;
             self.ledgers.iter_mut().for_each(Ledger::flush);
             self.ledgers.iter_mut().for_each(|ledger| ledger.age(now));
+            self.check(now);
             self.bound();
         }
         if now >= self.snapshot_at + MINUTE {

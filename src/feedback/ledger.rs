@@ -19,10 +19,11 @@ use crate::{
 
 use super::{
     Answer, Judged, Outcome, Policy, Status, Told,
-    calibration::Calibration,
+    calibration::{Calibration, Written},
     journal::{Frame, Frames, Joined, Journal, Mark},
     memory::Memory,
     tally::{Truth, class_of, step},
+    watch::{Miss, Rise, Watch},
     windows::Windows,
 };
 
@@ -36,6 +37,10 @@ pub(super) struct Ledger {
     pub(super) policy: Policy,
     memory: Memory,
     series: BTreeMap<u32, Series>,
+    /// What labels say about scores, by version.
+    calibrations: BTreeMap<u64, Calibration>,
+    /// Errors, by version.
+    watches: BTreeMap<u64, Watch>,
     next_series: u32,
     journal: Option<Journal>,
     /// The position up to which predictions are written down.
@@ -68,8 +73,6 @@ pub(super) struct Series {
     newest: Duration,
     #[serde(default)]
     pub(super) windows: Windows,
-    #[serde(default)]
-    pub(super) calibration: Calibration,
 }
 
 /// A snapshot of the sums.
@@ -78,6 +81,25 @@ struct Sums {
     /// The segment and byte up to which they hold.
     mark: Mark,
     series: BTreeMap<u32, Series>,
+    #[serde(default)]
+    calibrations: BTreeMap<u64, Written>,
+}
+
+/// An outcome that counts.
+pub(super) struct Settled {
+    /// The version and arm that predicted.
+    pub(super) of: (VersionId, String),
+    /// What a rollout hears of it.
+    pub(super) judged: Option<Judged>,
+    /// The version's errors rose.
+    pub(super) rise: Option<Rise>,
+}
+
+/// What an outcome says about its prediction.
+struct Counted {
+    of: (VersionId, String),
+    wrong: Option<bool>,
+    rise: Option<Rise>,
 }
 
 /// What an outcome comes to.
@@ -100,7 +122,6 @@ impl Series {
             names: reading.names().to_vec(),
             newest: Duration::ZERO,
             windows: Windows::default(),
-            calibration: Calibration::default(),
         }
     }
 
@@ -128,6 +149,8 @@ impl Ledger {
             policy,
             memory: Memory::default(),
             series: BTreeMap::new(),
+            calibrations: BTreeMap::new(),
+            watches: BTreeMap::new(),
             next_series: 0,
             journal: None,
             written: 0,
@@ -152,8 +175,10 @@ impl Ledger {
     /// Reads the snapshot, and what was written behind it.
     fn restore(&mut self, mut journal: Journal, now: Duration) -> io::Result<Journal> {
         let sums = journal.sums().and_then(|sums| serde_json::from_value::<Sums>(sums).ok());
-        let (mark, series) =
-            sums.map_or(((0, 0), BTreeMap::new()), |sums| (sums.mark, sums.series));
+        let none = || Sums { mark: (0, 0), series: BTreeMap::new(), calibrations: BTreeMap::new() };
+        let Sums { mark, series, calibrations } = sums.unwrap_or_else(none);
+        let read = |(version, written): (&u64, &Written)| (*version, Calibration::read(written));
+        self.calibrations = calibrations.iter().map(read).collect();
         self.next_series = series.keys().next_back().map_or(0, |last| last + 1);
         self.series = series;
         let each = |ledger: &mut Self, frame, at: Mark| {
@@ -307,15 +332,15 @@ impl Ledger {
         }
     }
 
-    /// Counts an outcome that was written down; gives whose it is, and what a rollout hears of it.
+    /// Counts an outcome that was written down.
     pub(super) fn settle(
         &mut self,
         (joined, position): (&Joined, u64),
         now: Duration,
-    ) -> (Option<(VersionId, String)>, Option<Judged>) {
-        let Some(kept) = self.memory.at(position) else { return (None, None) };
-        let recalled = kept.recalled();
-        let (of, wrong) = self.count(joined, &recalled, now);
+    ) -> Option<Settled> {
+        let recalled = self.memory.at(position)?.recalled();
+        let counted = self.count(joined, &recalled, now)?;
+        let wrong = counted.wrong;
         let speaks = recalled.assigned.is_some() && self.memory.may_speak(joined.prediction);
         let judged = recalled.assigned.filter(|_| speaks).map(|assigned| {
             let told = match joined.truth {
@@ -325,17 +350,12 @@ impl Ledger {
             };
             Judged { prediction: joined.prediction, at: recalled.at, assigned, told }
         });
-        (of, judged)
+        Some(Settled { of: counted.of, judged, rise: counted.rise })
     }
 
-    /// Adds an outcome to the sums; gives whose it is, and whether the prediction was wrong.
-    fn count(
-        &mut self,
-        joined: &Joined,
-        recalled: &Recalled,
-        now: Duration,
-    ) -> (Option<(VersionId, String)>, Option<bool>) {
-        let Some(series) = self.series.get_mut(&recalled.place) else { return (None, None) };
+    /// Adds an outcome to the sums.
+    fn count(&mut self, joined: &Joined, recalled: &Recalled, now: Duration) -> Option<Counted> {
+        let series = self.series.get_mut(&recalled.place)?;
         self.is_changed = true;
         let predicted = match (recalled.predicted.kind, joined.echo) {
             (PredictedKind::Nothing, Some(Truth::Class(bits))) => {
@@ -350,15 +370,29 @@ impl Ledger {
         if let Some(tally) = series.windows.of(recalled.at, now) {
             tally.join(&predicted, joined.truth, series.positive, joined.delay.as_secs_f64());
         }
-        let mut wrong = None;
-        if let (Truth::Class(actual), Some(class)) = (joined.truth, class_of(&predicted)) {
-            wrong = Some(class != actual);
-            if let Some(step) = step(predicted.score) {
-                let of_score = if predicted.is_positives { series.positive } else { Some(class) };
-                series.calibration.add(step, of_score == Some(actual));
+        let class = class_of(&predicted);
+        let miss = match joined.truth {
+            Truth::Class(actual) => class.map(|class| Miss::Class(class != actual)),
+            Truth::Value(actual) if predicted.kind == PredictedKind::Value => {
+                Some(Miss::Value(f64::from_bits(predicted.bits) - actual))
             }
+            Truth::Value(_) | Truth::Reward(_) => None,
+        };
+        if let Truth::Class(actual) = joined.truth
+            && step(predicted.score).is_some()
+        {
+            let of_score = if predicted.is_positives { series.positive } else { class };
+            let calibration = self.calibrations.entry(series.version).or_default();
+            calibration.add(predicted.score.into(), of_score == Some(actual));
         }
-        (Some((VersionId::new(series.version), series.arm.clone())), wrong)
+        let watch = self.watches.entry(series.version).or_default();
+        let rise = miss.and_then(|miss| watch.add(miss));
+        let wrong = match miss {
+            Some(Miss::Class(wrong)) => Some(wrong),
+            _ => None,
+        };
+        let of = (VersionId::new(series.version), series.arm.clone());
+        Some(Counted { of, wrong, rise })
     }
 
     /// Writes predictions that are not written yet, and outcomes, which are synced.
@@ -427,6 +461,9 @@ impl Ledger {
         self.series.retain(|_, series| {
             !series.windows.is_empty() || series.newest + super::windows::AGE_MAX > now
         });
+        let is_summed = |version: &u64| self.series.values().any(|it| it.version == *version);
+        self.calibrations.retain(|version, _| is_summed(version));
+        self.watches.retain(|version, _| is_summed(version));
         if self.journal.as_ref().is_some_and(|journal| journal.has_old(first)) {
             self.snapshot();
         }
@@ -440,12 +477,25 @@ impl Ledger {
         if !self.is_changed && !journal.has_old(first) || self.is_troubled {
             return;
         }
-        let sums = Sums { mark: journal.mark(), series: self.series.clone() };
+        let calibrations = self.calibrations.iter();
+        let calibrations = calibrations.map(|(version, it)| (*version, it.write())).collect();
+        let sums = Sums { mark: journal.mark(), series: self.series.clone(), calibrations };
         let sums = serde_json::to_value(&sums).expect("sums are plain JSON");
         match journal.snapshot(&sums, first) {
             Ok(()) => self.is_changed = false,
             Err(error) => self.complain(&error),
         }
+    }
+
+    /// What labels say about a version's scores.
+    pub(super) fn calibration(&self, version: u64) -> Option<&Calibration> {
+        self.calibrations.get(&version)
+    }
+
+    /// True if it may be told now that a version became worse.
+    pub(super) fn may_tell(&mut self, version: VersionId, now: Duration) -> bool {
+        let watch = self.watches.entry(version.number()).or_default();
+        watch.may_tell(now, self.policy.cooldown)
     }
 
     /// Drops the oldest part of what is remembered.

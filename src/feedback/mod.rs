@@ -7,7 +7,7 @@
 //! - What is remembered is bounded by bytes and by age, what is summed by the number of spans and classes.
 //!
 //! In reading order: `ledger` is a model's part, made of `memory`, `journal`, `windows` of `tally`s and `calibration`;
-//! `quality` is what is shown; `joiner` is the thread.
+//! `quality` is what is shown, `watch` tells when it drops; `joiner` is the thread.
 //!
 //! Not here: HTTP (`admin`), what a rollout makes of outcomes (`rollout`).
 
@@ -19,6 +19,7 @@ mod memory;
 mod quality;
 mod secret;
 mod tally;
+mod watch;
 mod windows;
 
 use std::{
@@ -56,6 +57,10 @@ pub struct Policy {
     pub ttl: Duration,
     /// Bytes that the model's remembered predictions may occupy.
     pub memory_max: u64,
+    /// The accuracy below which a version is told to have dropped, 0 to 1.
+    pub accuracy_min: Option<f64>,
+    /// Time after a drop was told in which none is told of the same version.
+    pub cooldown: Duration,
 }
 
 impl Default for Settings {
@@ -67,7 +72,13 @@ impl Default for Settings {
 impl Default for Policy {
     fn default() -> Self {
         let ttl = Duration::from_hours(7 * 24);
-        Self { rule: AnswerRule::default(), ttl, memory_max: 64 << 20 }
+        Self {
+            rule: AnswerRule::default(),
+            ttl,
+            memory_max: 64 << 20,
+            accuracy_min: None,
+            cooldown: Duration::from_hours(1),
+        }
     }
 }
 

@@ -10,10 +10,13 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::{AsymptoticSequence, rate_limits};
+use crate::{
+    model::VersionId,
+    stats::{AsymptoticSequence, Calibration, rate_limits},
+};
 
 use super::{
-    calibration::Calibration,
+    calibration::Calibration as Calibrated,
     ledger::{Ledger, Series},
     tally::{Moments, STEPS, Tally},
 };
@@ -53,6 +56,8 @@ pub struct VersionQuality {
     pub metrics: BTreeMap<String, Metric>,
     /// The mean distance of scores from the shares of their class among all labelled rows; `None` without both.
     pub calibration_error: Option<f64>,
+    /// True if labels contradict the scores, so that nothing is estimated until more have come.
+    pub estimates_withheld: bool,
 }
 
 /// Quantiles of the delay of outcomes in seconds; `None` without any.
@@ -62,6 +67,25 @@ pub struct Delays {
     pub p50: Option<f64>,
     /// The 99th percentile.
     pub p99: Option<f64>,
+}
+
+/// A version predicts worse than it did, or than it must.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Drop {
+    /// How it was seen: `change` of the errors, `limit` of the accuracy by outcomes, or by `estimate` where there are
+    /// none.
+    pub(super) by: &'static str,
+    pub(super) metric: &'static str,
+    /// Before the change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<f64>,
+    /// Since, or at most, or as estimated.
+    pub(super) after: f64,
+    /// What the operator asks for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) limit: Option<f64>,
+    /// The last day.
+    pub(super) quality: Option<VersionQuality>,
 }
 
 /// A metric.
@@ -81,20 +105,15 @@ pub struct Metric {
 pub(super) fn report(ledger: &Ledger, window: Duration, now: Duration) -> QualityReport {
     let begin = now.saturating_sub(window);
     let mut sums: BTreeMap<_, (Tally, &Series)> = BTreeMap::new();
-    let mut calibrations: BTreeMap<u64, Calibration> = BTreeMap::new();
     for series in ledger.series() {
         let tally = series.windows.since(begin);
         let of = (std::cmp::Reverse(series.version), series.arm.clone());
         let (sum, newest) = sums.entry(of).or_insert_with(|| (Tally::default(), series));
         sum.merge(&tally);
         *newest = series;
-        calibrations.entry(series.version).or_default().merge(&series.calibration);
     }
     let seen = sums.into_values().filter(|(tally, _)| tally.served > 0 || tally.labelled > 0);
-    let versions = seen.map(|(tally, series)| {
-        let calibration = calibrations.get(&series.version).cloned().unwrap_or_default();
-        version(&tally, series, &calibration)
-    });
+    let versions = seen.map(|(tally, series)| version(&tally, series, ledger));
     QualityReport {
         model: ledger.model.to_string(),
         window_seconds: window.as_secs_f64(),
@@ -103,10 +122,16 @@ pub(super) fn report(ledger: &Ledger, window: Duration, now: Duration) -> Qualit
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts in shares")]
-fn version(tally: &Tally, series: &Series, calibration: &Calibration) -> VersionQuality {
+fn version(tally: &Tally, series: &Series, ledger: &Ledger) -> VersionQuality {
     let mut metrics = BTreeMap::new();
     classification(tally, series, &mut metrics);
-    estimates(tally, series, calibration, &mut metrics);
+    let calibration = ledger.calibration(series.version);
+    // Before the first label, scores are taken as they are.
+    let table = calibration
+        .map_or_else(|| Some(*Calibration::identity().table()), |it| it.table().copied());
+    if let Some(table) = table {
+        estimates(tally, series, &table, &mut metrics);
+    }
     regression(tally, &mut metrics);
     let mut mean = |name: &str, moments: &Moments| {
         if moments.count > 0 {
@@ -124,9 +149,36 @@ fn version(tally: &Tally, series: &Series, calibration: &Calibration) -> Version
         coverage: if tally.served == 0 { 0.0 } else { tally.labelled as f64 / tally.served as f64 },
         delay_seconds: Delays { p50: tally.delay(0.5), p99: tally.delay(0.99) },
         metrics,
-        calibration_error: calibration.error(),
+        calibration_error: calibration.and_then(Calibrated::error),
+        estimates_withheld: calibration.is_some_and(|it| it.table().is_none()),
     }
 }
+
+/// Versions whose accuracy is below what is asked for: by outcomes at the confidence of limits, or by estimate where no
+/// outcome came.
+pub(super) fn below(
+    report: &QualityReport,
+    limit: f64,
+    by: &'static str,
+) -> Vec<(VersionId, String, Drop)> {
+    let drop = |shown: &VersionQuality| {
+        let accuracy = shown.metrics.get("accuracy")?;
+        let after = match by {
+            "limit" => accuracy.upper,
+            _ => {
+                accuracy.estimated.filter(|_| shown.labelled == 0 && shown.served >= ESTIMATED_MIN)
+            }
+        };
+        let after = after.filter(|after| *after < limit)?;
+        let limit = Some(limit);
+        let drop = Drop { by, metric: "accuracy", before: None, after, limit, quality: None };
+        Some((VersionId::parse(&shown.version)?, shown.arm.clone(), drop))
+    };
+    report.versions.iter().filter_map(drop).collect()
+}
+
+/// Rows from which on an estimate is held against what is asked for.
+const ESTIMATED_MIN: u64 = 1000;
 
 /// A rate with its limits; nothing of no trials.
 #[expect(clippy::cast_precision_loss, reason = "counts in shares")]
@@ -209,16 +261,15 @@ fn harmonic(a: f64, b: f64) -> f64 {
 fn estimates(
     tally: &Tally,
     series: &Series,
-    calibration: &Calibration,
+    table: &[f64; STEPS],
     metrics: &mut BTreeMap<String, Metric>,
 ) {
     if tally.scored.is_empty() {
         return;
     }
-    let table = calibration.table();
     let (others, own) = tally.scored.split_at(STEPS);
     let sum = |rows: &[u64], of: fn(f64) -> f64| -> f64 {
-        rows.iter().zip(&table).map(|(rows, chance)| *rows as f64 * of(*chance)).sum()
+        rows.iter().zip(table).map(|(rows, chance)| *rows as f64 * of(*chance)).sum()
     };
     let total: u64 = tally.scored.iter().sum();
     let hits = sum(own, |chance| chance);

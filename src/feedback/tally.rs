@@ -6,10 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::serve::{Predicted, PredictedKind};
+use crate::{
+    serve::{Predicted, PredictedKind},
+    stats::{CALIBRATION_STEPS, calibration_step},
+};
 
 /// Steps of a score between 0 and 1.
-pub(super) const STEPS: usize = 64;
+pub(super) const STEPS: usize = CALIBRATION_STEPS;
 
 /// Classes that are counted apart.
 const CLASSES_MAX: usize = 64;
@@ -111,14 +114,7 @@ pub(super) fn step(score: f32) -> Option<usize> {
     if !(0.0..=1.0).contains(&score) {
         return None;
     }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a number between 0 and 64"
-    )]
-    let step = (score * STEPS as f32) as usize;
-    Some(step.min(STEPS - 1))
+    Some(calibration_step(score.into()))
 }
 
 /// True if a row was predicted as the class that its score belongs to.

@@ -15,7 +15,7 @@ use crate::{
     http::{Connection, Request, Response},
     models::{INT64, declared, graph, integers, model, node},
     repository::Repository,
-    server::{Launch, PATIENCE, Server},
+    server::{Launch, PATIENCE, Server, eventually},
     tensors::infer,
 };
 
@@ -284,4 +284,180 @@ fn the_example_sends_outcomes() {
     let (code, counts, said) = send(r#"{"prediction_id": "nobody", "label": 1}"#);
     assert_eq!((code, counts), (Some(1), json!({"unknown": 1})));
     assert!(said.starts_with("nobody unknown no prediction of this server"), "{said}");
+}
+
+#[test]
+fn scores_tell_what_to_expect_before_any_outcome() {
+    let repository = Repository::of(&["breast_cancer"]);
+    for file in ["config.pbtxt", "labels.txt"] {
+        let path = format!("{}/models/breast_cancer/{file}", env!("CARGO_MANIFEST_DIR"));
+        repository.describe("breast_cancer", file, &std::fs::read_to_string(path).unwrap());
+    }
+    let server = Server::over(&repository);
+    let mut connection = server.connect();
+    let rows = vec![1.0; 60];
+    let body = json!({"inputs": [
+        {"name": "input", "shape": [2, 30], "datatype": "FP32", "data": rows}
+    ]});
+    let path = infer("breast_cancer");
+    let mut names: Vec<String> = Vec::new();
+    for _ in 0..5 {
+        let answer = connection.ask(&Request::post_json(&path, &body));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        names.push(answer.header("x-tidegate-prediction-id").unwrap().to_owned());
+    }
+    let page = || {
+        let shown = server.admin("/api/v1/models/breast_cancer/quality").ok().json();
+        shown["versions"][0].clone()
+    };
+    let shown = eventually("predictions are seen", || {
+        let shown = page();
+        (shown["served"] == 10).then_some(shown)
+    });
+    let accuracy = &shown["metrics"]["accuracy"];
+    assert_eq!((&shown["labelled"], &accuracy["value"]), (&json!(0), &Value::Null), "{shown:#}");
+    let estimated = accuracy["estimated"].as_f64().unwrap();
+    assert!((0.5..=1.0).contains(&estimated), "{shown:#}");
+    let outcomes: Vec<Value> = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| {
+            let label = if n == 0 { "malignant" } else { "benign" };
+            json!({"prediction_id": name, "row": 1, "label": label})
+        })
+        .collect();
+    let path = "/v2/models/breast_cancer/feedback";
+    let answer = server.post(path, &json!({ "outcomes": outcomes })).ok().json();
+    assert_eq!(answer["joined"], 5, "{answer:#}");
+    let shown = page();
+    assert_eq!(shown["coverage"], 0.5, "{shown:#}");
+    for metric in ["accuracy", "recall", "brier", "log_loss"] {
+        assert!(shown["metrics"][metric]["value"].is_number(), "{metric}: {shown:#}");
+    }
+}
+
+#[test]
+fn a_rise_of_errors_is_told_with_its_object() {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", &classes(|x| x % 2));
+    let policy = r#"{"accuracy_min": 0.9}"#;
+    let server = Launch::of(&repository).set("MODELS__judged__FEEDBACK", policy).start();
+    let mut connection = server.connect();
+    let mut outcomes = Vec::new();
+    for x in 0..600 {
+        let label = if x < 300 { x % 2 } else { 0 };
+        outcomes.push(json!({
+            "prediction_id": predict(&mut connection, MODEL, &[x % 100]), "label": label
+        }));
+    }
+    let answer = post(&server, &json!(outcomes)).ok().json();
+    assert_eq!(answer["joined"], 600);
+    let told = "event: performance.dropped";
+    let text = Connection::open(server.admin).listen(&Request::get("/api/v1/events"), |text| {
+        text.split(told).nth(1).is_some_and(|it| it.contains("\n\n"))
+    });
+    let data =
+        text.split(told).nth(1).unwrap().lines().find_map(|line| line.strip_prefix("data: "));
+    let event: Value = serde_json::from_str(data.unwrap()).unwrap();
+    let about = &event["performance"];
+    assert_eq!((&event["model"], &event["version"]), (&json!(MODEL), &json!(1)), "{event:#}");
+    assert_eq!(about["by"], "change", "{event:#}");
+    let [before, after] = ["before", "after"].map(|it| about[it].as_f64().unwrap());
+    assert!(before < 0.2 && after > before, "{event:#}");
+    assert!(about["quality"]["labelled"].as_u64().unwrap() >= 300, "{event:#}");
+    server.wait_until_said("predictions became worse: mean error rose from 0.");
+}
+
+/// `tried` with these two versions, of which the first serves.
+fn two(baseline: &[u8], candidate: &[u8]) -> Server {
+    let repository = Repository::empty();
+    repository.add_bytes(MODEL, "1", baseline);
+    repository.add_bytes(MODEL, "2", candidate);
+    let server = Launch::of(&repository).start();
+    let path = format!("/api/v1/models/{MODEL}/rollback");
+    let request = Request::post_json(&path, &json!({"version": 1}));
+    Connection::open(server.admin).ask(&request).ok();
+    server
+}
+
+/// Runs a rollout and brings the outcome of each request that `tells` of its number and arm; ends with the rollout, or
+/// after so many requests.
+fn roll(server: &Server, requests: i64, tells: impl Fn(i64, &str) -> Option<i64>) -> Value {
+    let policy = json!({
+        "steps": [{"weight": 0.3, "min_duration": "0s", "min_requests": 2000}],
+        "warmup_requests": 5,
+        "gates": {"slow": {"mode": "off"}},
+    });
+    let body = json!({"model": MODEL, "candidate": 2, "policy": policy});
+    let request = Request::post_json("/api/v1/rollouts", &body);
+    let started = Connection::open(server.admin).ask(&request);
+    assert_eq!(started.status, 201, "{}", started.text());
+    let id = started.json()["id"].as_str().unwrap().to_owned();
+    let show = || server.admin(&format!("/api/v1/rollouts/{id}")).ok().json();
+    let is_over = |shown: &Value| shown["state"] == "rolled_back" || shown["state"] == "promoted";
+    let mut connection = server.connect();
+    for first in (0..requests).step_by(50) {
+        let mut outcomes = Vec::new();
+        for x in first..first + 50 {
+            let body = json!({
+                "inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [x % 100]}]
+            });
+            let answer = connection.ask(&Request::post_json(&infer(MODEL), &body));
+            let name = answer.header("x-tidegate-prediction-id").unwrap();
+            if let Some(label) = tells(x, answer.header("x-tidegate-arm").unwrap()) {
+                outcomes.push(json!({"prediction_id": name, "label": label}));
+            }
+        }
+        assert_eq!(post(server, &json!(outcomes)).ok().json()["joined"], outcomes.len());
+        let shown = show();
+        if is_over(&shown) {
+            return shown;
+        }
+    }
+    show()
+}
+
+#[test]
+fn a_candidate_that_predicts_the_other_class_is_rolled_back_by_its_outcomes() {
+    let server = two(&classes(|x| x % 2), &classes(|x| 1 - x % 2));
+    let shown = roll(&server, 4000, |x, _| Some(x % 2));
+    assert_eq!(
+        (&shown["state"], &shown["gate"]),
+        (&json!("rolled_back"), &json!("wrong_label")),
+        "{shown:#}"
+    );
+    let quality = quality(&server);
+    let arm = |arm: &str| {
+        let versions = quality["versions"].as_array().unwrap();
+        versions.iter().find(|it| it["arm"] == arm).unwrap()["metrics"]["accuracy"]["value"].clone()
+    };
+    assert_eq!((arm("baseline"), arm("canary")), (json!(1.0), json!(0.0)), "{quality:#}");
+    let id = shown["id"].as_str().unwrap();
+    let bundle = server.admin(&format!("/api/v1/rollouts/{id}/evidence")).ok().json();
+    assert!(tidegate::rollout::replay(&bundle).unwrap().is_equal(), "{bundle:#}");
+}
+
+#[test]
+fn a_candidate_whose_outcomes_stay_away_is_rolled_back() {
+    let server = two(&classes(|x| x % 2), &classes(|x| x % 2));
+    let shown = roll(&server, 4000, |x, arm| (arm == "baseline").then_some(x % 2));
+    assert_eq!(
+        (&shown["state"], &shown["gate"]),
+        (&json!("rolled_back"), &json!("fewer_outcomes")),
+        "{shown:#}"
+    );
+}
+
+#[test]
+fn a_candidate_whose_outcomes_are_alike_is_not_rolled_back() {
+    let server = two(&classes(|x| x % 2), &classes(|x| x % 2));
+    // One label in ten is another, on either arm; every third outcome stays away.
+    let tells = |x: i64, _: &str| (x % 3 != 0).then_some(if x % 10 == 1 { 0 } else { x % 2 });
+    let shown = roll(&server, 3000, tells);
+    assert_ne!(shown["state"], "rolled_back", "{shown:#}");
+    let gates = shown["gates"].as_array().unwrap();
+    for gate in ["wrong_label", "fewer_outcomes", "fewer_positives"] {
+        let gate = gates.iter().find(|it| it["gate"] == gate).unwrap();
+        assert!(gate["candidate"]["events"].as_u64().unwrap() > 0, "{gate:#}");
+    }
 }
