@@ -399,7 +399,8 @@ pub(super) struct Notify {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<PathBuf>")]
     pub(super) ca_file: Option<Text<PathBuf>>,
-    /// Time for which the same news is not sent again: the same kind for the same model, version and feature. What is held
+    /// Time for which the same news is not sent again: the same kind for the same model, version and feature. What is
+    /// held
     /// back is counted, and the next event about it says how often that was. The opposite (drift cleared) is sent at
     /// once.
     pub(super) cooldown: Time<0, { 30 * DAY }>,

@@ -1,7 +1,9 @@
 //! A model's contract: which values its inputs may have, and what happens to a request that breaks it.
 //!
-//! The operator writes it (`[models.NAME.contract]`); rules are checked on every row before the model runs. Always true:
-//! - A rule that counts costs no client anything; one that flags adds a parameter to the answer; one that refuses answers
+//! The operator writes it (`[models.NAME.contract]`); rules are checked on every row before the model runs. Always
+//! true:
+//! - A rule that counts costs no client anything; one that flags adds a parameter to the answer; one that refuses
+//!   answers
 //!   400 and names the rule. In a dry run all rules only count.
 //! - A model without a contract pays nothing.
 

@@ -102,7 +102,8 @@ impl Recorder {
     }
 
     /// Counts the inputs of a request that is about to run: those that a request must bring come first, in the
-    /// signature's order. `rows` is at least 1. Copies of requests that a shadow runs are not counted: no worker runs them.
+    /// signature's order. `rows` is at least 1. Copies of requests that a shadow runs are not counted: no worker runs
+    /// them.
     pub fn inputs(&self, worker: WorkerId, inputs: &[Input], rows: usize) {
         let stage = self.stage.load();
         let Some(shard) = stage.shard(worker) else { return };

@@ -178,7 +178,8 @@ impl Tracked {
         }
         if seen > 0 {
             // Rows that teach the reference are in no window.
-            if self.learning.as_ref().is_none_or(|learning| learning.is_done(0)) {
+            let inputs = self.inputs();
+            if self.learning.as_ref().is_none_or(|learning| learning.is_done(inputs, 0)) {
                 self.rows.add(now, seen, &[counted]);
             }
             self.last_rows_at = now;
@@ -238,14 +239,14 @@ impl Tracked {
     }
 
     fn fetch_samples(&mut self, stage: &Stage, now: Duration, seen: u64) {
-        let mut seen = [seen; SIDES];
+        let (mut seen, inputs) = ([seen; SIDES], self.inputs());
         for (_, shard) in stage.shards() {
             shard.take(&mut self.spare);
             for (side, tap) in self.spare.iter().enumerate() {
                 if let Some(learning) = &mut self.learning {
                     learning.add(&self.layout, side, tap);
                 }
-                if self.learning.as_ref().is_none_or(|learning| learning.is_done(side)) {
+                if self.learning.as_ref().is_none_or(|learning| learning.is_done(inputs, side)) {
                     // The rows of the interval are counted once, however many workers ran them.
                     self.samples[side].add(now, std::mem::take(&mut seen[side]), tap);
                 }
@@ -276,11 +277,12 @@ impl Tracked {
     /// Makes references of what was learned, once it suffices, and counts by them from now on.
     fn learn(&mut self, recorder: &Recorder) -> Option<Profile> {
         let learning = self.learning.as_mut()?;
-        let sides: Vec<usize> = (0..SIDES).filter(|side| learning.is_done(*side)).collect();
+        let inputs = self.layout.inputs_end();
+        let is_due = |side: &usize| learning.has(inputs, *side) && learning.is_done(inputs, *side);
+        let sides: Vec<usize> = (0..SIDES).filter(is_due).collect();
         if sides.is_empty() {
             return None;
         }
-        let inputs = self.layout.inputs_end();
         let is_due = |feature: usize| sides.contains(&usize::from(feature >= inputs));
         let due: Vec<usize> = learning.columns.keys().copied().filter(|one| is_due(*one)).collect();
         let rows = sides.iter().map(|side| learning.rows[*side]).max().unwrap_or(0);
@@ -397,9 +399,9 @@ impl Learning {
         self.columns.keys().any(|feature| usize::from(*feature >= inputs) == side)
     }
 
-    /// True if a side has as many rows as are needed.
-    fn is_done(&self, side: usize) -> bool {
-        self.rows[side] >= self.wanted
+    /// True if nothing is to be learned of a side, or it has as many rows as are needed.
+    fn is_done(&self, inputs: usize, side: usize) -> bool {
+        self.rows[side] >= self.wanted || !self.has(inputs, side)
     }
 
     /// Share of what is to be learned that was, from 0 to 1.

@@ -323,7 +323,8 @@ impl Drift {
         live.iter().filter_map(own).collect()
     }
 
-    /// Tests a version's window against its reference; the version as in [`Drift::report`]. `None` if it is not watched.
+    /// Tests a version's window against its reference; the version as in [`Drift::report`]. `None` if it is not
+    /// watched.
     pub fn test(
         &self,
         model: &ModelName,

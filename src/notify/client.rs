@@ -223,7 +223,8 @@ async fn beginning(mut body: Incoming) -> String {
     words.join(" ").chars().take(SHOWN_CHARS_MAX).collect()
 }
 
-/// Judges what an answer means for the message: 2xx has it; 410 wants nothing any more; what an operator or time may put
+/// Judges what an answer means for the message: 2xx has it; 410 wants nothing any more; what an operator or time may
+/// put
 /// right is tried again (no connection, 3xx, 401, 403, 404, 407, 408, 421, 423, 425, 429, 5xx); any other 4xx refuses
 /// this message.
 pub(super) fn judge(answer: Result<Answer, String>, now: Duration) -> Attempt {

@@ -270,7 +270,8 @@ impl Driver {
         }
     }
 
-    /// Drops what is too old, sends what is due, asks for training where it is due, and publishes the state of all that.
+    /// Drops what is too old, sends what is due, asks for training where it is due, and publishes the state of all
+    /// that.
     fn proceed(&mut self, events: &mut Receiver<Event>) {
         let now = self.now();
         for settled in self.outbox.expire(now) {
