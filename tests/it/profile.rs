@@ -257,6 +257,12 @@ fn people_get_a_table_and_machines_json() {
     let features = &contract["models"]["iris"]["contract"]["features"];
     assert_eq!(features["petal_width"]["max"].as_float(), Some(2.5));
     assert_eq!(features["species"]["categories"].as_array().unwrap().len(), 3);
+    // It is a configuration as it stands.
+    let file = aside.file("tidegate.toml", &toml::to_string(&contract).unwrap());
+    fs::create_dir(aside.path("models")).unwrap();
+    let checked =
+        tidegate(&["check", "--config", &file, "--repository", &aside.path("models")], "");
+    assert_ne!(checked.status.code(), Some(2), "{checked:?}");
 }
 
 #[test]
