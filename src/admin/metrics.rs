@@ -227,7 +227,8 @@ async fn outcomes(admin: &Admin, page: &mut Exposition) {
     let lost = std::iter::once((vec![], admin.feedback.lost()));
     page.counts("tidegate_feedback_rows_lost_total", help, lost);
     let reports = admin.feedback.quality(None, QUALITY_WINDOW).await.unwrap_or_default();
-    let (mut metrics, mut coverages) = (Vec::new(), Vec::new());
+    let mut coverages = Vec::new();
+    let [mut values, mut lower, mut upper, mut estimated] = [const { Vec::new() }; 4];
     for report in &reports {
         for version in &report.versions {
             let labels = vec![
@@ -235,21 +236,24 @@ async fn outcomes(admin: &Admin, page: &mut Exposition) {
                 ("version", version.version.as_str()),
                 ("arm", version.arm.as_str()),
             ];
-            coverages.push((labels.clone(), version.coverage));
             for (name, metric) in &version.metrics {
-                let value = |kind: &'static str, value: Option<f64>| {
-                    let labels = [&labels[..], &[("metric", name.as_str()), ("kind", kind)]];
-                    value.map(|value| (labels.concat(), value))
-                };
-                metrics.extend(value("realised", metric.value));
-                metrics.extend(value("lower", metric.lower));
-                metrics.extend(value("upper", metric.upper));
-                metrics.extend(value("estimated", metric.estimated));
+                let labels = [&labels[..], &[("metric", name.as_str())]].concat();
+                let gauge = |value: Option<f64>| value.map(|value| (labels.clone(), value));
+                values.extend(gauge(metric.value));
+                lower.extend(gauge(metric.lower));
+                upper.extend(gauge(metric.upper));
+                estimated.extend(gauge(metric.estimated));
             }
+            coverages.push((labels, version.coverage));
         }
     }
-    let help = "How good a version's predictions of the last hour were, by metric: realised by outcomes, its lower and upper limit, or estimated without them.";
-    page.gauges("tidegate_quality", help, &metrics);
+    let help =
+        "How good a version's predictions of the last hour were by their outcomes, by metric.";
+    page.gauges("tidegate_quality", help, &values);
+    page.gauges("tidegate_quality_lower", "The lower limit of tidegate_quality.", &lower);
+    page.gauges("tidegate_quality_upper", "The upper limit of tidegate_quality.", &upper);
+    let help = "How good a version's predictions of the last hour were as its scores alone tell, by metric.";
+    page.gauges("tidegate_quality_estimated", help, &estimated);
     let help = "The share of a version's predictions of the last hour to which an outcome came.";
     page.gauges("tidegate_quality_coverage_ratio", help, &coverages);
 }

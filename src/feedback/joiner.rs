@@ -113,7 +113,8 @@ impl Joiner {
             self.look_after();
         }
         self.drain();
-        self.ledgers.iter_mut().for_each(Ledger::snapshot);
+        let now = self.serving.unix_now();
+        self.ledgers.iter_mut().for_each(|ledger| ledger.snapshot(now));
     }
 
     /// Reads what is on disk of every model.
@@ -177,15 +178,15 @@ impl Joiner {
         let reading = self.reading(&model, version);
         let ledger = self.ledger(&model);
         let of: (VersionId, ArmName, u8) = (version, arm, segment);
-        Some((ledger, self.ledgers[ledger].series_of(of, &reading)))
+        Some((ledger, self.ledgers[ledger].series_of(of, reading.as_ref())))
     }
 
-    /// How a version's outputs are read.
-    fn reading(&self, model: &ModelName, version: VersionId) -> AnswerReading {
+    /// How a version's outputs are read; `None` if it has left.
+    fn reading(&self, model: &ModelName, version: VersionId) -> Option<AnswerReading> {
         let table = self.serving.table();
         let model = table.model(model.as_str());
         let loaded = model.and_then(|model| model.ready().find(|loaded| loaded.id() == version));
-        loaded.map_or_else(AnswerReading::default, |loaded| loaded.parts().answers.clone())
+        loaded.map(|loaded| loaded.parts().answers.clone())
     }
 
     /// Does what was asked; true if it is over.
@@ -391,7 +392,7 @@ impl Joiner {
         }
         if now >= self.snapshot_at + MINUTE {
             self.snapshot_at = now;
-            self.ledgers.iter_mut().for_each(Ledger::snapshot);
+            self.ledgers.iter_mut().for_each(|ledger| ledger.snapshot(now));
             self.forget();
         }
     }

@@ -30,6 +30,9 @@ use super::{
 /// Versions, arms and segments of a model that are summed apart.
 const SERIES_MAX: usize = 64;
 
+/// Time between two snapshots that let old segments go: they cost a sync each.
+const SNAPSHOT_PAUSE: Duration = Duration::from_secs(10);
+
 /// A model's part.
 #[derive(Debug)]
 pub(super) struct Ledger {
@@ -49,6 +52,8 @@ pub(super) struct Ledger {
     new_series: Vec<u32>,
     /// True if the sums changed since the snapshot.
     is_changed: bool,
+    /// The time of the last snapshot.
+    snapshot_at: Duration,
     /// True if something could not be written; told once.
     is_troubled: bool,
 }
@@ -156,6 +161,7 @@ impl Ledger {
             written: 0,
             new_series: Vec::new(),
             is_changed: false,
+            snapshot_at: now,
             is_troubled: false,
         };
         if let Some(folder) = folder {
@@ -226,16 +232,22 @@ impl Ledger {
         }
     }
 
-    /// The series of a version on an arm, in a segment; made where it is new.
+    /// The series of a version on an arm, in a segment; made where it is new, or its outputs are read in another way by
+    /// now. Without a reading, whichever there is.
     pub(super) fn series_of(
         &mut self,
         (version, arm, segment): (VersionId, ArmName, u8),
-        reading: &AnswerReading,
+        reading: Option<&AnswerReading>,
     ) -> u32 {
+        let is_read_alike = |series: &Series, reading: &AnswerReading| {
+            (series.positive, series.is_positive_named, &series.names[..])
+                == (reading.positive(), reading.is_positive_named(), reading.names())
+        };
         let is_it = |series: &Series| {
             series.version == version.number()
                 && series.arm == arm.as_str()
                 && series.segment == segment
+                && reading.is_none_or(|reading| is_read_alike(series, reading))
         };
         // The newest: an older one may be of other files of the same version.
         let found = self.series.iter().rev().find(|(_, series)| is_it(series));
@@ -250,6 +262,8 @@ impl Ledger {
         }
         let index = self.next_series;
         self.next_series += 1;
+        let unknown = AnswerReading::default();
+        let reading = reading.unwrap_or(&unknown);
         self.series.insert(index, Series::new(version, arm, segment, reading));
         self.new_series.push(index);
         index
@@ -464,13 +478,15 @@ impl Ledger {
         let is_summed = |version: &u64| self.series.values().any(|it| it.version == *version);
         self.calibrations.retain(|version, _| is_summed(version));
         self.watches.retain(|version, _| is_summed(version));
-        if self.journal.as_ref().is_some_and(|journal| journal.has_old(first)) {
-            self.snapshot();
+        let has_old = self.journal.as_ref().is_some_and(|journal| journal.has_old(first));
+        if has_old && now >= self.snapshot_at + SNAPSHOT_PAUSE {
+            self.snapshot(now);
         }
     }
 
     /// Writes the sums down where they changed, and removes segments that nobody needs.
-    pub(super) fn snapshot(&mut self) {
+    pub(super) fn snapshot(&mut self, now: Duration) {
+        self.snapshot_at = now;
         self.flush();
         let first = self.memory.first();
         let Some(journal) = &mut self.journal else { return };
@@ -589,4 +605,116 @@ fn whole(value: f64) -> Option<i64> {
     #[expect(clippy::cast_possible_truncation, reason = "whole numbers of 53 bits")]
     let number = value as i64;
     is_whole.then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+    use crate::{feedback::Actual, model::PredictionId};
+
+    const NOW: Duration = Duration::from_hours(500_000);
+
+    fn open(folder: &Path) -> Ledger {
+        let model = ModelName::parse("m").unwrap();
+        Ledger::open(model, Policy::default(), Some(folder.to_owned()), NOW)
+    }
+
+    fn predict(ledger: &mut Ledger, name: PredictionId) {
+        let of = (VersionId::new(1), ArmName::BASELINE, 0);
+        let place = ledger.series_of(of, None);
+        let predicted =
+            Predicted { kind: PredictedKind::Number, bits: 1, score: 0.75, is_positives: true };
+        let entry = Recalled {
+            prediction: name,
+            row: 0,
+            rows: 1,
+            place,
+            at: NOW,
+            predicted,
+            segment: 0,
+            assigned: None,
+        };
+        ledger.push(&entry, NOW);
+    }
+
+    fn outcome(prediction: PredictionId, label: i64) -> Outcome {
+        let truth = Actual::Label(ClassName::Number(label));
+        Outcome { prediction, row: 0, truth, echo: None, at: None }
+    }
+
+    fn status(verdict: &Verdict) -> Status {
+        match verdict {
+            Verdict::Answered(answer) => answer.status,
+            Verdict::Joins(..) => Status::Joined,
+        }
+    }
+
+    /// Judges and writes an outcome; its status.
+    fn join(ledger: &mut Ledger, outcome: &Outcome) -> io::Result<Status> {
+        let verdict = ledger.judge(outcome, NOW);
+        if let Verdict::Joins(joined, position) = &verdict {
+            let written = ledger.write(std::slice::from_ref(joined));
+            if written.is_err() {
+                ledger.mark(*position, None);
+            }
+            written?;
+            ledger.settle((joined, *position), NOW).unwrap();
+        }
+        Ok(status(&verdict))
+    }
+
+    fn labelled(ledger: &Ledger) -> (u64, u64) {
+        let tally = ledger.series().next().unwrap().windows.since(Duration::ZERO);
+        (tally.served, tally.labelled)
+    }
+
+    fn name(count: u128) -> PredictionId {
+        PredictionId::from_bits(u128::from(NOW.as_secs()) << 96 | count)
+    }
+
+    #[test]
+    fn what_cannot_be_written_does_not_count_and_may_be_sent_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ledger = open(folder.path());
+        predict(&mut ledger, name(1));
+        let obstacle = folder.path().join("00000001.segment");
+        fs::create_dir(&obstacle).unwrap();
+        join(&mut ledger, &outcome(name(1), 1)).unwrap_err();
+        assert_eq!(labelled(&ledger), (1, 0));
+        fs::remove_dir(&obstacle).unwrap();
+        assert_eq!(join(&mut ledger, &outcome(name(1), 1)).unwrap(), Status::Joined);
+        assert_eq!(labelled(&ledger), (1, 1));
+    }
+
+    #[test]
+    fn sums_and_memory_follow_from_what_is_on_disk_with_and_without_a_snapshot() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..4_u64 {
+            let mut ledger = open(folder.path());
+            if round > 0 {
+                assert_eq!(labelled(&ledger), (2 * round, round), "round {round}");
+                let before = name(u128::from(round) * 2);
+                let status = join(&mut ledger, &outcome(before, 1)).unwrap();
+                assert_eq!(status, Status::Duplicate, "round {round}");
+            }
+            let own = u128::from(round + 1) * 2;
+            predict(&mut ledger, name(own));
+            predict(&mut ledger, name(own + 1));
+            assert_eq!(join(&mut ledger, &outcome(name(own), 0)).unwrap(), Status::Joined);
+            if round % 2 == 0 {
+                ledger.snapshot(NOW);
+            }
+            // One that is forgotten is late, and so is one that is too old.
+            assert_eq!(status(&ledger.judge(&outcome(name(99), 1), NOW)), Status::Late);
+            let later = NOW + Duration::from_hours(24 * 8);
+            assert_eq!(status(&ledger.judge(&outcome(name(own + 1), 1), later)), Status::Late);
+        }
+        let mut ledger = open(folder.path());
+        ledger.age(NOW + Duration::from_hours(24 * 40));
+        assert!(ledger.is_empty());
+        ledger.remove();
+        assert!(!fs::exists(folder.path()).unwrap());
+    }
 }

@@ -16,7 +16,7 @@ use tidegate::{
     lifecycle::{Loader, Origin},
     model::{ModelName, PredictionKey, VersionState},
     monitor::{Clock, Monitor},
-    serve::{self, Entry, Model, Naming, Serving, Table},
+    serve::{self, Entry, Model, Naming, Recall, Serving, Table},
     source::{self, Folder},
 };
 
@@ -89,6 +89,7 @@ impl Running {
         let control = ControlService::new(tower::service_fn(|_| async {
             Ok(http::Response::new(bytes::Bytes::from_static(b"{}")))
         }));
+        serving.remember(Arc::new(Recall::new(1)));
         let naming = Naming { key: PredictionKey::new([1, 2]), process: 7 };
         let plane = Arc::new(Plane::new(settings, serving, monitor, control, naming));
         let runtime = tokio::runtime::Builder::new_multi_thread()

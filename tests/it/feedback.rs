@@ -172,7 +172,7 @@ fn quality_is_shown_by_page_command_and_metrics() {
     let page = server.admin("/metrics").ok().text();
     for line in [
         r#"tidegate_feedback_total{model="judged",version="1",arm="baseline",status="joined"} 60"#,
-        r#"tidegate_quality{model="judged",version="1",arm="baseline",metric="accuracy",kind="realised"} 0.75"#,
+        r#"tidegate_quality{model="judged",version="1",arm="baseline",metric="accuracy"} 0.75"#,
         r#"tidegate_quality_coverage_ratio{model="judged",version="1",arm="baseline"} 0.75"#,
     ] {
         assert!(page.contains(line), "{line} in\n{page}");
