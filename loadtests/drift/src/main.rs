@@ -1,6 +1,8 @@
 //! Simulates drifts before tidegate's detectors, and runs them on streams from files.
 //!
 //! - `drift simulate [RUNS]` prints, as JSON, expected times to a false alarm and delays. All follows from seeds.
+//! - `drift length KIND REFERENCE RUNS SETTINGS` prints, for each setting, the mean time to a false alarm and its standard
+//!   error, on normal values or on two categories, with references of so many rows.
 //! - `drift detect KIND FEATURES REFERENCE SETTINGS FILE...` runs on files of little-endian numbers, row by row: first
 //!   the rows of the reference, then those of the stream. KIND is `number` or `category`, SETTINGS are
 //!   `threshold:kappa:tolerance`, separated by commas. Prints a line per file and setting: the rows of the stream at
@@ -24,11 +26,12 @@ fn main() -> ExitCode {
         ["simulate", runs] => {
             runs.parse().map_err(|_| format!("`{runs}` is no number")).and_then(simulate)
         }
+        ["length", kind, reference, runs, settings] => length(kind, reference, runs, settings),
         ["detect", kind, features, reference, settings, files @ ..] => {
             detect(kind, features, reference, settings, files)
         }
         _ => Err(
-            "usage: drift simulate [RUNS] | drift detect KIND FEATURES REFERENCE SETTINGS FILE..."
+            "usage: drift simulate [RUNS] | length KIND REFERENCE RUNS SETTINGS | detect KIND FEATURES REFERENCE SETTINGS FILE..."
                 .into(),
         ),
     };
@@ -70,6 +73,19 @@ fn detect(
             let alarms: Vec<String> = alarms.iter().map(usize::to_string).collect();
             println!("{}", alarms.join(" "));
         }
+    }
+    Ok(())
+}
+
+fn length(kind: &str, reference: &str, runs: &str, settings: &str) -> Result<(), String> {
+    let (reference, runs) = (Reference::Rows(number(reference)?), number(runs)?);
+    let source = match kind {
+        "number" => Source::Normal { mean: 0.0, deviation: 1.0 },
+        _ => Source::Category([0.8, 0.2, 0.0, 0.0]),
+    };
+    for setting in settings.split(',') {
+        let [mean, error, _] = run_length(&source, reference, parse(setting)?, runs, 60.0);
+        println!("{mean:.1} {error:.1}");
     }
     Ok(())
 }
