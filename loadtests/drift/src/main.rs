@@ -1,8 +1,8 @@
 //! Simulates drifts before tidegate's detectors, and runs them on streams from files.
 //!
 //! - `drift simulate [RUNS]` prints, as JSON, expected times to a false alarm and delays. All follows from seeds.
-//! - `drift length KIND REFERENCE RUNS SETTINGS` prints, for each setting, the mean time to a false alarm and its standard
-//!   error, on normal values or on two categories, with references of so many rows.
+//! - `drift length KIND REFERENCE RUNS SETTINGS` prints, for each setting, the mean time to a false alarm and its
+//!   standard error, on normal values or on two categories, with references of so many rows.
 //! - `drift detect KIND FEATURES REFERENCE SETTINGS FILE...` runs on files of little-endian numbers, row by row: first
 //!   the rows of the reference, then those of the stream. KIND is `number` or `category`, SETTINGS are
 //!   `threshold:kappa:tolerance`, separated by commas. Prints a line per file and setting: the rows of the stream at
