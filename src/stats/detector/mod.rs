@@ -32,6 +32,9 @@ pub const LOG_FLOOR: f64 = -690.0;
 const EVIDENCE_MAX: f64 = 1e299;
 
 /// Evidence of one feature, for each of its alternatives.
+///
+/// What begins at each moment is `w_j dt` with the alternative's weight: as weights are 1 on average, the mean over all
+/// keeps the promise.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShiryaevRoberts {
     /// `M_j`, from 0 on.
@@ -75,8 +78,9 @@ impl ShiryaevRoberts {
             return;
         }
         let dt = if dt > 0.0 { dt } else { 0.0 };
-        for (evidence, sum) in self.evidence.iter_mut().zip(&self.sums) {
-            *evidence = grown(*evidence + dt, *sum);
+        let weights = alternatives.weights();
+        for ((evidence, sum), weight) in self.evidence.iter_mut().zip(&self.sums).zip(weights) {
+            *evidence = grown(*evidence + weight * dt, *sum);
         }
         for ((rise, lowest), sum) in self.rises.iter_mut().zip(&mut self.lowest).zip(&self.sums) {
             if *rise <= 0.0 {
