@@ -9,6 +9,7 @@
 
 mod registered;
 mod requests;
+mod watched;
 
 use std::hint::black_box;
 
@@ -19,7 +20,9 @@ use requests::Served;
 use tidegate::{
     engine::{self, Engines, ModelFile, SessionOptions},
     model::EngineChoice,
+    monitor::WorkerId,
     stats::{Alternatives, BinRole, Correction, ShiryaevRoberts},
+    tensor::DataType,
     wire::v2,
 };
 
@@ -143,10 +146,29 @@ fn advance(criterion: &mut Criterion) {
     }
 }
 
+/// What drift costs on the path: each value's bin found and counted.
+fn count(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("count");
+    for (name, rows) in [("1 row", 1), ("100 rows", 100)] {
+        for (kind, datatype) in [("FP32", DataType::Fp32), ("INT64", DataType::Int64)] {
+            let (recorder, inputs) = watched::columns(datatype, rows, 30);
+            group.throughput(Throughput::Elements(rows as u64 * 30));
+            group.bench_function(format!("{name} of 30 {kind}"), |bencher| {
+                bencher.iter(|| recorder.inputs(WorkerId(0), black_box(&inputs), rows));
+            });
+        }
+        let (recorder, inputs) = watched::categories(rows);
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function(format!("{name} of a category"), |bencher| {
+            bencher.iter(|| recorder.inputs(WorkerId(0), black_box(&inputs), rows));
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     // Enough to see a change of some percent, little enough to be run often.
     config = Criterion::default().sample_size(30).without_plots();
-    targets = decode, encode, predict, lookup, advance
+    targets = decode, encode, predict, lookup, advance, count
 }
 criterion_main!(benches);

@@ -49,6 +49,8 @@ pub(super) struct Watched {
     rising: (f64, Vec<u64>),
     /// True from an alarm on until it has cleared.
     pub(super) is_drifting: bool,
+    /// Since when each look at its window found nothing conspicuous, while it drifts.
+    calm_since: Option<Duration>,
 }
 
 /// An alarm, in numbers.
@@ -136,6 +138,7 @@ impl Watched {
             windows: Windows::default(),
             rising: (0.0, Vec::new()),
             is_drifting: false,
+            calm_since: None,
         })
     }
 
@@ -421,9 +424,14 @@ impl Judge {
                 continue;
             };
             let recent = feature.recent(now, window);
-            let is_due = now >= alarm.at + self.settings.cooldown + window;
-            if is_due && recent.rows >= CLEAR_ROWS_MIN && !recent.is_conspicuous() {
+            if recent.is_conspicuous() || now < alarm.at + self.settings.cooldown {
+                feature.calm_since = None;
+                continue;
+            }
+            let since = *feature.calm_since.get_or_insert(now);
+            if now >= since + window && recent.rows >= CLEAR_ROWS_MIN {
                 feature.is_drifting = false;
+                feature.calm_since = None;
                 alarm.cleared = Some(now);
                 cleared.push(alarm.clone());
             }
@@ -531,7 +539,7 @@ mod tests {
         assert!((590..=605).contains(&raised[0].since.as_secs()), "{raised:?}");
         assert!(raised[0].psi > 0.3, "the window is that of the drift: {raised:?}");
         // A whole window without it, and not before the cool-down is over.
-        assert!((1500 + 540..1500 + 700).contains(cleared), "{cleared}");
+        assert!((1500 + 600..1500 + 1200).contains(cleared), "{cleared}");
         assert_eq!(back[0].cleared, Some(Duration::from_secs(*cleared)));
         assert!(!judge.is_drifting());
     }

@@ -117,8 +117,8 @@ fn a_feature_that_moves_is_found_and_named_and_nothing_is_before() {
     let page = server.admin("/metrics").ok().text().to_owned();
     for line in [
         "tidegate_drift_alarm{model=\"iris\",version=\"1\"} 1",
-        "tidegate_drift_alarms_total{kind=\"up\",model=\"iris\"} 1",
-        "tidegate_feature_psi{feature=\"sepal_width\",model=\"iris\",version=\"1\"}",
+        "tidegate_drift_alarms_total{model=\"iris\",kind=\"up\"} 1",
+        "tidegate_feature_psi{model=\"iris\",version=\"1\",feature=\"sepal_width\"}",
     ] {
         assert!(page.contains(line), "{line} in {page}");
     }
@@ -281,8 +281,8 @@ fn a_contract_counts_flags_and_refuses_and_may_be_tried() {
     let heard = Connection::open(server.admin)
         .listen(&Request::new("GET", "/api/v1/events"), |said| said.contains("quality.violated"));
     assert!(heard.contains("sepal_width (max, 1 of"), "{heard}");
-    let line = "tidegate_contract_breaches_total{action=\"refuse\",feature=\"sepal_width\",model=\"iris\",rule=\"max\",\
-                version=\"1\"} 1";
+    let line = "tidegate_contract_breaches_total{model=\"iris\",version=\"1\",feature=\"sepal_width\",rule=\"max\",\
+                action=\"refuse\"} 1";
     assert!(server.admin("/metrics").ok().text().contains(line));
 
     let mut trial = contract;
