@@ -226,7 +226,10 @@ async fn outcomes(admin: &Admin, page: &mut Exposition) {
     let help = "Predicted rows that are not remembered for outcomes: they came too fast, or too many in a request.";
     let lost = std::iter::once((vec![], admin.feedback.lost()));
     page.counts("tidegate_feedback_rows_lost_total", help, lost);
-    let reports = admin.feedback.quality(None, QUALITY_WINDOW).await.unwrap_or_default();
+    // A disk that stalls must not hide the other families.
+    let asked = admin.feedback.quality(None, QUALITY_WINDOW);
+    let reports = tokio::time::timeout(QUALITY_WAIT_MAX, asked).await;
+    let reports = reports.ok().and_then(Result::ok).unwrap_or_default();
     let mut coverages = Vec::new();
     let [mut values, mut lower, mut upper, mut estimated] = [const { Vec::new() }; 4];
     for report in &reports {
@@ -257,6 +260,9 @@ async fn outcomes(admin: &Admin, page: &mut Exposition) {
     let help = "The share of a version's predictions of the last hour to which an outcome came.";
     page.gauges("tidegate_quality_coverage_ratio", help, &coverages);
 }
+
+/// How long a page of metrics waits for those about quality.
+const QUALITY_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The window of the gauges about quality.
 const QUALITY_WINDOW: Duration = Duration::from_hours(1);

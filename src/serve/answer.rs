@@ -77,6 +77,12 @@ pub struct AnswerReading {
 /// Names of classes that are kept at most.
 const NAMES_MAX: usize = 4096;
 
+/// Scores of a row that are read as those of classes; more are an image or an embedding.
+const SCORES_MAX: usize = 4096;
+
+/// Bytes of a text that is read as a class; what is longer is prose.
+const TEXT_BYTES_MAX: usize = 256;
+
 impl Default for AnswerRule {
     fn default() -> Self {
         Self { enabled: true, output: None, positive: None }
@@ -288,7 +294,7 @@ impl<'t> Scores<'t> {
     /// The scores of so many rows; `None` if they do not share the elements.
     fn of(tensor: &'t Tensor, rows: usize) -> Option<Self> {
         let columns = tensor.len() / rows;
-        if columns == 0 || columns * rows != tensor.len() {
+        if !(1..=SCORES_MAX).contains(&columns) || columns * rows != tensor.len() {
             return None;
         }
         let tensor = match tensor.datatype() {
@@ -324,12 +330,11 @@ impl<'t> Scores<'t> {
             let (kind, bits) = (PredictedKind::Value, value.to_bits());
             return Predicted { kind, bits, score, is_positives: true };
         }
-        let mut best = 0;
-        for column in 1..self.columns {
-            if self.at(first + column) > self.at(first + best) {
-                best = column;
-            }
-        }
+        let row = first..first + self.columns;
+        let best = match &self.tensor {
+            Floats::Single(values) => largest(&values[row]),
+            Floats::Double(values) => largest(&values[row]),
+        };
         let column = match (self.columns, positive) {
             (2, Some(0)) => 0,
             (2, _) => 1,
@@ -340,6 +345,17 @@ impl<'t> Scores<'t> {
         let is_positives = self.columns == 2;
         Predicted { kind, bits, score, is_positives }
     }
+}
+
+/// The index of the first of the largest.
+fn largest<T: PartialOrd + Copy>(values: &[T]) -> usize {
+    let mut best = 0;
+    for (index, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = index;
+        }
+    }
+    best
 }
 
 /// An output with a class per row.
@@ -378,11 +394,14 @@ impl<'t> Classes<'t> {
             Self::Int32(all) => number(all[row].into()),
             Self::Uint8(all) => number(all[row].into()),
             Self::Bool(all) => number(all[row].into()),
-            Self::Text(all) => all.get(row).map_or(Predicted::NOTHING, |text| Predicted {
-                kind: PredictedKind::Text,
-                bits: text_bits(text.trim_ascii()),
-                ..Predicted::NOTHING
-            }),
+            Self::Text(all) => match all.get(row).map(<[u8]>::trim_ascii) {
+                Some(text) if text.len() <= TEXT_BYTES_MAX => Predicted {
+                    kind: PredictedKind::Text,
+                    bits: text_bits(text),
+                    ..Predicted::NOTHING
+                },
+                _ => Predicted::NOTHING,
+            },
         }
     }
 }
@@ -478,6 +497,9 @@ mod tests {
         let word = (spec("word", DataType::Bytes, &[-1]), tensor(&[1], Data::Bytes(words)));
         let word = read(&AnswerRule::default(), vec![word], 1)[0];
         assert_eq!((word.kind, word.bits), (PredictedKind::Text, text_bits(b"yes")));
+        let wide = tensor(&[1, 5000], Data::Fp32(vec![0.0; 5000]));
+        let image = (spec("image", DataType::Fp32, &[-1, 5000]), wide);
+        assert_eq!(read(&AnswerRule::default(), vec![image], 1)[0].kind, PredictedKind::Nothing);
         // Two labels: none is the prediction.
         let none = read(&AnswerRule::default(), vec![labels(), labels()], 2);
         assert_eq!(
