@@ -114,7 +114,7 @@ fn a_feature_that_moves_is_found_and_named_and_nothing_is_before() {
     let heard = Connection::open(server.admin)
         .listen(&Request::new("GET", "/api/v1/events"), |said| said.contains("drift.detected"));
     assert!(heard.contains("sepal_width"), "{heard}");
-    let page = server.admin("/metrics").ok().text().to_owned();
+    let page = server.admin("/metrics").ok().text();
     for line in [
         "tidegate_drift_alarm{model=\"iris\",version=\"1\"} 1",
         "tidegate_drift_alarms_total{model=\"iris\",kind=\"up\"} 1",
@@ -214,7 +214,7 @@ fn a_profile_that_does_not_fit_is_said_and_costs_no_prediction() {
         );
         let detail = report["detail"].as_str().unwrap();
         assert!(detail.contains("profile.json is not used") && detail.contains(said), "{detail}");
-        let models = server.admin("/api/v1/models").ok().text().to_owned();
+        let models = server.admin("/api/v1/models").ok().text();
         assert!(models.contains("profile.json is not used"), "{models}");
     }
 }
