@@ -375,7 +375,8 @@ def alibi_first(detector, values, cast):
 
 
 def alibi_protocol(folder):
-    """Windows of rows before KSDrift; errors before FETDriftOnline, some of each, as bootstraps take seconds.
+    """Windows of rows before KSDrift; errors before FETDriftOnline. Not all streams: a window of 52 features takes a
+    tenth of a second, and bootstraps take many.
 
     CVMDriftOnline would need 10 bootstraps for each feature and value of the run length: hours for 30 features.
     """
@@ -383,6 +384,9 @@ def alibi_protocol(folder):
 
     out = []
     for entry, what in protocol_cases(folder):
+        trial = int(entry["path"].rsplit("-", 1)[1])
+        if trial >= (2 if what == "errors" else 3 if entry["data"] == "digits" else 8):
+            continue
         reference, rows = read_rows(folder, entry, what)
         if what == "rows":
             for window in (100, 200):
@@ -395,10 +399,14 @@ def alibi_protocol(folder):
                     ]
                     setting = f"windows of {window}, p {p_value}"
                     out.append(result(entry, what, "alibi KSDrift", setting, alarms))
-        elif int(entry["path"].rsplit("-", 1)[1]) < 2:
+        else:
             np.random.seed(1)
+            bits = reference.ravel().astype(int)
+            if bits.min() == bits.max():
+                # A reference without an error, or with nothing else: it refuses.
+                continue
             detector = FETDriftOnline(
-                reference.ravel().astype(int),
+                bits,
                 ert=2000,
                 window_sizes=[50, 200],
                 n_bootstraps=20_000,
@@ -424,7 +432,7 @@ EQUAL = {
     "ADWIN": {"tolerance 0": 700_000, "tolerance .02": 170_000},
     "Page-Hinkley": {"tolerance 0": 740, "tolerance .02": 300},
     "KSWIN": {"tolerance 0": 400, "tolerance .02": 180},
-    "CVMDriftOnline": {"tolerance 0": 125, "tolerance .02": 68},
+    "CVMDriftOnline": {"tolerance 0": 140, "tolerance .02": 77},
     "FETDriftOnline": {"tolerance 0": 150, "tolerance .02": 85},
 }
 SETTINGS = {"tolerance 0": "{}:2:0", "tolerance .02": "{}:2:.02"}
