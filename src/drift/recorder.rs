@@ -448,9 +448,11 @@ impl Visit for Nearest<'_> {
         for row in self.picked.rows() {
             let row = items.row(row * width, width);
             let (cluster, length) = nearest(row, real, centres, width);
-            if first > 0 && cluster.is_some() {
-                let cluster = cluster.and_then(|cluster| u32::try_from(cluster).ok());
-                bump(self.cells, first + cluster.unwrap_or(0));
+            if first > 0 {
+                // Behind the cells of the centres: others, unseen, missing.
+                let missing = centres.len() / width.max(1) + 2;
+                let cluster = u32::try_from(cluster.unwrap_or(missing)).unwrap_or(0);
+                bump(self.cells, first + cluster);
             }
             bump(self.cells, norm.cell(length));
         }
@@ -494,7 +496,7 @@ mod tests {
     use super::{
         super::{
             layout::Hints,
-            profile::{Bins, Feature, Profile},
+            profile::{Bins, Derivation, Feature, Profile},
         },
         *,
     };
@@ -567,6 +569,38 @@ mod tests {
         recorder.inputs(WorkerId(usize::MAX), &request(&rows), 3);
         recorder.inputs(WorkerId(0), &request(&rows)[..1], 6);
         assert_eq!(merged(&recorder)[2], expected[2]);
+    }
+
+    #[test]
+    fn embeddings_count_by_their_nearest_centre_and_their_length() {
+        let signature = Signature {
+            inputs: vec![spec("e", DataType::Fp32, &[-1, 2])],
+            rows: Rows::Same,
+            ..Signature::default()
+        };
+        let cells = vec!["0".to_owned(), "1".to_owned()];
+        let profile = Profile {
+            schema: 1,
+            rows: 60,
+            digest: String::new(),
+            source: String::new(),
+            derived: vec![Derivation::Clusters {
+                input: "e".to_owned(),
+                centres: vec![vec![0.0, 0.0], vec![3.0, 4.0]],
+            }],
+            features: vec![
+                feature("e.cluster", Bins::Categorical { categories: cells, others: Vec::new() }),
+                feature("e.norm", Bins::Numeric { edges: vec![0.0, 2.0, 6.0] }),
+            ],
+        };
+        let hints = Hints { names: &[], is_batched: true, features_max: 8 };
+        let (layout, wrong) = Layout::new(&signature, Some(&profile), hints);
+        assert_eq!(wrong, None);
+        let recorder = Recorder::new(layout, 1, 1000);
+        let data = vec![0.1, 0.1, 3.0, 3.9, 3.0, 4.0, f32::NAN, 1.0];
+        let tensor = Tensor::new(Shape::new(&[4, 2]).unwrap(), Data::Fp32(data)).unwrap();
+        recorder.inputs(WorkerId(0), &[Input { name: "e".to_owned(), tensor }], 4);
+        assert_eq!(merged(&recorder), [vec![1, 2, 0, 0, 1], vec![0, 1, 2, 0, 0, 1]]);
     }
 
     #[test]
