@@ -164,7 +164,7 @@ loadtest-drift: ## Compare drift detectors with other libraries' and write docs/
 	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py tidegate $(DRIFT_WORK) $(CARGO_TARGET_DIR)/drift/release/drift $(DRIFT_OPTIONS)
 	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py river $(DRIFT_WORK) $(DRIFT_OPTIONS)
 	$(DRIFT_WORK)/alibi/bin/python -W ignore loadtests/drift/compare.py alibi $(DRIFT_WORK) $(DRIFT_OPTIONS)
-	$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py report $(DRIFT_WORK) docs
+	$(if $(DRIFT_OPTIONS),,$(DRIFT_WORK)/river/bin/python loadtests/drift/compare.py report $(DRIFT_WORK) docs)
 
 .PHONY: judges
 judges: ## Simulate canaries before tidegate's judge and the usual ones (RUNS=4000)
