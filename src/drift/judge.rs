@@ -9,6 +9,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::stats::{
     Alternatives, BinRole, Correction, ShiftKind, ShiryaevRoberts, e_d_bh, jensen_shannon, masses,
     mean_log, population_stability, population_stability_null,
@@ -72,6 +74,57 @@ pub(super) struct Raised {
     pub(super) psi: f64,
     pub(super) js: f64,
     pub(super) log_m: f64,
+}
+
+/// What outlives the process of a judge.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KeptJudge {
+    features: Vec<KeptFeature>,
+    alarms: Vec<KeptAlarm>,
+    number: u64,
+    raised: BTreeMap<String, u64>,
+    quiet_until: Duration,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptFeature {
+    name: String,
+    /// Counts of the reference: with another one nothing of this holds.
+    reference: Vec<u64>,
+    evidence: [Vec<f64>; 3],
+    windows: Windows,
+    is_drifting: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptAlarm {
+    number: u64,
+    feature: String,
+    kind: String,
+    category: Option<String>,
+    tier: Tier,
+    named_by: NamedBy,
+    at: Duration,
+    since: Duration,
+    cleared: Option<Duration>,
+    psi: f64,
+    js: f64,
+    log_m: f64,
+}
+
+/// A kind of change by its name.
+fn kind_named(name: &str) -> Option<ShiftKind> {
+    let all = [
+        ShiftKind::Up,
+        ShiftKind::Down,
+        ShiftKind::Wider,
+        ShiftKind::Narrower,
+        ShiftKind::Tail,
+        ShiftKind::Missing,
+        ShiftKind::Unseen,
+        ShiftKind::Category,
+    ];
+    all.into_iter().find(|kind| kind.name() == name)
 }
 
 /// What a step brought.
@@ -241,6 +294,87 @@ impl Judge {
         }
         // An alarm names its feature by place.
         self.alarms.retain(|alarm| places.get(alarm.feature).is_some_and(|(_, kept)| *kept));
+    }
+
+    /// What outlives the process.
+    pub(super) fn kept(&self) -> KeptJudge {
+        let feature = |watched: &Watched| KeptFeature {
+            name: watched.name.clone(),
+            reference: watched.reference.counts.clone(),
+            evidence: watched.evidence.parts().map(<[f64]>::to_vec),
+            windows: watched.windows.clone(),
+            is_drifting: watched.is_drifting,
+        };
+        let alarm = |raised: &Raised| {
+            let feature = self.features.get(raised.feature)?.as_ref()?;
+            Some(KeptAlarm {
+                number: raised.number,
+                feature: feature.name.clone(),
+                kind: raised.kind.name().to_owned(),
+                category: raised.category.clone(),
+                tier: raised.tier,
+                named_by: raised.named_by,
+                at: raised.at,
+                since: raised.since,
+                cleared: raised.cleared,
+                psi: raised.psi,
+                js: raised.js,
+                log_m: raised.log_m,
+            })
+        };
+        KeptJudge {
+            features: self.features.iter().flatten().map(feature).collect(),
+            alarms: self.alarms.iter().filter_map(alarm).collect(),
+            number: self.number,
+            raised: self.raised.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+            quiet_until: self.quiet_until,
+        }
+    }
+
+    /// Goes on from what an earlier process kept, as far as names and references are still the same.
+    pub(super) fn resume(&mut self, kept: KeptJudge) {
+        for own in kept.features {
+            let same = |watched: &&mut Watched| {
+                watched.name == own.name && watched.reference.counts == own.reference
+            };
+            let Some(watched) = self.features.iter_mut().flatten().find(same) else { continue };
+            let evidence = ShiryaevRoberts::from_parts(own.evidence);
+            let alternatives = watched.alternatives.as_ref().map_or(0, Alternatives::len);
+            let fits = |evidence: &ShiryaevRoberts| evidence.parts()[0].len() == alternatives;
+            if let Some(evidence) = evidence.filter(fits) {
+                watched.evidence = evidence;
+            }
+            if own.windows.fits(watched.roles.len()) {
+                watched.windows = own.windows;
+            }
+            watched.is_drifting = own.is_drifting;
+        }
+        for own in kept.alarms.into_iter().take(ALARMS_MAX) {
+            let is_own = |watched: &Option<Watched>| {
+                watched.as_ref().is_some_and(|watched| watched.name == own.feature)
+            };
+            let feature = self.features.iter().position(is_own);
+            let Some((feature, kind)) = feature.zip(kind_named(&own.kind)) else { continue };
+            self.alarms.push(Raised {
+                number: own.number,
+                feature,
+                kind,
+                category: own.category,
+                tier: own.tier,
+                named_by: own.named_by,
+                at: own.at,
+                since: own.since,
+                cleared: own.cleared,
+                psi: own.psi,
+                js: own.js,
+                log_m: own.log_m,
+            });
+        }
+        self.number = kept.number;
+        self.quiet_until = kept.quiet_until;
+        let known = kept.raised.iter();
+        self.raised =
+            known.filter_map(|(kind, count)| Some((kind_named(kind)?.name(), *count))).collect();
     }
 
     /// Natural logarithm of the evidence over all features, as of the last step.

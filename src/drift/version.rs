@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 
 use super::{
     contract::{Breach, Terms},
-    judge::{Judge, News, Violation},
+    judge::{Judge, KeptJudge, News, Violation},
     layout::{Layout, Learned},
     numbers::learn_numeric,
     page::ReferenceKind,
@@ -59,6 +60,14 @@ pub(super) struct Tracked {
     /// What was counted by the layout before, until its last requests are done.
     before: Option<(Arc<Stage>, Merging)>,
     spare: [Tap; SIDES],
+}
+
+/// What outlives the process of a version.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    judge: KeptJudge,
+    rows: Windows,
+    last_rows_at: Duration,
 }
 
 /// Where the references come from.
@@ -141,6 +150,21 @@ impl Tracked {
             layout,
             settings,
         }
+    }
+
+    /// What outlives the process.
+    pub(super) fn kept(&self) -> Kept {
+        let (rows, last_rows_at) = (self.rows.clone(), self.last_rows_at);
+        Kept { judge: self.judge.kept(), rows, last_rows_at }
+    }
+
+    /// Goes on from what an earlier process kept.
+    pub(super) fn resume(&mut self, kept: Kept) {
+        self.judge.resume(kept.judge);
+        if kept.rows.fits(1) {
+            self.rows = kept.rows;
+        }
+        self.last_rows_at = kept.last_rows_at;
     }
 
     /// Features of inputs; those of outputs follow them.

@@ -24,8 +24,17 @@ use super::{
     report,
     settings::Settings,
     test::{self, TestReport, TestRequest},
-    version::{Origin, Tracked},
+    version::{Kept, Origin, Tracked},
 };
+
+/// Time between two times that a version's state is kept.
+const KEEP_EVERY: Duration = Duration::from_mins(1);
+
+/// Bytes of the largest state that is read.
+const STATE_BYTES_MAX: u64 = 64 << 20;
+
+/// Files of one model's versions that are kept.
+const FILES_MAX: usize = 64;
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -62,6 +71,8 @@ struct Entry {
     learned: Option<PathBuf>,
     /// Taken by the thread that looks and by whoever asks; never on the path.
     tracked: Mutex<Tracked>,
+    /// When its state was last kept, since 1970.
+    kept_at: Mutex<Duration>,
 }
 
 /// A version that is about to serve.
@@ -152,12 +163,19 @@ impl Drift {
         let recorder =
             Arc::new(Recorder::new(layout.clone(), self.inner.workers, settings.values_max));
         let named = (newcomer.model.clone(), newcomer.version);
+        let learned = self.learned_file(newcomer);
+        let now = self.inner.monitor.clock().unix();
+        let mut tracked = Tracked::new(named, layout, origin, given.terms.clone(), settings);
+        if let Some(kept) = learned.as_deref().and_then(recall_state) {
+            tracked.resume(kept);
+        }
         let entry = Entry {
             model: newcomer.model.clone(),
             version: newcomer.version,
             recorder: Arc::downgrade(&recorder),
-            learned: self.learned_file(newcomer),
-            tracked: Mutex::new(Tracked::new(named, layout, origin, given.terms.clone(), settings)),
+            learned,
+            tracked: Mutex::new(tracked),
+            kept_at: Mutex::new(now),
         };
         self.versions().push(Arc::new(entry));
         given.recorder = Some(recorder);
@@ -246,6 +264,14 @@ impl Drift {
         }
     }
 
+    /// Keeps what is known of every version for the next start.
+    fn keep_all(&self) {
+        let now = self.inner.monitor.clock().unix();
+        for (entry, _) in self.live() {
+            entry.keep_state(now, Duration::ZERO);
+        }
+    }
+
     fn look_at(&self, entry: &Entry, recorder: &Recorder, now: Duration, sharing: usize) {
         let mut tracked = entry.tracked();
         let most = tracked.settings.false_alarm_every.as_secs_f64() * GAP_SHARE;
@@ -260,6 +286,7 @@ impl Drift {
         if let (Some(learned), Some(path)) = (looked.learned, &entry.learned) {
             keep(path, learned, &entry.model);
         }
+        entry.keep_state(now, KEEP_EVERY);
     }
 
     fn tell(&self, tracked: &Tracked, now: Duration, news: News) {
@@ -392,6 +419,28 @@ pub struct Gauges {
     pub terms: Vec<TermCounts>,
 }
 
+/// State that an earlier process kept beside the references of a version.
+fn recall_state(learned: &Path) -> Option<Kept> {
+    let path = learned.with_extension("state");
+    let is_small = fs::metadata(&path).is_ok_and(|meta| meta.len() <= STATE_BYTES_MAX);
+    serde_json::from_slice(&is_small.then(|| fs::read(&path).ok()).flatten()?).ok()
+}
+
+/// Removes the oldest files where a model has more than are kept.
+fn prune(folder: &Path) {
+    let Ok(files) = fs::read_dir(folder) else { return };
+    let aged = files
+        .flatten()
+        .filter_map(|file| Some((file.metadata().ok()?.modified().ok()?, file.path())));
+    let mut aged: Vec<_> = aged.collect();
+    aged.sort();
+    let surplus = aged.len().saturating_sub(FILES_MAX);
+    for (_, path) in aged.into_iter().take(surplus) {
+        // The next one will find it.
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// Versions of a model that share its promise: those with traffic, at least one.
 fn sharing(live: &[(Arc<Entry>, Arc<Recorder>)], model: &ModelName, now: Duration) -> usize {
     let own = live.iter().filter(|(entry, _)| entry.model == *model);
@@ -458,6 +507,9 @@ impl Watching {
                     is_over = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
             }
+            drop(is_over);
+            drift.look();
+            drift.keep_all();
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -475,6 +527,34 @@ impl Drop for Watching {
 }
 
 impl Entry {
+    /// Keeps alarms, evidence and windows for the next start, if rows came since they were kept and that was long enough
+    /// ago. Not synced: what is lost with the machine is a minute of windows.
+    fn keep_state(&self, now: Duration, every: Duration) {
+        let Some(path) = self.learned.as_deref().map(|path| path.with_extension("state")) else {
+            return;
+        };
+        let mut kept_at = self.kept_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let tracked = self.tracked();
+        if tracked.last_rows_at < *kept_at || now < *kept_at + every {
+            return;
+        }
+        let kept = tracked.kept();
+        drop(tracked);
+        *kept_at = now;
+        let write = || -> std::io::Result<()> {
+            let folder = path.parent().unwrap_or(&path);
+            fs::create_dir_all(folder)?;
+            let fresh = path.with_extension("state.new");
+            fs::write(&fresh, serde_json::to_vec(&kept)?)?;
+            fs::rename(&fresh, &path)?;
+            prune(folder);
+            Ok(())
+        };
+        if let Err(error) = write() {
+            tracing::debug!(model = %self.model, %error, "the state of drift is not kept");
+        }
+    }
+
     fn tracked(&self) -> MutexGuard<'_, Tracked> {
         self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
     }

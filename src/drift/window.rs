@@ -2,23 +2,25 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// Minutes, and hours, that are kept.
 const MINUTES: u64 = 60;
 const HOURS: u64 = 24;
 
 /// Counts by cell, in two rings of buckets.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct Windows {
     minutes: Ring,
     hours: Ring,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Ring {
     buckets: VecDeque<Bucket>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Bucket {
     /// Buckets since 1970.
     index: u64,
@@ -50,6 +52,15 @@ impl Windows {
             }
         }
         (rows, counts)
+    }
+
+    /// True if no bucket has more than this many cells, and there are no more buckets than are kept.
+    pub(super) fn fits(&self, cells: usize) -> bool {
+        let is_right = |ring: &Ring, most: u64| {
+            ring.buckets.len() as u64 <= most
+                && ring.buckets.iter().all(|bucket| bucket.counts.len() == cells)
+        };
+        is_right(&self.minutes, MINUTES) && is_right(&self.hours, HOURS)
     }
 
     /// Counts of the last hour, a minute at a time, oldest first; minutes without rows are left out.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     http::{Connection, Request, Response},
     repository::{Repository, source},
-    server::{Launch, Server, eventually},
+    server::{Launch, PATIENCE, Server, eventually},
     tensors::infer,
 };
 
@@ -122,6 +122,31 @@ fn a_feature_that_moves_is_found_and_named_and_nothing_is_before() {
     ] {
         assert!(page.contains(line), "{line} in {page}");
     }
+}
+
+#[test]
+fn alarms_and_windows_outlive_the_process() {
+    let repository = iris();
+    let mut server = quick(&repository).remembering().start();
+    let (mut connection, mut dice) = (server.connect(), Dice(11));
+    let alarmed = eventually("the alarm", || {
+        send(&mut connection, &flowers(&mut dice, 100, 0.8));
+        let report = report(&server, "iris");
+        (report["status"] == "drifting").then_some(report)
+    });
+    drop(connection);
+    server.terminate();
+    assert_eq!(server.exit_code(PATIENCE), 0);
+    let server = quick(&repository).remembering().start();
+    let after = report(&server, "iris");
+    assert_eq!(
+        (&after["status"], &after["alarms"]),
+        (&json!("drifting"), &alarmed["alarms"]),
+        "{after}"
+    );
+    assert_eq!(after["rows"], alarmed["rows"]);
+    let current = |report: &Value| feature(report, "sepal_width")["current"].clone();
+    assert_eq!(current(&after), current(&alarmed));
 }
 
 #[test]
