@@ -17,6 +17,7 @@ mod profile;
 mod quality;
 mod rollout;
 mod state;
+mod terminal;
 mod traffic;
 mod validate;
 mod watch;
