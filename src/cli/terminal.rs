@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
 };
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
@@ -81,6 +81,11 @@ impl Drop for Screen {
     }
 }
 
+/// Columns of the terminal that results go to; without limit where there is none.
+pub(super) fn columns() -> usize {
+    if io::stdout().is_terminal() { size().0 } else { usize::MAX }
+}
+
 /// Columns and rows of the terminal.
 fn size() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
@@ -99,6 +104,8 @@ pub(super) enum Style {
     Faint,
     Good,
     Bad,
+    /// To look at.
+    Warn,
     Calm,
 }
 
@@ -110,6 +117,7 @@ impl Style {
             Self::Faint => "\x1b[2m",
             Self::Good => "\x1b[32m",
             Self::Bad => "\x1b[31m",
+            Self::Warn => "\x1b[33m",
             Self::Calm => "\x1b[36m",
         }
     }
@@ -184,6 +192,42 @@ pub(super) fn bar(line: &mut Line, share: f64, columns: usize, style: Style) {
     line.add(Style::Faint, "·".repeat(columns - full - usize::from(!part.is_empty())));
 }
 
+/// Text cut in its middle to at most so many columns, so that its end still tells it apart.
+pub(super) fn shortened(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let room = columns.saturating_sub(1);
+    let taken = |characters: &mut dyn Iterator<Item = char>, mut room: usize| -> Vec<char> {
+        let fits = |character: &char| {
+            let width = character.width().unwrap_or(0);
+            let is_in = width <= room;
+            room -= if is_in { width } else { room };
+            is_in
+        };
+        characters.take_while(fits).collect()
+    };
+    let start = taken(&mut text.chars(), room - room / 2);
+    let end = taken(&mut text.chars().rev(), room / 2);
+    start.into_iter().chain(['…']).chain(end.into_iter().rev()).collect()
+}
+
+/// Text in lines of at most so many columns, broken between words.
+pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.width() + 1 + word.width() > columns {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,5 +253,18 @@ mod tests {
             shares.map(drawn),
             ["····", "····", "▏···", "██··", "███▏", "████", "████", "····"]
         );
+    }
+
+    #[test]
+    fn long_text_keeps_both_ends_and_wrapped_text_its_words() {
+        let cut = |columns| shortened("customer.last_purchase.amount", columns);
+        assert_eq!(
+            [cut(29), cut(12), cut(2), cut(1)],
+            ["customer.last_purchase.amount", "custom…mount", "c…", "…"]
+        );
+        assert_eq!(shortened("待って待って", 7), "待…て");
+        assert_eq!(wrapped("one two  three", 7), ["one two", "three"]);
+        assert_eq!(wrapped("uninterrupted so", 5), ["uninterrupted", "so"]);
+        assert_eq!(wrapped("", 5), [""]);
     }
 }
