@@ -34,6 +34,7 @@ const EXAMPLES: &str = "Examples:
   tidegate traffic set fraud baseline=3 canary=4:10%
   tidegate rollout start fraud 4             a growing share for version 4, or back by itself
   tidegate rollback fraud                    back to the version before
+  tidegate drift status fraud                which features drift, and since when
   tidegate audit list                        what was decided, by whom and why
 
 Exit codes: 0 done; 1 the answer is no; 2 the command, the configuration or the connection failed.";
@@ -71,6 +72,9 @@ pub(super) enum Command {
         #[command(flatten)]
         server: Server,
     },
+    /// Shows how far live features and outputs are from their reference, and tests it
+    #[command(subcommand)]
+    Drift(DriftCommand),
     /// Tries a version on a growing share of traffic, and promotes it or rolls it back by evidence
     #[command(subcommand)]
     Rollout(RolloutCommand),
@@ -769,6 +773,133 @@ Examples:
         #[command(flatten)]
         server: Server,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DriftCommand {
+    /// Shows a version's alarms and its features, the worst first; without a model, a line for each
+    #[command(after_help = DRIFT_STATUS)]
+    Status {
+        /// The model [default: all]
+        model: Option<String>,
+        /// Shows every feature, and alarms that are over
+        #[arg(long)]
+        all: bool,
+        #[command(flatten)]
+        of: DriftOf,
+    },
+    /// Shows it live: redrawn each second; a line per change where there is no terminal
+    #[command(after_help = "Examples:
+  tidegate drift watch fraud
+  tidegate drift watch fraud --json | jq -c '.alarms[0]'      a page per change")]
+    Watch {
+        /// The model
+        model: String,
+        #[command(flatten)]
+        of: DriftOf,
+    },
+    /// Shows where a feature's values fall, beside where the reference's fell
+    #[command(after_help = "Examples:
+  tidegate drift show fraud amount
+  tidegate drift show fraud 'input[3]' --window 10m
+  tidegate drift show fraud output:label --plot label.svg")]
+    Show {
+        /// The model
+        model: String,
+        /// The feature, as `tidegate drift status` names it
+        feature: String,
+        /// Draws both histograms and the course of the PSI as an SVG file
+        #[arg(long, value_name = "FILE")]
+        plot: Option<PathBuf>,
+        #[command(flatten)]
+        of: DriftOf,
+    },
+    /// Tests raw rows of a window against the reference's, once: p-values, distances, a verdict
+    #[command(after_help = DRIFT_TEST)]
+    Test(DriftTest),
+}
+
+const DRIFT_STATUS: &str = "Examples:
+  tidegate drift status
+  tidegate drift status fraud --all
+  tidegate drift status fraud --window 10m --json | jq '.features[] | select(.psi > 0.2) | .name'
+  tidegate drift status fraud || echo 'do not train on this'
+
+Exit codes: 0 no page alarm is open (inconspicuous, learning or not watched); 1 drift; 2 the command or the connection
+failed, or there is no such model.";
+
+const DRIFT_TEST: &str = "Numeric features are compared by Kolmogorov and Smirnov's test, categories by the chi-square test.
+
+Examples:
+  tidegate drift test fraud
+  tidegate drift test fraud --window 10m --drift-type feature
+  tidegate drift test fraud --include all --p-value 0.001 --json
+
+Exit codes: 0 no drift; 1 drift; 2 the command or the connection failed, or there is nothing to test.";
+
+/// The version and the time that a page about drift is about.
+#[derive(Debug, Args)]
+pub(super) struct DriftOf {
+    /// The version, by number or alias [default: the one that had requests last]
+    #[arg(long, value_name = "VERSION")]
+    pub(super) version: Option<String>,
+    /// The time before now, from 1m to 24h [default: `drift.window` of the configuration]
+    #[arg(long, value_name = "DURATION")]
+    pub(super) window: Option<String>,
+    #[command(flatten)]
+    pub(super) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DriftTest {
+    /// The model
+    pub(super) model: String,
+    /// The chance of calling rows different that are not [default: 0.05]
+    #[arg(long, value_name = "CHANCE", value_parser = chance)]
+    pub(super) p_value: Option<f64>,
+    /// The correction for the number of features, for a verdict on all together [default: bonferroni]
+    #[arg(long, value_enum)]
+    pub(super) correction: Option<DriftCorrection>,
+    /// The subject of the verdict: each feature by itself, or all together [default: batch]
+    #[arg(long, value_enum)]
+    pub(super) drift_type: Option<DriftType>,
+    /// The features that are tested [default: inputs]
+    #[arg(long, value_enum)]
+    pub(super) include: Option<DriftInclude>,
+    #[command(flatten)]
+    pub(super) of: DriftOf,
+}
+
+/// Corrections for testing many features.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DriftCorrection {
+    /// The p-value shared out equally
+    Bonferroni,
+    /// Benjamini and Hochberg's
+    Fdr,
+}
+
+/// Subjects of a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DriftType {
+    /// Each feature by itself
+    Feature,
+    /// All features together
+    Batch,
+}
+
+/// Features that are tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum DriftInclude {
+    /// Values that the model gets
+    Inputs,
+    /// Values that it answers
+    Outputs,
+    /// Both
+    All,
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,6 +9,7 @@ mod audit;
 mod check;
 mod client;
 mod commands;
+mod drift;
 mod models;
 mod notify;
 mod operations;
@@ -17,6 +18,7 @@ mod profile;
 mod quality;
 mod rollout;
 mod state;
+mod terminal;
 mod traffic;
 mod validate;
 mod watch;
@@ -83,6 +85,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Quality { model, window, server } => {
             quality::show(&server.admin, &model, &window, cli.json)
         }
+        Command::Drift(command) => drift::run(command, cli.json),
         Command::Rollout(command) => rollout::run(command, cli.json),
         Command::Freeze { what, off, why, server } => {
             rollout::freeze(&server.admin, what, off, &why, cli.json)

@@ -119,7 +119,7 @@ fn id_of(admin: &str, named: &str) -> anyhow::Result<String> {
 }
 
 /// Text as a part of a URL: nothing in it ends the part.
-fn segment(text: &str) -> String {
+pub(super) fn segment(text: &str) -> String {
     use std::fmt::Write as _;
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

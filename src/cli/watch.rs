@@ -1,20 +1,19 @@
 //! `tidegate rollout watch`: a rollout as it goes on, redrawn in place; one line per change where there is no terminal.
 //!
-//! [`frame`] is pure: a report in, lines out, none wider than the terminal. Always true: leaving the view, by Ctrl-C
-//! too, leaves the rollout as it is and the cursor visible.
+//! [`frame`] is pure: a report in, lines out. Always true: leaving the view, by Ctrl-C too, leaves the rollout as it is.
 //!
-//! Not here: deciding anything; numbers in words (`rollout::words`).
+//! Not here: deciding anything; numbers in words (`rollout::words`); drawing in place (`terminal`).
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use http::Method;
 use tokio::signal::unix::{SignalKind, signal};
-use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+use unicode_width::UnicodeWidthStr as _;
 
 use crate::{
     app::SystemClock,
@@ -23,7 +22,10 @@ use crate::{
     rollout::{Change, GateReport, Report, State, Verdict, words},
 };
 
-use super::client;
+use super::{
+    client,
+    terminal::{Line, Screen, Style, bar},
+};
 
 /// Time between two looks at the rollout.
 const PERIOD: Duration = Duration::from_millis(200);
@@ -136,7 +138,9 @@ impl View {
 
     fn show(&mut self, report: &Report, body: &str) -> anyhow::Result<()> {
         match self {
-            Self::Screen(screen) => screen.draw(report)?,
+            Self::Screen(screen) => {
+                screen.draw(|columns, _| frame(report, SystemClock.unix(), columns))?;
+            }
             Self::Lines { history, verdicts, noted } => {
                 *noted = false;
                 let now: Vec<_> = (report.gates.iter())
@@ -206,160 +210,6 @@ fn news(history: &[Change], verdicts: &[(String, Verdict)], report: &Report) -> 
         }
     }
     text
-}
-
-/// A part of the terminal that is drawn over again and again.
-struct Screen {
-    /// Lines of the last frame.
-    lines: usize,
-    size: (usize, usize),
-    coloured: bool,
-}
-
-impl Screen {
-    fn new() -> Self {
-        let choice = anstream::AutoStream::choice(&io::stdout());
-        let coloured = choice != anstream::ColorChoice::Never;
-        Self { lines: 0, size: size(), coloured }
-    }
-
-    fn draw(&mut self, report: &Report) -> io::Result<()> {
-        let (columns, rows) = size();
-        // The cursor moves control the terminal, they are no colours: written past what strips those.
-        let mut out = String::from("\x1b[?2026h\x1b[?25l");
-        if self.size == (columns, rows) {
-            self.back(&mut out);
-        } else {
-            // Lines that were wrapped cannot be counted any more.
-            out.push_str("\x1b[2J\x1b[H");
-            self.size = (columns, rows);
-        }
-        let lines = frame(report, SystemClock.unix(), columns);
-        // One line stays free for the cursor.
-        let lines = &lines[..lines.len().min(rows.saturating_sub(1))];
-        for line in lines {
-            out.push_str(&line.fit(columns, self.coloured));
-            out.push_str("\x1b[K\n");
-        }
-        out.push_str("\x1b[J\x1b[?2026l");
-        self.lines = lines.len();
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(out.as_bytes())?;
-        stdout.flush()
-    }
-
-    fn back(&self, out: &mut String) {
-        if self.lines > 0 {
-            let _ = write!(out, "\x1b[{}A", self.lines);
-        }
-        out.push('\r');
-    }
-
-    /// Says something in place of the last line, until the next frame.
-    fn note(&self, note: &str) -> io::Result<()> {
-        let mut line = Line::default();
-        line.add(Style::Bad, note);
-        let mut out = String::from("\x1b[1A\r");
-        out.push_str(&line.fit(self.size.0, self.coloured));
-        out.push_str("\x1b[K\n");
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(out.as_bytes())?;
-        stdout.flush()
-    }
-}
-
-impl Drop for Screen {
-    fn drop(&mut self) {
-        let mut stdout = io::stdout().lock();
-        // A terminal that has gone away needs no cursor.
-        let _ = stdout.write_all(b"\x1b[?25h").and_then(|()| stdout.flush());
-    }
-}
-
-/// Columns and rows of the terminal.
-fn size() -> (usize, usize) {
-    match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
-            (usize::from(size.ws_col), usize::from(size.ws_row))
-        }
-        _ => (80, 24),
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Style {
-    Plain,
-    Bold,
-    Faint,
-    Good,
-    Bad,
-    Calm,
-}
-
-impl Style {
-    const fn code(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::Bold => "\x1b[1m",
-            Self::Faint => "\x1b[2m",
-            Self::Good => "\x1b[32m",
-            Self::Bad => "\x1b[31m",
-            Self::Calm => "\x1b[36m",
-        }
-    }
-}
-
-/// A line of text in several styles.
-#[derive(Debug, Default)]
-struct Line(Vec<(Style, String)>);
-
-impl Line {
-    fn of(style: Style, text: impl Into<String>) -> Self {
-        Self(vec![(style, text.into())])
-    }
-
-    fn add(&mut self, style: Style, text: impl Into<String>) {
-        self.0.push((style, text.into()));
-    }
-
-    /// Adds text that takes so many columns, or more where it is longer, and a space.
-    fn cell(&mut self, style: Style, text: impl Into<String>, columns: usize) {
-        let mut text = text.into();
-        let missing = columns.saturating_sub(text.width()) + 1;
-        text.extend(std::iter::repeat_n(' ', missing));
-        self.add(style, text);
-    }
-
-    fn width(&self) -> usize {
-        self.0.iter().map(|(_, text)| text.width()).sum()
-    }
-
-    /// The line in at most so many columns; one that is longer ends with an ellipsis.
-    fn fit(&self, columns: usize, coloured: bool) -> String {
-        let whole = self.width() <= columns;
-        let mut room = if whole { columns } else { columns.saturating_sub(1) };
-        let mut out = String::new();
-        for (style, text) in &self.0 {
-            let code = if coloured { style.code() } else { "" };
-            out.push_str(code);
-            for c in text.chars() {
-                let width = c.width().unwrap_or(0);
-                if width > room {
-                    room = 0;
-                    break;
-                }
-                room -= width;
-                out.push(c);
-            }
-            if !code.is_empty() {
-                out.push_str("\x1b[0m");
-            }
-        }
-        if !whole {
-            out.push('…');
-        }
-        out
-    }
 }
 
 /// A rollout as lines, at a time since 1970.
@@ -466,22 +316,6 @@ fn progress(report: &Report, columns: usize) -> [Line; 2] {
         ),
         line("requests", requests, format!("{} of {}", words::count(seen), words::count(needed))),
     ]
-}
-
-/// A bar of so many columns, filled by a share in eighths of a column.
-fn bar(line: &mut Line, share: f64, columns: usize, style: Style) {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a share of some columns"
-    )]
-    let filled = (share.clamp(0.0, 1.0) * columns as f64 * 8.0).round() as usize;
-    let part = EIGHTHS[filled % 8];
-    let full = filled / 8;
-    line.add(style, "█".repeat(full) + part);
-    line.add(Style::Faint, "·".repeat(columns - full - usize::from(!part.is_empty())));
 }
 
 /// The gates: evidence against its threshold, counts of both arms, the ratio and its limits.
@@ -661,29 +495,6 @@ mod tests {
         // In 80 columns nothing of the gates is cut off.
         let errors = whole.lines().find(|line| line.trim().starts_with("errors")).unwrap();
         assert!(!errors.ends_with('…'), "{whole}");
-    }
-
-    #[test]
-    fn colours_are_on_only_where_they_are_wanted_and_end_with_their_text() {
-        let mut line = Line::of(Style::Bad, "fail");
-        line.add(Style::Plain, " so");
-        assert_eq!(line.fit(80, false), "fail so");
-        assert_eq!(line.fit(80, true), "\x1b[31mfail\x1b[0m so");
-        assert_eq!(line.fit(3, true), "\x1b[31mfa\x1b[0m…");
-    }
-
-    #[test]
-    fn a_bar_is_as_long_as_its_share_in_eighths() {
-        let drawn = |share: f64| {
-            let mut line = Line::default();
-            bar(&mut line, share, 4, Style::Calm);
-            line.fit(80, false)
-        };
-        let shares = [-3.0, 0.0, 0.03125, 0.5, 0.78, 1.0, 9.0, f64::NAN];
-        assert_eq!(
-            shares.map(drawn),
-            ["····", "····", "▏···", "██··", "███▏", "████", "████", "····"]
-        );
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use profile::{
 pub use recorder::Recorder;
 pub use settings::Settings;
 pub use summary::{Summary, norm};
-pub use test::{Correction, Include, Scope, TestData, TestReport, TestRequest};
+pub use test::{Correction, Drifts, Include, Scope, TestData, TestReport, TestRequest};
 pub use texts::{LearnedTexts, learn_texts};
 pub use watch::{Drift, Gauges, Given, Newcomer, Watching};
 pub use words::{WORDS_READ, measure};

@@ -32,6 +32,7 @@ mod deploy;
 mod division;
 mod drain;
 mod drift;
+mod drift_commands;
 mod engines;
 mod errors;
 mod evidence;
