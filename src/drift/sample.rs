@@ -2,15 +2,18 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use crate::stats::Random;
+
 use super::tap::Tap;
 
 /// Rows of the last hour, evenly thinned when they are read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sample {
     minutes: VecDeque<Minute>,
     /// Features of a row.
     width: usize,
     rows_max: usize,
+    random: Random,
 }
 
 #[derive(Debug)]
@@ -20,6 +23,8 @@ struct Minute {
     /// Rows that ran in it.
     seen: u64,
     rows: usize,
+    /// Rows that were offered.
+    offered: usize,
     /// Row by row.
     numbers: Vec<f64>,
 }
@@ -34,7 +39,7 @@ impl Sample {
     /// No rows yet; at most `rows_max` for an hour, of `width` numbers each.
     pub(super) fn new(width: usize, rows_max: usize) -> Self {
         let rows_max = rows_max.min(VALUES_MAX / width.max(1));
-        Self { minutes: VecDeque::new(), width, rows_max }
+        Self { minutes: VecDeque::new(), width, rows_max, random: Random::new(0) }
     }
 
     /// Rows that a minute keeps: more than its share of an hour, as traffic is not even.
@@ -46,7 +51,13 @@ impl Sample {
     pub(super) fn add(&mut self, now: Duration, seen: u64, tap: &Tap) {
         let index = now.as_secs() / 60;
         if self.minutes.back().is_none_or(|last| last.index < index) {
-            self.minutes.push_back(Minute { index, seen: 0, rows: 0, numbers: Vec::new() });
+            self.minutes.push_back(Minute {
+                index,
+                seen: 0,
+                rows: 0,
+                offered: 0,
+                numbers: Vec::new(),
+            });
         }
         while self.minutes.front().is_some_and(|first| first.index + MINUTES <= index) {
             self.minutes.pop_front();
@@ -56,11 +67,17 @@ impl Sample {
         minute.seen += seen;
         let width = self.width;
         for row in tap.numbers.chunks_exact(width.max(1)) {
-            if minute.rows >= room {
-                break;
+            minute.offered += 1;
+            if minute.rows < room {
+                minute.numbers.extend_from_slice(row);
+                minute.rows += 1;
+                continue;
             }
-            minute.numbers.extend_from_slice(row);
-            minute.rows += 1;
+            // Algorithm R (Vitter, 1985): each row that was offered is as likely to be kept.
+            let place = self.random.below(minute.offered);
+            if place < room {
+                minute.numbers[place * width..(place + 1) * width].copy_from_slice(row);
+            }
         }
     }
 

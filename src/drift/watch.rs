@@ -527,7 +527,8 @@ impl Drop for Watching {
 }
 
 impl Entry {
-    /// Keeps alarms, evidence and windows for the next start, if rows came since they were kept and that was long enough
+    /// Keeps alarms, evidence and windows for the next start, if rows came since they were kept and that was long
+    /// enough
     /// ago. Not synced: what is lost with the machine is a minute of windows.
     fn keep_state(&self, now: Duration, every: Duration) {
         let Some(path) = self.learned.as_deref().map(|path| path.with_extension("state")) else {
