@@ -1,6 +1,6 @@
 //! `tidegate rollout watch`: a rollout as it goes on, redrawn in place; one line per change where there is no terminal.
 //!
-//! [`frame`] is pure: a report in, lines out. Always true: leaving the view, by Ctrl-C too, leaves the rollout as it is.
+//! [`frame`] is pure: a report in, lines out. Leaving the view, by Ctrl-C too, leaves the rollout as it is.
 //!
 //! Not here: deciding anything; numbers in words (`rollout::words`); drawing in place (`terminal`).
 
