@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     drift::{DriftReport, Status, TestRequest},
-    model::ModelName,
+    model::{ModelName, VersionId},
     rollout::Span,
 };
 
@@ -136,9 +136,10 @@ fn report(
     let (Some(known), Ok(name)) = (table.model(model), ModelName::parse(model)) else {
         return Err(Problem::unknown_model());
     };
+    let is_known = |id: &VersionId| known.versions.iter().any(|entry| entry.id == *id);
     let version = match version {
         None => None,
-        Some(version) => Some(named_version(known, version).ok_or_else(|| {
+        Some(version) => Some(named_version(known, version).filter(is_known).ok_or_else(|| {
             let text = format!("model `{name}` has no version `{version}`");
             Problem::new(StatusCode::NOT_FOUND, text)
         })?),

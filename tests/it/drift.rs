@@ -272,6 +272,7 @@ fn drift_may_be_off_for_a_model_and_unknown_ones_are_not_found() {
     let path = "/api/v1/models/iris/drift";
     assert_eq!(server.admin("/api/v1/models/no/drift").status, 404);
     assert_eq!(server.admin(&format!("{path}?version=9x")).status, 404);
+    assert_eq!(server.admin(&format!("{path}?version=7")).status, 404);
     assert_eq!(server.admin(&format!("{path}?window=2d")).status, 400);
     assert_eq!(server.admin(&format!("{path}?windows=1h")).status, 400);
 }
