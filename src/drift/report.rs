@@ -36,7 +36,7 @@ pub(super) fn page(
     let features = tracked.layout.features.iter().enumerate();
     let features: Vec<_> = features
         .map(|(index, known)| match &judge.features[index] {
-            Some(watched) => feature(tracked, index, known, watched, now, window),
+            Some(watched) => feature((tracked, index), known, watched, now, window),
             None => unknown(known),
         })
         .collect();
@@ -86,8 +86,20 @@ fn rules(tracked: &Tracked) -> Vec<RuleReport> {
 }
 
 /// A logarithm as JSON can write it.
-fn finite(log: f64) -> f64 {
+pub(super) fn finite(log: f64) -> f64 {
     log.max(crate::stats::LOG_FLOOR)
+}
+
+/// The features that have gauges of their own, in the settings' window; without what a gauge cannot show.
+pub(super) fn gauges(tracked: &Tracked, now: Duration) -> Vec<FeatureReport> {
+    let window = tracked.settings.window;
+    let features = tracked.layout.features.iter().zip(&tracked.judge.features);
+    let gauge = |(known, watched): (&Known, &Option<Watched>)| {
+        let watched = watched.as_ref()?;
+        let (_, current) = watched.windows.over(now, window, watched.roles.len());
+        Some(measured(known, watched, current))
+    };
+    features.filter_map(gauge).take(tracked.settings.metric_features_max).collect()
 }
 
 fn status(tracked: &Tracked) -> (Status, String) {
@@ -163,14 +175,23 @@ fn unknown(known: &Known) -> FeatureReport {
 }
 
 fn feature(
-    tracked: &Tracked,
-    index: usize,
+    (tracked, index): (&Tracked, usize),
     known: &Known,
     watched: &Watched,
     now: Duration,
     window: Duration,
 ) -> FeatureReport {
     let (_, current) = watched.windows.over(now, window, watched.roles.len());
+    let mut report = measured(known, watched, current);
+    if !report.edges.is_empty() {
+        report.mean = mean(tracked, index, now, window);
+    }
+    report.psi_minutes = minutes(watched);
+    report
+}
+
+/// A feature in a window, without what takes raw rows or single minutes.
+fn measured(known: &Known, watched: &Watched, current: Vec<u64>) -> FeatureReport {
     let reference = &watched.reference;
     let distances = watched.distances(&current);
     let rows = distances.rows;
@@ -215,7 +236,7 @@ fn feature(
             let (own, live) = (values(watched, &reference.counts), values(watched, &current));
             binned_wasserstein(&own, &live, &closed(&edges))
         }),
-        mean: (!edges.is_empty()).then(|| mean(tracked, index, now, window)).flatten(),
+        mean: None,
         reference_mean: reference.moments.map(|moments| moments.mean),
         log_m: finite(log_m),
         tendency: watched
@@ -225,7 +246,7 @@ fn feature(
         bins: names(&reference.bins),
         edges,
         reference: reference.counts.clone(),
-        psi_minutes: minutes(watched),
+        psi_minutes: Vec::new(),
         current,
     }
 }

@@ -1,10 +1,14 @@
 //! All versions whose drift is watched, and the thread that looks at them once a second.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::JoinHandle,
     time::Duration,
 };
@@ -73,6 +77,8 @@ struct Entry {
     tracked: Mutex<Tracked>,
     /// When its state was last kept, since 1970.
     kept_at: Mutex<Duration>,
+    /// True after a panic of ours.
+    is_broken: AtomicBool,
 }
 
 /// A version that is about to serve.
@@ -176,6 +182,7 @@ impl Drift {
             learned,
             tracked: Mutex::new(tracked),
             kept_at: Mutex::new(now),
+            is_broken: AtomicBool::new(false),
         };
         self.versions().push(Arc::new(entry));
         given.recorder = Some(recorder);
@@ -259,8 +266,22 @@ impl Drift {
         };
         drop(gone);
         let live = self.live();
+        let active = active(&live, now);
         for (entry, recorder) in &live {
-            self.look_at(entry, recorder, now, sharing(&live, &entry.model, now));
+            if entry.is_broken.load(Relaxed) {
+                continue;
+            }
+            let sharing = sharing(&active, &entry.model);
+            let look = AssertUnwindSafe(|| self.look_at(entry, recorder, now, sharing));
+            // One version's trouble must not leave the others unwatched.
+            if catch_unwind(look).is_err() {
+                entry.is_broken.store(true, Relaxed);
+                tracing::error!(
+                    model = %entry.model,
+                    version = %entry.version,
+                    "the drift of this version is no longer watched: a bug of tidegate; load the version again to go on"
+                );
+            }
         }
     }
 
@@ -327,22 +348,20 @@ impl Drift {
     pub fn gauges(&self) -> Vec<Gauges> {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
+        let active = active(&live, now);
         let own = |(entry, _): &(Arc<Entry>, Arc<Recorder>)| {
-            let sharing = sharing(&live, &entry.model, now);
             let tracked = entry.tracked();
             if tracked.last_rows_at.is_zero() {
                 return None;
             }
-            let window = tracked.settings.window;
-            let mut page = report::page(&tracked, now, window, sharing);
-            page.features.truncate(tracked.settings.metric_features_max);
+            let features = report::gauges(&tracked, now);
             Some(Gauges {
                 model: entry.model.clone(),
                 version: entry.version,
-                log_m: page.log_m,
-                log_m_threshold: page.log_m_threshold,
+                log_m: report::finite(tracked.judge.log_m()),
+                log_m_threshold: tracked.judge.threshold(sharing(&active, &entry.model)),
                 is_drifting: tracked.judge.is_drifting(),
-                features: page.features,
+                features,
                 alarms: tracked.judge.raised.clone(),
                 terms: tracked.terms.as_ref().map(|terms| terms.counts()).unwrap_or_default(),
             })
@@ -361,7 +380,7 @@ impl Drift {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
         let (entry, recorder) = newest(&live, model, version)?;
-        self.look_at(entry, recorder, now, sharing(&live, model, now));
+        self.look_at(entry, recorder, now, sharing(&active(&live, now), model));
         Some(test::test(&entry.tracked(), now, asked))
     }
 
@@ -377,7 +396,7 @@ impl Drift {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
         let (entry, recorder) = newest(&live, model, version)?;
-        let sharing = sharing(&live, model, now);
+        let sharing = sharing(&active(&live, now), model);
         // What was answered is counted.
         self.look_at(entry, recorder, now, sharing);
         let tracked = entry.tracked();
@@ -441,10 +460,23 @@ fn prune(folder: &Path) {
     }
 }
 
-/// Versions of a model that share its promise: those with traffic, at least one.
-fn sharing(live: &[(Arc<Entry>, Arc<Recorder>)], model: &ModelName, now: Duration) -> usize {
-    let own = live.iter().filter(|(entry, _)| entry.model == *model);
-    own.filter(|(entry, _)| entry.tracked().last_rows_at + ACTIVE >= now).count().max(1)
+/// Versions with traffic, by model: they share its promise.
+type Active = HashMap<ModelName, usize>;
+
+fn active(live: &[(Arc<Entry>, Arc<Recorder>)], now: Duration) -> Active {
+    let mut active = Active::new();
+    for (entry, _) in live {
+        let last = entry.tracked().last_rows_at;
+        if !last.is_zero() && last + ACTIVE >= now {
+            *active.entry(entry.model.clone()).or_default() += 1;
+        }
+    }
+    active
+}
+
+/// Versions that share a model's promise, at least one.
+fn sharing(active: &Active, model: &ModelName) -> usize {
+    active.get(model).copied().unwrap_or(0).max(1)
 }
 
 /// References that were learned in an earlier life of the process.

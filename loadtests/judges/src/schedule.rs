@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use tidegate::rollout::{
-    Effect, Event, Marks, Policy, Rollout, Seen, Side, Start, State, Threshold,
+use tidegate::{
+    model::PredictionId,
+    rollout::{Effect, Event, Marks, Policy, Rollout, Seen, Side, Start, State, Threshold},
 };
 
 use crate::{judge::number, world::Random};
@@ -78,7 +79,7 @@ fn request((base, ratio): (f64, f64), share: f64, at: Duration, random: &mut Ran
         slowness if slowness < 0.5 => Marks::ANSWERED | Marks::slow(0),
         _ => Marks::ANSWERED,
     };
-    Seen { candidate, share, key: 0, sticky: false, at, prediction: [b'0'; 24], marks }
+    Seen { candidate, share, key: 0, sticky: false, at, prediction: PredictionId::UNKNOWN, marks }
 }
 
 /// Share of each end, and the median of the canary's requests among those that ended so.
