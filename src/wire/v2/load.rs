@@ -316,7 +316,9 @@ mod tests {
         }
         let spare = bits.len() % 8;
         let rest = bits.split_off(bits.len() - spare);
+        // One letter is no byte, whatever is padded to it.
         let fits = text.len().is_multiple_of(4)
+            && padding <= 2
             && spare == 2 * padding
             && rest.iter().all(|bit| *bit == 0);
         let byte = |bits: &[u8]| bits.iter().fold(0, |byte, bit| byte << 1 | *bit);
