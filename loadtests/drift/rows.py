@@ -89,7 +89,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--binary", required=True)
     options.add_argument("--rows", type=int, default=10_000_000)
-    options.add_argument("--tolerance", default="0.02")
+    options.add_argument("--tolerance")
     options.add_argument("--false-alarm-every", default="1h")
     asked = options.parse_args()
     data = load_breast_cancer()
@@ -98,9 +98,10 @@ def main():
     )
     settings = {
         "TIDEGATE__DRIFT__FALSE_ALARM_EVERY": asked.false_alarm_every,
-        "TIDEGATE__DRIFT__TOLERANCE": asked.tolerance,
         "TIDEGATE__DRIFT__COOLDOWN": "1s",
     }
+    if asked.tolerance:
+        settings["TIDEGATE__DRIFT__TOLERANCE"] = asked.tolerance
     draw = np.random.default_rng(1)
     with tempfile.TemporaryDirectory(prefix="tidegate-rows-") as folder:
         server = Server(asked.binary, pathlib.Path(folder), settings)

@@ -34,6 +34,7 @@ pub(super) struct Key {
 pub(super) enum Kind {
     Text,
     Whole,
+    Decimal,
     Switch,
 }
 
@@ -112,6 +113,7 @@ impl Key {
     fn of((name, schema): (&String, &Json)) -> Self {
         let kind = match schema["type"].as_str() {
             Some("integer") => Kind::Whole,
+            Some("number") => Kind::Decimal,
             Some("boolean") => Kind::Switch,
             _ => Kind::Text,
         };
@@ -126,6 +128,9 @@ impl Kind {
         match (self, word) {
             (Self::Whole, _) => {
                 word.parse().map_or_else(|_| text.to_owned().into(), toml::Value::Integer)
+            }
+            (Self::Decimal, _) => {
+                word.parse().map_or_else(|_| text.to_owned().into(), toml::Value::Float)
             }
             (Self::Switch, "true" | "on") => true.into(),
             (Self::Switch, "false" | "off") => false.into(),

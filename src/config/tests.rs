@@ -253,6 +253,7 @@ fn flag_wins_over_environment_over_file_over_default() {
 #[test]
 fn variables_are_read_by_the_key_they_stand_for() {
     let variables = [
+        ("TIDEGATE__DRIFT__TOLERANCE", "0.05"),
         ("TIDEGATE__SERVER__WORKERS", " 4 "),
         ("TIDEGATE__LIMITS__BODY", "1MiB"),
         ("TIDEGATE__REPOSITORY__API", "off"),
@@ -272,6 +273,7 @@ fn variables_are_read_by_the_key_they_stand_for() {
         ModelPolicy { engine, required: true, ..ModelPolicy::default() }
     );
     assert_eq!(config.models["a__b"], ModelPolicy { engine, ..ModelPolicy::default() });
+    assert_eq!(config.drift.tolerance.to_bits(), 0.05_f64.to_bits());
 }
 
 #[test]
