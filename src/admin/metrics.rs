@@ -9,6 +9,7 @@ use axum::{
 };
 
 use crate::{
+    drift::Gauges,
     feedback::Status,
     model::{ModelName, SLOTS, VersionState},
     monitor::{Exposition, Monitor},
@@ -97,6 +98,27 @@ fn weights(serving: &Serving, page: &mut Exposition) {
     page.gauges("tidegate_traffic_weight_ratio", help, &gauges);
 }
 
+/// Values that broke a rule of a model's contract.
+fn breaches(all: &[Gauges], page: &mut Exposition) {
+    let mut broken = Vec::new();
+    for gauges in all {
+        for term in &gauges.terms {
+            for (breach, count) in term.breaches.iter().filter(|(_, count)| *count > 0) {
+                let labels = vec![
+                    ("model", gauges.model.to_string()),
+                    ("version", gauges.version.to_string()),
+                    ("feature", term.feature.clone()),
+                    ("rule", breach.name().to_owned()),
+                    ("action", term.action.name().to_owned()),
+                ];
+                broken.push((labels, *count));
+            }
+        }
+    }
+    let help = "Values that broke a rule of a model's contract.";
+    page.counts("tidegate_contract_breaches_total", help, broken.into_iter());
+}
+
 /// Drift of each version, and of its features.
 fn drift(admin: &Admin, page: &mut Exposition) {
     let all = admin.drift.gauges();
@@ -135,23 +157,7 @@ fn drift(admin: &Admin, page: &mut Exposition) {
     };
     let help = "Alarms about features of the versions that serve, by kind of change.";
     page.counts("tidegate_drift_alarms_total", help, raised.iter().map(count));
-    let mut broken = Vec::new();
-    for gauges in &all {
-        for term in &gauges.terms {
-            for (breach, count) in term.breaches.iter().filter(|(_, count)| *count > 0) {
-                let labels = vec![
-                    ("model", gauges.model.to_string()),
-                    ("version", gauges.version.to_string()),
-                    ("feature", term.feature.clone()),
-                    ("rule", breach.name().to_owned()),
-                    ("action", term.action.name().to_owned()),
-                ];
-                broken.push((labels, *count));
-            }
-        }
-    }
-    let help = "Values that broke a rule of a model's contract.";
-    page.counts("tidegate_contract_breaches_total", help, broken.into_iter());
+    breaches(&all, page);
     let names = [
         ("psi", "Population stability index of a feature's window against its reference."),
         ("js", "Jensen-Shannon distance, base 2, of a feature's window from its reference."),

@@ -472,7 +472,7 @@ pub(super) struct Model {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ModelFeedback {
-    /// Whether predictions are remembered for outcomes that come later. On: it costs a request some ten nanoseconds.
+    /// Whether predictions are remembered for outcomes that come later.
     pub(super) enabled: Switch,
     /// The output that holds the prediction. Not set: the only INT64 or BYTES output with one value per row, else the
     /// only floating one, whose largest value names the class.

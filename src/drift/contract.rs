@@ -24,12 +24,12 @@ use super::{
     reader::{Items, Visit, visit},
 };
 
-/// What an operator demands of a model's inputs.
+/// Demands of an operator on a model's inputs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Contract {
     /// Who is asked about it.
     pub owner: String,
-    /// What happens where a rule does not say.
+    /// Action where a rule has none of its own.
     pub action: Action,
     /// True if nothing is flagged or refused, only counted.
     pub is_dry_run: bool,
@@ -37,7 +37,7 @@ pub struct Contract {
     pub features: BTreeMap<String, Rule>,
 }
 
-/// What one feature's values must be.
+/// Bounds of one feature's values.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Rule {
     /// The smallest number.
@@ -48,11 +48,11 @@ pub struct Rule {
     pub categories: Option<Vec<String>>,
     /// The largest share of missing values, from 0 to 1; 0 makes a single one a breach.
     pub missing_max: Option<f64>,
-    /// What happens; `None`: as the contract says.
+    /// Action; `None`: that of the contract.
     pub action: Option<Action>,
 }
 
-/// What happens to a request that breaks a rule.
+/// Treatment of a request that breaks a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -139,10 +139,10 @@ struct Shard(Box<[AtomicU64]>);
 /// Counts of a term.
 const COUNTS: usize = 1 + Breach::ALL.len();
 
-/// What a request broke.
+/// Rules that a request broke.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Broken {
-    /// What the answer says, if it is to say something.
+    /// Text for the answer, if it is flagged.
     pub flag: Option<Box<str>>,
     /// Why it is refused, if it is.
     pub refusal: Option<Box<str>>,
@@ -153,7 +153,7 @@ pub struct Broken {
 pub struct TermCounts {
     /// The feature.
     pub feature: String,
-    /// What happens to a request that breaks it.
+    /// Treatment of a request that breaks it.
     pub action: Action,
     /// Values checked.
     pub values: u64,
@@ -322,7 +322,7 @@ impl Term {
         (!self.keys.as_ref().is_none_or(is_known)).then_some(Breach::Category)
     }
 
-    /// What a breach does to this request: a share of missing values is nothing that a single one breaks.
+    /// Returns the treatment of this request: a share of missing values is nothing that a single one breaks.
     fn acts(&self, breach: Breach) -> Action {
         let is_share = breach == Breach::Missing && self.rule.missing_max > Some(0.0);
         if is_share { Action::Count } else { self.action }

@@ -37,7 +37,7 @@ pub(super) const PSI_CONSPICUOUS: f64 = 0.1;
 /// Values that a window must have before it says that an alarm is over.
 const CLEAR_ROWS_MIN: u64 = 100;
 
-/// What is known of one feature beside its counts.
+/// State of one feature.
 #[derive(Debug, Clone)]
 pub(super) struct Watched {
     pub(super) name: String,
@@ -76,7 +76,7 @@ pub(super) struct Raised {
     pub(super) log_m: f64,
 }
 
-/// What outlives the process of a judge.
+/// State of a judge that outlives the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct KeptJudge {
     features: Vec<KeptFeature>,
@@ -127,7 +127,7 @@ fn kind_named(name: &str) -> Option<ShiftKind> {
     all.into_iter().find(|kind| kind.name() == name)
 }
 
-/// What a step brought.
+/// Results of a step.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum News {
     /// These alarms were raised together.
@@ -296,7 +296,7 @@ impl Judge {
         self.alarms.retain(|alarm| places.get(alarm.feature).is_some_and(|(_, kept)| *kept));
     }
 
-    /// What outlives the process.
+    /// Returns the state that outlives the process.
     pub(super) fn kept(&self) -> KeptJudge {
         let feature = |watched: &Watched| KeptFeature {
             name: watched.name.clone(),
@@ -476,7 +476,7 @@ impl Judge {
         (!raised.is_empty()).then_some(News::Detected(raised))
     }
 
-    /// Gives warnings for the features that reach a hundredth of the evidence, and takes back those that no longer do.
+    /// Raises warnings for the features that reach a hundredth of the evidence, and takes back those that no longer do.
     fn warn(&mut self, now: Duration, places: &[usize], evidence: &[f64], threshold: f64) {
         let named: Vec<usize> =
             e_d_bh(evidence, threshold).into_iter().map(|index| places[index]).collect();

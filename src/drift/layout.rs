@@ -24,7 +24,7 @@ pub(super) struct Known {
     pub(super) is_text: bool,
     /// True if its values are whole numbers or truth values.
     pub(super) is_whole: bool,
-    /// What it is compared with, in the precision of its tensor.
+    /// Reference, in the precision of its tensor.
     pub(super) reference: Option<Feature>,
 }
 
@@ -50,7 +50,7 @@ impl Source {
     }
 }
 
-/// What is read from one tensor.
+/// Values that are read from one tensor.
 #[derive(Debug, Clone)]
 pub(super) enum Reading {
     /// Nothing.
@@ -108,7 +108,7 @@ pub(super) struct Layout {
     pub(super) outputs: Vec<Reading>,
 }
 
-/// What is known of a model's features beside its signature.
+/// Knowledge of a model's features beside its signature.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hints<'a> {
     /// Columns of a wide input, where a description names them.
@@ -448,7 +448,7 @@ impl<'p> Binding<'p> {
         }
     }
 
-    /// Gives what is left to the inputs that are left, in order, if it fits exactly.
+    /// Assigns the features that are left to the inputs that are left, in order, if they fit exactly.
     fn in_order(
         &mut self,
         unnamed: &[&'p TensorSpec],

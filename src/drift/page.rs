@@ -19,7 +19,7 @@ pub struct DriftReport {
     pub status: Status,
     /// More about it, for people.
     pub detail: String,
-    /// What live values are compared with.
+    /// Reference of live values.
     pub reference: ReferenceReport,
     /// The promise: the expected time to a false page alarm of the model is at least this, in seconds.
     pub false_alarm_every_seconds: f64,
@@ -47,7 +47,7 @@ pub struct DriftReport {
 pub struct RuleReport {
     /// The feature.
     pub feature: String,
-    /// What happens to a request that breaks it; in a dry run, what would.
+    /// Treatment of a request that breaks it, were this no dry run.
     pub action: Action,
     /// True if nothing is flagged or refused.
     pub dry_run: bool,
@@ -86,7 +86,7 @@ impl Status {
     }
 }
 
-/// What live values are compared with.
+/// Reference of live values.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReferenceReport {
     /// `profile`, `learned`, `inherited` or `none`.
@@ -198,7 +198,7 @@ pub struct FeatureReport {
     pub reference_mean: Option<f64>,
     /// Natural logarithm of the feature's evidence.
     pub log_m: f64,
-    /// What most of the evidence is about, as in [`Alarm::kind`]; `None` where there is little.
+    /// Kind of change that has most of the evidence, as in [`Alarm::kind`]; `None` where there is little.
     pub tendency: Option<String>,
     /// Edges of the bins; empty for categories.
     pub edges: Vec<f64>,

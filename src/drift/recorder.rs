@@ -39,7 +39,7 @@ pub struct Recorder {
     values_max: usize,
 }
 
-/// What is counted for the moment; another one follows when a reference was learned.
+/// Stage of counting; another one follows when a reference was learned.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) layout: Layout,
@@ -154,7 +154,7 @@ impl Recorder {
         Some(Picked { start, step, count })
     }
 
-    /// What is counted for the moment.
+    /// Returns the present stage.
     pub(super) fn stage(&self) -> Arc<Stage> {
         self.stage.load_full()
     }

@@ -32,7 +32,7 @@ pub struct Settings {
     pub metric_features_max: usize,
     /// Features that are not watched, by name.
     pub ignored: Vec<String>,
-    /// What the operator demands of the inputs.
+    /// Demands on the inputs.
     pub contract: Option<Contract>,
 }
 

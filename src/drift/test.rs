@@ -15,7 +15,7 @@ use crate::stats::{
 
 use super::{judge::Watched, layout::Source, profile::Bins, version::Tracked};
 
-/// What is to be tested, and how.
+/// Request for a test.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TestRequest {
     /// The window; `None`: that of the settings.
@@ -54,7 +54,7 @@ pub enum Correction {
     Fdr,
 }
 
-/// What the verdict is about.
+/// Scope of the verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
@@ -100,7 +100,7 @@ pub struct TestData {
     pub p_val: Vec<f64>,
     /// Statistics: the largest distance of the distribution functions, or chi-square.
     pub distance: Vec<f64>,
-    /// What a p-value must be below.
+    /// Threshold that a p-value must be below.
     pub threshold: f64,
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Tracked {
     pub(super) version: VersionId,
     pub(super) settings: Settings,
     pub(super) terms: Option<Arc<Terms>>,
-    /// What the rules counted when they were last told, and when that was.
+    /// Counts of the rules when they were last told, and that time.
     told: Told,
     pub(super) origin: Origin,
     pub(super) judge: Judge,
@@ -57,12 +57,12 @@ pub(super) struct Tracked {
     /// When rows last ran, since 1970.
     pub(super) last_rows_at: Duration,
     merging: Merging,
-    /// What was counted by the layout before, until its last requests are done.
+    /// Counting by the layout before, until its last requests are done.
     before: Option<(Arc<Stage>, Merging)>,
     spare: [Tap; SIDES],
 }
 
-/// What outlives the process of a version.
+/// State of a version that outlives the process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     judge: KeptJudge,
@@ -89,7 +89,7 @@ impl Origin {
     }
 }
 
-/// What was read of the shards.
+/// Counts read from the shards so far.
 #[derive(Debug, Default)]
 struct Merging {
     /// By worker: cells as of the last look.
@@ -116,7 +116,7 @@ enum Values {
     Texts(Vec<Box<[u8]>>),
 }
 
-/// What a look brought.
+/// Results of a look.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
     pub(super) news: Vec<News>,
@@ -152,7 +152,7 @@ impl Tracked {
         }
     }
 
-    /// What outlives the process.
+    /// Returns the state that outlives the process.
     pub(super) fn kept(&self) -> Kept {
         let (rows, last_rows_at) = (self.rows.clone(), self.last_rows_at);
         Kept { judge: self.judge.kept(), rows, last_rows_at }
@@ -400,7 +400,7 @@ impl Merging {
 }
 
 impl Learning {
-    /// What is to be learned of a layout; `None` if every feature has a reference.
+    /// Columns to be learned of a layout; `None` if every feature has a reference.
     fn of(layout: &Layout, settings: &Settings) -> Option<Self> {
         let unknown = layout.features.iter().enumerate();
         let unknown = unknown.filter(|(_, known)| known.reference.is_none());

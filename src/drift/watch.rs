@@ -94,20 +94,20 @@ pub struct Newcomer<'a> {
     pub is_batched: bool,
     /// Names of the columns of a wide input, where a description gives them.
     pub names: &'a [String],
-    /// What identifies its files, for references that were learned.
+    /// Identity of its files, for references that were learned.
     pub identity: &'a str,
     /// Its profile, or why that cannot be used.
     pub profile: Option<Result<Profile, String>>,
 }
 
-/// What a version counts with.
+/// Counters of a version.
 #[derive(Debug, Default)]
 pub struct Given {
     /// Counts its values; `None` where drift is off.
     pub recorder: Option<Arc<Recorder>>,
     /// Checks its inputs, where the operator wrote a contract.
     pub terms: Option<Arc<Terms>>,
-    /// What an operator should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 
