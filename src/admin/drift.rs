@@ -40,6 +40,7 @@ const WINDOW_RULE: &str = "must be from 1m to 24h; up to 1h it counts minutes, a
 #[serde(deny_unknown_fields)]
 struct Asked {
     version: Option<String>,
+    segment: Option<String>,
     window: Option<Span>,
 }
 
@@ -59,7 +60,8 @@ async fn show(
         let text = format!("`window` {WINDOW_RULE}");
         return Problem::new(StatusCode::BAD_REQUEST, text).into_response();
     }
-    match report(&admin, &model, asked.version.as_deref(), window) {
+    let of = (asked.version.as_deref(), asked.segment.as_deref());
+    match report(&admin, &model, of, window) {
         Ok(report) => Json(report).into_response(),
         Err(problem) => problem.into_response(),
     }
@@ -78,12 +80,13 @@ async fn test(State(admin): State<Admin>, Path(model): Path<String>, body: Bytes
         return Problem::unknown_model().into_response();
     };
     let mut errors = Errors::default();
-    let wanted = ["version", "window", "p_value", "correction", "drift_type", "include"];
-    let (mut asked, mut version) = (TestRequest::default(), None);
+    let wanted = ["version", "segment", "window", "p_value", "correction", "drift_type", "include"];
+    let (mut asked, mut version, mut segment) = (TestRequest::default(), None, None::<String>);
     if let Some(fields) = Fields::of(&body, "", &wanted, &mut errors) {
         if fields.get("version").is_some() {
             version = version_of(known, &fields, "version", &mut errors);
         }
+        segment = word(&fields, "segment", "must be a text", &mut errors);
         asked.window = word(&fields, "window", "must be a duration such as \"1h\"", &mut errors)
             .map(|Span(window)| window);
         if asked.window.is_some_and(|window| window.is_zero() || window > WINDOW_MAX) {
@@ -104,7 +107,10 @@ async fn test(State(admin): State<Admin>, Path(model): Path<String>, body: Bytes
     if !errors.0.is_empty() {
         return Problem::of(errors).into_response();
     }
-    if let Some(report) = admin.drift.test(&name, version, &asked) {
+    if let Some(unknown) = unknown_segment(&admin, &name, segment.as_deref()) {
+        return unknown.into_response();
+    }
+    if let Some(report) = admin.drift.test(&name, (version, segment.as_deref()), &asked) {
         return Json(report).into_response();
     }
     let text = "no version of the model is watched: none is loaded, or drift is off";
@@ -125,11 +131,25 @@ fn word<T: serde::de::DeserializeOwned>(
     read
 }
 
-/// The page of a version, or of the one that had rows last.
+/// The refusal of a segment that a model does not have.
+fn unknown_segment(admin: &Admin, model: &ModelName, segment: Option<&str>) -> Option<Problem> {
+    let segment = segment?;
+    let text = match admin.drift.segments(model) {
+        None => format!("no segments are declared for `{model}`: set [models.{model}.segments]"),
+        Some(known) if known.iter().any(|known| known == segment) => return None,
+        Some(known) => {
+            let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+            format!("model `{model}` has no segment `{segment}`; there are {known}")
+        }
+    };
+    Some(Problem::new(StatusCode::NOT_FOUND, text))
+}
+
+/// The page of a version, or of the one that had rows last; of a segment of its rows, if one is named.
 fn report(
     admin: &Admin,
     model: &str,
-    version: Option<&str>,
+    (version, segment): (Option<&str>, Option<&str>),
     window: Option<Duration>,
 ) -> Result<DriftReport, Problem> {
     let table = admin.serving.table();
@@ -144,11 +164,18 @@ fn report(
             Problem::new(StatusCode::NOT_FOUND, text)
         })?),
     };
-    if let Some(report) = admin.drift.report(&name, version, window) {
+    if let Some(unknown) = unknown_segment(admin, &name, segment) {
+        return Err(unknown);
+    }
+    if let Some(report) = admin.drift.report(&name, (version, segment), window) {
         return Ok(report);
     }
     let (status, detail) = if admin.drift.settings(&name).enabled {
-        (Status::Unmonitorable, "no version is loaded; its drift is watched while it serves")
+        let detail = match segment {
+            Some(_) => "no rows of this segment came yet",
+            None => "no version is loaded; its drift is watched while it serves",
+        };
+        (Status::Unmonitorable, detail)
     } else {
         (Status::Off, "drift is not watched: `drift.enabled = false`")
     };

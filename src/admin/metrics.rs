@@ -125,6 +125,8 @@ fn drift(admin: &Admin, page: &mut Exposition) {
     let (mut evidence, mut thresholds, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
     let mut features: [Vec<_>; 5] = Default::default();
     let mut raised: BTreeMap<(String, &str), u64> = BTreeMap::new();
+    let (segments, all): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|gauges| gauges.segment.is_some());
     for gauges in &all {
         let of = |value| (gauges.model.to_string(), gauges.version.to_string(), value);
         evidence.push(of(gauges.log_m));
@@ -152,6 +154,16 @@ fn drift(admin: &Admin, page: &mut Exposition) {
     page.gauges("tidegate_drift_log_m_threshold", help, &labelled(&thresholds));
     let help = "Whether an alarm about a version's features was raised and has not cleared.";
     page.gauges("tidegate_drift_alarm", help, &labelled(&alarms));
+    let versions: Vec<String> = segments.iter().map(|it| it.version.to_string()).collect();
+    let mut apart = Vec::with_capacity(segments.len());
+    for (gauges, version) in segments.iter().zip(&versions) {
+        let (model, segment) = (gauges.model.as_str(), gauges.segment.as_deref());
+        let labels =
+            vec![("model", model), ("version", version), ("segment", segment.unwrap_or_default())];
+        apart.push((labels, yes(gauges.is_drifting)));
+    }
+    let help = "The same for the rows of a segment, one that is declared by its value.";
+    page.gauges("tidegate_drift_segment_alarm", help, &apart);
     let count = |((model, kind), count): (&(String, &str), &u64)| {
         (vec![("model", model.clone()), ("kind", (*kind).to_owned())], *count)
     };

@@ -843,6 +843,9 @@ pub(super) struct DriftOf {
     /// The version, by number or alias [default: the one that had requests last]
     #[arg(long, value_name = "VERSION")]
     pub(super) version: Option<String>,
+    /// The segment of the rows, by the value of its header or feature [default: all rows]
+    #[arg(long, value_name = "VALUE")]
+    pub(super) segment: Option<String>,
     /// The time before now, from 1m to 24h [default: `drift.window` of the configuration]
     #[arg(long, value_name = "DURATION")]
     pub(super) window: Option<String>,

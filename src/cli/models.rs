@@ -136,7 +136,7 @@ fn version_text(version: &VersionReport) -> String {
 }
 
 /// A table as all commands draw it.
-pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
+pub(super) fn table(head: impl Into<comfy_table::Row>) -> Table {
     let mut table = Table::new();
     // As wide as the terminal; elsewhere a line a row.
     let arrangement = ContentArrangement::Dynamic;

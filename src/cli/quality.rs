@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use http::Method;
 
-use crate::feedback::{Metric, QualityReport};
+use crate::feedback::{Metric, QualityReport, VersionQuality};
 
 use super::{Outcome, client, models::table, print, traffic::percent};
 
@@ -45,12 +45,39 @@ pub(super) fn show(admin: &str, model: &str, window: &str, json: bool) -> anyhow
             ]);
         }
         text += &format!("{table}\n");
+        if !version.segments.is_empty() {
+            text += &format!("{}\n", segments(version));
+        }
     }
     if report.versions.iter().any(|it| it.metrics.values().any(|it| it.estimated.is_some())) {
         text += "\n~ estimated from scores alone: it cannot see that the same inputs mean something else by now\n";
     }
     print(&text)
 }
+
+/// The metrics of segments, a line each.
+fn segments(version: &VersionQuality) -> String {
+    let shown: Vec<&String> =
+        version.metrics.keys().filter(|name| SEGMENT_METRICS.contains(&name.as_str())).collect();
+    let heads = ["segment", "rows", "with outcome"].into_iter();
+    let mut table = table(heads.chain(shown.iter().map(|name| name.as_str())).collect::<Vec<_>>());
+    for segment in &version.segments {
+        let own = [segment.segment.clone(), segment.served.to_string(), percent(segment.coverage)];
+        let metric = |name: &&String| {
+            let metric = segment.metrics.get(*name).copied().unwrap_or_default();
+            match (metric.value, metric.estimated) {
+                (Some(value), _) => format!("{value:.4}"),
+                (None, Some(estimated)) => format!("~{estimated:.4}"),
+                (None, None) => "-".to_owned(),
+            }
+        };
+        table.add_row(own.into_iter().chain(shown.iter().map(metric)));
+    }
+    table.to_string()
+}
+
+/// Metrics that are shown by segment.
+const SEGMENT_METRICS: [&str; 5] = ["accuracy", "f1", "brier", "mae", "reward"];
 
 fn number(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"))

@@ -337,7 +337,7 @@ fn plan(model: &str, plan: &Plan) -> String {
     let mut head = vec!["step".to_owned(), "share".to_owned(), "passes after".to_owned()];
     let ratios = plan.steps.first().map(|step| step.rollback.as_slice()).unwrap_or_default();
     head.extend(ratios.iter().map(|at| format!("{} x worse", words::digits(at.ratio, 3))));
-    let mut table = table([]);
+    let mut table = table([""; 0]);
     table.set_header(head);
     for (step, number) in plan.steps.iter().zip(1..) {
         let mut row =
@@ -372,7 +372,7 @@ fn plan(model: &str, plan: &Plan) -> String {
 
 /// Text in lines as wide as the terminal, broken between words; elsewhere one line.
 fn wrapped(text: &str) -> String {
-    let columns = table([]).width().map_or(usize::MAX, usize::from);
+    let columns = table([""; 0]).width().map_or(usize::MAX, usize::from);
     let mut lines = String::new();
     let mut taken = 0;
     for word in text.split(' ') {

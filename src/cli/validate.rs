@@ -208,7 +208,7 @@ fn shown(report: &Report) -> String {
     }
     let mut head = vec!["metric".to_owned(), "value".to_owned(), "threshold".to_owned()];
     head.extend(report.comparison.as_ref().map(|other| format!("version {}", other.version)));
-    let mut rows = table([]);
+    let mut rows = table([""; 0]);
     rows.set_header(head);
     for own in &report.metrics {
         let threshold = report.thresholds.iter().find(|threshold| threshold.metric == own.metric);

@@ -205,6 +205,7 @@ fn drift_settings(section: &file::Drift) -> drift::Settings {
         metric_features_max: count(section.metric_features),
         ignored: Vec::new(),
         contract: None,
+        segments: None,
     }
 }
 
@@ -215,8 +216,9 @@ fn model_drift(
     all: &drift::Settings,
     own: Option<Table<file::ModelDrift>>,
     contract: Option<Table<file::ModelContract>>,
+    segments: Option<drift::SegmentRule>,
 ) -> Option<drift::Settings> {
-    if own.is_none() && contract.is_none() {
+    if own.is_none() && contract.is_none() && segments.is_none() {
         return None;
     }
     let own = own.map(|own| own.0).unwrap_or_default();
@@ -229,6 +231,7 @@ fn model_drift(
         window: own.window.map_or(all.window, |own| own.0),
         ignored: own.ignore,
         contract: contract.map(|contract| terms(contract.0)),
+        segments,
         ..all.clone()
     })
 }
@@ -259,7 +262,13 @@ fn policy(name: &str, model: file::Model, places: &Places, drift: &drift::Settin
         signature_may_change: model.signature_may_change.0,
         route_override: model.route_override.0,
         rollout: model.rollout.map(|RolloutPolicy(draft)| draft),
-        drift: model_drift(drift, model.drift, model.contract),
+        drift: model_drift(
+            drift,
+            model.drift,
+            model.contract,
+            // Checked when it was read.
+            model.segments.and_then(|segments| segments.0.read().ok()),
+        ),
         feedback: model.feedback.map(|keys| outcomes(keys.0)).unwrap_or_default(),
     }
 }

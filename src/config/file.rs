@@ -15,8 +15,8 @@ use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
         Class, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi,
-        RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Size, Switch, TIB, Table, Text, Texts,
-        Time, Webhooks, Whole,
+        RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Segments, Size, Switch, TIB, Table,
+        Text, Texts, Time, Webhooks, Whole,
     },
 };
 use crate::{
@@ -462,6 +462,11 @@ pub(super) struct Model {
     /// the prediction, and how long outcomes may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) feedback: Option<Table<ModelFeedback>>,
+    /// Rows of this model that are also counted apart, by the value of a `header` or of a `feature` of the inputs:
+    /// drift, the contract and outcomes are then told by segment as well. `values` are known beforehand; others are
+    /// taken as they come, up to `limit` of all; further ones are the segment `other`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) segments: Option<Segments>,
     /// When this model should be trained anew (the event `retrain.requested`): drift of important features, or a drop
     /// of performance, that lasts. Not set: only when an operator asks.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -512,8 +517,8 @@ impl File {
         let engine = Some(Text(EngineChoice::Tract));
         let policy = PolicyDraft { alpha: Some(0.01), ..PolicyDraft::default() };
         let rollout = Some(RolloutPolicy(policy));
-        let drift = ModelDrift { tolerance: Some(Decimal(0.05)), ..ModelDrift::default() };
-        let drift = Some(Table(drift));
+        let watched = ModelDrift { tolerance: Some(Decimal(0.05)), ..ModelDrift::default() };
+        let watched = Some(Table(watched));
         let owner = "risk team".to_owned();
         let contract = Some(Table(ModelContract { owner, ..ModelContract::default() }));
         let output = Some("label".to_owned());
@@ -521,8 +526,19 @@ impl File {
         let rule =
             notify::RetrainDraft { windows: Some(3), min_psi: Some(0.1), ..Default::default() };
         let retrain = Some(RetrainRule(rule));
-        let fraud =
-            Model { engine, rollout, drift, contract, feedback, retrain, ..Model::default() };
+        let values = ["eu", "us"].map(str::to_owned).to_vec();
+        let header = Some("x-region".to_owned());
+        let segments = drift::SegmentDraft { header, values, ..Default::default() };
+        let fraud = Model {
+            engine,
+            rollout,
+            drift: watched,
+            contract,
+            feedback,
+            retrain,
+            segments: Some(Segments(segments)),
+            ..Model::default()
+        };
         file.models.insert("fraud".to_owned(), fraud);
         file.notify.ca_file = Some(Text("/etc/ssl/certs/company.pem".into()));
         file.notify.webhook = Webhooks(vec![notify::WebhookDraft {
@@ -810,6 +826,7 @@ impl Default for Model {
             drift: None,
             contract: None,
             feedback: None,
+            segments: None,
             retrain: None,
         }
     }

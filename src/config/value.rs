@@ -591,6 +591,30 @@ impl JsonSchema for RetrainRule {
     }
 }
 
+/// Rows of a model that are counted apart.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub(super) struct Segments(pub(super) drift::SegmentDraft);
+
+impl<'de> Deserialize<'de> for Segments {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let draft: drift::SegmentDraft =
+            serde_json::from_value(table_or_json(deserializer)?).map_err(D::Error::custom)?;
+        draft.read().map_err(|wrong| D::Error::custom(wrong.join("; ")))?;
+        Ok(Self(draft))
+    }
+}
+
+impl JsonSchema for Segments {
+    fn schema_name() -> Cow<'static, str> {
+        drift::SegmentDraft::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        drift::SegmentDraft::json_schema(generator)
+    }
+}
+
 fn table_or_json<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<serde_json::Value, D::Error> {

@@ -22,6 +22,7 @@ use super::{
     layout::{Layout, Reading},
     profile::category_key,
     reader::{Items, Visit, visit},
+    segments::{RowSegments, SegmentId},
 };
 
 /// Demands of an operator on a model's inputs.
@@ -116,6 +117,8 @@ pub struct Terms {
     is_dry_run: bool,
     /// By input: its width, and the terms of its columns.
     inputs: Box<[(usize, Box<[Term]>)]>,
+    /// Terms of all inputs.
+    len: usize,
     shards: Box<[Shard]>,
 }
 
@@ -131,10 +134,13 @@ struct Term {
     place: usize,
 }
 
-/// One worker's counts: for each term its values, then its breaches by kind.
+/// One worker's counts: for each term its values, then its breaches by kind; of all rows, then by segment.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard(Box<[AtomicU64]>);
+struct Shard {
+    counts: Box<[AtomicU64]>,
+    terms: usize,
+}
 
 /// Counts of a term.
 const COUNTS: usize = 1 + Breach::ALL.len();
@@ -167,8 +173,13 @@ pub struct TermCounts {
 const NAMED_MAX: usize = 8;
 
 impl Terms {
-    /// The terms of a contract for a layout's inputs, and the rules that are about no input.
-    pub(super) fn new(contract: &Contract, layout: &Layout, workers: usize) -> (Self, Vec<String>) {
+    /// The terms of a contract for a layout's inputs, and the rules that are about no input. `segments` are counted
+    /// apart at most.
+    pub(super) fn new(
+        contract: &Contract,
+        layout: &Layout,
+        (workers, segments): (usize, usize),
+    ) -> (Self, Vec<String>) {
         let mut left: Vec<&str> = contract.features.keys().map(String::as_str).collect();
         let mut place = 0;
         let mut inputs = Vec::new();
@@ -194,7 +205,9 @@ impl Terms {
             }
             inputs.push((*width, terms.into_boxed_slice()));
         }
-        let shard = || Shard((0..place * COUNTS).map(|_| AtomicU64::new(0)).collect());
+        let cells = place * COUNTS * (1 + segments);
+        let shard =
+            || Shard { counts: (0..cells).map(|_| AtomicU64::new(0)).collect(), terms: place };
         let known = layout.features[..layout.inputs_end()].iter().take(8);
         let known = known.map(|known| format!("`{}`", known.name)).collect::<Vec<_>>().join(", ");
         let unknown = left.into_iter().map(|name| {
@@ -207,19 +220,26 @@ impl Terms {
             owner: contract.owner.clone(),
             is_dry_run: contract.is_dry_run,
             inputs: inputs.into_boxed_slice(),
+            len: place,
             shards: (0..workers).map(|_| shard()).collect(),
         };
         (terms, unknown)
     }
 
     /// Checks all rows of a request, and counts.
-    pub fn check(&self, worker: WorkerId, inputs: &[Input], rows: usize) -> Broken {
+    pub fn check(
+        &self,
+        worker: WorkerId,
+        inputs: &[Input],
+        rows: usize,
+        split: &RowSegments,
+    ) -> Broken {
         let mut found = Found::default();
         // A shadow runs copies of what was checked.
         let Some(shard) = self.shards.get(worker.0) else { return Broken::default() };
         for (input, (width, terms)) in inputs.iter().zip(&self.inputs) {
             if !terms.is_empty() {
-                check_input(&input.tensor, (*width, rows), terms, shard, &mut found);
+                check_input(&input.tensor, (*width, rows), terms, (shard, split), &mut found);
             }
         }
         if found.is_empty() || self.is_dry_run {
@@ -239,12 +259,13 @@ impl Terms {
         &self.owner
     }
 
-    /// Counts of all terms.
-    pub fn counts(&self) -> Vec<TermCounts> {
+    /// Counts of all terms: of all rows, or of those of a segment.
+    pub fn counts(&self, segment: SegmentId) -> Vec<TermCounts> {
         let terms = self.inputs.iter().flat_map(|(_, terms)| terms);
-        let sum = |at: usize| self.shards.iter().map(|shard| shard.0[at].load(Relaxed)).sum();
+        let of = |shard: &Shard, at: usize| shard.counts.get(at).map_or(0, |sum| sum.load(Relaxed));
+        let sum = |at: usize| self.shards.iter().map(|shard| of(shard, at)).sum();
         let counts = |term: &Term| {
-            let first = term.place * COUNTS;
+            let first = (usize::from(segment.0) * self.len + term.place) * COUNTS;
             let breaches = Breach::ALL.iter().enumerate();
             TermCounts {
                 feature: term.feature.clone(),
@@ -262,7 +283,7 @@ fn check_input(
     tensor: &Tensor,
     (width, rows): (usize, usize),
     terms: &[Term],
-    shard: &Shard,
+    (shard, split): (&Shard, &RowSegments),
     found: &mut Found,
 ) {
     if let Some(strings) = tensor.strings() {
@@ -270,28 +291,42 @@ fn check_input(
             return;
         }
         for term in terms {
-            shard.add(term.place, 0, rows as u64);
+            shard.seen(term, rows, split);
             for row in 0..rows {
                 let text = strings.get(row * width + term.column).unwrap_or_default();
                 if let Some(breach) = term.of_text(text) {
-                    shard.count(term, breach);
+                    shard.count(term, breach, split.of(row));
                     found.add(term, breach, row, &String::from_utf8_lossy(text));
                 }
             }
         }
         return;
     }
-    visit(tensor, &mut Checking { width, rows, terms, shard, found });
+    visit(tensor, &mut Checking { width, rows, terms, shard, split, found });
 }
 
 impl Shard {
-    fn add(&self, place: usize, offset: usize, n: u64) {
-        let count = &self.0[place * COUNTS + offset];
-        count.store(count.load(Relaxed).wrapping_add(n), Relaxed);
+    /// Adds to a term's count of all rows, or of those of a segment.
+    fn add(&self, (term, segment): (&Term, SegmentId), offset: usize, n: u64) {
+        let at = (usize::from(segment.0) * self.terms + term.place) * COUNTS + offset;
+        // There is no place for what is no segment of its own.
+        if let Some(count) = self.counts.get(at) {
+            count.store(count.load(Relaxed).wrapping_add(n), Relaxed);
+        }
     }
 
-    fn count(&self, term: &Term, breach: Breach) {
-        self.add(term.place, 1 + breach as usize, 1);
+    fn seen(&self, term: &Term, rows: usize, split: &RowSegments) {
+        self.add((term, SegmentId::NONE), 0, rows as u64);
+        for (segment, rows) in split.runs(rows) {
+            self.add((term, segment), 0, rows.len() as u64);
+        }
+    }
+
+    fn count(&self, term: &Term, breach: Breach, segment: SegmentId) {
+        self.add((term, SegmentId::NONE), 1 + breach as usize, 1);
+        if segment != SegmentId::NONE {
+            self.add((term, segment), 1 + breach as usize, 1);
+        }
     }
 }
 
@@ -403,6 +438,7 @@ struct Checking<'a> {
     rows: usize,
     terms: &'a [Term],
     shard: &'a Shard,
+    split: &'a RowSegments,
     found: &'a mut Found,
 }
 
@@ -416,7 +452,7 @@ impl Visit for Checking<'_> {
             return;
         }
         for term in self.terms {
-            self.shard.add(term.place, 0, self.rows as u64);
+            self.shard.seen(term, self.rows, self.split);
             for row in 0..self.rows {
                 let value = real(items.get(row * self.width + term.column));
                 // A limit is meant in the tensor's own precision.
@@ -430,7 +466,7 @@ impl Visit for Checking<'_> {
                 let is_rounded =
                     limit.is_some_and(|limit| T::round(limit).wide().to_bits() == wide.to_bits());
                 if !is_rounded {
-                    self.shard.count(term, breach);
+                    self.shard.count(term, breach, self.split.of(row));
                     self.found.add(term, breach, row, &wide.to_string());
                 }
             }
@@ -466,7 +502,7 @@ mod tests {
         let features = [("x[1]", range), ("country", country), ("age", Rule::default())];
         let features = features.into_iter().map(|(name, rule)| (name.to_owned(), rule)).collect();
         let contract = Contract { owner: "the risk team".to_owned(), action, is_dry_run, features };
-        Terms::new(&contract, &layout, 1)
+        Terms::new(&contract, &layout, (1, 0))
     }
 
     fn inputs(x: &[f32], countries: &[&str]) -> Vec<Input> {
@@ -485,16 +521,16 @@ mod tests {
         let (terms, unknown) = terms(Action::Refuse, false);
         assert!(unknown[0].contains("`age`"), "{unknown:?}");
         let fine = inputs(&[9.0, 0.1, 9.0, 0.7], &["de", "fr"]);
-        assert_eq!(terms.check(WorkerId(0), &fine, 2), Broken::default());
+        assert_eq!(terms.check(WorkerId(0), &fine, 2, &RowSegments::default()), Broken::default());
         let bad = inputs(&[9.0, 0.75, 9.0, f32::NAN], &["de", "xx"]);
-        let broken = terms.check(WorkerId(0), &bad, 2);
+        let broken = terms.check(WorkerId(0), &bad, 2, &RowSegments::default());
         let refusal = broken.refusal.unwrap();
         assert!(refusal.contains("row 0: `x[1]` is 0.75, above max = 0.7"), "{refusal}");
         assert!(refusal.contains("row 1: `x[1]` is missing"), "{refusal}");
         assert!(refusal.ends_with("ask the risk team about the model's contract"), "{refusal}");
         let flag = broken.flag.unwrap();
         assert_eq!(&*flag, "row 1: `country` is `xx`, not in categories = [de, fr]");
-        let counts = terms.counts();
+        let counts = terms.counts(SegmentId::NONE);
         assert_eq!(counts[0].values, 4);
         assert_eq!(counts[0].breaches[1], (Breach::Max, 1));
         assert_eq!(counts[0].breaches[3], (Breach::Missing, 1));
@@ -505,7 +541,7 @@ mod tests {
     fn a_dry_run_counts_and_says_nothing() {
         let (terms, _) = terms(Action::Refuse, true);
         let bad = inputs(&[9.0, 7.0], &["xx"]);
-        assert_eq!(terms.check(WorkerId(0), &bad, 1), Broken::default());
-        assert_eq!(terms.counts()[0].breaches[1], (Breach::Max, 1));
+        assert_eq!(terms.check(WorkerId(0), &bad, 1, &RowSegments::default()), Broken::default());
+        assert_eq!(terms.counts(SegmentId::NONE)[0].breaches[1], (Breach::Max, 1));
     }
 }

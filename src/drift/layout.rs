@@ -163,13 +163,12 @@ impl Layout {
         let is_text = spec.datatype == DataType::Bytes;
         let width = width(spec, hints.is_batched);
         match (binding.derivation(&spec.name), is_text) {
-            (Some((name, Derivation::Text { words, .. })), true) if width == Some(1) => {
+            (Some((name, text @ Derivation::Text { .. })), true) if width == Some(1) => {
                 for measure in ["length", "known"] {
                     let names = (format!("{base}.{measure}"), format!("{name}.{measure}"));
                     self.add(names, derived, spec.datatype, binding);
                 }
-                let words = words.iter().filter_map(|word| u64::from_str_radix(word, 16).ok());
-                return Reading::Words { first, words: words.collect() };
+                return Reading::Words { first, words: text.word_keys() };
             }
             (Some((name, Derivation::Clusters { centres, .. })), false) => {
                 for measure in ["cluster", "norm"] {
@@ -285,6 +284,42 @@ impl Layout {
             reading.shift(end, own);
         }
         true
+    }
+
+    /// A copy without references, for rows that are compared with others of their own kind.
+    pub(super) fn blank(&self) -> Self {
+        let mut layout = self.clone();
+        layout.features.iter_mut().for_each(|known| known.reference = None);
+        layout
+    }
+
+    /// A copy with the references that were learned of features that have none.
+    pub(super) fn recalling(&self, learned: &Profile) -> Self {
+        let mut found = BTreeMap::new();
+        for (index, known) in self.features.iter().enumerate() {
+            if known.reference.is_some() {
+                continue;
+            }
+            if let Some(feature) = learned.feature(&known.name) {
+                found.insert(index, Learned::Feature(feature.clone()));
+            } else if let Some(words) = learned.words(&known.name).filter(|_| known.is_text)
+                && let [Some(length), Some(share)] = ["length", "known"]
+                    .map(|measure| learned.feature(&format!("{}.{measure}", known.name)))
+            {
+                let measures = Box::new([length.clone(), share.clone()]);
+                found.insert(index, Learned::Words(measures, words));
+            }
+        }
+        self.with(found)
+    }
+
+    /// The number of centres, for a feature that names the nearest one.
+    pub(super) fn centres(&self, feature: usize) -> Option<usize> {
+        let mut readings = self.inputs.iter().chain(&self.outputs);
+        readings.find_map(|reading| match reading {
+            Reading::Clusters { first, centres } if *first == feature => Some(centres.len()),
+            _ => None,
+        })
     }
 
     /// A copy in which these features have references; a column of texts may become one of measured text.

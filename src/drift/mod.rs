@@ -18,6 +18,7 @@ mod reader;
 mod recorder;
 mod report;
 mod sample;
+mod segments;
 mod settings;
 mod summary;
 mod tap;
@@ -35,8 +36,8 @@ pub use builder::{
 pub use contract::{Action, Breach, Broken, Contract, Rule, TermCounts, Terms};
 pub use numbers::learn_numeric;
 pub use page::{
-    Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, RuleReport, Status,
-    Tier,
+    Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, RuleReport,
+    SegmentName, SegmentReport, Status, Tier,
 };
 pub use profile::{
     Bins, CATEGORIES_KEPT, CATEGORIES_MAX, Derivation, FEATURES_MAX, Feature, Moments, ORDERED_MAX,
@@ -44,6 +45,10 @@ pub use profile::{
     category_key, written,
 };
 pub use recorder::Recorder;
+pub use segments::{
+    OTHER, RowSegments, SEGMENT_BYTES_MAX, SEGMENTS_MAX, SegmentBy, SegmentDraft, SegmentId,
+    SegmentRule, Splitter,
+};
 pub use settings::Settings;
 pub use summary::{Summary, norm};
 pub use test::{Correction, Drifts, Include, Scope, TestData, TestReport, TestRequest};

@@ -15,6 +15,12 @@ pub struct DriftReport {
     pub model: String,
     /// The version's number.
     pub version: String,
+    /// The segment that the page is about; `None`: all rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub segment: Option<SegmentName>,
+    /// The segments that are watched apart; empty on the page of one, and where none are declared.
+    #[serde(default)]
+    pub segments: Vec<SegmentReport>,
     /// `off`, `learning`, `watching`, `drifting` or `unmonitorable`.
     pub status: Status,
     /// More about it, for people.
@@ -40,6 +46,32 @@ pub struct DriftReport {
     /// Rules of the contract and what they counted; empty without one.
     #[serde(default)]
     pub contract: Vec<RuleReport>,
+}
+
+/// A segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentName {
+    /// The header or feature that says which segment a row is of.
+    pub by: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// A segment in a few numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentReport {
+    /// The value of the header or feature.
+    pub value: String,
+    /// Its state.
+    pub status: Status,
+    /// Rows in the window.
+    pub rows: u64,
+    /// Natural logarithm of the evidence, over all its features.
+    pub log_m: f64,
+    /// Share of what is to be learned that was, from 0 to 1.
+    pub progress: f64,
+    /// Features with an alarm of the page tier that has not cleared.
+    pub drifting: Vec<String>,
 }
 
 /// A rule of the contract.
@@ -220,6 +252,8 @@ impl DriftReport {
         Self {
             model: model.to_owned(),
             version,
+            segment: None,
+            segments: Vec::new(),
             status,
             detail: detail.to_owned(),
             reference: ReferenceReport { kind, rows: 0, digest: String::new(), progress: 0.0 },

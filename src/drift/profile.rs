@@ -349,7 +349,27 @@ pub fn written(value: f64) -> String {
     value.to_string()
 }
 
+impl Profile {
+    /// Keys of the words that are known of a text.
+    pub(super) fn words(&self, input: &str) -> Option<Vec<u64>> {
+        self.derived.iter().find_map(|derivation| match derivation {
+            Derivation::Text { input: own, .. } if own == input => Some(derivation.word_keys()),
+            _ => None,
+        })
+    }
+}
+
 impl Derivation {
+    /// Keys of the words that it knows; none of an embedding.
+    pub(super) fn word_keys(&self) -> Vec<u64> {
+        match self {
+            Self::Text { words, .. } => {
+                words.iter().filter_map(|word| u64::from_str_radix(word, 16).ok()).collect()
+            }
+            Self::Clusters { .. } => Vec::new(),
+        }
+    }
+
     /// The input that it works on.
     pub fn input(&self) -> &str {
         match self {

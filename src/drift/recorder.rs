@@ -9,11 +9,14 @@
 //!
 //! [`Settings::values_max`]: super::Settings
 
-use std::sync::{
-    Arc, Mutex, OnceLock, TryLockError,
-    atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{Acquire, Relaxed},
+use std::{
+    ops::Range,
+    sync::{
+        Arc, Mutex, OnceLock, TryLockError,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
     },
 };
 
@@ -80,6 +83,15 @@ struct Padded<T>(T);
 /// Elements of a row that its measures are worked out from; of a longer row, evenly spaced ones.
 const MEASURED_MAX: usize = 1024;
 
+/// Neighbouring rows of a request.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    /// All rows of the request.
+    pub(super) rows: usize,
+    /// Those that are meant.
+    pub(super) range: Range<usize>,
+}
+
 /// Rows that are counted of one request.
 #[derive(Debug, Clone, Copy)]
 struct Picked {
@@ -105,52 +117,73 @@ impl Recorder {
     /// signature's order. `rows` is at least 1. Copies of requests that a shadow runs are not counted: no worker runs
     /// them.
     pub fn inputs(&self, worker: WorkerId, inputs: &[Input], rows: usize) {
+        self.inputs_of(worker, inputs, &Block { rows, range: 0..rows });
+    }
+
+    /// The same for some rows of the request.
+    pub(super) fn inputs_of(&self, worker: WorkerId, inputs: &[Input], block: &Block) {
         let stage = self.stage.load();
         let Some(shard) = stage.shard(worker) else { return };
-        add(&shard.seen, rows as u64);
+        add(&shard.seen, block.range.len() as u64);
         let tensors = |index: usize| inputs.get(index).map(|input| &input.tensor);
         let plan = &stage.plan.inputs;
-        let picked = self.pick(shard, plan, rows);
-        if let Some(picked) = picked {
+        if let Some(picked) = self.pick(shard, plan, block) {
             add(&shard.counted, picked.count as u64);
             for (index, counting) in plan.iter().enumerate() {
                 if let Some(tensor) = tensors(index) {
-                    shard.count(counting, tensor, rows, picked);
+                    shard.count(counting, tensor, block.rows, picked);
                 }
             }
         }
-        shard.sample(&shard.inputs, &stage, &stage.layout.inputs, tensors, rows);
+        shard.sample(&shard.inputs, &stage, &stage.layout.inputs, tensors, block);
     }
 
     /// Counts outputs, as they are given to the client; `wanted` has the index of each in the signature.
     pub fn outputs(&self, worker: WorkerId, outputs: &[Tensor], wanted: &[usize], rows: usize) {
+        self.outputs_of(worker, (outputs, wanted), &Block { rows, range: 0..rows });
+    }
+
+    /// The same for some rows of the request.
+    pub(super) fn outputs_of(
+        &self,
+        worker: WorkerId,
+        (outputs, wanted): (&[Tensor], &[usize]),
+        block: &Block,
+    ) {
         let stage = self.stage.load();
         let Some(shard) = stage.shard(worker) else { return };
         let plan = &stage.plan.outputs;
-        if let Some(picked) = self.pick(shard, plan, rows) {
+        if let Some(picked) = self.pick(shard, plan, block) {
             for (tensor, index) in outputs.iter().zip(wanted) {
-                shard.count(&plan[*index], tensor, rows, picked);
+                shard.count(&plan[*index], tensor, block.rows, picked);
             }
         }
         let tensors = |index: usize| {
             let place = wanted.iter().position(|wanted| *wanted == index)?;
             outputs.get(place)
         };
-        shard.sample(&shard.outputs, &stage, &stage.layout.outputs, tensors, rows);
+        shard.sample(&shard.outputs, &stage, &stage.layout.outputs, tensors, block);
     }
 
     /// The rows that are counted; `None` if nothing is.
-    fn pick(&self, shard: &Shard, plan: &[Counting], rows: usize) -> Option<Picked> {
+    fn pick(&self, shard: &Shard, plan: &[Counting], block: &Block) -> Option<Picked> {
         let work: usize = plan.iter().map(Counting::work).sum();
-        if work == 0 || rows == 0 {
+        let (rows, len, first) = (block.rows, block.range.len(), block.range.start);
+        if work == 0 || len == 0 {
             return None;
         }
         if work.saturating_mul(rows) <= self.values_max {
-            return Some(Picked { start: 0, step: 1, count: rows });
+            return Some(Picked { start: first, step: 1, count: len });
         }
-        let count = (self.values_max / work).clamp(1, rows);
-        let step = rows / count;
-        let start = shard.random(rows - (count - 1) * step);
+        // A part of a request has its share of the rows, by chance where that is no whole number.
+        let part = (self.values_max / work).clamp(1, rows) * len;
+        let rest = part % rows;
+        let count = part / rows + usize::from(rest > 0 && shard.random(rows) < rest);
+        if count == 0 {
+            return None;
+        }
+        let step = len / count;
+        let start = first + shard.random(len - (count - 1) * step);
         Some(Picked { start, step, count })
     }
 
@@ -319,9 +352,9 @@ impl Shard {
         stage: &Stage,
         readings: &[Reading],
         tensors: impl Fn(usize) -> Option<&'t Tensor>,
-        rows: usize,
+        block: &Block,
     ) {
-        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        let rows = u32::try_from(block.range.len()).unwrap_or(u32::MAX);
         let skip = side.skip.load(Relaxed);
         if skip >= rows {
             side.skip.store(skip - rows, Relaxed);
@@ -341,7 +374,8 @@ impl Shard {
                 break;
             }
             for (index, reading) in readings.iter().enumerate() {
-                tap.read(reading, tensors(index), row as usize, rows as usize);
+                let row = block.range.start + row as usize;
+                tap.read(reading, tensors(index), row, block.rows);
             }
             tap.end_row();
             let pause = if gap == 0 { 0 } else { self.random(2 * gap as usize + 1) };

@@ -13,7 +13,10 @@ use super::{
     contract::TermCounts,
     judge::{Raised, Violation, Watched},
     layout::{Known, Source},
-    page::{Alarm, DriftReport, FeatureReport, ReferenceKind, ReferenceReport, RuleReport, Status},
+    page::{
+        Alarm, DriftReport, FeatureReport, ReferenceKind, ReferenceReport, RuleReport, SegmentName,
+        SegmentReport, Status, Tier,
+    },
     profile::Bins,
     version::Tracked,
 };
@@ -45,6 +48,11 @@ pub(super) fn page(
     DriftReport {
         model: tracked.model.as_str().to_owned(),
         version: tracked.version.number().to_string(),
+        segment: tracked
+            .segment
+            .as_ref()
+            .map(|segment| SegmentName { by: segment.by.clone(), value: segment.value.clone() }),
+        segments: Vec::new(),
         status,
         detail,
         reference: ReferenceReport {
@@ -68,6 +76,24 @@ pub(super) fn page(
     }
 }
 
+/// A segment in a few numbers.
+pub(super) fn summary(tracked: &Tracked, now: Duration, window: Duration) -> Option<SegmentReport> {
+    let segment = tracked.segment.as_ref()?;
+    let (rows, _) = tracked.rows.over(now, window, 1);
+    let open = tracked.judge.alarms.iter();
+    let open = open.filter(|raised| raised.cleared.is_none() && raised.tier == Tier::Page);
+    let name =
+        |raised: &Raised| tracked.layout.features.get(raised.feature).map(|it| it.name.clone());
+    Some(SegmentReport {
+        value: segment.value.clone(),
+        status: status(tracked).0,
+        rows,
+        log_m: finite(tracked.judge.log_m()),
+        progress: tracked.learning.as_ref().map_or(1.0, |it| it.progress(tracked.inputs())),
+        drifting: open.filter_map(name).collect(),
+    })
+}
+
 fn rules(tracked: &Tracked) -> Vec<RuleReport> {
     let Some(terms) = &tracked.terms else { return Vec::new() };
     let rule = |counts: TermCounts| RuleReport {
@@ -82,7 +108,7 @@ fn rules(tracked: &Tracked) -> Vec<RuleReport> {
             .map(|(breach, count)| (breach.name().to_owned(), count))
             .collect(),
     };
-    terms.counts().into_iter().map(rule).collect()
+    tracked.term_counts().into_iter().map(rule).collect()
 }
 
 /// A logarithm as JSON can write it.
@@ -110,7 +136,8 @@ fn status(tracked: &Tracked) -> (Status, String) {
             format!("compared with profile.json, {} rows", tracked.origin.rows)
         }
         ReferenceKind::Learned => {
-            format!("compared with the version's first {} rows", tracked.origin.rows)
+            let whose = if tracked.segment.is_some() { "segment" } else { "version" };
+            format!("compared with the {whose}'s first {} rows", tracked.origin.rows)
         }
         ReferenceKind::Inherited => "compared with the reference of the version before".to_owned(),
         ReferenceKind::None => "nothing to compare with yet".to_owned(),
@@ -120,7 +147,7 @@ fn status(tracked: &Tracked) -> (Status, String) {
         let rows = learning.rows[usize::from(is_known)].min(learning.wanted);
         detail
             .push_str(&format!("; learning {whose} from live rows, {rows} of {}", learning.wanted));
-        if !is_known && tracked.origin.note.is_none() {
+        if !is_known && tracked.origin.note.is_none() && tracked.segment.is_none() {
             detail.push_str(
                 "; to compare with the training data instead, put a profile.json beside the model (`tidegate profile`)",
             );
@@ -324,8 +351,11 @@ fn names(bins: &Bins) -> Vec<String> {
 /// An alarm as it is shown.
 pub(super) fn alarm(tracked: &Tracked, raised: &Raised) -> Alarm {
     let feature = tracked.layout.features.get(raised.feature);
+    // Segments may raise alarms in one look.
+    let segment = tracked.segment.as_ref().map_or(0, |segment| u64::from(segment.id.0) << 7);
+    let number = (raised.number + segment) & 0xfff;
     Alarm {
-        id: format!("d-{:011x}{:03x}", raised.at.as_millis(), raised.number & 0xfff),
+        id: format!("d-{:011x}{number:03x}", raised.at.as_millis()),
         feature: feature.map(|known| known.name.clone()).unwrap_or_default(),
         kind: raised.kind.name().to_owned(),
         category: raised.category.clone(),
@@ -403,5 +433,9 @@ pub(super) fn event(tracked: &Tracked, raised: &[Raised]) -> (String, Value) {
         "kind": tracked.origin.kind, "rows": tracked.origin.rows, "digest": tracked.origin.digest,
     });
     object["false_alarm_every_seconds"] = tracked.settings.false_alarm_every.as_secs_f64().into();
+    if let Some(segment) = &tracked.segment {
+        object["segment"] = segment.by.as_str().into();
+        object["segment_value"] = segment.value.as_str().into();
+    }
     (names, object)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::contract::Contract;
+use super::{contract::Contract, segments::SegmentRule};
 
 /// Settings of one model's drift detection.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,8 @@ pub struct Settings {
     pub ignored: Vec<String>,
     /// Demands on the inputs.
     pub contract: Option<Contract>,
+    /// Rows that are also counted apart.
+    pub segments: Option<SegmentRule>,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             metric_features_max: 64,
             ignored: Vec::new(),
             contract: None,
+            segments: None,
         }
     }
 }

@@ -11,14 +11,15 @@ use crate::{
 };
 
 use super::{
-    contract::{Breach, Terms},
+    contract::{Breach, TermCounts, Terms},
     judge::{Judge, KeptJudge, News, Violation},
     layout::{Layout, Learned},
     numbers::learn_numeric,
     page::ReferenceKind,
-    profile::{Derivation, Feature, Profile, SCHEMA},
+    profile::{Bins, Feature, Profile, SCHEMA},
     recorder::{Recorder, Stage},
     sample::Sample,
+    segments::SegmentId,
     settings::Settings,
     tap::Tap,
     texts::{LearnedTexts, learn_texts},
@@ -31,6 +32,9 @@ const SIDES: usize = 2;
 /// Values of all features together that are kept while references are learned.
 const LEARNED_VALUES_MAX: usize = 4 << 20;
 
+/// Raw rows that a segment holds at least.
+const SAMPLE_ROWS_MIN: usize = 100;
+
 /// Evidence that a share of missing values is above its limit: one in a hundred such alarms would be false, natural
 /// logarithm.
 const SHARE_EVIDENCE: f64 = 4.605;
@@ -38,11 +42,13 @@ const SHARE_EVIDENCE: f64 = 4.605;
 /// By rule and kind of breach: values and breaches as of the last time that they were told, and that time.
 type Told = BTreeMap<(usize, Breach), (u64, u64, Option<Duration>)>;
 
-/// State of one version.
+/// State of one version, or of a segment of its rows.
 #[derive(Debug)]
 pub(super) struct Tracked {
     pub(super) model: ModelName,
     pub(super) version: VersionId,
+    /// The segment that it is about; `None`: all rows.
+    pub(super) segment: Option<Segment>,
     pub(super) settings: Settings,
     pub(super) terms: Option<Arc<Terms>>,
     /// Counts of the rules when they were last told, and that time.
@@ -60,6 +66,18 @@ pub(super) struct Tracked {
     /// Counting by the layout before, until its last requests are done.
     before: Option<(Arc<Stage>, Merging)>,
     spare: [Tap; SIDES],
+}
+
+/// A segment, as it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    /// The header or feature.
+    pub(super) by: String,
+    /// The value.
+    pub(super) value: String,
+    /// Segments that there may be: together they hold no more raw rows than all rows do.
+    pub(super) limit: usize,
 }
 
 /// State of a version that outlives the process.
@@ -126,23 +144,26 @@ pub(super) struct Looked {
 
 impl Tracked {
     pub(super) fn new(
-        (model, version): (ModelName, VersionId),
+        (model, version, segment): (ModelName, VersionId, Option<Segment>),
         layout: Layout,
         origin: Origin,
         terms: Option<Arc<Terms>>,
-        settings: Settings,
+        mut settings: Settings,
     ) -> Self {
+        let limit = segment.as_ref().map_or(1, |segment| segment.limit);
+        settings.sample_rows = (settings.sample_rows / limit).max(SAMPLE_ROWS_MIN);
         let judge = Judge::new(&layout.features, settings.clone());
         Self {
             model,
             version,
+            segment,
             terms,
             told: Told::default(),
             origin,
             judge,
             rows: Windows::default(),
             samples: samples(&layout, &settings),
-            learning: Learning::of(&layout, &settings),
+            learning: Learning::of(&layout, &settings, LEARNED_VALUES_MAX / limit),
             last_rows_at: Duration::ZERO,
             merging: Merging::default(),
             before: None,
@@ -165,6 +186,12 @@ impl Tracked {
             self.rows = kept.rows;
         }
         self.last_rows_at = kept.last_rows_at;
+    }
+
+    /// Counts of the contract's rules so far.
+    pub(super) fn term_counts(&self) -> Vec<TermCounts> {
+        let id = self.segment.as_ref().map(|segment| segment.id).unwrap_or_default();
+        self.terms.as_ref().map(|terms| terms.counts(id)).unwrap_or_default()
     }
 
     /// Features of inputs; those of outputs follow them.
@@ -218,9 +245,12 @@ impl Tracked {
 
     /// Tells of rules of the contract that are broken more often than they allow, each at most once in a cool-down.
     fn violated(&mut self, now: Duration) -> Option<News> {
-        let counts = self.terms.as_ref()?.counts();
+        if self.segment.is_some() {
+            // All rows together tell of it.
+            return None;
+        }
         let mut broken = Vec::new();
-        for (place, counts) in counts.into_iter().enumerate() {
+        for (place, counts) in self.term_counts().into_iter().enumerate() {
             for (breach, count) in &counts.breaches {
                 let (values, before, told) = self.told.entry((place, *breach)).or_default();
                 let (new_values, new) = (counts.values - *values, count - *before);
@@ -322,7 +352,15 @@ impl Tracked {
         for feature in due {
             let Some(values) = learning.columns.remove(&feature) else { continue };
             let known = &self.layout.features[feature];
-            references.insert(feature, values.learn(&known.name, known.is_whole, &mut profile));
+            let learned = match (values, self.layout.centres(feature)) {
+                (Values::Numbers(numbers), Some(centres)) => {
+                    let feature = clusters(&known.name, &numbers, centres);
+                    profile.features.push(feature.clone());
+                    Learned::Feature(feature)
+                }
+                (values, _) => values.learn(&known.name, known.is_whole, &mut profile),
+            };
+            references.insert(feature, learned);
         }
         if learning.columns.is_empty() {
             self.learning = None;
@@ -344,6 +382,24 @@ impl Tracked {
         }
         self.layout = layout;
     }
+}
+
+/// The reference of a feature that names the nearest of some centres, which are its categories.
+fn clusters(name: &str, nearest: &[f64], centres: usize) -> Feature {
+    let categories: Vec<String> = (0..centres).map(|centre| centre.to_string()).collect();
+    // Behind the categories: others, unseen, missing.
+    let mut counts = vec![0_u64; centres + 3];
+    for value in nearest {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "the index of a centre"
+        )]
+        let index = if value.is_nan() { centres + 2 } else { *value as usize };
+        counts[index.min(centres + 2)] += 1;
+    }
+    let (name, bins) = (name.to_owned(), Bins::Categorical { categories, others: Vec::new() });
+    Feature { name, bins, counts, moments: None, sample: Vec::new() }
 }
 
 /// SHA-256 of the counts of some features.
@@ -401,7 +457,7 @@ impl Merging {
 
 impl Learning {
     /// Columns to be learned of a layout; `None` if every feature has a reference.
-    fn of(layout: &Layout, settings: &Settings) -> Option<Self> {
+    fn of(layout: &Layout, settings: &Settings, values_max: usize) -> Option<Self> {
         let unknown = layout.features.iter().enumerate();
         let unknown = unknown.filter(|(_, known)| known.reference.is_none());
         let columns: BTreeMap<usize, Values> = unknown
@@ -414,7 +470,7 @@ impl Learning {
                 (index, values)
             })
             .collect();
-        let most = (LEARNED_VALUES_MAX / columns.len().max(1)) as u64;
+        let most = (values_max / columns.len().max(1)) as u64;
         let wanted = settings.learn_rows.min(most).max(1);
         (!columns.is_empty()).then_some(Self { columns, rows: [0; SIDES], wanted })
     }
@@ -500,13 +556,7 @@ impl Values {
                         Learned::Feature(feature)
                     }
                     LearnedTexts::Text(derivation, measures) => {
-                        let known = match &derivation {
-                            Derivation::Text { words, .. } => words
-                                .iter()
-                                .filter_map(|word| u64::from_str_radix(word, 16).ok())
-                                .collect(),
-                            Derivation::Clusters { .. } => Vec::new(),
-                        };
+                        let known = derivation.word_keys();
                         profile.derived.push(derivation);
                         profile.features.extend(measures.iter().cloned());
                         Learned::Words(measures, known)

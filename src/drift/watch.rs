@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt::Write as _,
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -23,12 +24,13 @@ use super::{
     judge::{News, Violation},
     layout::{Hints, Layout},
     page::{DriftReport, FeatureReport, ReferenceKind},
-    profile::{Derivation, Feature, PROFILE_BYTES_MAX, Profile},
+    profile::{Derivation, Feature, PROFILE_BYTES_MAX, Profile, category_key},
     recorder::Recorder,
     report,
+    segments::{SegmentId, Segments, Splitter},
     settings::Settings,
     test::{self, TestReport, TestRequest},
-    version::{Kept, Origin, Tracked},
+    version::{Kept, Origin, Segment, Tracked},
 };
 
 /// Time between two times that a version's state is kept.
@@ -37,8 +39,8 @@ const KEEP_EVERY: Duration = Duration::from_mins(1);
 /// Bytes of the largest state that is read.
 const STATE_BYTES_MAX: u64 = 64 << 20;
 
-/// Files of one model's versions that are kept.
-const FILES_MAX: usize = 64;
+/// Files of one model's versions and segments that are kept.
+const FILES_MAX: usize = 256;
 
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -61,6 +63,8 @@ struct Inner {
     workers: usize,
     settings: Settings,
     models: BTreeMap<ModelName, Settings>,
+    /// Segments of models that have some, for all their versions.
+    segments: BTreeMap<ModelName, Arc<Segments>>,
     /// Where learned references are kept.
     folder: Option<PathBuf>,
     versions: Mutex<Vec<Arc<Entry>>>,
@@ -70,7 +74,11 @@ struct Inner {
 struct Entry {
     model: ModelName,
     version: VersionId,
+    /// The segment's value; `None`: all rows.
+    segment: Option<String>,
     recorder: Weak<Recorder>,
+    /// Where segments of its rows are counted, and what they begin with.
+    splitting: Option<(Weak<Splitter>, Layout)>,
     /// The file of references that it learned.
     learned: Option<PathBuf>,
     /// Taken by the thread that looks and by whoever asks; never on the path.
@@ -107,6 +115,8 @@ pub struct Given {
     pub recorder: Option<Arc<Recorder>>,
     /// Checks its inputs, where the operator wrote a contract.
     pub terms: Option<Arc<Terms>>,
+    /// Tells its rows apart, where segments are declared.
+    pub splitter: Option<Arc<Splitter>>,
     /// Notes for the operator.
     pub notes: Vec<String>,
 }
@@ -128,7 +138,21 @@ impl Drift {
         folder: Option<PathBuf>,
     ) -> Self {
         let versions = Mutex::default();
-        Self { inner: Arc::new(Inner { monitor, workers, settings, models, folder, versions }) }
+        let split = |(model, settings): (&ModelName, &Settings)| {
+            Some((model.clone(), Arc::new(Segments::new(settings.segments.clone()?))))
+        };
+        let segments = models.iter().filter_map(split).collect();
+        Self {
+            inner: Arc::new(Inner {
+                monitor,
+                workers,
+                settings,
+                models,
+                segments,
+                folder,
+                versions,
+            }),
+        }
     }
 
     /// Watches with the defaults, on one worker, and keeps nothing.
@@ -151,14 +175,21 @@ impl Drift {
     pub fn watch(&self, newcomer: &Newcomer<'_>) -> Given {
         let settings = self.settings(newcomer.model).clone();
         let mut given = Given::default();
-        if !settings.enabled && settings.contract.is_none() {
+        let segments = self.inner.segments.get(newcomer.model);
+        if !settings.enabled && settings.contract.is_none() && segments.is_none() {
             return given;
         }
         let (layout, origin) = self.reference(newcomer, &settings);
+        if let Some(segments) = segments {
+            let (splitter, note) = Splitter::new(segments, &layout);
+            given.splitter = Some(Arc::new(splitter));
+            given.notes.extend(note);
+        }
         if let Some(contract) = &settings.contract {
-            let (terms, unknown) = Terms::new(contract, &layout, self.inner.workers);
+            let split = segments.map_or(0, |segments| segments.rule().limit);
+            let (terms, unknown) = Terms::new(contract, &layout, (self.inner.workers, split));
             given.terms = Some(Arc::new(terms));
-            given.notes = unknown;
+            given.notes.extend(unknown);
         }
         if !settings.enabled {
             return given;
@@ -166,27 +197,76 @@ impl Drift {
         given
             .notes
             .extend(origin.note.clone().map(|wrong| format!("profile.json is not used: {wrong}")));
-        let recorder =
-            Arc::new(Recorder::new(layout.clone(), self.inner.workers, settings.values_max));
-        let named = (newcomer.model.clone(), newcomer.version);
+        let splitter = given.splitter.as_ref();
+        let splitting = splitter.map(|splitter| (Arc::downgrade(splitter), layout.blank()));
         let learned = self.learned_file(newcomer);
-        let now = self.inner.monitor.clock().unix();
-        let mut tracked = Tracked::new(named, layout, origin, given.terms.clone(), settings);
+        let named = (newcomer.model.clone(), newcomer.version, None);
+        let tracked = Tracked::new(named, layout, origin, given.terms.clone(), settings);
+        let (recorder, entry) = self.enter(tracked, learned, splitting);
+        self.follow_segments(&entry);
+        given.recorder = Some(recorder);
+        given
+    }
+
+    /// Watches something from now on, going on from what an earlier process kept of it.
+    fn enter(
+        &self,
+        mut tracked: Tracked,
+        learned: Option<PathBuf>,
+        splitting: Option<(Weak<Splitter>, Layout)>,
+    ) -> (Arc<Recorder>, Arc<Entry>) {
         if let Some(kept) = learned.as_deref().and_then(recall_state) {
             tracked.resume(kept);
         }
-        let entry = Entry {
-            model: newcomer.model.clone(),
-            version: newcomer.version,
+        let values_max = tracked.settings.values_max;
+        let recorder =
+            Arc::new(Recorder::new(tracked.layout.clone(), self.inner.workers, values_max));
+        let entry = Arc::new(Entry {
+            model: tracked.model.clone(),
+            version: tracked.version,
+            segment: tracked.segment.as_ref().map(|segment| segment.value.clone()),
             recorder: Arc::downgrade(&recorder),
+            splitting,
             learned,
             tracked: Mutex::new(tracked),
-            kept_at: Mutex::new(now),
+            kept_at: Mutex::new(self.inner.monitor.clock().unix()),
             is_broken: AtomicBool::new(false),
-        };
-        self.versions().push(Arc::new(entry));
-        given.recorder = Some(recorder);
-        given
+        });
+        self.versions().push(Arc::clone(&entry));
+        (recorder, entry)
+    }
+
+    /// Watches the segments of a version that are known and not watched yet.
+    fn follow_segments(&self, entry: &Entry) {
+        let Some((splitter, blank)) = &entry.splitting else { return };
+        let Some(splitter) = splitter.upgrade() else { return };
+        for (index, value) in splitter.segments().names().into_iter().enumerate() {
+            let Some(place) = splitter.place(index).filter(|place| place.get().is_none()) else {
+                continue;
+            };
+            let (terms, settings) = {
+                let tracked = entry.tracked();
+                (tracked.terms.clone(), tracked.settings.clone())
+            };
+            let learned = entry.learned.as_deref().map(|whole| of_segment(whole, &value));
+            let mut layout = blank.clone();
+            let kind = ReferenceKind::None;
+            let mut origin = Origin { kind, rows: 0, digest: String::new(), note: None };
+            if let Some(learned) = learned.as_deref().and_then(recall) {
+                layout = layout.recalling(&learned);
+                origin.is_else(ReferenceKind::Learned, learned.rows, learned.digest);
+            }
+            let named = (&entry.model, entry.version, Some(value.as_str()));
+            self.inherit(named, &mut layout, &mut origin);
+            let by = splitter.segments().rule().by.name().to_owned();
+            let limit = splitter.segments().rule().limit;
+            let segment = Segment { id: SegmentId::of(index), by, value, limit };
+            let named = (entry.model.clone(), entry.version, Some(segment));
+            let tracked = Tracked::new(named, layout, origin, terms, settings);
+            let (recorder, _) = self.enter(tracked, learned, None);
+            // Nobody else fills it.
+            let _ = place.set(recorder);
+        }
     }
 
     /// The features of a version, and what they are compared with.
@@ -218,18 +298,26 @@ impl Drift {
                 origin.is_else(ReferenceKind::Learned, rows, digest);
             }
         }
-        self.inherit(newcomer, &mut layout, &mut origin);
+        let named = (newcomer.model, newcomer.version, None);
+        self.inherit(named, &mut layout, &mut origin);
         (layout, origin)
     }
 
-    /// Takes the references of inputs from the version before, where it has the same features.
-    fn inherit(&self, newcomer: &Newcomer<'_>, layout: &mut Layout, origin: &mut Origin) {
+    /// Takes the references of inputs from the version before, or from the same segment of it, where that has the same
+    /// features.
+    fn inherit(
+        &self,
+        (model, version, segment): (&ModelName, VersionId, Option<&str>),
+        layout: &mut Layout,
+        origin: &mut Origin,
+    ) {
         if !layout.lacks_inputs() {
             return;
         }
         let live = self.live();
-        let is_other =
-            |entry: &Entry| entry.model == *newcomer.model && entry.version != newcomer.version;
+        let is_other = |entry: &Entry| {
+            entry.model == *model && entry.version != version && entry.segment.as_deref() == segment
+        };
         let Some((before, _)) = live.iter().find(|(entry, _)| is_other(entry)) else { return };
         let before = before.tracked();
         if layout.adopt_inputs(&before.layout) {
@@ -271,6 +359,7 @@ impl Drift {
             if entry.is_broken.load(Relaxed) {
                 continue;
             }
+            self.follow_segments(entry);
             let sharing = sharing(&active, &entry.model);
             let look = AssertUnwindSafe(|| self.look_at(entry, recorder, now, sharing));
             // One version's trouble must not leave the others unwatched.
@@ -316,8 +405,11 @@ impl Drift {
             News::Cleared(raised) => (EventKind::DriftCleared, raised),
             News::Violated(broken) => return self.tell_violated(tracked, now, &broken),
         };
-        let (names, object) = report::event(tracked, &raised);
+        let (mut names, object) = report::event(tracked, &raised);
         let (model, version) = (&tracked.model, tracked.version);
+        if let Some(Segment { by, value, .. }) = &tracked.segment {
+            let _ = write!(names, ", where {by} is `{value}`");
+        }
         let detail = if kind == EventKind::DriftDetected {
             tracing::warn!(%model, %version, "drift: {names}; see `tidegate drift status {model}`");
             format!("drift: {names}")
@@ -351,68 +443,98 @@ impl Drift {
         let active = active(&live, now);
         let own = |(entry, _): &(Arc<Entry>, Arc<Recorder>)| {
             let tracked = entry.tracked();
-            if tracked.last_rows_at.is_zero() {
+            // What clients chose names no series.
+            let is_shown = entry.segment.as_deref().is_none_or(|value| {
+                let segments = self.inner.segments.get(&entry.model);
+                segments.is_some_and(|segments| segments.is_declared(value))
+            });
+            if tracked.last_rows_at.is_zero() || !is_shown {
                 return None;
             }
-            let features = report::gauges(&tracked, now);
+            let features = match &entry.segment {
+                None => report::gauges(&tracked, now),
+                Some(_) => Vec::new(),
+            };
             Some(Gauges {
                 model: entry.model.clone(),
                 version: entry.version,
+                segment: entry.segment.clone(),
                 log_m: report::finite(tracked.judge.log_m()),
                 log_m_threshold: tracked.judge.threshold(sharing(&active, &entry.model)),
                 is_drifting: tracked.judge.is_drifting(),
                 features,
                 alarms: tracked.judge.raised.clone(),
-                terms: tracked.terms.as_ref().map(|terms| terms.counts()).unwrap_or_default(),
+                terms: tracked.term_counts(),
             })
         };
         live.iter().filter_map(own).collect()
     }
 
-    /// Tests a version's window against its reference; the version as in [`Drift::report`]. `None` if it is not
+    /// Tests a version's window against its reference; version and segment as in [`Drift::report`]. `None` if it is not
     /// watched.
     pub fn test(
         &self,
         model: &ModelName,
-        version: Option<VersionId>,
+        (version, segment): (Option<VersionId>, Option<&str>),
         asked: &TestRequest,
     ) -> Option<TestReport> {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
-        let (entry, recorder) = newest(&live, model, version)?;
+        let (entry, recorder) = newest(&live, model, (version, segment))?;
         self.look_at(entry, recorder, now, sharing(&active(&live, now), model));
         Some(test::test(&entry.tracked(), now, asked))
     }
 
+    /// The segments of a model that rows came of, or that were declared; `None` where none are declared.
+    pub fn segments(&self, model: &ModelName) -> Option<Vec<String>> {
+        self.inner.segments.get(model).map(|segments| segments.names())
+    }
+
     /// The drift of a version in a window, the settings' own if none is given; of the version that had rows last, if
-    /// none
-    /// is named. `None` if it is not watched.
+    /// none is named. With a segment, of its rows alone. `None` if it is not watched.
     pub fn report(
         &self,
         model: &ModelName,
-        version: Option<VersionId>,
+        (version, segment): (Option<VersionId>, Option<&str>),
         window: Option<Duration>,
     ) -> Option<DriftReport> {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
-        let (entry, recorder) = newest(&live, model, version)?;
+        let (entry, recorder) = newest(&live, model, (version, segment))?;
         let sharing = sharing(&active(&live, now), model);
         // What was answered is counted.
         self.look_at(entry, recorder, now, sharing);
         let tracked = entry.tracked();
         let window = window.unwrap_or(tracked.settings.window);
-        Some(report::page(&tracked, now, window, sharing))
+        let mut page = report::page(&tracked, now, window, sharing);
+        drop(tracked);
+        if segment.is_none() {
+            let is_part = |part: &Entry| {
+                part.model == entry.model && part.version == entry.version && part.segment.is_some()
+            };
+            let parts = live.iter().filter(|(part, _)| is_part(part));
+            page.segments = parts
+                .filter_map(|(part, recorder)| {
+                    self.look_at(part, recorder, now, sharing);
+                    report::summary(&part.tracked(), now, window)
+                })
+                .collect();
+            page.segments.sort_by(|a, b| a.value.cmp(&b.value));
+        }
+        Some(page)
     }
 }
 
-/// The version of this number, or the one that had rows last.
+/// The version of this number, or the one that had rows last; of a segment, or of all rows.
 fn newest<'l>(
     live: &'l [(Arc<Entry>, Arc<Recorder>)],
     model: &ModelName,
-    version: Option<VersionId>,
+    (version, segment): (Option<VersionId>, Option<&str>),
 ) -> Option<&'l (Arc<Entry>, Arc<Recorder>)> {
     let own = |(entry, _): &&(Arc<Entry>, Arc<Recorder>)| {
-        entry.model == *model && version.is_none_or(|version| entry.version == version)
+        entry.model == *model
+            && entry.segment.as_deref() == segment
+            && version.is_none_or(|version| entry.version == version)
     };
     live.iter().filter(own).max_by_key(|(entry, _)| entry.tracked().last_rows_at)
 }
@@ -424,6 +546,8 @@ pub struct Gauges {
     pub model: ModelName,
     /// The version.
     pub version: VersionId,
+    /// The segment of its rows, one that the operator declared; `None`: all rows. One has no features here.
+    pub segment: Option<String>,
     /// Natural logarithm of the evidence over all features.
     pub log_m: f64,
     /// An alarm is raised at this.
@@ -436,6 +560,13 @@ pub struct Gauges {
     pub alarms: BTreeMap<&'static str, u64>,
     /// Counts of the contract's rules.
     pub terms: Vec<TermCounts>,
+}
+
+/// The file of a segment's references, beside those of all rows.
+fn of_segment(whole: &Path, value: &str) -> PathBuf {
+    let stem = whole.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let key = category_key(value.as_bytes());
+    whole.with_file_name(format!("{stem}-{key:016x}.json"))
 }
 
 /// State that an earlier process kept beside the references of a version.

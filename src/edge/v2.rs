@@ -251,6 +251,12 @@ fn predict<'w>(
         Err(NotRouted::Settling) => return Err(Box::new(Later::Settling(arrived))),
         Err(NotRouted::Busy(version)) => return Err(Box::new(Later::Busy(arrived, version))),
     };
+    if let Some(name) = call.segment_header() {
+        let value = head.headers.get(name).map(HeaderValue::as_bytes);
+        // Borrowed from the call, which is told.
+        let value = value.unwrap_or_default();
+        call.in_segment(value);
+    }
     let answer = worker.budget().reserve(call.version().answer_bytes()).and_then(|room| {
         let encoded = answer(worker, &mut call, arrived, early)?;
         let (kind, encoding) = (encoded.json_bytes, Encoding::of_answer(&head.headers));

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     model::{ArmName, ModelName, PredictionKey, VersionId},
     monitor::{EventKind, Monitor},
-    serve::{AnswerReading, Recall, Recalled, Serving},
+    serve::{AnswerReading, Model, Recall, Recalled, Serving},
 };
 
 use super::{
@@ -175,18 +175,25 @@ impl Joiner {
     /// The ledger and series of a place.
     fn find(&mut self, (place, segment): (u32, u8)) -> Option<(usize, u32)> {
         let (model, version, arm) = self.monitor.placed(place)?;
-        let reading = self.reading(&model, version);
+        let (reading, segment) = self.reading(&model, version, segment);
         let ledger = self.ledger(&model);
-        let of: (VersionId, ArmName, u8) = (version, arm, segment);
+        let of: (VersionId, ArmName, &str) = (version, arm, &segment);
         Some((ledger, self.ledgers[ledger].series_of(of, reading.as_ref())))
     }
 
-    /// How a version's outputs are read; `None` if it has left.
-    fn reading(&self, model: &ModelName, version: VersionId) -> Option<AnswerReading> {
+    /// How a version's outputs are read, `None` if it has left; and the name of a segment, empty for none.
+    fn reading(
+        &self,
+        model: &ModelName,
+        version: VersionId,
+        segment: u8,
+    ) -> (Option<AnswerReading>, String) {
         let table = self.serving.table();
-        let model = table.model(model.as_str());
-        let loaded = model.and_then(|model| model.ready().find(|loaded| loaded.id() == version));
-        loaded.map(|loaded| loaded.parts().answers.clone())
+        let ready = || table.model(model.as_str()).into_iter().flat_map(Model::ready);
+        let loaded = ready().find(|loaded| loaded.id() == version);
+        // All versions of a model have the same segments.
+        let segment = ready().find_map(|loaded| loaded.segment_name(segment));
+        (loaded.map(|loaded| loaded.parts().answers.clone()), segment.unwrap_or_default())
     }
 
     /// Does what was asked; true if it is over.

@@ -345,6 +345,7 @@ mod tests {
             at: Duration::from_secs(5),
             predicted: Predicted::NOTHING,
             segment: 0,
+            is_apart: false,
             assigned: None,
         }
     }

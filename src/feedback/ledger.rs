@@ -28,7 +28,7 @@ use super::{
 };
 
 /// Versions, arms and segments of a model that are summed apart.
-const SERIES_MAX: usize = 64;
+const SERIES_MAX: usize = 256;
 
 /// Time between two snapshots that let old segments go: they cost a sync each.
 const SNAPSHOT_PAUSE: Duration = Duration::from_secs(10);
@@ -63,7 +63,9 @@ pub(super) struct Ledger {
 pub(super) struct Series {
     pub(super) version: u64,
     pub(super) arm: String,
-    pub(super) segment: u8,
+    /// The segment's value; empty for rows of none.
+    #[serde(default)]
+    pub(super) segment: String,
     /// The positive class's bits.
     pub(super) positive: Option<u64>,
     /// True if the operator named it.
@@ -116,11 +118,11 @@ pub(super) enum Verdict {
 }
 
 impl Series {
-    fn new(version: VersionId, arm: ArmName, segment: u8, reading: &AnswerReading) -> Self {
+    fn new(version: VersionId, arm: ArmName, segment: &str, reading: &AnswerReading) -> Self {
         Self {
             version: version.number(),
             arm: arm.as_str().to_owned(),
-            segment,
+            segment: segment.to_owned(),
             positive: reading.positive(),
             is_positive_named: reading.is_positive_named(),
             is_binary: false,
@@ -236,7 +238,7 @@ impl Ledger {
     /// now. Without a reading, whichever there is.
     pub(super) fn series_of(
         &mut self,
-        (version, arm, segment): (VersionId, ArmName, u8),
+        (version, arm, segment): (VersionId, ArmName, &str),
         reading: Option<&AnswerReading>,
     ) -> u32 {
         let is_read_alike = |series: &Series, reading: &AnswerReading| {
@@ -287,7 +289,11 @@ impl Ledger {
         let Some(series) = self.series.get_mut(&entry.place) else { return };
         series.newest = series.newest.max(entry.at);
         series.is_binary |= entry.predicted.is_positives;
-        let rows = if entry.row == 0 { entry.rows.max(1) } else { 0 };
+        let rows = match entry.row {
+            _ if entry.is_apart => 1,
+            0 => entry.rows.max(1),
+            _ => 0,
+        };
         let positive = series.positive;
         if let Some(tally) = series.windows.of(entry.at, now) {
             tally.serve(&entry.predicted, rows.into(), positive);
@@ -622,7 +628,7 @@ mod tests {
     }
 
     fn predict(ledger: &mut Ledger, name: PredictionId) {
-        let of = (VersionId::new(1), ArmName::BASELINE, 0);
+        let of = (VersionId::new(1), ArmName::BASELINE, "");
         let place = ledger.series_of(of, None);
         let predicted =
             Predicted { kind: PredictedKind::Number, bits: 1, score: 0.75, is_positives: true };
@@ -634,6 +640,7 @@ mod tests {
             at: NOW,
             predicted,
             segment: 0,
+            is_apart: false,
             assigned: None,
         };
         ledger.push(&entry, NOW);

@@ -181,6 +181,7 @@ mod tests {
             at: Duration::from_secs(seconds),
             predicted: Predicted::NOTHING,
             segment: 0,
+            is_apart: false,
             assigned: None,
         }
     }

@@ -38,7 +38,7 @@ use crate::{
     serve::{AnswerRule, Assigned, ClassName, Recall, Serving},
 };
 
-pub use quality::{Delays, Metric, QualityReport, VersionQuality};
+pub use quality::{Delays, Metric, QualityReport, SegmentQuality, VersionQuality};
 pub use secret::secret;
 
 /// How outcomes are joined.

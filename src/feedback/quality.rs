@@ -58,6 +58,24 @@ pub struct VersionQuality {
     pub calibration_error: Option<f64>,
     /// True if labels contradict the scores, so that nothing is estimated until more have come.
     pub estimates_withheld: bool,
+    /// The same by segment of the rows; empty where no segments are declared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub segments: Vec<SegmentQuality>,
+}
+
+/// How good a version was on the rows of a segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SegmentQuality {
+    /// The value of the header or feature.
+    pub segment: String,
+    /// Rows that were answered.
+    pub served: u64,
+    /// Rows to which an outcome came.
+    pub labelled: u64,
+    /// The share of those, 0 to 1.
+    pub coverage: f64,
+    /// Metrics by name.
+    pub metrics: BTreeMap<String, Metric>,
 }
 
 /// Quantiles of the delay of outcomes in seconds; `None` without any.
@@ -104,21 +122,43 @@ pub struct Metric {
 /// The quality of a model's versions over the window before now.
 pub(super) fn report(ledger: &Ledger, window: Duration, now: Duration) -> QualityReport {
     let begin = now.saturating_sub(window);
-    let mut sums: BTreeMap<_, (Tally, &Series)> = BTreeMap::new();
+    let mut sums: BTreeMap<_, Summed<'_>> = BTreeMap::new();
     for series in ledger.series() {
         let tally = series.windows.since(begin);
         let of = (std::cmp::Reverse(series.version), series.arm.clone());
-        let (sum, newest) = sums.entry(of).or_insert_with(|| (Tally::default(), series));
-        sum.merge(&tally);
-        *newest = series;
+        let (all, segments) =
+            sums.entry(of).or_insert_with(|| ((Tally::default(), series), BTreeMap::new()));
+        add(all, &tally, series);
+        if !series.segment.is_empty() {
+            let none = || (Tally::default(), series);
+            add(segments.entry(&*series.segment).or_insert_with(none), &tally, series);
+        }
     }
-    let seen = sums.into_values().filter(|(tally, _)| tally.served > 0 || tally.labelled > 0);
-    let versions = seen.map(|(tally, series)| version(&tally, series, ledger));
+    let is_seen = |tally: &Tally| tally.served > 0 || tally.labelled > 0;
+    let seen = sums.into_values().filter(|((tally, _), _)| is_seen(tally));
+    let versions = seen.map(|((tally, series), segments)| {
+        let seen = segments.into_values().filter(|(tally, _)| is_seen(tally));
+        let part = |(tally, series): (Tally, &Series)| {
+            let VersionQuality { served, labelled, coverage, metrics, .. } =
+                version(&tally, series, ledger);
+            SegmentQuality { segment: series.segment.clone(), served, labelled, coverage, metrics }
+        };
+        let segments = seen.map(part).collect();
+        VersionQuality { segments, ..version(&tally, series, ledger) }
+    });
     QualityReport {
         model: ledger.model.to_string(),
         window_seconds: window.as_secs_f64(),
         versions: versions.collect(),
     }
+}
+
+/// Sums of a version on an arm, with its newest series; of all rows, and by segment.
+type Summed<'l> = ((Tally, &'l Series), BTreeMap<&'l str, (Tally, &'l Series)>);
+
+fn add<'l>(sum: &mut (Tally, &'l Series), tally: &Tally, series: &'l Series) {
+    sum.0.merge(tally);
+    sum.1 = series;
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts in shares")]
@@ -151,6 +191,7 @@ fn version(tally: &Tally, series: &Series, ledger: &Ledger) -> VersionQuality {
         metrics,
         calibration_error: calibration.and_then(Calibrated::error),
         estimates_withheld: calibration.is_some_and(|it| it.table().is_none()),
+        segments: Vec::new(),
     }
 }
 

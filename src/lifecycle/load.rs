@@ -419,6 +419,7 @@ impl Loader {
             recorder: self.monitor.version(model, id),
             drift: None,
             terms: None,
+            splitter: None,
             engine: engine.name(),
             digest: artifact.sha256.clone(),
             identity,
@@ -444,7 +445,7 @@ impl Loader {
             .flat_map(|names| names.split(','))
             .map(|name| name.trim().to_owned())
             .collect();
-        let Given { recorder, terms, notes } = drift.watch(&Newcomer {
+        let Given { recorder, terms, splitter, notes } = drift.watch(&Newcomer {
             model: &parts.model,
             version: parts.id,
             signature: &parts.signature,
@@ -453,7 +454,7 @@ impl Loader {
             identity: parts.identity.as_deref().unwrap_or(&parts.digest),
             profile: profile.map(|bytes| Profile::read(bytes).map_err(|wrong| wrong.to_string())),
         });
-        (parts.drift, parts.terms) = (recorder, terms);
+        (parts.drift, parts.terms, parts.splitter) = (recorder, terms, splitter);
         parts.notes.extend(notes);
     }
 

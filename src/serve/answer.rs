@@ -426,7 +426,10 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::tensor::{Data, Shape, Strings};
+    use crate::{
+        drift::RowSegments,
+        tensor::{Data, Shape, Strings},
+    };
 
     fn spec(name: &str, datatype: DataType, dims: &[i64]) -> TensorSpec {
         TensorSpec { name: name.to_owned(), datatype, dims: Some(dims.to_vec()), view: None }
@@ -443,8 +446,15 @@ mod tests {
         let reading = rule.resolve(&signature, &names).unwrap();
         let now = Instant::now();
         let wanted = (0..tensors.len()).collect();
-        let prediction =
-            Prediction { outputs: tensors, wanted, rows, flag: None, started: now, finished: now };
+        let prediction = Prediction {
+            outputs: tensors,
+            wanted,
+            rows,
+            split: RowSegments::default(),
+            flag: None,
+            started: now,
+            finished: now,
+        };
         let mut read = Vec::new();
         reading.read(&prediction, 10, |row| read.push(row));
         read

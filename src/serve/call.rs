@@ -16,6 +16,7 @@ use std::{
 };
 
 use crate::{
+    drift::SegmentId,
     model::{ArmName, InferRequest, PredictionId, VersionId, VersionSelector},
     monitor::{ArmRecorder, Code, Outcome, Sample, WorkerId},
 };
@@ -160,6 +161,7 @@ impl Serving {
                 deadline: asked.deadline,
                 client: asked.client,
                 keeps_inputs: shadow.is_some(),
+                segment: SegmentId::NONE,
             },
             staged: (0, 0),
             shadow,
@@ -205,6 +207,18 @@ impl Call<'_> {
     /// Brings the deadline forward.
     pub fn due(&mut self, deadline: Instant) {
         self.run.deadline = self.run.deadline.min(deadline);
+    }
+
+    /// The header that says which segment the request is of, if one does.
+    pub fn segment_header(&self) -> Option<&str> {
+        self.version.parts().splitter.as_deref()?.header()
+    }
+
+    /// Counts the request in the segment of this value, that of the header.
+    pub fn in_segment(&mut self, value: &[u8]) {
+        if let Some(splitter) = &self.version.parts().splitter {
+            self.run.segment = splitter.by_header(value);
+        }
     }
 
     /// Leaves the inputs in the request when it runs, for a run on another version; they take memory until the request
@@ -264,6 +278,7 @@ impl Call<'_> {
             at: self.serving.unix_at(self.arrived + self.sample.queue),
             predicted: Predicted::NOTHING,
             segment: 0,
+            is_apart: prediction.split.is_apart(),
             assigned,
         };
         answers.read(prediction, ROWS_MAX, |predicted| {
@@ -272,6 +287,7 @@ impl Call<'_> {
                 is_positive |= positive;
             }
             (entry.row, entry.predicted) = (row, predicted);
+            entry.segment = prediction.split.of(usize::from(row)).0;
             row += 1;
             staged += u64::from(recall.is_some_and(|recall| recall.stage(worker, staged, &entry)));
         });

@@ -58,7 +58,7 @@ pub use watchdog::{Listed, Watch, Watchdog, Watching};
 
 pub use crate::engine::hand_back_memory;
 use crate::{
-    drift::Broken,
+    drift::{Broken, RowSegments, SegmentId},
     engine::{RunError, Session},
     model::{GrowthError, GuardError, InferRequest, Signature, SignatureError, VersionId},
     monitor::{Clock, Outcome, Sample, WorkerId},
@@ -96,6 +96,8 @@ pub struct Prediction {
     pub wanted: SmallVec<[usize; 8]>,
     /// Rows that were predicted.
     pub rows: u64,
+    /// The segments of the rows.
+    pub split: RowSegments,
     /// How the inputs break the model's contract, where the answer is to say so.
     pub flag: Option<Box<str>>,
     /// When the engine began.
@@ -363,12 +365,18 @@ impl Serving {
         let parts = version.parts();
         let drift = parts.drift.as_deref().filter(|_| rows > 0);
         let counted = usize::try_from(rows).unwrap_or(usize::MAX);
+        let splitter = parts.splitter.as_deref().filter(|_| rows > 0);
+        let split = splitter.map(|splitter| splitter.split(on.segment, &inputs, counted));
+        let split = split.unwrap_or_default();
         if let Some(drift) = drift {
             drift.inputs(watch.worker(), &inputs, counted);
         }
+        if let Some(splitter) = splitter {
+            splitter.inputs(watch.worker(), &inputs, counted, &split);
+        }
         let mut broken = Broken::default();
         if let Some(terms) = parts.terms.as_deref().filter(|_| rows > 0) {
-            broken = terms.check(watch.worker(), &inputs, counted);
+            broken = terms.check(watch.worker(), &inputs, counted, &split);
         }
         if let Some(refusal) = broken.refusal {
             return Err(PredictError::Contract(refusal));
@@ -384,11 +392,14 @@ impl Serving {
         if let Some(drift) = drift {
             drift.outputs(watch.worker(), &outputs, &wanted, counted);
         }
+        if let Some(splitter) = splitter {
+            splitter.outputs(watch.worker(), (&outputs, &wanted), counted, &split);
+        }
         let finished = self.clock.now();
         if finished > on.deadline {
             return Err(PredictError::Deadline);
         }
-        Ok(Prediction { outputs, wanted, rows, flag: broken.flag, started, finished })
+        Ok(Prediction { outputs, wanted, rows, split, flag: broken.flag, started, finished })
     }
 
     fn check_rows(&self, version: &Version, request: &InferRequest) -> Result<u64, PredictError> {
@@ -413,6 +424,8 @@ struct Run<'a> {
     client: Option<RawFd>,
     /// True if the inputs are needed after the run.
     keeps_inputs: bool,
+    /// The segment of all its rows, where a header says it.
+    segment: SegmentId,
 }
 
 /// Indexes of the outputs that a request wants, ascending; all if it names none.

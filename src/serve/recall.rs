@@ -65,8 +65,10 @@ pub struct Recalled {
     pub at: Duration,
     /// What was predicted.
     pub predicted: Predicted,
-    /// The segment of the request; 0 where none is declared.
+    /// The segment of the row; 0 where it has none.
     pub segment: u8,
+    /// True if each row of the request has a segment of its own, so that none stands for the others.
+    pub is_apart: bool,
     /// How a rollout assigned the request to the arm that answered it.
     pub assigned: Option<Assigned>,
 }
@@ -95,6 +97,7 @@ const ASSIGNED: u64 = 1 << 2;
 const STICKY: u64 = 1 << 3;
 const CANDIDATE: u64 = 1 << 4;
 const POSITIVES: u64 = 1 << 5;
+const APART: u64 = 1 << 6;
 
 impl Recalled {
     /// Its 64 bytes, in words.
@@ -117,6 +120,7 @@ impl Recalled {
         let is_positives = flag(self.predicted.is_positives, POSITIVES);
         let flags = kind
             | is_positives
+            | flag(self.is_apart, APART)
             | assigned[0]
             | u64::from(self.segment) << 8
             | u64::from(self.row) << 16;
@@ -158,6 +162,7 @@ impl Recalled {
                 is_positives: is(POSITIVES),
             },
             segment: (flags >> 8) as u8,
+            is_apart: is(APART),
             assigned: is(ASSIGNED).then(|| Assigned {
                 share: f64::from_bits(share),
                 key,
@@ -256,6 +261,7 @@ mod tests {
                 is_positives: true,
             },
             segment: 200,
+            is_apart: true,
             assigned: Some(Assigned { share: 0.1, key: 9, is_sticky: true, is_candidate: false }),
         }
     }
@@ -264,7 +270,7 @@ mod tests {
     fn entries_keep_all_that_they_hold() {
         let check = |entry: Recalled| assert_eq!(Recalled::from_words(entry.to_words()), entry);
         check(entry(1));
-        check(Recalled { assigned: None, row: 1023, segment: 0, ..entry(2) });
+        check(Recalled { assigned: None, row: 1023, segment: 0, is_apart: false, ..entry(2) });
         let predicted = Predicted { bits: 7, score: -1.0, ..Predicted::NOTHING };
         check(Recalled { predicted, ..entry(3) });
     }

@@ -29,6 +29,7 @@ use crossbeam_queue::ArrayQueue;
 use smallvec::SmallVec;
 
 use crate::{
+    drift::SegmentId,
     model::{InferRequest, Input, ModelName, PredictionId, RequestedOutput, VersionId},
     monitor::{ShadowSample, ShadowTotals, VersionRecorder},
     tensor::Tensor,
@@ -369,6 +370,7 @@ impl Shadows {
                     deadline: deadline(now),
                     client: None,
                     keeps_inputs: false,
+                    segment: SegmentId::NONE,
                 };
                 let names = &shadow.answering[copied.answering].outputs;
                 let names = copied.wanted.iter().map(|index| names[*index].as_str()).collect();

@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    drift::{Recorder, Terms},
+    drift::{Recorder, SegmentId, Splitter, Terms},
     engine::{Session, Tag},
     model::{
         ArmName, Extent, Growth, Guards, Input, ModelDescription, ModelName, Rows, Signature,
@@ -75,6 +75,8 @@ pub struct VersionParts {
     pub drift: Option<Arc<Recorder>>,
     /// What the operator demands of its inputs, if something.
     pub terms: Option<Arc<Terms>>,
+    /// Tells its rows apart, where segments are declared.
+    pub splitter: Option<Arc<Splitter>>,
     /// The engine that runs it.
     pub engine: &'static str,
     /// SHA-256 of the model file, in hexadecimal.
@@ -115,6 +117,7 @@ impl VersionParts {
             recorder,
             drift: None,
             terms: None,
+            splitter: None,
             engine: "",
             digest: String::new(),
             identity: None,
@@ -152,6 +155,11 @@ struct Told<'a>(&'a Version);
 static SERIALS: AtomicU64 = AtomicU64::new(1);
 
 impl Version {
+    /// The name of a segment of the model's rows, by its number; `None` for rows of none.
+    pub fn segment_name(&self, segment: u8) -> Option<String> {
+        self.parts.splitter.as_deref()?.name(SegmentId(segment))
+    }
+
     /// A version with these sessions, at least one.
     ///
     /// # Panics

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Numbers below `bound`, the same in every run (Lehmer's generator).
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
     fn below(&mut self, bound: usize) -> usize {
@@ -29,14 +29,14 @@ fn sample_profile(model: &str) -> String {
 }
 
 /// `iris` with its profile, which has the lengths of the flowers that it was trained on.
-fn iris() -> Repository {
+pub(crate) fn iris() -> Repository {
     let repository = Repository::of(&["iris"]);
     repository.describe("iris", "1/profile.json", &sample_profile("iris"));
     repository
 }
 
 /// A server whose alarms come soon.
-fn quick(repository: &Repository) -> Launch {
+pub(crate) fn quick(repository: &Repository) -> Launch {
     Launch::of(repository)
         .set("DRIFT__FALSE_ALARM_EVERY", "1h")
         .set("DRIFT__LEARN_ROWS", "500")
@@ -44,7 +44,7 @@ fn quick(repository: &Repository) -> Launch {
 }
 
 /// Rows of flowers: each length drawn from the profile's sample, the second one longer by `longer`.
-fn flowers(dice: &mut Dice, rows: usize, longer: f64) -> Vec<f64> {
+pub(crate) fn flowers(dice: &mut Dice, rows: usize, longer: f64) -> Vec<f64> {
     let profile: Value = serde_json::from_str(&sample_profile("iris")).unwrap();
     let samples: Vec<Vec<f64>> = profile["features"]
         .as_array()
@@ -62,11 +62,15 @@ fn flowers(dice: &mut Dice, rows: usize, longer: f64) -> Vec<f64> {
     data
 }
 
-fn send(connection: &mut Connection, data: &[f64]) -> Response {
-    let body = json!({
+/// The request for these rows of flowers.
+pub(crate) fn request_of(data: &[f64]) -> Value {
+    json!({
         "inputs": [{"name": "input", "datatype": "FP32", "shape": [data.len() / 4, 4], "data": data}]
-    });
-    connection.ask(&Request::post_json(&infer("iris"), &body))
+    })
+}
+
+fn send(connection: &mut Connection, data: &[f64]) -> Response {
+    connection.ask(&Request::post_json(&infer("iris"), &request_of(data)))
 }
 
 fn report(server: &Server, model: &str) -> Value {

@@ -17,6 +17,7 @@ mod models;
 mod receiver;
 mod repository;
 mod run_memory;
+mod segments;
 mod server;
 mod tensors;
 

@@ -50,6 +50,7 @@ fn wanted(test: &DriftTest) -> anyhow::Result<Value> {
     }
     let fields = [
         ("version", name(test.of.version.as_ref())?),
+        ("segment", name(test.of.segment.as_ref())?),
         ("window", name(test.of.window.as_ref())?),
         ("p_value", name(test.p_value)?),
         ("correction", name(test.correction)?),

@@ -65,8 +65,13 @@ fn one(model: &str, of: &DriftOf, all: bool, json: bool) -> anyhow::Result<Outco
 /// A line for each model.
 fn all_models(of: &DriftOf, json: bool) -> anyhow::Result<Outcome> {
     let admin = &of.server.admin;
-    if of.version.is_some() {
-        return Err(anyhow!("`--version` needs a model: tidegate drift status MODEL --version 3"));
+    for (flag, value) in [("version", &of.version), ("segment", &of.segment)] {
+        if let Some(value) = value {
+            let value = words::quoted(value);
+            return Err(anyhow!(
+                "`--{flag}` needs a model: tidegate drift status MODEL --{flag} {value}"
+            ));
+        }
     }
     let list: ModelList = parse(&get(admin, "/api/v1/models")?)?;
     let mut bodies = Vec::new();
@@ -91,7 +96,7 @@ fn verdict(is_drift: bool) -> Outcome {
 
 /// Where the server has a model's drift.
 fn path(model: &str, of: &DriftOf) -> String {
-    let asked = [("version", &of.version), ("window", &of.window)];
+    let asked = [("version", &of.version), ("segment", &of.segment), ("window", &of.window)];
     let asked = asked
         .into_iter()
         .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", segment(value))));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::{
-    drift::{Alarm, DriftReport, FeatureReport, NamedBy, Status, Tier},
+    drift::{Alarm, DriftReport, FeatureReport, NamedBy, SegmentName, Status, Tier},
     rollout::words::{count, digits, plain, seconds, share, short_count, time},
 };
 
@@ -63,6 +63,13 @@ pub(super) fn frame(
         ]);
         lines.extend(broken);
     }
+    if !report.segments.is_empty() {
+        lines.extend([
+            Line::default(),
+            Line::of(Style::Faint, "segments, each against its own reference"),
+        ]);
+        lines.extend(segments(report, columns));
+    }
     if !report.features.is_empty() {
         lines.push(Line::default());
         lines.extend(table(report, columns, features_max));
@@ -78,6 +85,9 @@ fn headline(report: &DriftReport, columns: usize) -> Vec<Line> {
     let mut head = Line::of(Style::Bold, plain(&report.model));
     if !report.version.is_empty() {
         head.add(Style::Plain, format!("  version {}", plain(&report.version)));
+    }
+    if let Some(SegmentName { by, value }) = &report.segment {
+        head.add(Style::Plain, format!("  {} {}", plain(by), plain(value)));
     }
     head.add(Style::Plain, "  ");
     head.add(style(report.status), report.status.name());
@@ -198,6 +208,33 @@ fn broken(report: &DriftReport, columns: usize) -> Vec<Line> {
     lines
 }
 
+/// The segments, a line each.
+fn segments(report: &DriftReport, columns: usize) -> Vec<Line> {
+    let names: Vec<String> = report.segments.iter().map(|one| plain(&one.value)).collect();
+    let width = widest(names.iter().map(String::as_str), 5, columns / 3);
+    let mut lines = Vec::new();
+    for (segment, name) in report.segments.iter().zip(names) {
+        let mut line = Line::of(Style::Plain, " ");
+        line.cell(Style::Bold, shortened(&name, width), width);
+        line.cell(style(segment.status), segment.status.name(), 8);
+        line.cell(Style::Plain, format!("{} rows", short_count(segment.rows)), 11);
+        let text = match segment.status {
+            Status::Learning => format!("learned {}", share(segment.progress)),
+            Status::Drifting => {
+                segment.drifting.iter().map(|it| plain(it)).collect::<Vec<_>>().join(", ")
+            }
+            Status::Watching => {
+                format!("evidence {:.1} of {:.1}", evidence(segment.log_m), report.log_m_threshold)
+            }
+            Status::Off | Status::Unmonitorable => String::new(),
+        };
+        let room = columns.saturating_sub(line.width()).max(4);
+        line.add(Style::Plain, shortened(&text, room));
+        lines.push(line);
+    }
+    lines
+}
+
 fn kind(alarm: &Alarm) -> String {
     match &alarm.category {
         Some(category) => format!("`{}`", plain(category)),
@@ -311,7 +348,10 @@ fn row(report: &DriftReport, feature: &FeatureReport, name: &str, widths: &Width
 
 /// Next steps, by the state.
 fn next(report: &DriftReport) -> Vec<String> {
-    let model = quoted(&report.model);
+    let mut model = quoted(&report.model);
+    if let Some(SegmentName { value, .. }) = &report.segment {
+        model.push_str(&format!(" --segment {}", quoted(value)));
+    }
     match report.status {
         Status::Drifting => {
             let worst =

@@ -80,6 +80,8 @@ pub(super) fn watching() -> DriftReport {
     DriftReport {
         model: "iris".to_owned(),
         version: "1".to_owned(),
+        segment: None,
+        segments: Vec::new(),
         status: Status::Watching,
         detail: "compared with profile.json, 105 rows".to_owned(),
         reference: ReferenceReport {
