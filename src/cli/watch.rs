@@ -207,6 +207,9 @@ fn news(history: &[Change], verdicts: &[(String, Verdict)], report: &Report) -> 
                 words::counts(gate.candidate),
                 words::counts(gate.baseline)
             );
+            if let Some(moved) = words::moved(gate) {
+                let _ = writeln!(text, "  {moved}");
+            }
         }
     }
     text
@@ -336,6 +339,13 @@ fn gates(report: &Report, columns: usize) -> Vec<Line> {
         let names: Vec<_> = idle.iter().map(|gate| gate.gate.name()).collect();
         lines.push(Line::of(Style::Faint, format!(" idle: {}", names.join(", "))));
     }
+    lines.extend(
+        report
+            .gates
+            .iter()
+            .filter_map(words::moved)
+            .map(|moved| Line::of(Style::Bold, format!(" {moved}"))),
+    );
     if !wide && shown.iter().any(|gate| !gate.decides) {
         lines.push(Line::of(Style::Faint, " (in brackets: is shown, decides nothing)"));
     }
@@ -420,7 +430,9 @@ fn history(change: &Change) -> Line {
 mod tests {
     use super::*;
     use crate::model::PredictionId;
-    use crate::rollout::{Event, Marks, Order, Policy, PolicyDraft, Rollout, Seen, Side, Start};
+    use crate::rollout::{
+        Event, Marks, Order, Output, Policy, PolicyDraft, Rollout, Seen, Side, Start,
+    };
 
     fn side(version: &str) -> Side {
         Side { version: version.to_owned(), digest: "d".to_owned() }
@@ -454,6 +466,7 @@ mod tests {
                 at: now,
                 prediction: PredictionId::UNKNOWN,
                 marks,
+                output: Output::Class(i64::from(candidate && number % 400 != 0)),
             };
             rollout.hear(&Event::Requests(&[seen]), now);
         }

@@ -48,6 +48,7 @@ impl Rollout {
         }
         match event {
             Event::Loaded => self.head.loaded = true,
+            Event::Texts(texts) => self.head.evidence.outputs.learn_texts(texts),
             Event::Requests(seen) => self.judge_requests(seen, &mut out),
             Event::Shadowed(comparisons) => self.judge_copies(comparisons, &mut out),
             Event::ShadowDropped(copies) => {

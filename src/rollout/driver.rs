@@ -108,6 +108,8 @@ pub(super) struct Run {
     pub(super) salt: [u64; 2],
     problem: Option<String>,
     heard: Vec<Seen>,
+    /// Texts of classes that it has heard.
+    texts_heard: usize,
     /// Ends a validation of it.
     cancel: Arc<AtomicBool>,
 }
@@ -144,6 +146,7 @@ impl Run {
             salt,
             problem: None,
             heard: Vec::new(),
+            texts_heard: 0,
             cancel: Arc::default(),
         }
     }
@@ -325,6 +328,12 @@ impl Driver {
         let mut heard = std::mem::take(&mut run.heard);
         heard.clear();
         heard.extend(evidence.read(&mut run.reading).iter().map(seen));
+        // An entry's text is there before the entry.
+        let texts: Vec<_> = evidence.texts().skip(run.texts_heard).collect();
+        run.texts_heard += texts.len();
+        if !texts.is_empty() {
+            self.hear(id, &Event::Texts(&texts));
+        }
         for heard in heard.chunks(HEARD_MAX) {
             self.hear(id, &Event::Requests(heard));
         }
@@ -726,7 +735,7 @@ impl Driver {
             let limit = |threshold: &Threshold| Duration::from_secs_f64(threshold.seconds);
             evidence.freeze(&thresholds.iter().map(limit).collect::<Vec<_>>());
         }
-        run.evidence = Some(evidence);
+        (run.evidence, run.texts_heard) = (Some(evidence), 0);
         let candidate =
             (run.model.to_string(), run.candidate, run.rollout.candidate().digest.clone());
         let crashed = self.store.blamed.contains(&candidate);
@@ -817,6 +826,7 @@ fn seen(entry: &Evident) -> Seen {
         at: entry.at,
         prediction: entry.prediction,
         marks: entry.marks,
+        output: entry.output,
     }
 }
 

@@ -13,11 +13,13 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    outputs::Outputs,
     policy::{Gate, Mode, Policy, QUANTILES_MAX},
     seen::{Comparison, Threshold},
 };
 use crate::stats::{
-    Direction, EventProcess, SampleRatio, Stratum, rate_above_log_e, rate_upper_limit, ratio_limits,
+    Direction, EventProcess, RatioLimits, SampleRatio, Stratum, rate_above_log_e, rate_upper_limit,
+    ratio_limits,
 };
 
 /// Meters there are.
@@ -71,17 +73,17 @@ impl Pair {
         )
     }
 
-    fn both_reach(self, least: u64) -> bool {
+    pub(super) fn both_reach(self, least: u64) -> bool {
         self.baseline >= least && self.candidate >= least
     }
 }
 
 /// Numbers of both arms at one share of the candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-struct AtShare {
-    share: f64,
+pub(super) struct AtShare {
+    pub(super) share: f64,
     #[serde(flatten)]
-    counts: Pair,
+    pub(super) counts: Pair,
 }
 
 /// The sums of one kind of event.
@@ -111,6 +113,9 @@ pub(super) struct Evidence {
     dropped: u64,
     /// First assignments of units by share.
     assigned: Vec<AtShare>,
+    /// Answers by their outputs.
+    #[serde(default)]
+    pub(super) outputs: Outputs,
     /// The processes of the meters; made from the strata when they are needed.
     #[serde(skip)]
     processes: [Option<EventProcess>; SLOTS],
@@ -320,6 +325,9 @@ impl Evidence {
             let rate_max = policy.gate(gate).rate_max;
             return rate_above_log_e(self.compared, self.differing, rate_max);
         }
+        if gate == Gate::OutputShift {
+            return self.outputs.log_e();
+        }
         let logs: Vec<f64> =
             slots_of(gate, policy).map(|slot| self.slot_log_e(policy, slot)).collect();
         mean_of_logs(&logs)
@@ -340,7 +348,7 @@ impl Evidence {
         match gate {
             Gate::Disagreement => self.compared > 0,
             Gate::FewerOutcomes => self.meters[OUTCOMES].events.baseline > 0,
-            Gate::OutputShift => false,
+            Gate::OutputShift => self.outputs.totals().both_reach(1),
             _ => slots_of(gate, policy).all(judged),
         }
     }
@@ -350,7 +358,7 @@ impl Evidence {
         match gate {
             Gate::Disagreement => self.compared >= least,
             Gate::FewerOutcomes => self.meters[OUTCOMES].events.both_reach(least),
-            Gate::OutputShift => false,
+            Gate::OutputShift => self.outputs.totals().both_reach(least),
             _ => slots_of(gate, policy).all(|slot| self.meters[slot].trials.both_reach(least)),
         }
     }
@@ -389,17 +397,8 @@ impl Evidence {
             })
     }
 
-    fn ratio_limits(&self, policy: &Policy, slot: usize) -> crate::stats::RatioLimits {
-        let strata: Vec<Stratum> = self.meters[slot]
-            .strata
-            .iter()
-            .map(|at| Stratum {
-                share: at.share,
-                candidate: at.counts.candidate,
-                baseline: at.counts.baseline,
-            })
-            .collect();
-        ratio_limits(&strata, policy.promotion_alpha, self.base_probability(slot))
+    fn ratio_limits(&self, policy: &Policy, slot: usize) -> RatioLimits {
+        limits_of(&self.meters[slot].strata, policy.promotion_alpha, self.base_probability(slot))
     }
 
     /// Upper limit of the candidate's own rate, where a rate can be good enough by itself.
@@ -423,14 +422,18 @@ impl Evidence {
             self.slot_log_e(policy, *a).total_cmp(&self.slot_log_e(policy, *b))
         };
         let slot = slots_of(gate, policy).max_by(by_evidence);
+        let moved = self.outputs.most_moved().filter(|_| gate == Gate::OutputShift);
         let (trials, events) = match slot {
             Some(slot) => self.counts(slot),
             None if gate == Gate::Disagreement => {
                 (Pair::new(0, self.compared), Pair::new(0, self.differing))
             }
-            None => (Pair::default(), Pair::default()),
+            None => (self.outputs.totals(), moved.map_or(Pair::default(), sum_of)),
         };
-        let limits = slot.map(|slot| self.ratio_limits(policy, slot));
+        let limits = match slot {
+            Some(slot) => Some(self.ratio_limits(policy, slot)),
+            None => moved.map(|strata| limits_of(strata, policy.promotion_alpha, None)),
+        };
         let finite = |number: f64| number.is_finite().then_some(number);
         let verdict = if policy.log_e_threshold(gate).is_some_and(|threshold| log_e >= threshold) {
             Verdict::Fail
@@ -488,8 +491,23 @@ fn good_enough_rate(policy: &Policy, slot: usize) -> Option<f64> {
     }
 }
 
+/// Limits of the ratio of rates from events by share.
+fn limits_of(strata: &[AtShare], alpha: f64, base_probability: Option<f64>) -> RatioLimits {
+    let strata = strata.iter().map(|at| Stratum {
+        share: at.share,
+        candidate: at.counts.candidate,
+        baseline: at.counts.baseline,
+    });
+    ratio_limits(&strata.collect::<Vec<_>>(), alpha, base_probability)
+}
+
+/// Events at all shares.
+pub(super) fn sum_of(strata: &[AtShare]) -> Pair {
+    strata.iter().fold(Pair::default(), |sum, at| sum.plus(at.counts))
+}
+
 /// Adds counts at a share; false if there are too many shares.
-fn at_share(strata: &mut Vec<AtShare>, share: f64, counts: Pair) -> bool {
+pub(super) fn at_share(strata: &mut Vec<AtShare>, share: f64, counts: Pair) -> bool {
     let same = |at: &&mut AtShare| at.share.to_bits() == share.to_bits();
     if let Some(at) = strata.iter_mut().rev().find(same) {
         at.counts = at.counts.plus(counts);

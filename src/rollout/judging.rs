@@ -22,7 +22,11 @@ use super::{
     seen::{Comparison, Outcome, OutcomeKind, Seen, Threshold},
     state::{Effect, Rollout, State},
 };
-use crate::{model::PredictionId, serve::Marks, stats::Direction};
+use crate::{
+    model::PredictionId,
+    serve::{Marks, Output},
+    stats::Direction,
+};
 
 impl Rollout {
     /// True while the candidate has a share that is judged.
@@ -140,7 +144,27 @@ impl Rollout {
         meter(self, OUTCOMES, judged, false);
         let is_classed = answered && marks.has(Marks::CLASSED);
         meter(self, POSITIVES, is_classed, marks.has(Marks::POSITIVE));
+        if answered && fired.is_none() {
+            self.bin(&unit, request.output);
+        }
         fired
+    }
+
+    /// Counts an answer in the bin of its output; before there are bins, it says which there will be.
+    fn bin(&mut self, unit: &Unit, output: Output) {
+        let head = &mut self.head;
+        if output == Output::Nothing || head.policy.gate(Gate::OutputShift).mode == Mode::Off {
+            return;
+        }
+        // Of a key that was there before counting began, neither arm's answers count.
+        let is_new = !unit.sticky || self.keys.is_answered(unit.key);
+        let outputs = &mut head.evidence.outputs;
+        if !outputs.is_counting() {
+            outputs.learn(unit.candidate, output);
+        } else if is_new {
+            let bin = outputs.count(output, unit.share, unit.candidate);
+            head.open.outputs[bin].add(unit.candidate, 1);
+        }
     }
 
     pub(super) fn judge_outcomes(&mut self, outcomes: &[Outcome], out: &mut Vec<Effect>) {
@@ -265,7 +289,8 @@ impl Rollout {
             return;
         }
         let open = std::mem::take(&mut head.open);
-        let counted = open.counted(&head.policy, |slot| Evidence::is_on(&head.policy, slot));
+        let mut counted = open.counted(&head.policy, |slot| Evidence::is_on(&head.policy, slot));
+        counted.outputs = head.evidence.outputs.named(&open.outputs);
         let body = Body::Evidence(counted);
         self.ledger.push(&head.policy, Moment::at(head.heard_at), body);
         self.head.open = Open {

@@ -14,7 +14,7 @@ use super::evidence::{Pair, SLOTS};
 /// Most keys that are known at once.
 pub(super) const KEYS_MAX: usize = 131_072;
 
-/// Facts about each key, as bits: four per meter, and one for its first assignment.
+/// Facts about each key, as bits: four per meter, one for its first assignment and one for its first answer.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Kept", into = "Kept")]
 pub(super) struct Keys {
@@ -45,6 +45,7 @@ const COUNTED: u64 = 1 << 2;
 const COUNTED_CANDIDATE: u64 = 1 << 3;
 const BITS: usize = 4;
 const ASSIGNED: u64 = 1 << (BITS * SLOTS);
+const ANSWERED: u64 = ASSIGNED << 1;
 
 impl Keys {
     /// True if the key is in the sample; it is known from then on.
@@ -79,6 +80,11 @@ impl Keys {
     /// True the first time that the key is assigned.
     pub(super) fn is_first(&mut self, key: u64) -> bool {
         self.set(key, ASSIGNED, 0)
+    }
+
+    /// True the first time that the key has an answer with a known output.
+    pub(super) fn is_answered(&mut self, key: u64) -> bool {
+        self.set(key, ANSWERED, 0)
     }
 
     /// True the first time that the key is tried on this arm by this meter, unless its event was counted before: then

@@ -1,8 +1,8 @@
 //! The ledger: everything that the decision saw, in order, small enough to keep and to send.
 //!
 //! An entry of evidence has the requests of one share and the events of each meter as run lengths of `b` and `c` in
-//! the order of assignment (`"b3c1b2"`); it closes at each decision, else each second. What changed the state and
-//! what operators asked for are entries of their own. Always true:
+//! the order of assignment (`"b3c1b2"`), and the number of answers in each bin of outputs; it closes at each decision,
+//! else each second. What changed the state and what operators asked for are entries of their own. Always true:
 //! - Played back, the entries give every sum that the decision had, and the order of events within a meter.
 //! - It is bounded: beyond [`ENTRIES_MAX`] entries or [`BYTES_MAX`] bytes the older half is thinned. Neighbours of one
 //!   step and share become one entry, whose events lose their order: those that speak for the candidate come first, so
@@ -16,6 +16,7 @@ use crate::model::Moment;
 
 use super::{
     evidence::{Evidence, Pair, SLOTS, direction, slot_name, slots_of},
+    outputs::BINS,
     policy::{Gate, Mode, Policy},
     seen::Threshold,
     state::{Order, State},
@@ -155,6 +156,9 @@ pub struct Counted {
     /// Copied requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<Copies>,
+    /// Answers by the bin of their output.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outputs: BTreeMap<String, Pair>,
     /// True if it is outcomes that came later, credited with the share of their assignment.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub outcomes: bool,
@@ -186,6 +190,8 @@ pub(super) struct Open {
     pub(super) trials: [Pair; SLOTS],
     pub(super) runs: [Runs; SLOTS],
     pub(super) copies: Copies,
+    #[serde(default)]
+    pub(super) outputs: [Pair; BINS],
     pub(super) runs_count: usize,
 }
 
@@ -308,7 +314,8 @@ impl Entry {
             Body::Evidence(counted) => {
                 let texts = counted.events.iter().map(|(name, runs)| name.len() + runs.len());
                 let trials = counted.trials.keys().map(|name| name.len() + 40);
-                ENTRY_BYTES + texts.sum::<usize>() + trials.sum::<usize>()
+                let outputs = counted.outputs.keys().map(|name| name.len() + 40);
+                ENTRY_BYTES + texts.sum::<usize>() + trials.sum::<usize>() + outputs.sum::<usize>()
             }
             _ => ENTRY_BYTES,
         }
@@ -404,6 +411,11 @@ fn join(policy: &Policy, entry: &mut Entry, next: &Entry) -> bool {
         dropped: copies[0].dropped + copies[1].dropped,
     };
     sum.copies = (copies != Copies::default()).then_some(copies);
+    sum.outputs = std::mem::take(&mut into.outputs);
+    for (name, counts) in &from.outputs {
+        let into = sum.outputs.entry(name.clone()).or_default();
+        *into = into.plus(*counts);
+    }
     for slot in 0..SLOTS {
         let name = slot_name(slot, policy);
         let trials = |counted: &Counted| {
@@ -437,10 +449,11 @@ fn join(policy: &Policy, entry: &mut Entry, next: &Entry) -> bool {
     true
 }
 
-/// Returns the evidence of every gate that is on, except `output_shift`.
+/// Returns the evidence of every gate that is on; of `output_shift` once outputs were counted.
 pub(super) fn said(policy: &Policy, evidence: &Evidence) -> BTreeMap<Gate, Said> {
     let on = Gate::ALL.into_iter().filter(|gate| policy.gate(*gate).mode != Mode::Off);
-    let gates = on.filter(|gate| *gate != Gate::OutputShift).map(|gate| {
+    let is_said = |gate: &Gate| *gate != Gate::OutputShift || !evidence.outputs.is_empty();
+    let gates = on.filter(is_said).map(|gate| {
         let mut counts: BTreeMap<_, _> = slots_of(gate, policy)
             .map(|slot| {
                 let (trials, events) = evidence.counts(slot);
@@ -451,6 +464,9 @@ pub(super) fn said(policy: &Policy, evidence: &Evidence) -> BTreeMap<Gate, Said>
         if gate == Gate::Disagreement {
             let (compared, differing, _) = evidence.copies();
             counts.insert(gate.name().to_owned(), [0, compared, 0, differing]);
+        }
+        if gate == Gate::OutputShift {
+            counts.extend(evidence.outputs.counts());
         }
         (gate, Said { log_e: evidence.log_e(policy, gate), counts })
     });

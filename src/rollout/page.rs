@@ -39,6 +39,10 @@ pub fn markdown(report: &Report) -> String {
     if let Some(idle) = idle(report, &code) {
         let _ = writeln!(text, "\n{idle}");
     }
+    if let Some((line, bins)) = outputs(report, &escape) {
+        let _ = writeln!(text, "\n## Outputs\n\n{line}\n");
+        bins.markdown(&mut text);
+    }
     if let Some(why) = &report.why {
         if !why.worst.is_empty() {
             let _ = writeln!(text, "\n## {}\n", worst_title(why));
@@ -82,6 +86,10 @@ pub fn html(report: &Report, trace: &Trace) -> String {
     gates(report, &named).html(&mut text);
     if let Some(idle) = idle(report, &named) {
         let _ = writeln!(text, "<p class=\"note\">{idle}</p>");
+    }
+    if let Some((line, bins)) = outputs(report, &escape) {
+        let _ = writeln!(text, "<h2>Outputs</h2>\n<p>{line}</p>");
+        bins.html(&mut text);
     }
     if let Some(why) = &report.why {
         if !why.worst.is_empty() {
@@ -285,6 +293,39 @@ fn idle(report: &Report, name: &dyn Fn(&str) -> String) -> Option<String> {
     let gates = report.gates.iter().filter(|gate| words::is_idle(gate));
     let names: Vec<_> = gates.map(|gate| name(gate.gate.name())).collect();
     (!names.is_empty()).then(|| format!("Without data: {}.", names.join(", ")))
+}
+
+/// Answers of both arms by their outputs, with a line that says how far apart they are.
+fn outputs(report: &Report, escape: &dyn Fn(&str) -> String) -> Option<(String, Table)> {
+    let gate = report.gates.iter().find(|gate| gate.outputs.is_some())?;
+    let outputs = gate.outputs.as_ref()?;
+    let sums = outputs.bins.iter().fold((0, 0), |(baseline, candidate), bin| {
+        (baseline + bin.baseline, candidate + bin.candidate)
+    });
+    let of = |events: u64, requests: u64| counts(Counts { requests, events });
+    let rows = outputs.bins.iter().map(|bin| {
+        vec![
+            escape(&bin.bin),
+            of(bin.baseline, sums.0),
+            of(bin.candidate, sums.1),
+            digits(bin.log_e, 3),
+        ]
+    });
+    let moved =
+        words::moved(gate).unwrap_or_else(|| "nothing proves that outputs moved".to_owned());
+    let line = format!(
+        "{} The total variation of the counts is {}.",
+        sentence(&capital(&escape(&moved))),
+        digits(outputs.total_variation, 2)
+    );
+    let head = vec!["answers", "baseline", "canary", "evidence"];
+    Some((line, Table { head, rows: rows.collect() }))
+}
+
+/// Text that begins with a capital letter.
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn worst_title(why: &Why) -> String {

@@ -249,6 +249,11 @@ impl<'a> Playback<'a> {
                 self.add(seq, slot, counted.weight, candidate, 1);
             }
         }
+        for (name, counts) in &counted.outputs {
+            if !self.evidence.outputs.add(name, counted.weight, *counts) {
+                self.differ(format!("entry {seq}: {name:?} is one bin of outputs too many"));
+            }
+        }
         if let Some(copies) = counted.copies {
             self.evidence.drop_copies(copies.dropped);
             self.evidence.compare(copies.compared, copies.differing);

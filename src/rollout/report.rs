@@ -12,6 +12,7 @@ use crate::model::Moment;
 use super::{
     evidence::{Pair, Verdict, direction, slots_of},
     ledger::Body,
+    outputs::OutputsReport,
     policy::{Gate, Mode, Policy},
     replay::Playback,
     state::{Change, Rollout, State},
@@ -111,6 +112,9 @@ pub struct GateReport {
     pub ratio_upper: Option<f64>,
     /// Upper limit of the candidate's own rate, where a rate can be good enough by itself.
     pub rate_upper: Option<f64>,
+    /// Answers by their outputs: of `output_shift` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<OutputsReport>,
 }
 
 /// Units of one arm.
@@ -284,6 +288,7 @@ impl Rollout {
     fn gate_report(&self, gate: Gate) -> GateReport {
         let policy = &self.head.policy;
         let standing = self.head.evidence.standing(policy, gate);
+        let outputs = &self.head.evidence.outputs;
         GateReport {
             gate,
             mode: policy.gate(gate).mode,
@@ -303,6 +308,8 @@ impl Rollout {
             ratio_lower: standing.ratio_lower,
             ratio_upper: standing.ratio_upper,
             rate_upper: standing.rate_upper,
+            outputs: (gate == Gate::OutputShift && !outputs.is_empty())
+                .then(|| outputs.report(standing.verdict == Verdict::Fail)),
         }
     }
 

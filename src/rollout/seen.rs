@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use crate::{model::PredictionId, serve::Marks};
+use crate::{
+    model::PredictionId,
+    serve::{Marks, Output},
+};
 
 /// A request that was assigned to one of the two arms and has ended, in the order of assignment.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +28,8 @@ pub struct Seen {
     pub prediction: PredictionId,
     /// Result on the arm that the request was assigned to.
     pub marks: Marks,
+    /// Answer of that arm to the first row.
+    pub output: Output,
 }
 
 /// A copied request: the candidate's outputs beside the baseline's.

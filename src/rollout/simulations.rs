@@ -144,7 +144,8 @@ fn request(
         Marks::ANSWERED
     };
     let sticky = world.users.is_some() && world.sticky;
-    Seen { candidate, share, key, sticky, at, prediction: PredictionId::UNKNOWN, marks }
+    let (prediction, output) = (PredictionId::UNKNOWN, Output::Nothing);
+    Seen { candidate, share, key, sticky, at, prediction, marks, output }
 }
 
 fn policy(written: &Value) -> Policy {

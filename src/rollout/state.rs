@@ -194,6 +194,8 @@ pub enum Event<'a> {
     Loaded,
     /// Requests that ended, in the order of assignment, each once everything assigned before it has ended.
     Requests(&'a [Seen]),
+    /// Texts of classes by their hashes; they stand before the first requests that were answered so.
+    Texts(&'a [(u64, &'a str)]),
     /// Copied requests that were compared.
     Shadowed(&'a [Comparison]),
     /// Copies that were dropped.

@@ -66,7 +66,16 @@ impl Stage {
         self.now += Duration::from_millis(1);
         let prediction = PredictionId::from_bits(self.number.into());
         let share = if self.rollout.weight() > 0.0 { self.rollout.weight() } else { ALPHA_SHARE };
-        Seen { candidate, share, key: self.number, sticky: false, at: self.now, prediction, marks }
+        Seen {
+            candidate,
+            share,
+            key: self.number,
+            sticky: false,
+            at: self.now,
+            prediction,
+            marks,
+            output: Output::Nothing,
+        }
     }
 
     /// Does what lines say.
@@ -723,6 +732,66 @@ fn rollout_that_was_written_down_goes_on_as_if_nothing_had_been() {
     let effects = stage.hear(&Event::Requests(&many));
     assert_eq!(copy.hear(&Event::Requests(&many), stage.now), effects);
     assert_eq!(copy.bundle(), stage.rollout.bundle());
+}
+
+/// Outputs of 3000 requests, a tenth of them the candidate's: its answers are of class 2 more often.
+fn outputs(stage: &mut Stage, sticky: bool) -> Vec<Seen> {
+    let one = |number: u64| {
+        let candidate = number.is_multiple_of(10);
+        let rare = if candidate { number.is_multiple_of(20) } else { number % 6 == 1 };
+        let output = Output::Class(1 + i64::from(rare));
+        Seen { sticky, output, ..stage.seen(candidate, Marks::ANSWERED) }
+    };
+    (0..3000).map(one).collect()
+}
+
+#[test]
+fn moved_outputs_are_shown_and_decide_nothing() {
+    let more = json!({"gates": {"output_shift": {"mode": "signal"}}});
+    let mut stage = Stage::new(quick(&more));
+    stage.play("loaded\n both 20");
+    let mut copy: Rollout =
+        serde_json::from_str(&serde_json::to_string(&stage.rollout).unwrap()).unwrap();
+    stage.rollout.checkpoint();
+    let seen = outputs(&mut stage, false);
+    for part in seen.chunks(700) {
+        assert_eq!(stage.hear(&Event::Requests(part)), []);
+        let checkpoint = serde_json::to_string(&stage.rollout.checkpoint()).unwrap();
+        copy.restore(serde_json::from_str(&checkpoint).unwrap());
+    }
+    let report = stage.rollout.report(stage.now);
+    assert_eq!(report.state, State::Canary);
+    let gate = report.gates.iter().find(|gate| gate.gate == Gate::OutputShift).unwrap();
+    assert_eq!((gate.verdict, gate.decides), (Verdict::Fail, false), "{gate:?}");
+    assert_eq!((gate.candidate.requests, gate.candidate.events), (299, 149));
+    assert_eq!(
+        gate.outputs.as_ref().unwrap().moved.as_deref(),
+        Some(
+            "outputs moved: class 2 is 49.8 % of the candidate's answers and 18.5 % of the baseline's"
+        )
+    );
+    assert_eq!(copy.report(stage.now), report, "it survives the process");
+    stage.act("wait 11");
+    assert_eq!(stage.rollout.report(stage.now).step, 1, "and the step passes all the same");
+    let bundle = serde_json::to_value(stage.rollout.bundle()).unwrap();
+    let replayed = replay(&bundle).unwrap();
+    assert!(replayed.is_equal(), "{:#?}", replayed.differences);
+    assert!((replayed.log_e[&Gate::OutputShift] - gate.log_e).abs() < 1e-9);
+    assert!(stage.rollout.bundle().trace().gates.iter().any(|it| it.gate == Gate::OutputShift));
+}
+
+#[test]
+fn a_key_has_one_output() {
+    let more = json!({"gates": {"output_shift": {"mode": "signal"}}});
+    let mut stage = Stage::new(quick(&more));
+    stage.play("loaded\n both 20");
+    for request in outputs(&mut stage, true) {
+        stage.hear(&Event::Requests(&[Seen { key: request.key % 40, ..request }]));
+    }
+    let report = stage.rollout.report(stage.now);
+    let gate = report.gates.iter().find(|gate| gate.gate == Gate::OutputShift).unwrap();
+    // The first two came before counting began.
+    assert_eq!((gate.candidate.requests, gate.baseline.requests), (3, 35), "{gate:?}");
 }
 
 #[test]

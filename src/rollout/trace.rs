@@ -49,7 +49,7 @@ impl Bundle {
     pub fn trace(&self) -> Trace {
         let mut trace = Trace::default();
         let on = Gate::ALL.into_iter().filter(|gate| self.policy.gate(*gate).mode != Mode::Off);
-        for gate in on.filter(|gate| *gate != Gate::OutputShift) {
+        for gate in on {
             trace.gates.push(GateTrace {
                 gate,
                 decides: self.policy.gate(gate).mode.decides(),

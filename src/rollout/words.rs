@@ -142,6 +142,11 @@ pub const fn event(gate: Gate) -> &'static str {
     }
 }
 
+/// States what moved, of a gate whose outputs have: `outputs moved: class 2 is 31 % of …`.
+pub fn moved(gate: &GateReport) -> Option<String> {
+    Some(plain(gate.outputs.as_ref()?.moved.as_ref()?))
+}
+
 /// Evidence and where it fires: `1.3 of 5.3`; `-` where it never does.
 pub fn evidence(log_e: f64, log_e_threshold: f64) -> String {
     if log_e_threshold > 1e6 {

@@ -242,6 +242,12 @@ impl AnswerReading {
         }
     }
 
+    /// The text of the first row's class; `None` if the output holds no texts.
+    pub(super) fn text<'p>(&self, prediction: &'p Prediction) -> Option<&'p [u8]> {
+        let place = prediction.wanted.iter().position(|wanted| Some(*wanted) == self.output)?;
+        prediction.outputs.get(place)?.strings()?.get(0).map(<[u8]>::trim_ascii)
+    }
+
     /// Reads the first `rows_max` rows of an answer, in order.
     pub(super) fn read(
         &self,

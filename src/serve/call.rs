@@ -22,9 +22,9 @@ use crate::{
 };
 
 use super::{
-    Assignment, Evidence, Hashed, Marks, PredictError, Predicted, Prediction, Recalled, RouteError,
-    Run, Serving, Shadow, Table, Version, Watch, evidence, recall::ROWS_MAX, routing::Routed,
-    shadow::Copied, version::Taken,
+    Assignment, Evidence, Hashed, Marks, Output, PredictError, Predicted, Prediction, Recalled,
+    RouteError, Run, Serving, Shadow, Table, Version, Watch, evidence, recall::ROWS_MAX,
+    routing::Routed, shadow::Copied, version::Taken,
 };
 
 /// A request whose last byte is here, before it is decoded.
@@ -95,6 +95,8 @@ struct Ticket<'t> {
     assignment: Assignment,
     /// Marks of its result so far on its assigned arm.
     marks: Marks,
+    /// Its answer to the first row.
+    output: Output,
 }
 
 /// The prediction's name, version and arm, as clients are told them.
@@ -145,6 +147,7 @@ impl Serving {
             number: evidence.open(worker, assignment),
             assignment,
             marks: if fallback.is_some() { Marks::CAPACITY } else { Marks::default() },
+            output: Output::Nothing,
         });
         Ok(Call {
             serving: self,
@@ -258,7 +261,7 @@ impl Call<'_> {
         Ok(prediction)
     }
 
-    /// Stages what was predicted, and notes whether it is positive.
+    /// Stages what was predicted, and notes the first row's and whether any is positive.
     fn remember(&mut self, prediction: &Prediction) {
         let answers = &self.version.parts().answers;
         let recall = self.serving.recall.get();
@@ -268,6 +271,7 @@ impl Call<'_> {
         let is_own = self.fallback.is_none();
         let (mut row, mut staged) = (0, 0);
         let (mut is_known, mut is_positive) = (false, false);
+        let mut first = Output::Nothing;
         let assigned = self.ticket.as_ref().filter(|_| is_own).map(|it| it.assignment.into());
         let worker = self.run.watch.worker();
         let mut entry = Recalled {
@@ -286,17 +290,27 @@ impl Call<'_> {
                 is_known = true;
                 is_positive |= positive;
             }
+            if row == 0 {
+                first = predicted.into();
+            }
             (entry.row, entry.predicted) = (row, predicted);
             entry.segment = prediction.split.of(usize::from(row)).0;
             row += 1;
             staged += u64::from(recall.is_some_and(|recall| recall.stage(worker, staged, &entry)));
         });
-        if let Some(ticket) = self.ticket.as_mut().filter(|_| is_own && is_known) {
-            ticket.marks.set(if is_positive {
-                Marks::CLASSED | Marks::POSITIVE
-            } else {
-                Marks::CLASSED
-            });
+        if let Some(ticket) = self.ticket.as_mut().filter(|_| is_own) {
+            ticket.output = first;
+            if let Output::Text(hash) = first
+                && let Some(text) = answers.text(prediction)
+            {
+                ticket.evidence.name(hash, text);
+            }
+            if is_known {
+                ticket.marks.set(Marks::CLASSED);
+            }
+            if is_positive {
+                ticket.marks.set(Marks::POSITIVE);
+            }
         }
         self.staged = (staged, prediction.rows.max(1).saturating_sub(staged));
     }
@@ -414,9 +428,18 @@ impl Ticket<'_> {
             Outcome::Caller => {}
         }
         let Assignment { share, key, is_sticky, is_candidate } = self.assignment;
-        let (ticket, marks) = (self.number, self.marks);
-        let entry =
-            evidence::Entry { ticket, share, key, is_sticky, is_candidate, at, prediction, marks };
+        let (ticket, marks, output) = (self.number, self.marks, self.output);
+        let entry = evidence::Entry {
+            ticket,
+            share,
+            key,
+            is_sticky,
+            is_candidate,
+            at,
+            prediction,
+            marks,
+            output,
+        };
         let is_bad = marks.has(Marks::ERROR) || marks.has(Marks::INVALID);
         self.evidence.close(worker, entry, is_bad && is_candidate);
     }

@@ -23,13 +23,14 @@ use std::{
 };
 
 use crossbeam_queue::ArrayQueue;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{PredictionId, VersionId},
     monitor::{ShadowSample, WorkerId},
 };
 
-use super::PredictError;
+use super::{PredictError, Predicted, PredictedKind};
 
 /// Evidence about the two arms of one model, from all workers.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Evidence {
     lost: AtomicU64,
     compared: ArrayQueue<Compared>,
     copies_dropped: AtomicU64,
+    /// Texts of the first classes by their hashes, in the order of their appearance.
+    texts: [OnceLock<(u64, Box<str>)>; TEXTS_MAX],
     shut: AtomicBool,
     /// Thread that reads the evidence.
     reader: OnceLock<Thread>,
@@ -55,6 +58,9 @@ const WAITING_MAX: usize = 1 << 14;
 
 /// Comparisons that may wait to be read.
 const COMPARED_MAX: usize = 1 << 12;
+
+/// Classes whose texts are kept.
+const TEXTS_MAX: usize = 32;
 
 /// No ticket is open.
 const IDLE: u64 = u64::MAX;
@@ -101,6 +107,34 @@ pub struct Entry {
     pub prediction: PredictionId,
     /// Result of the request.
     pub marks: Marks,
+    /// Answer of the assigned arm to the request's first row.
+    pub output: Output,
+}
+
+/// What a row was answered with, as far as it can be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Output {
+    /// Nothing that is known: the arm gave no answer, or one that is not read as a prediction.
+    #[default]
+    Nothing,
+    /// A class by its number.
+    Class(i64),
+    /// A class by the hash of its text.
+    Text(u64),
+    /// A number.
+    Value(f64),
+}
+
+impl From<Predicted> for Output {
+    fn from(predicted: Predicted) -> Self {
+        match predicted.kind {
+            PredictedKind::Nothing => Self::Nothing,
+            PredictedKind::Number => Self::Class(predicted.bits.cast_signed()),
+            PredictedKind::Text => Self::Text(predicted.bits),
+            PredictedKind::Value => Self::Value(f64::from_bits(predicted.bits)),
+        }
+    }
 }
 
 /// A copy of a request that a shadow ran, beside the answer that the client got.
@@ -256,6 +290,7 @@ impl Evidence {
             lost: AtomicU64::new(0),
             compared: ArrayQueue::new(COMPARED_MAX),
             copies_dropped: AtomicU64::new(0),
+            texts: [const { OnceLock::new() }; TEXTS_MAX],
             shut: AtomicBool::new(false),
             reader: OnceLock::new(),
             is_reader_asleep: AtomicBool::new(false),
@@ -304,6 +339,7 @@ impl Evidence {
             at,
             prediction: PredictionId::UNKNOWN,
             marks: Marks::ERROR,
+            output: Output::Nothing,
         };
         self.close(worker, entry, true);
     }
@@ -325,6 +361,20 @@ impl Evidence {
             }
         }
         marks
+    }
+
+    /// Keeps the text of a class, the first time that it comes; without room, not.
+    pub(super) fn name(&self, hash: u64, text: &[u8]) {
+        let mut slots = self.texts.iter();
+        let name = || (hash, String::from_utf8_lossy(text).into());
+        slots.any(|slot| slot.get_or_init(name).0 == hash);
+    }
+
+    /// Texts of classes by their hashes, in the order of their appearance; those of every entry that was read, while
+    /// there is room.
+    pub fn texts(&self) -> impl Iterator<Item = (u64, &str)> {
+        let known = self.texts.iter().map_while(OnceLock::get);
+        known.map(|(hash, text)| (*hash, &**text))
     }
 
     /// Turns all requests that are assigned from now on to the baseline, for good.
@@ -417,7 +467,19 @@ mod tests {
             at: Duration::from_secs(ticket),
             prediction: PredictionId::from_bits(ticket.into()),
             marks: Marks::ANSWERED,
+            output: Output::Class(1),
         }
+    }
+
+    #[test]
+    fn texts_of_classes_are_kept_once_and_while_there_is_room() {
+        let evidence = Evidence::new(1);
+        for hash in [7, 8, 7].into_iter().chain(100..200) {
+            evidence.name(hash, format!("class {hash}").as_bytes());
+        }
+        let texts: Vec<_> = evidence.texts().collect();
+        assert_eq!(texts[..3], [(7, "class 7"), (8, "class 8"), (100, "class 100")]);
+        assert_eq!(texts.len(), TEXTS_MAX);
     }
 
     fn tickets(evidence: &Evidence, reading: &mut Reading) -> Vec<u64> {

@@ -45,7 +45,7 @@ pub use answer::{AnswerReading, AnswerRule, ClassName, Predicted, PredictedKind,
 pub use call::{Asked, Call, NotRouted, Receipt};
 pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
-pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Reading, SLOW_MAX};
+pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Output, Reading, SLOW_MAX};
 pub use names::{Names, Naming};
 pub use recall::{Assigned, Recall, Recalled};
 pub use settings::Settings;

@@ -449,6 +449,33 @@ fn a_candidate_whose_outcomes_stay_away_is_rolled_back() {
 }
 
 #[test]
+fn a_candidate_with_other_outputs_is_shown_and_goes_on() {
+    let server = two(&classes(|x| i64::from(x % 8 == 0)), &classes(|x| i64::from(x % 3 == 0) * 2));
+    let shown = roll(&server, 3000, |x, _| (x % 50 == 0).then_some(i64::from(x % 100 == 50)));
+    assert_ne!(shown["state"], "rolled_back", "{shown:#}");
+    let of = |name: &str| {
+        let gates = shown["gates"].as_array().unwrap();
+        gates.iter().find(|gate| gate["gate"] == name).unwrap().clone()
+    };
+    let gate = of("output_shift");
+    assert_eq!((&gate["decides"], &gate["verdict"]), (&json!(false), &json!("fail")), "{gate:#}");
+    let moved = gate["outputs"]["moved"].as_str().unwrap();
+    assert!(moved.starts_with("outputs moved: class 2 is 3"), "{moved}");
+    assert!(moved.ends_with(" of the candidate's answers and 0 % of the baseline's"), "{moved}");
+    let variation = gate["outputs"]["total_variation"].as_f64().unwrap();
+    assert!((0.2..0.5).contains(&variation), "{gate:#}");
+    for other in ["errors", "invalid_output"] {
+        assert_ne!(of(other)["verdict"], "fail", "{shown:#}");
+    }
+    let id = shown["id"].as_str().unwrap();
+    let bundle = server.admin(&format!("/api/v1/rollouts/{id}/evidence")).ok().json();
+    let replayed = tidegate::rollout::replay(&bundle).unwrap();
+    assert!(replayed.is_equal(), "{:#?}", replayed.differences);
+    let page = server.admin(&format!("/api/v1/rollouts/{id}/why")).ok().text();
+    assert!(page.contains("utputs moved: class 2 is 3"), "{page}");
+}
+
+#[test]
 fn a_candidate_whose_outcomes_are_alike_is_not_rolled_back() {
     let server = two(&classes(|x| x % 2), &classes(|x| x % 2));
     // One label in ten is another, on either arm; every third outcome stays away.

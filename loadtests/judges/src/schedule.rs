@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate::{
     model::PredictionId,
-    rollout::{Effect, Event, Marks, Policy, Rollout, Seen, Side, Start, State, Threshold},
+    rollout::{Effect, Event, Marks, Output, Policy, Rollout, Seen, Side, Start, State, Threshold},
 };
 
 use crate::{judge::number, world::Random};
@@ -79,7 +79,8 @@ fn request((base, ratio): (f64, f64), share: f64, at: Duration, random: &mut Ran
         slowness if slowness < 0.5 => Marks::ANSWERED | Marks::slow(0),
         _ => Marks::ANSWERED,
     };
-    Seen { candidate, share, key: 0, sticky: false, at, prediction: PredictionId::UNKNOWN, marks }
+    let (prediction, output) = (PredictionId::UNKNOWN, Output::Nothing);
+    Seen { candidate, share, key: 0, sticky: false, at, prediction, marks, output }
 }
 
 /// Share of each end, and the median of the canary's requests among those that ended so.
