@@ -12,6 +12,7 @@
 //! Not here: HTTP (`admin`), what a rollout makes of outcomes (`rollout`).
 
 mod calibration;
+mod drops;
 mod joiner;
 mod journal;
 mod ledger;
