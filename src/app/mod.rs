@@ -231,6 +231,12 @@ fn joining(
     keeps_state: bool,
 ) -> anyhow::Result<(Joining, PredictionKey)> {
     let state = keeps_state.then(|| config.state.path.clone());
+    if state.is_none() {
+        tracing::warn!(
+            "outcomes are joined to predictions in memory only, and forgotten with them when this process ends, as no \
+             state is kept; set state.path to a folder that can be written"
+        );
+    }
     let fresh = [random(), random()];
     let key = state
         .as_ref()
