@@ -180,7 +180,7 @@ impl Joiner {
         Some((ledger, self.ledgers[ledger].series_of(of, reading.as_ref())))
     }
 
-    /// How a version's outputs are read; `None` if it has left.
+    /// Reading of a version's outputs; `None` if it has left.
     fn reading(&self, model: &ModelName, version: VersionId) -> Option<AnswerReading> {
         let table = self.serving.table();
         let model = table.model(model.as_str());
@@ -403,7 +403,7 @@ impl Joiner {
         }
     }
 
-    /// What is due each second and each minute.
+    /// Does what is due each second and each minute.
     fn look_after(&mut self) {
         let now = self.serving.unix_now();
         if now >= self.flushed_at + SECOND {

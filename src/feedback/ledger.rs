@@ -42,7 +42,7 @@ pub(super) struct Ledger {
     pub(super) policy: Policy,
     memory: Memory,
     series: BTreeMap<u32, Series>,
-    /// What labels say about scores, by version.
+    /// Labels against scores, by version.
     calibrations: BTreeMap<u64, Calibration>,
     /// Errors, by version.
     watches: BTreeMap<u64, Watch>,
@@ -100,20 +100,20 @@ struct Sums {
 pub(super) struct Settled {
     /// The version and arm that predicted.
     pub(super) of: (VersionId, String),
-    /// What a rollout hears of it.
+    /// News for a rollout.
     pub(super) judged: Option<Judged>,
     /// The version's errors rose.
     pub(super) rise: Option<Rise>,
 }
 
-/// What an outcome says about its prediction.
+/// An outcome against its prediction.
 struct Counted {
     of: (VersionId, String),
     wrong: Option<bool>,
     rise: Option<Rise>,
 }
 
-/// What an outcome comes to.
+/// Consequence of an outcome.
 pub(super) enum Verdict {
     /// Nothing changes.
     Answered(Answer),
@@ -513,7 +513,7 @@ impl Ledger {
         }
     }
 
-    /// What labels say about a version's scores.
+    /// Labels against a version's scores.
     pub(super) fn calibration(&self, version: u64) -> Option<&Calibration> {
         self.calibrations.get(&version)
     }

@@ -1,4 +1,4 @@
-//! How good a model's versions were: what is shown of sums.
+//! Quality of a model's versions, as their sums show it.
 //!
 //! Limits hold at every look at once with probability .95, for a window that grows. Estimates need no labels: each
 //! score, corrected by the labels so far, is the chance that its class is the actual one, and the expected confusion
@@ -26,7 +26,7 @@ const ALPHA: f64 = 0.05;
 /// Values at which the limits of means are tightest.
 const TIGHTEST_AT: u64 = 1000;
 
-/// How good a model's versions were.
+/// Quality of a model's versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QualityReport {
     /// The model.
@@ -37,7 +37,7 @@ pub struct QualityReport {
     pub versions: Vec<VersionQuality>,
 }
 
-/// How good a version was on an arm.
+/// Quality of a version on an arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VersionQuality {
     /// The version.
@@ -72,7 +72,7 @@ pub struct Delays {
 /// A version predicts worse than it did, or than it must.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Drop {
-    /// How it was seen: `change` of the errors, `limit` of the accuracy by outcomes, or by `estimate` where there are
+    /// Evidence: `change` of the errors, `limit` of the accuracy by outcomes, or by `estimate` where there are
     /// none.
     pub(super) by: Cow<'static, str>,
     pub(super) metric: Cow<'static, str>,
@@ -81,7 +81,7 @@ pub(super) struct Drop {
     pub(super) before: Option<f64>,
     /// Since, or at most, or as estimated.
     pub(super) after: f64,
-    /// What the operator asks for.
+    /// The least that the operator asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limit: Option<f64>,
     /// The last day.
@@ -89,7 +89,7 @@ pub(super) struct Drop {
 }
 
 impl Drop {
-    /// What happened, for people.
+    /// Describes it for people.
     pub(super) fn detail(&self) -> String {
         let Self { by, metric, before, after, limit, .. } = self;
         match (before, limit.unwrap_or_default()) {

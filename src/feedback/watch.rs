@@ -1,4 +1,4 @@
-//! Whether predictions became worse: each version's stream of errors, and the operator's least accuracy.
+//! Watches for predictions that become worse: each version's stream of errors.
 //!
 //! Not here: statistics (`stats`), who hears of it (`joiner`).
 

@@ -3,8 +3,8 @@
 //! A request is made once there was, without a pause, for `windows` windows of length `window`: drift of important
 //! features (the sum of `weight * psi` over the features that drift reaches `min_psi`), or a drop of performance; and
 //! no rollout of the model is open, as one may be the answer already; and none was made within `cooldown`. Always true:
-//! the request carries what it was decided by. After a restart, reasons that last are told again by those who found them,
-//! with the time at which they began, and count from there; the cool-down is kept.
+//! the request carries what it was decided by. After a restart, reasons that last are told again by those who found
+//! them, with the time at which they began, and count from there; the cool-down is kept.
 //!
 //! Not here: who hears of it (`outbox`), operators' own requests (`driver`), how drift and drops are found.
 
