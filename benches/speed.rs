@@ -69,6 +69,7 @@ fn predict(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| bencher.iter(|| served.predict(black_box(body))));
     };
     bench("without the engine", &Served::without_engine(), &requests::FEATURES.into());
+    bench("without the engine, remembered", &Served::remembering(), &requests::FEATURES.into());
     let engines = Engines::open(&engine::Settings::default()).unwrap();
     let Ok(engine) = engines.choose(EngineChoice::Auto) else {
         return eprintln!("no engine, so no predictions: `make engine` fetches its library");
@@ -157,11 +158,14 @@ fn count(criterion: &mut Criterion) {
                 bencher.iter(|| recorder.inputs(WorkerId(0), black_box(&inputs), rows));
             });
         }
-        let (recorder, inputs) = watched::categories(rows);
         group.throughput(Throughput::Elements(rows as u64));
-        group.bench_function(format!("{name} of a category"), |bencher| {
-            bencher.iter(|| recorder.inputs(WorkerId(0), black_box(&inputs), rows));
-        });
+        let categories =
+            [("a category", watched::categories(rows)), ("a code", watched::codes(rows))];
+        for (kind, (recorder, inputs)) in categories {
+            group.bench_function(format!("{name} of {kind}"), |bencher| {
+                bencher.iter(|| recorder.inputs(WorkerId(0), black_box(&inputs), rows));
+            });
+        }
     }
 }
 

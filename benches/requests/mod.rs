@@ -21,8 +21,8 @@ use tidegate::{
     },
     monitor::{Clock, Monitor, Outcome, WorkerId},
     serve::{
-        Asked, Entry, Model, Names, Naming, Recall, Serving, Settings, Table, Version,
-        VersionParts, Watch,
+        AnswerReading, AnswerRule, Asked, Entry, Model, Names, Naming, Recall, Serving, Settings,
+        Table, Version, VersionParts, Watch,
     },
     tensor::{Data, DataType, Shape, Tensor},
     wire::v2,
@@ -80,12 +80,17 @@ pub(crate) struct Served {
 impl Served {
     /// One whose runs this session makes.
     pub(crate) fn by(session: Box<dyn Session>) -> Self {
+        Self::new(session, AnswerReading::default(), Recall::new(1))
+    }
+
+    fn new(session: Box<dyn Session>, answers: AnswerReading, recall: Recall) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let monitor = Monitor::new(1, Arc::clone(&clock));
         let model = ModelName::parse("breast_cancer").unwrap();
         let id = VersionId::parse("1").unwrap();
         let recorder = monitor.version(&model, id);
-        let parts = VersionParts::new(model, id, session.signature().clone(), recorder);
+        let mut parts = VersionParts::new(model, id, session.signature().clone(), recorder);
+        parts.answers = answers;
         let name = parts.model.clone();
         let version = Arc::new(Version::new(parts, vec![session]));
         let entry = Entry {
@@ -114,28 +119,40 @@ impl Served {
         let watch = serving.watchdog().watch(WorkerId(0));
         let naming = Naming { key: PredictionKey::new([1, 2]), process: 0 };
         let names = serving.names(naming, WorkerId(0), 0);
-        serving.remember(Arc::new(Recall::new(1)));
+        let recall = Arc::new(recall);
+        serving.remember(Arc::clone(&recall));
+        drain(&recall);
         let limits = v2::Limits::default();
         Self { serving, watch, version, names, clock, limits }
     }
 
     /// One with a classifier that has its answer ready: what is left is our own work.
     pub(crate) fn without_engine() -> Self {
+        Self::by(Box::new(Ready(Self::signature())))
+    }
+
+    /// The same, and what it predicts is remembered for outcomes and taken, as by the thread that joins them.
+    pub(crate) fn remembering() -> Self {
+        let signature = Self::signature();
+        let answers = AnswerRule::default().resolve(&signature, &[None, None]).unwrap();
+        Self::new(Box::new(Ready(signature)), answers, Recall::new(1))
+    }
+
+    fn signature() -> Signature {
         let spec = |name: &str, datatype, dims: &[i64]| TensorSpec {
             name: name.to_owned(),
             datatype,
             dims: Some(dims.to_vec()),
             view: None,
         };
-        let signature = Signature {
+        Signature {
             inputs: vec![spec("input", DataType::Fp32, &[-1, 30])],
             outputs: vec![
                 spec("label", DataType::Int64, &[-1]),
                 spec("probabilities", DataType::Fp32, &[-1, 2]),
             ],
             ..Signature::default()
-        };
-        Self::by(Box::new(Ready(signature)))
+        }
     }
 
     /// The answer to a request.
@@ -190,6 +207,18 @@ impl Served {
         )
         .into()
     }
+}
+
+/// Takes what is remembered once a millisecond, on a thread of its own, as long as anybody remembers.
+fn drain(recall: &Arc<Recall>) {
+    let recall = Arc::downgrade(recall);
+    std::thread::spawn(move || {
+        while let Some(recall) = recall.upgrade() {
+            recall.take(|entry| _ = std::hint::black_box(entry));
+            drop(recall);
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    });
 }
 
 /// A session that only hands out what it has.

@@ -35,6 +35,14 @@ pub(crate) fn categories(rows: usize) -> (Arc<Recorder>, Vec<Input>) {
     recorder(DataType::Bytes, (rows, 1), vec![feature("x", bins)], Data::Bytes(texts))
 }
 
+/// A recorder of a number with 30 values as categories, and a request of `rows`.
+pub(crate) fn codes(rows: usize) -> (Arc<Recorder>, Vec<Input>) {
+    let categories = (0..30).map(|number| (number * 1000).to_string()).collect();
+    let codes = (0..rows).map(|row| i64::try_from(row * 7 % 30 * 1000).unwrap());
+    let bins = Bins::Categorical { categories, others: Vec::new() };
+    recorder(DataType::Int64, (rows, 1), vec![feature("x", bins)], Data::Int64(codes.collect()))
+}
+
 fn feature(name: &str, bins: Bins) -> Feature {
     let counts = vec![100; bins.len()];
     Feature { name: name.to_owned(), bins, counts, moments: None, sample: Vec::new() }

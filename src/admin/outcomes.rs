@@ -12,7 +12,7 @@ use axum::{
     routing::get,
 };
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use serde::{
     Deserialize, Serialize,
     de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -25,11 +25,11 @@ use crate::{
     model::{Moment, PredictionId},
     rollout::Span,
     serve::ClassName,
-    wire::v2::objects::ErrorBody,
 };
 
 use super::{
     Admin, Problem,
+    repository::{error, json},
     request::{Errors, Fields},
 };
 
@@ -297,27 +297,6 @@ impl<'de> Visitor<'de> for ItemsVisitor {
             ))),
         }
     }
-}
-
-fn error(status: StatusCode, text: impl Into<String>) -> Answer {
-    let mut answer = json(status, &ErrorBody { error: text.into().into() });
-    let headers = answer.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    }
-    answer
-}
-
-fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
-    let body = serde_json::to_vec(value).unwrap_or_else(|error| {
-        tracing::error!(%error, "an answer could not be written");
-        Vec::new()
-    });
-    let mut answer = Response::new(Bytes::from(body));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    answer
 }
 
 pub(super) fn router() -> Router<Admin> {

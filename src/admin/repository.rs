@@ -218,7 +218,8 @@ pub(super) fn status_of(problem: &OperationError) -> StatusCode {
     }
 }
 
-fn error(status: StatusCode, text: impl Into<String>) -> Answer {
+/// An answer on the data plane that says why not.
+pub(super) fn error(status: StatusCode, text: impl Into<String>) -> Answer {
     let mut answer = json(status, &ErrorBody { error: text.into().into() });
     let headers = answer.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -228,7 +229,8 @@ fn error(status: StatusCode, text: impl Into<String>) -> Answer {
     answer
 }
 
-fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
+/// An answer on the data plane.
+pub(super) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     let body = serde_json::to_vec(value).unwrap_or_else(|error| {
         tracing::error!(%error, "an answer could not be written");
         Vec::new()

@@ -231,6 +231,12 @@ fn joining(
     keeps_state: bool,
 ) -> anyhow::Result<(Joining, PredictionKey)> {
     let state = keeps_state.then(|| config.state.path.clone());
+    if state.is_none() {
+        tracing::warn!(
+            "outcomes are joined to predictions in memory only, and forgotten with them when this process ends, as no \
+             state is kept; set state.path to a folder that can be written"
+        );
+    }
     let fresh = [random(), random()];
     let key = state
         .as_ref()
@@ -283,8 +289,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     loader.drift = Some(drift.clone());
     let _drifting = Watching::start(&drift).context("drift has no thread")?;
     let blamed = loader.blame.as_ref().map(Blame::blamed).unwrap_or_default();
-    let records = registry.rollouts().map(|(id, rollout)| (id.to_owned(), rollout.clone()));
-    let records = records.collect();
+    let records = registry.rollouts().map(|(id, it)| (id.to_owned(), it.clone())).collect();
     if let Some(notice) = loader.engines.notice() {
         tracing::warn!("{notice}; until then only models that tract can run are served");
     }
@@ -319,13 +324,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
-    let signal = tokio::select! {
-        () = lifecycle.first_pass() => {
-            announce(&serving, listener.address(), admin_address, logs);
-            stop.wait().await
-        }
-        signal = stop.wait() => signal,
-    };
+    let ready = || announce(&serving, listener.address(), admin_address, logs);
+    let signal = told_to_end(&mut lifecycle, &mut stop, ready).await;
     // In reverse, each part before those that it stands on.
     tracing::info!(signal = signal.name(), "shutting down");
     serving.drain();
@@ -338,13 +338,38 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
     end(shadowing, "a shadow's run did not end").await;
     admin.stop().await;
+    end_control(rollouts, joining, lifecycle, notifier).await;
+    log_totals(&monitor, complete);
+    Ok(())
+}
+
+/// Says that the server is ready once it is, and waits for the signal that ends it.
+async fn told_to_end(
+    lifecycle: &mut Lifecycle,
+    stop: &mut Signals,
+    ready: impl FnOnce(),
+) -> Signal {
+    tokio::select! {
+        () = lifecycle.first_pass() => {
+            ready();
+            stop.wait().await
+        }
+        signal = stop.wait() => signal,
+    }
+}
+
+/// Ends the threads of the control plane, each before those that it stands on.
+async fn end_control(
+    rollouts: rollout::Running,
+    joining: Joining,
+    lifecycle: Lifecycle,
+    notifier: Notifier,
+) {
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
     end(joining, "outcomes were still being written").await;
     end(lifecycle, "a version was still being loaded").await;
     end(notifier, "a notification was still being sent; it is sent again after the next start")
         .await;
-    log_totals(&monitor, complete);
-    Ok(())
 }
 
 /// Ends what waits for its thread; one that takes longer than a second is left, with a word in the log.

@@ -55,7 +55,7 @@ fn row(record: &Record) -> Vec<String> {
     ]
 }
 
-/// What somebody wrote must not steer the reader's terminal.
+/// Text of others must not steer the reader's terminal.
 fn printable(text: &str) -> String {
     let shown = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(shown).collect()

@@ -20,7 +20,7 @@ use super::{
     print, print_json,
 };
 
-/// What was found about a version, or about a model as a whole.
+/// Findings about a version, or about a model as a whole.
 #[derive(Debug, serde::Serialize)]
 struct Found {
     model: String,

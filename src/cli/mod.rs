@@ -34,7 +34,7 @@ use commands::{
 
 use crate::config::{self, Findings};
 
-/// What a command came to.
+/// Result of a command.
 enum Outcome {
     Done,
     /// The answer no, of a command that ran.

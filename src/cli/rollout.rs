@@ -36,7 +36,7 @@ pub(super) fn run(command: RolloutCommand, json: bool) -> anyhow::Result<Outcome
         RolloutCommand::Start(start) => self::start(&start, json),
         RolloutCommand::Watch { rollout, wait, server } => {
             let id = id_of(&server.admin, &rollout)?;
-            let watched = watch::run(&server.admin, &id, wait.timeout, json)?;
+            let watched = watch::run(&server.admin, &id, (wait.wait, wait.timeout), json)?;
             Ok(if wait.wait { ended(&watched) } else { Outcome::Done })
         }
         RolloutCommand::List { model, limit, server } => {
@@ -210,7 +210,7 @@ fn start(start: &RolloutStart, json: bool) -> anyhow::Result<Outcome> {
             standing(&report)
         ));
     }
-    Ok(ended(&watch::run(admin, &report.id, start.wait.timeout, json)?))
+    Ok(ended(&watch::run(admin, &report.id, (true, start.wait.timeout), json)?))
 }
 
 /// The exit code of a rollout that was waited for.

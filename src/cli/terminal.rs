@@ -73,6 +73,16 @@ impl Screen {
     }
 }
 
+/// True if whoever read the output has gone away: a pipe tells without being written to.
+pub(super) fn is_left() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stdout = io::stdout();
+    let mut polled = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let told = poll(&mut polled, Some(&now));
+    told.is_ok() && polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
 impl Drop for Screen {
     fn drop(&mut self) {
         let mut stdout = io::stdout().lock();

@@ -24,7 +24,7 @@ use crate::{
 
 use super::{
     client,
-    terminal::{Line, Screen, Style, bar},
+    terminal::{Line, Screen, Style, bar, is_left},
 };
 
 /// Time between two looks at the rollout.
@@ -40,21 +40,22 @@ pub(super) struct Watched {
     pub(super) report: Report,
 }
 
-/// Shows a rollout until it is over, the time has passed or the user leaves.
+/// Shows a rollout until it is over, the time has passed or the user leaves; if `waits`, to the end though nobody reads
+/// it any more.
 pub(super) fn run(
     admin: &str,
     id: &str,
-    timeout: Option<Duration>,
+    (waits, timeout): (bool, Option<Duration>),
     json: bool,
 ) -> anyhow::Result<Watched> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch(admin, id, timeout, json))
+    runtime.block_on(watch(admin, id, (waits, timeout), json))
 }
 
 async fn watch(
     admin: &str,
     id: &str,
-    timeout: Option<Duration>,
+    (waits, timeout): (bool, Option<Duration>),
     json: bool,
 ) -> anyhow::Result<Watched> {
     let url = format!("{}/api/v1/rollouts/{id}", admin.trim_end_matches('/'));
@@ -94,6 +95,9 @@ async fn watch(
         }
         if timeout.is_some_and(|timeout| now.duration_since(began) >= timeout) {
             return leave(view, last, "not over at the timeout");
+        }
+        if !waits && is_left() {
+            return leave(view, last, "nobody reads this");
         }
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}

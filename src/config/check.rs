@@ -46,17 +46,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             || api == RepositoryApi::Auto && http.ip().is_loopback(),
         uploads,
         engine: engine(file.engine),
-        proof: lifecycle::ProofSettings {
-            enabled: file.proof.enabled.0,
-            remember: file.proof.remember.0,
-            spare: file.proof.spare.0,
-            at_once: nonzero(file.proof.at_once).unwrap_or(NonZeroUsize::MIN),
-            limits: lifecycle::ProofLimits {
-                memory_max: file.proof.memory_max.0,
-                time_max: file.proof.time_max.0,
-                cpu_time_max: file.proof.cpu_time_max.0,
-            },
-        },
+        proof: proof(&file.proof),
         serve: serve::Settings {
             batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
             request_timeout: file.serve.request_timeout.0,
@@ -96,6 +86,20 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             })
             .collect(),
         reserved: Reserved { grpc: file.server.grpc.0 },
+    }
+}
+
+fn proof(proof: &file::Proof) -> lifecycle::ProofSettings {
+    lifecycle::ProofSettings {
+        enabled: proof.enabled.0,
+        remember: proof.remember.0,
+        spare: proof.spare.0,
+        at_once: nonzero(proof.at_once).unwrap_or(NonZeroUsize::MIN),
+        limits: lifecycle::ProofLimits {
+            memory_max: proof.memory_max.0,
+            time_max: proof.time_max.0,
+            cpu_time_max: proof.cpu_time_max.0,
+        },
     }
 }
 
@@ -209,7 +213,7 @@ fn drift_settings(section: &file::Drift) -> drift::Settings {
     }
 }
 
-/// What holds for all models, with what one model has differently.
+/// Settings of all models, with what one model has differently.
 ///
 /// `None` where it has nothing differently.
 fn model_drift(
@@ -374,7 +378,7 @@ impl Contradictions<'_> {
     }
 }
 
-/// Whether two listeners can't have these addresses at once.
+/// True if two listeners can't have these addresses at once.
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let covers =
         |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());

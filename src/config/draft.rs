@@ -28,7 +28,7 @@ use crate::model::ModelName;
 /// A key in the file.
 type Name<'i> = Spanned<Cow<'i, str>>;
 
-/// What was given so far.
+/// Values given so far.
 pub(super) struct Draft {
     keys: Keys,
     renamed: &'static [(&'static str, &'static str)],
@@ -242,7 +242,7 @@ impl Draft {
 }
 
 impl Places {
-    /// Whether a value of this key was refused, in any layer.
+    /// True if a value of this key was refused, in any layer.
     pub(super) fn refused(&self, key: &str) -> bool {
         self.refused.contains(key)
     }

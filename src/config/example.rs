@@ -59,7 +59,7 @@ pub(super) fn example(schema: &Json) -> String {
     out
 }
 
-/// What the schema says about a section or key.
+/// Describes a section or key as the schema does.
 fn described<'s>(schema: &'s Json, path: &[&str]) -> &'s str {
     let step = |schema: &'s Json, name: &&str| match &schema["properties"][*name] {
         Json::Null if schema["items"].is_object() => &schema["items"]["properties"][*name],

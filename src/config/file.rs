@@ -1,4 +1,4 @@
-//! What a user may write into the configuration file: every key, with its bounds, its default and its reason.
+//! The configuration file as a user may write it: every key, with its bounds, its default and its reason.
 //!
 //! The one place where keys are documented. The JSON Schema, the example file, the names of environment variables
 //! and the refusal of unknown keys all follow from these types; comments of keys are written for the user who
@@ -40,7 +40,7 @@ pub(super) struct File {
     pub(super) logs: LogsSection,
     pub(super) state: State,
     pub(super) notify: Notify,
-    /// What holds for one model; its name stands in the head of the section. The model's own files describe it,
+    /// Rules for one model; its name stands in the head of the section. The model's own files describe it,
     /// but never decide any of this.
     pub(super) models: BTreeMap<String, Model>,
 }
@@ -77,7 +77,8 @@ pub(super) struct Server {
     pub(super) grace: Time<1, DAY>,
 }
 
-/// What one client, one connection and one request may use. Whoever asks for more is refused with a clear answer.
+/// Limits of what one client, one connection and one request may use. Whoever asks for more is refused with a clear
+/// answer.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
@@ -85,9 +86,9 @@ pub(super) struct Limits {
     pub(super) body: Size<1, { 2 * GIB }>,
     /// Slowest body per second, on average, once `body_grace` has passed: a client that trickles holds memory.
     pub(super) body_rate_min: Size<1, GIB>,
-    /// How long a body may be slower than `body_rate_min`.
+    /// Time for which a body may be slower than `body_rate_min`.
     pub(super) body_grace: Time<0, HOUR>,
-    /// How long a request's head may take to arrive; heads are small, so only a stalled client needs this long.
+    /// Time that a request's head may take to arrive; heads are small, so only a stalled client needs this long.
     pub(super) header_timeout: Time<1, HOUR>,
     /// Most header lines of one request. Clients and the proxies before them send a few dozen.
     pub(super) headers: Whole<1, 1024>,
@@ -95,13 +96,13 @@ pub(super) struct Limits {
     pub(super) header_bytes: Size<{ 8 * KIB }, { 1024 * KIB }>,
     /// Longest request target. Not above `header_bytes`, which holds it.
     pub(super) uri_bytes: Size<1, { 32 * KIB }>,
-    /// How long a connection may stay open without a request.
+    /// Time that a connection may stay open without a request.
     pub(super) idle_timeout: Time<1, DAY>,
-    /// How long a client may stall while an answer is written to it.
+    /// Time that a client may stall while an answer is written to it.
     pub(super) write_timeout: Time<1, HOUR>,
-    /// How long a connection is still read from after its last answer, so that a client which is sending meanwhile gets
-    /// to read it. Also how long a connection must have been quiet to be closed while the server stops: a client that
-    /// asks more often than this loses nothing.
+    /// Time for which a connection is still read from after its last answer, so that a client which is sending
+    /// meanwhile gets to read it. Also how long a connection must have been quiet to be closed while the server stops:
+    /// a client that asks more often than this loses nothing.
     pub(super) linger: Time<1, HOUR>,
     /// Most connections at once. 0: half of the file-descriptor limit, so that models and logs can still be opened.
     pub(super) connections: Whole<0, 1_000_000>,
@@ -123,8 +124,8 @@ pub(super) struct Limits {
     pub(super) parameters: Whole<0, 65_536>,
     /// Longest name of a tensor or parameter, in bytes.
     pub(super) name_bytes: Whole<1, 4096>,
-    /// How many times its compressed size a body may grow to. Numbers as text shrink a few times, a bomb a thousand
-    /// times.
+    /// Number of times its compressed size that a body may grow to. Numbers as text shrink a few times, a bomb a
+    /// thousand times.
     pub(super) inflate_ratio: Whole<1, 10_000>,
     /// Most members of a gzip body. Tools that compress in parallel make one for some 64 KiB, a bomb one for nothing.
     pub(super) gzip_members: Whole<1, 1_000_000>,
@@ -137,14 +138,14 @@ pub(super) struct RepositorySection {
     /// The folder; a relative path is resolved against the directory tidegate is started in. Builds with object
     /// stores also take `s3://bucket/prefix`, `gs://`, `az://` and `http(s)://`, with credentials from the environment.
     pub(super) root: Text<RepositoryRoot>,
-    /// How often the folder is read again. Soon enough for a person who waits for a new version, rare enough to
+    /// Time after which the folder is read again. Soon enough for a person who waits for a new version, rare enough to
     /// cost nothing.
     pub(super) poll_interval: Time<1, DAY>,
     /// The name of the model if `root` is itself the model's folder. Not set: the folder's own name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<ModelName>")]
     pub(super) model_name: Option<Text<ModelName>>,
-    /// Whether the protocol's repository API may load and unload on the data plane's address; its index only reads
+    /// True if the protocol's repository API may load and unload on the data plane's address; its index only reads
     /// and always answers. "auto" allows it only where that address is on loopback.
     pub(super) api: Text<RepositoryApi>,
     /// Lets a load bring a configuration and files of its own, which then serve instead of the repository's.
@@ -167,10 +168,10 @@ pub(super) struct RepositorySection {
     /// Linux does not let them, by `fs.protected_hardlinks` (on in most distributions): only a file that one owns, or
     /// may read and write, can be linked.
     pub(super) hard_links: Switch,
-    /// How long a repository whose models are gone all at once, or a model whose versions are, is taken for a lost
-    /// volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is
-    /// removed. Long enough for somebody to mount it again.
-    /// A root that cannot be read, or is another folder and empty, is never taken for a wish.
+    /// Time for which a repository whose models are gone all at once, or a model whose versions are, is taken for a
+    /// lost volume, whatever else lies there: what serves goes on, nothing new is taken, and nothing that was kept is
+    /// removed. Long enough for somebody to mount it again. A root that cannot be read, or is another folder and empty,
+    /// is never taken for a wish.
     pub(super) vanished_grace: Time<0, { 30 * DAY }>,
     /// The most that loaded models may take in memory, together. "0B": all models are loaded, whatever they take.
     /// With a budget, what does not fit loads on demand: the first request for it waits, and the models that were
@@ -178,13 +179,13 @@ pub(super) struct RepositorySection {
     /// 1.5 times the bytes of its model file and 256 KiB for each of its sessions, and with twice the bytes of its
     /// external data, which its sessions share.
     pub(super) loaded_bytes: Size<0, { 1024 * TIB }>,
-    /// How long a request may wait for a model that loads on demand, at most its own deadline; then it gets 503.
+    /// Time that a request may wait for a model that loads on demand, at most its own deadline; then it gets 503.
     pub(super) demand_timeout: Time<1, HOUR>,
     /// Most requests that wait for models that load on demand; more get 503 at once.
     pub(super) demand_waiting: Whole<1, 1_000_000>,
 }
 
-/// How models are loaded and run.
+/// Loading and running of models.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Engine {
@@ -219,7 +220,7 @@ pub(super) struct Proof {
     /// Remembers a proof below `state.path`, so that a restart does not make it again: of the same files,
     /// by the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
     pub(super) remember: Switch,
-    /// Whether the process of the next proof waits, its engine loaded: a new version is then served several times
+    /// True if the process of the next proof waits, its engine loaded: a new version is then served several times
     /// sooner, for some 20 MB of memory.
     pub(super) spare: Switch,
     /// Number of versions that are proven at a time, so that a slow one does not hold up the next; each may take
@@ -233,7 +234,7 @@ pub(super) struct Proof {
     /// version refused. It gives way to threads that serve, so under full load it takes longer than alone. A twentieth
     /// of it may go to runs with sizes of 0 to 3; requests with sizes that end the proving process are refused.
     pub(super) time_max: Time<100, HOUR>,
-    /// How much time on CPUs it may take, all threads together, counted in whole seconds.
+    /// Time on CPUs that it may take, all threads together, counted in whole seconds.
     pub(super) cpu_time_max: Time<SECOND, DAY>,
 }
 
@@ -246,8 +247,8 @@ pub(super) struct Serve {
     /// Longest time that a prediction may take. A client may ask for less (`x-request-timeout-ms`), never for more. A
     /// run that is not done by then is ended, where its engine can end it.
     pub(super) request_timeout: Time<1, DAY>,
-    /// How long after it was told to end a run may go on. Then its worker is given up, the worker's connections are
-    /// closed, and a fresh worker takes its place.
+    /// Time for which a run may go on after it was told to end. Then its worker is given up, the worker's connections
+    /// are closed, and a fresh worker takes its place.
     pub(super) stuck_after: Time<100, HOUR>,
     /// Most copies of requests that wait for the thread that runs shadows, over all models. What does not fit is
     /// dropped and counted (`tidegate_shadow_dropped_total`); answers never wait for it.
@@ -272,7 +273,7 @@ pub(super) struct Validation {
     pub(super) classes: Whole<2, 10_000>,
 }
 
-/// What is logged, on standard output.
+/// The log, on standard output.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct LogsSection {
@@ -285,7 +286,7 @@ pub(super) struct LogsSection {
     pub(super) buffer: Size<{ 64 * KIB }, GIB>,
 }
 
-/// What outlives a restart.
+/// State that outlives a restart.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct State {
@@ -296,11 +297,11 @@ pub(super) struct State {
     pub(super) log_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
-/// How live features and outputs are compared with a reference. `[models.NAME.drift]` changes it for one model.
+/// Comparison of live features and outputs with a reference. `[models.NAME.drift]` changes it for one model.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Drift {
-    /// Whether drift is watched.
+    /// True if drift is watched.
     pub(super) enabled: Switch,
     /// The promise: the expected time to a false alarm of one model is at least this, over all its features together,
     /// averaged over references. Longer finds drift a little later: the delay grows with the logarithm.
@@ -326,7 +327,7 @@ pub(super) struct Drift {
     pub(super) metric_features: Whole<0, 4096>,
 }
 
-/// What requests to a model must keep.
+/// Rules that requests to a model must keep.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ModelContract {
@@ -341,7 +342,7 @@ pub(super) struct ModelContract {
     pub(super) features: BTreeMap<String, FeatureRule>,
 }
 
-/// What a feature's values must be.
+/// Rules for a feature's values.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FeatureRule {
@@ -358,7 +359,7 @@ pub(super) struct FeatureRule {
     pub(super) action: Option<Text<drift::Action>>,
 }
 
-/// How one model's drift is watched, where that differs from `[drift]`.
+/// The watch over one model's drift, where that differs from `[drift]`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ModelDrift {
@@ -423,7 +424,7 @@ pub(super) struct Notify {
     pub(super) webhook: Webhooks,
 }
 
-/// What holds for one model.
+/// Rules for one model.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Model {
@@ -431,14 +432,14 @@ pub(super) struct Model {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<EngineChoice>")]
     pub(super) engine: Option<Text<EngineChoice>>,
-    /// Whether the server calls itself ready only while this model is served. Off, so that one broken model does
+    /// True if the server calls itself ready only while this model is served. Off, so that one broken model does
     /// not take the others out of service.
     pub(super) required: Switch,
     /// Treatment of a version that appears while an older one serves: "serve" proves it and lets it take over,
     /// "hold" waits for `tidegate models load`, "rollout" tries it on a growing share of requests and lets it take over
     /// if it is no worse.
     pub(super) on_new_version: Text<OnNewVersion>,
-    /// Whether a new version may have other inputs and outputs than the one it takes over from, whose clients might
+    /// True if a new version may have other inputs and outputs than the one it takes over from, whose clients might
     /// then fail. Off: such a version is refused.
     pub(super) signature_may_change: Switch,
     /// Lets the header `x-tidegate-route` of a request choose the arm or version that answers it. Off: it would
@@ -448,12 +449,12 @@ pub(super) struct Model {
     /// by field. With it, `on_new_version` is "rollout" where nothing else is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollout: Option<RolloutPolicy>,
-    /// How drift of this model is watched: `enabled`, `false_alarm_every`, `tolerance`, `learn_rows`, `cooldown` and
+    /// The watch over drift of this model: `enabled`, `false_alarm_every`, `tolerance`, `learn_rows`, `cooldown` and
     /// `window` as in `[drift]`, and `ignore`, a list of features that are not watched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) drift: Option<Table<ModelDrift>>,
-    /// What requests to this model must keep, checked on every row before the model runs: `owner` (who is asked about
-    /// it), `action` ("count", "flag" the answer, or "refuse" with 400), `dry_run` (only count), and
+    /// Rules that requests to this model must keep, checked on every row before the model runs: `owner` (who is asked
+    /// about it), `action` ("count", "flag" the answer, or "refuse" with 400), `dry_run` (only count), and
     /// `features.NAME` with `min`, `max`, `categories`, `missing_max` and an `action` of its own. `tidegate profile
     /// --contract NAME` writes one from data.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -477,7 +478,7 @@ pub(super) struct Model {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ModelFeedback {
-    /// Whether predictions are remembered for outcomes that come later.
+    /// True if predictions are remembered for outcomes that come later.
     pub(super) enabled: Switch,
     /// The output that holds the prediction. Not set: the only INT64 or BYTES output with one value per row, else the
     /// only floating one, whose largest value names the class.
@@ -486,7 +487,7 @@ pub(super) struct ModelFeedback {
     /// The class whose precision, recall and scores matter: its number, or its text. Not set: 1 where there are two.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) positive: Option<Class>,
-    /// How long an outcome may take: what is older is `late`.
+    /// Time that an outcome may take: what is older is `late`.
     pub(super) ttl: Time<SECOND, { 31 * DAY }>,
     /// Most memory of this model's predictions that wait for outcomes, some 144 bytes each, and about half as much on
     /// disk. The oldest are forgotten first.
@@ -499,7 +500,7 @@ pub(super) struct ModelFeedback {
     pub(super) cooldown: Time<SECOND, { 31 * DAY }>,
 }
 
-/// What is remembered for outcomes, of all models together.
+/// Memory for outcomes, of all models together.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Feedback {

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: all of it at once, each with its place and what would be right.
+//! Findings about a configuration: all that is wrong at once, each with its place and what would be right.
 
 use std::{
     fmt,
@@ -23,7 +23,7 @@ pub struct Finding {
     pub key: String,
     /// The value as it was written, shortened. `None`: the key itself is wrong, or its value is no single one.
     pub value: Option<String>,
-    /// What is wrong and what would be right.
+    /// The mistake, and what would be right.
     pub advice: String,
     /// Where it was written.
     pub origin: Origin,

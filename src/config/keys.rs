@@ -29,7 +29,7 @@ pub(super) struct Key {
     pub(super) kind: Kind,
 }
 
-/// How the text of an environment variable or flag is read.
+/// Reading of the text of an environment variable or flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Text,
@@ -63,7 +63,7 @@ impl Keys {
         (path.len() == depth).then(|| section.key(&path[depth - 1])).flatten()
     }
 
-    /// What to do about a section that does not exist.
+    /// Advice about a section that does not exist.
     pub(super) fn advise_section(&self, name: &str) -> String {
         let mut homes = self.sections.iter().filter(|s| !s.per_model && s.key(name).is_some());
         if let (Some(home), None) = (homes.next(), homes.next()) {
@@ -76,7 +76,7 @@ impl Keys {
         }
     }
 
-    /// What to do about a key that `section` does not have.
+    /// Advice about a key that `section` does not have.
     pub(super) fn advise_key(&self, section: &Section, name: &str) -> String {
         if let Some(meant) = nearest(name, section.names()) {
             return format!("unknown key, did you mean `{meant}`?");

@@ -42,7 +42,7 @@ use crate::{
 };
 use draft::Draft;
 
-/// What the names of environment variables begin with. Single underscores are left alone: Kubernetes sets
+/// Beginning of the names of environment variables. Single underscores are left alone: Kubernetes sets
 /// `TIDEGATE_PORT` and its like for a service of that name.
 const VARIABLE_PREFIX: &str = "TIDEGATE__";
 
@@ -60,19 +60,19 @@ pub struct Config {
     pub source: source::Settings,
     /// The most that loaded versions may cost in bytes. `None`: everything is loaded.
     pub loaded_bytes_max: Option<u64>,
-    /// Whether the repository API is served on the data plane.
+    /// True if the repository API is served on the data plane.
     pub repository_api: bool,
-    /// What a load may bring.
+    /// Limits of what a load may bring.
     pub uploads: Uploads,
-    /// How models are run.
+    /// Engines and sessions.
     pub engine: engine::Settings,
-    /// Whether and how versions are proven before they are loaded.
+    /// The proof of versions before they are loaded.
     pub proof: lifecycle::ProofSettings,
     /// Bounds of one prediction.
     pub serve: serve::Settings,
     /// Bounds of labelled data.
     pub validation: validation::Settings,
-    /// How drift is watched.
+    /// The watch over drift.
     pub drift: drift::Settings,
     /// Bounds of what is remembered for outcomes.
     pub feedback: feedback::Settings,
@@ -80,9 +80,9 @@ pub struct Config {
     pub state: state::Settings,
     /// Webhooks, and when models should be trained anew.
     pub notify: notify::Settings,
-    /// What is logged.
+    /// The log.
     pub logs: Logs,
-    /// What holds for single models.
+    /// Rules for single models.
     pub models: BTreeMap<ModelName, ModelPolicy>,
     /// Keys of the public contract that have no effect in this version.
     pub reserved: Reserved,
@@ -97,10 +97,10 @@ pub struct Admin {
     pub connections_max: usize,
 }
 
-/// What a request to load a model may bring.
+/// Limits of what a request to load a model may bring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Uploads {
-    /// Whether it may bring anything.
+    /// True if it may bring anything.
     pub allowed: bool,
     /// Bytes of all files together.
     pub bytes_max: usize,
@@ -108,18 +108,18 @@ pub struct Uploads {
     pub files_max: usize,
 }
 
-/// What is logged and how.
+/// Content and form of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logs {
     /// Levels in the syntax of `tracing_subscriber::EnvFilter`, which accepts it.
     pub filter: String,
-    /// How a line looks.
+    /// Form of a line.
     pub format: LogFormat,
     /// Bytes of lines that wait to be read.
     pub buffer_bytes_max: usize,
 }
 
-/// How a log line looks.
+/// Form of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
@@ -131,22 +131,22 @@ pub enum LogFormat {
     Json,
 }
 
-/// What holds for one model, by the operator's word.
+/// Rules for one model, by the operator's word.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ModelPolicy {
     /// The engine. `None`: the one that [`engine::Settings`] names.
     pub engine: Option<EngineChoice>,
-    /// Whether readiness waits until the model is served.
+    /// True if readiness waits until the model is served.
     pub required: bool,
-    /// What happens to versions that appear.
+    /// Treatment of versions that appear.
     pub on_new_version: OnNewVersion,
-    /// Whether a version may have other inputs and outputs than the one that it replaces.
+    /// True if a version may have other inputs and outputs than the one that it replaces.
     pub signature_may_change: bool,
     /// True if a header of a request may choose the arm or version.
     pub route_override: bool,
     /// Policy of the model's rollouts.
     pub rollout: Option<PolicyDraft>,
-    /// How the model's drift is watched. `None`: as [`Config::drift`] says.
+    /// The watch over the model's drift. `None`: as [`Config::drift`] says.
     pub drift: Option<drift::Settings>,
     /// Outcomes of its predictions.
     pub feedback: feedback::Policy,
@@ -166,7 +166,7 @@ pub struct Sources<E> {
     pub file: Option<PathBuf>,
     /// Names and values of environment variables; those without the prefix `TIDEGATE__` are passed over.
     pub environment: E,
-    /// What the command line said.
+    /// Values of the command line.
     pub flags: Flags,
 }
 

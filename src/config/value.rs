@@ -76,7 +76,7 @@ pub(super) struct Texts<T>(pub(super) Vec<T>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Switch(pub(super) bool);
 
-/// Whether the repository API is served, as a user writes it.
+/// The repository API on, off or automatic, as a user writes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RepositoryApi {
     /// Only where the data plane listens on loopback.
@@ -89,14 +89,14 @@ pub(super) enum RepositoryApi {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogFilter(pub(super) String);
 
-/// What can stand right of `=`.
+/// A value that can stand right of `=`.
 trait Value: Sized {
     fn read(written: &toml::Value) -> Result<Self, String>;
     fn written(&self) -> toml::Value;
     fn schema() -> Schema;
 }
 
-/// What a text may mean.
+/// Meanings of a text.
 pub(super) trait Meaning: Sized {
     /// All texts there are, where they are few.
     const WORDS: &'static [&'static str] = &[];
@@ -695,7 +695,7 @@ impl Meaning for LogFilter {
     }
 }
 
-/// What a model may be called.
+/// Describes the names that models may have.
 pub(super) fn model_name_advice() -> String {
     format!(
         "must be a model name: 1 to {} letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..`",

@@ -1,7 +1,8 @@
 //! From a value to its bin: what the path does for each value.
 //!
 //! A number is compared with all edges of its column at once, without a branch; a category is found by its key in a
-//! small table. Always true:
+//! small table. Keys of categories whose texts are known are made here, eight bytes at a time, and never written
+//! down; only what is none of them is looked up by the key that profiles have. Always true:
 //! - A value falls into the bin that [`Bins`] names for it, rounded to the tensor's own precision: rounding keeps the
 //!   order, and edges are rounded in the same way.
 //! - Nothing here allocates after a column was made.
@@ -72,7 +73,7 @@ real!(f32: 0, f64: 1);
 pub(super) struct Column<T> {
     thresholds: [T; LANES],
     /// Where its categories are, if it has such.
-    codes: Option<Keys>,
+    codes: Option<Categories>,
     /// The cell of its first bin.
     first: u32,
     /// The cell of infinities, and of missing values.
@@ -83,7 +84,7 @@ pub(super) struct Column<T> {
 /// The bins of one column of texts.
 #[derive(Debug, Clone)]
 pub(super) struct TextColumn {
-    keys: Keys,
+    categories: Categories,
     first: u32,
     missing: u32,
 }
@@ -133,15 +134,101 @@ impl Keys {
             at = (at + 1) & (size - 1);
         }
     }
+}
 
-    /// Categories and others of these bins, from the cell `first` on.
-    fn of(categories: &[String], others: &[String], first: u32, key: impl Fn(&str) -> u64) -> Self {
+/// Categories of a column, and the others that its reference has beside them.
+#[derive(Debug, Clone)]
+struct Categories {
+    known: Keys,
+    /// By the keys of profiles, if there are others.
+    others: Option<Keys>,
+}
+
+/// The cell of what is no known category, where there are others: there are never so many cells.
+const NOT_KNOWN: u32 = u32::MAX;
+
+impl Categories {
+    /// Those of these bins, from the cell `first` on, by keys of texts; none for what no value is written as.
+    fn new(
+        categories: &[String],
+        others: &[String],
+        first: u32,
+        key: impl Fn(&str) -> Option<u64>,
+    ) -> Self {
         let other = first + cell(categories.len());
-        let own = (first..).zip(categories).map(|(bin, category)| (key(category), bin));
+        let unseen = other + 1;
+        let own = (first..).zip(categories);
+        let known: Vec<_> = own.filter_map(|(bin, category)| Some((key(category)?, bin))).collect();
         let others = others.iter().filter_map(|other| u64::from_str_radix(other, 16).ok());
-        let entries: Vec<_> = own.chain(others.map(|key| (key, other))).collect();
-        Self::new(entries.into_iter(), other + 1)
+        let others: Vec<_> = others.map(|key| (key, other)).collect();
+        if others.is_empty() {
+            return Self { known: Keys::new(known.into_iter(), unseen), others: None };
+        }
+        let others = Some(Keys::new(others.into_iter(), unseen));
+        Self { known: Keys::new(known.into_iter(), NOT_KNOWN), others }
     }
+
+    /// The cell of a category: by its key here, else by the one that profiles have.
+    #[inline]
+    fn find(&self, key: u64, written: impl FnOnce() -> u64) -> u32 {
+        match (self.known.find(key), &self.others) {
+            (NOT_KNOWN, Some(others)) => others.find(written()),
+            (cell, _) => cell,
+        }
+    }
+}
+
+/// Folds two words into one: the halves of their 128-bit product (wyhash, Wang Yi 2019).
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the halves are meant")]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Odd words without a pattern, from the digits of pi.
+const SALTS: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7345];
+
+/// The key of a text in tables of this process. Not a secret, as with [`category_key`].
+#[inline]
+fn text_key(text: &[u8]) -> u64 {
+    let eight = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+    let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    // Spread over all bits, or it meets those of the bytes.
+    let length = (text.len() as u64).wrapping_mul(SALTS[1]);
+    let (mut rest, mut state) = (text, length ^ SALTS[0]);
+    while let Some((words, after)) = rest.split_first_chunk::<16>().filter(|(_, it)| !it.is_empty())
+    {
+        let [a, b] = [0, 8].map(|at| words[at..at + 8].first_chunk().map_or(0, eight));
+        state = fold(a ^ SALTS[1], b ^ state);
+        rest = after;
+    }
+    // The first and the last of up to sixteen bytes, which overlap.
+    let ends = match rest {
+        [] => (0, 0),
+        [a] => (u64::from(*a), 0),
+        [a, .., b] if rest.len() < 4 => {
+            (u64::from(*a) << 8 | u64::from(*b), u64::from(rest[rest.len() / 2]))
+        }
+        _ if rest.len() < 8 => {
+            (rest.first_chunk().map_or(0, four), rest.last_chunk().map_or(0, four))
+        }
+        _ => (rest.first_chunk().map_or(0, eight), rest.last_chunk().map_or(0, eight)),
+    };
+    fold(ends.0 ^ SALTS[1], ends.1 ^ state)
+}
+
+/// The key of a number in tables of this process.
+#[inline]
+fn bits_key(value: f64) -> u64 {
+    // Adding makes one zero of two.
+    fold((value + 0.0).to_bits() ^ SALTS[0], SALTS[1])
+}
+
+/// The key of the number that a category stands for; `None` if no number is written so.
+fn code_key(category: &str) -> Option<u64> {
+    let value: f64 = category.parse().ok()?;
+    (written(value) == category).then(|| bits_key(value))
 }
 
 /// The number of a cell.
@@ -173,8 +260,7 @@ impl<T: Real> Column<T> {
                 }
             }
             Bins::Categorical { categories, others } => {
-                let key = |text: &str| category_key(text.as_bytes());
-                column.codes = Some(Keys::of(categories, others, first, key));
+                column.codes = Some(Categories::new(categories, others, first, code_key));
             }
         }
         column
@@ -193,7 +279,8 @@ impl<T: Real> Column<T> {
             return if value.is_missing() { self.missing } else { self.non_finite };
         }
         if let Some(codes) = &self.codes {
-            return codes.find(number_key(value.wide()));
+            let value = value.wide();
+            return codes.find(bits_key(value), || number_key(value));
         }
         let reached = |count, threshold: &T| count + u32::from(value >= *threshold);
         self.first + self.thresholds.iter().fold(0, reached)
@@ -228,13 +315,15 @@ impl TextColumn {
     /// A column whose bins begin at the cell `first`.
     pub(super) fn new(bins: &Bins, first: u32) -> Option<Self> {
         let Bins::Categorical { categories, others } = bins else { return None };
-        let keys = Keys::of(categories, others, first, |text| category_key(text.as_bytes()));
-        Some(Self { keys, first, missing: first + cell(bins.len()) - 1 })
+        let key = |text: &str| Some(text_key(text.as_bytes()));
+        let categories = Categories::new(categories, others, first, key);
+        Some(Self { categories, first, missing: first + cell(bins.len()) - 1 })
     }
 
     /// A column that nothing is compared with: each text counts in this cell.
     pub(super) fn sink(cell: u32) -> Self {
-        Self { keys: Keys::new([].into_iter(), cell), first: cell, missing: cell }
+        let categories = Categories { known: Keys::new([].into_iter(), cell), others: None };
+        Self { categories, first: cell, missing: cell }
     }
 
     /// The cell of a text.
@@ -244,7 +333,7 @@ impl TextColumn {
             return self.missing;
         }
         debug_assert!(self.first <= self.missing, "bins ascend");
-        self.keys.find(category_key(text))
+        self.categories.find(text_key(text), || category_key(text))
     }
 }
 
@@ -327,6 +416,52 @@ mod tests {
         let constant = rounded(&numeric(&[large, large + 0.25], &[1, 2, 3, 4, 5]));
         assert_eq!(constant.bins, Bins::Numeric { edges: vec![large] });
         assert_eq!(constant.counts, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn keys_of_texts_differ_by_every_byte_and_by_the_length() {
+        let mut keys = std::collections::BTreeSet::new();
+        let mut texts = 0;
+        for length in 0..70 {
+            for changed in 0..=length {
+                let mut text = vec![b'a'; length];
+                if let Some(byte) = text.get_mut(changed) {
+                    *byte = b'b';
+                }
+                keys.insert(text_key(&text) | 1);
+                texts += 1;
+            }
+        }
+        // Zeros are no padding, and order counts.
+        let more: [&[u8]; 6] = [b"\0", b"\0\0", b"ab\0", b"abc", b"acb", b"cab"];
+        keys.extend(more.map(|text| text_key(text) | 1));
+        assert_eq!(keys.len(), texts + more.len());
+        // High bits choose the slot: of a thousand short texts few share one of two thousand.
+        let starts =
+            (0..1000).map(|number: u32| Keys::start(text_key(number.to_string().as_bytes()), 2048));
+        assert!(starts.collect::<std::collections::BTreeSet<_>>().len() > 740);
+    }
+
+    #[test]
+    fn categories_agree_with_bins_for_any_text_and_number() {
+        let numbers = ["0", "-1", "7", "1.5", "1e3", "07", "9007199254740993", "NaN"];
+        let texts = ["a", "seven", "a much longer category than others", "ü", "7 "];
+        let categories: Vec<String> =
+            numbers.iter().chain(&texts).map(|text| (*text).to_owned()).collect();
+        let others =
+            ["b", "8", "2.5"].map(|text| format!("{:016x}", category_key(text.as_bytes())));
+        for others in [Vec::new(), others.to_vec()] {
+            let bins = Bins::Categorical { categories: categories.clone(), others };
+            let (text, number) = (TextColumn::new(&bins, 5).unwrap(), Column::<f64>::new(&bins, 5));
+            for value in numbers.iter().chain(&texts).chain(&["b", "8", "c", "", "2.5", "-0"]) {
+                let expected = 5 + cell(bins.of_text(value.as_bytes()));
+                assert_eq!(text.cell(value.as_bytes()), expected, "{value}");
+            }
+            for value in [0.0, -0.0, -1.0, 7.0, 1.5, 1e3, 8.0, 2.5, 3.5, 1e300, f64::NAN] {
+                let expected = 5 + cell(bins.of_number(value));
+                assert_eq!(number.cell(value), expected, "{value}");
+            }
+        }
     }
 
     #[test]

@@ -394,6 +394,16 @@ impl Judge {
         self.features.iter().flatten().any(|feature| feature.is_drifting)
     }
 
+    /// Alarms of the page tier that stand, each with all that were raised together with it, oldest first.
+    pub(super) fn standing(&self) -> Vec<Vec<Raised>> {
+        let mut together: BTreeMap<Duration, Vec<Raised>> = BTreeMap::new();
+        for alarm in self.alarms.iter().filter(|alarm| alarm.tier == Tier::Page) {
+            together.entry(alarm.at).or_default().push(alarm.clone());
+        }
+        together.retain(|_, alarms| alarms.iter().any(|alarm| alarm.cleared.is_none()));
+        together.into_values().collect()
+    }
+
     /// Takes in the counts of an interval that ended at `now`, since 1970, and took `seconds`: for each feature those
     /// of
     /// its bins; `rows` ran in it.

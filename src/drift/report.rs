@@ -406,6 +406,16 @@ fn severity(js: f64) -> &'static str {
     }
 }
 
+/// Alarms that stand since an earlier process raised them: names of those features for people, and what the event
+/// carries. Among `alarms` are those that were raised with them and are over, so that it is known as the same news.
+pub(super) fn standing(tracked: &Tracked, raised: &[Raised]) -> (String, Value) {
+    let open: Vec<Raised> = raised.iter().filter(|one| one.cleared.is_none()).cloned().collect();
+    let (names, mut object) = event(tracked, &open);
+    object["standing"] = true.into();
+    object["alarms"] = raised.iter().map(|raised| json!(alarm(tracked, raised))).collect();
+    (names, object)
+}
+
 /// Features and kinds for people, and what an event carries: the first alarm, and all of them.
 pub(super) fn event(tracked: &Tracked, raised: &[Raised]) -> (String, Value) {
     let mut alarms: Vec<Alarm> = raised.iter().map(|raised| alarm(tracked, raised)).collect();

@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     contract::{TermCounts, Terms},
-    judge::{News, Violation},
+    judge::{News, Raised, Violation},
     layout::{Hints, Layout},
     page::{DriftReport, FeatureReport, ReferenceKind},
     profile::{Derivation, Feature, PROFILE_BYTES_MAX, Profile, category_key},
@@ -87,6 +87,8 @@ struct Entry {
     kept_at: Mutex<Duration>,
     /// True after a panic of ours.
     is_broken: AtomicBool,
+    /// True until alarms that an earlier process raised were told again.
+    is_resumed: AtomicBool,
 }
 
 /// A version that is about to serve.
@@ -215,7 +217,9 @@ impl Drift {
         learned: Option<PathBuf>,
         splitting: Option<(Weak<Splitter>, Layout)>,
     ) -> (Arc<Recorder>, Arc<Entry>) {
-        if let Some(kept) = learned.as_deref().and_then(recall_state) {
+        let kept = learned.as_deref().and_then(recall_state);
+        let is_resumed = AtomicBool::new(kept.is_some());
+        if let Some(kept) = kept {
             tracked.resume(kept);
         }
         let values_max = tracked.settings.values_max;
@@ -231,6 +235,7 @@ impl Drift {
             tracked: Mutex::new(tracked),
             kept_at: Mutex::new(self.inner.monitor.clock().unix()),
             is_broken: AtomicBool::new(false),
+            is_resumed,
         });
         self.versions().push(Arc::clone(&entry));
         (recorder, entry)
@@ -388,7 +393,14 @@ impl Drift {
         let passed = now.saturating_sub(tracked.last_rows_at).as_secs_f64();
         let is_first = tracked.last_rows_at.is_zero();
         let passed = if is_first { PERIOD.as_secs_f64() } else { passed.min(most) };
+        if entry.is_resumed.swap(false, Relaxed) {
+            for raised in tracked.judge.standing() {
+                self.tell_standing(&tracked, now, &raised);
+            }
+        }
         let looked = tracked.look(recorder, now, passed, sharing);
+        // What was told is kept at once: a process that is killed must not find it anew.
+        let every = if looked.news.is_empty() { KEEP_EVERY } else { Duration::ZERO };
         for news in looked.news {
             self.tell(&tracked, now, news);
         }
@@ -396,7 +408,7 @@ impl Drift {
         if let (Some(learned), Some(path)) = (looked.learned, &entry.learned) {
             keep(path, learned, &entry.model);
         }
-        entry.keep_state(now, KEEP_EVERY);
+        entry.keep_state(now, every);
     }
 
     fn tell(&self, tracked: &Tracked, now: Duration, news: News) {
@@ -424,6 +436,16 @@ impl Drift {
             detail,
             Some(object),
         );
+    }
+
+    /// Tells again of alarms that were raised together by an earlier process, marked as such.
+    fn tell_standing(&self, tracked: &Tracked, now: Duration, raised: &[Raised]) {
+        let (names, object) = report::standing(tracked, raised);
+        let (model, version) = (&tracked.model, tracked.version);
+        tracing::warn!(%model, %version, "drift still stands: {names}; see `tidegate drift status {model}`");
+        let (about, kind) = ((model, Some(version)), EventKind::DriftDetected);
+        let detail = format!("drift still stands: {names}");
+        self.inner.monitor.events().tell_about(now, about, kind, detail, Some(object));
     }
 
     fn tell_violated(&self, tracked: &Tracked, now: Duration, broken: &[Violation]) {

@@ -1,4 +1,4 @@
-//! What labels say about a version's scores, and whether its estimates may be believed.
+//! Labels against a version's scores: the chances that these stand for, and whether estimates may be believed.
 //!
 //! The estimate of performance without labels takes a score for the chance that its class is the actual one. Labels
 //! correct it (isotonic regression), and test it: each label is a bet against the table as it stood before, that the
@@ -144,7 +144,7 @@ impl Calibration {
         }
     }
 
-    /// What was written; nothing learnt if that makes no sense.
+    /// Reads what was written; nothing learnt if that makes no sense.
     pub(super) fn read(written: &Written) -> Self {
         let labelled = LabelledScores::from_parts([0, 1, 2].map(|part| &written.sums[part][..]));
         let table = Table::from_table(&written.table);

@@ -36,7 +36,6 @@ const MUCH: usize = 1024;
 const TOGETHER_MAX: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
-const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
 pub(super) struct Joiner {
@@ -181,7 +180,7 @@ impl Joiner {
         Some((ledger, self.ledgers[ledger].series_of(of, reading.as_ref())))
     }
 
-    /// How a version's outputs are read, `None` if it has left; and the name of a segment, empty for none.
+    /// Reading of a version's outputs, `None` if it has left; and the name of a segment, empty for none.
     fn reading(
         &self,
         model: &ModelName,
@@ -286,8 +285,8 @@ impl Joiner {
         let model = ledger.model.clone();
         for ((version, arm), Rise { before, after }) in rises {
             let told = Drop {
-                by: "change",
-                metric: "error",
+                by: "change".into(),
+                metric: "error".into(),
                 before: Some(before),
                 after,
                 limit: None,
@@ -317,47 +316,71 @@ impl Joiner {
     /// Tells that a version became worse, unless that was told lately.
     fn tell_drop(&mut self, index: usize, version: VersionId, arm: &str, mut drop: Drop) {
         let now = self.serving.unix_now();
+        // Late outcomes of a version that is gone are no reason for anything.
+        let is_here = self.reading(&self.ledgers[index].model, version, 0).0.is_some();
         let ledger = &mut self.ledgers[index];
-        if !ledger.may_tell(version, now) {
+        if !is_here || !ledger.may_tell(version, now) {
             return;
         }
         let report = quality::report(ledger, DAY, now);
         let is_it =
             |shown: &VersionQuality| shown.version == version.to_string() && shown.arm == arm;
         drop.quality = report.versions.into_iter().find(is_it);
-        let Drop { by, metric, before, after, limit, .. } = drop;
-        let detail = match (before, limit) {
-            (Some(before), _) => format!("mean {metric} rose from {before:.4} to {after:.4}"),
-            (None, Some(limit)) if by == "estimate" => {
-                format!(
-                    "{metric} is estimated at {after:.4}, below feedback.accuracy_min = {limit}"
-                )
-            }
-            (None, limit) => format!(
-                "{metric} is at most {after:.4}, below feedback.accuracy_min = {}",
-                limit.unwrap_or_default()
-            ),
-        };
-        let model = ledger.model.clone();
+        let (model, detail) = (ledger.model.clone(), drop.detail());
         tracing::warn!(%model, %version, arm, "predictions became worse: {detail}; see `tidegate quality {model}`");
-        let object = serde_json::to_value(&drop).ok();
+        let object = ledger.stands(version, (arm, &drop), now).object(None);
         let (events, kind) = (self.monitor.events(), EventKind::PerformanceDropped);
         events.tell_about(now, (&model, Some(version)), kind, detail, object);
     }
 
+    /// Tells of drops that are over, and again of those that an earlier process told and that stand.
+    fn review(&mut self, index: usize, now: Duration) {
+        let ledger = &self.ledgers[index];
+        let model = ledger.model.clone();
+        let versions: Vec<VersionId> = ledger.drops.keys().copied().map(VersionId::new).collect();
+        for version in versions {
+            // One that is gone says nothing, and all of it again once it is back.
+            let is_here = self.reading(&model, version, 0).0.is_some();
+            let ledger = &mut self.ledgers[index];
+            let Some(standing) = ledger.drops.get_mut(&version.number()) else { continue };
+            let was_told = std::mem::replace(&mut standing.is_told, is_here);
+            let standing = standing.clone();
+            let detail = standing.drop.detail();
+            let told = if !is_here {
+                None
+            } else if standing.is_over(ledger, version, now) {
+                tracing::info!(%model, %version, "predictions are as good again as they were: {detail}, before");
+                let over = ledger.is_over(version, now).and_then(|over| over.object(Some(now)));
+                Some((format!("it is over: {detail}, before"), over))
+            } else if was_told {
+                None
+            } else {
+                tracing::warn!(%model, %version, "predictions are still worse: {detail}; see `tidegate quality {model}`");
+                let mut object = standing.object(None).unwrap_or_default();
+                object["standing"] = true.into();
+                Some((format!("it still stands: {detail}"), Some(object)))
+            };
+            if let Some((detail, object)) = told {
+                let (events, kind) = (self.monitor.events(), EventKind::PerformanceDropped);
+                events.tell_about(now, (&model, Some(version)), kind, detail, object);
+            }
+        }
+    }
+
     /// Compares accuracy with what operators ask for.
     fn check(&mut self, now: Duration) {
+        (0..self.ledgers.len()).for_each(|index| self.review(index, now));
         let asks = |index: &usize| self.ledgers[*index].policy.accuracy_min.is_some();
         let asked: Vec<usize> = (0..self.ledgers.len()).filter(asks).collect();
         for index in asked {
             let ledger = &self.ledgers[index];
             let Some(limit) = ledger.policy.accuracy_min else { continue };
-            let day = quality::report(ledger, DAY, now);
-            let hour = quality::report(ledger, HOUR, now);
-            let drops = quality::below(&day, limit, "limit");
-            for (version, arm, drop) in
-                drops.into_iter().chain(quality::below(&hour, limit, "estimate"))
-            {
+            let below = |by| {
+                let report = quality::report(ledger, quality::window(by), now);
+                quality::below(&report, limit, by)
+            };
+            let drops = [below("limit"), below("estimate")];
+            for (version, arm, drop) in drops.into_iter().flatten() {
                 self.tell_drop(index, version, &arm, drop);
             }
         }
@@ -387,7 +410,7 @@ impl Joiner {
         }
     }
 
-    /// What is due each second and each minute.
+    /// Does what is due each second and each minute.
     fn look_after(&mut self) {
         let now = self.serving.unix_now();
         if now >= self.flushed_at + SECOND {

@@ -20,8 +20,10 @@ use crate::{
 use super::{
     Answer, Judged, Outcome, Policy, Status, Told,
     calibration::{Calibration, Written},
+    drops::Standing,
     journal::{Frame, Frames, Joined, Journal, Mark},
     memory::Memory,
+    quality::Drop,
     tally::{Truth, class_of, step},
     watch::{Miss, Rise, Watch},
     windows::Windows,
@@ -40,10 +42,12 @@ pub(super) struct Ledger {
     pub(super) policy: Policy,
     memory: Memory,
     series: BTreeMap<u32, Series>,
-    /// What labels say about scores, by version.
+    /// Labels against scores, by version.
     calibrations: BTreeMap<u64, Calibration>,
     /// Errors, by version.
     watches: BTreeMap<u64, Watch>,
+    /// Drops that stand, by version.
+    pub(super) drops: BTreeMap<u64, Standing>,
     next_series: u32,
     journal: Option<Journal>,
     /// The position up to which predictions are written down.
@@ -83,33 +87,35 @@ pub(super) struct Series {
 }
 
 /// A snapshot of the sums.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Sums {
     /// The segment and byte up to which they hold.
     mark: Mark,
     series: BTreeMap<u32, Series>,
     #[serde(default)]
     calibrations: BTreeMap<u64, Written>,
+    #[serde(default)]
+    drops: BTreeMap<u64, Standing>,
 }
 
 /// An outcome that counts.
 pub(super) struct Settled {
     /// The version and arm that predicted.
     pub(super) of: (VersionId, String),
-    /// What a rollout hears of it.
+    /// News for a rollout.
     pub(super) judged: Option<Judged>,
     /// The version's errors rose.
     pub(super) rise: Option<Rise>,
 }
 
-/// What an outcome says about its prediction.
+/// An outcome against its prediction.
 struct Counted {
     of: (VersionId, String),
     wrong: Option<bool>,
     rise: Option<Rise>,
 }
 
-/// What an outcome comes to.
+/// Consequence of an outcome.
 pub(super) enum Verdict {
     /// Nothing changes.
     Answered(Answer),
@@ -158,6 +164,7 @@ impl Ledger {
             series: BTreeMap::new(),
             calibrations: BTreeMap::new(),
             watches: BTreeMap::new(),
+            drops: BTreeMap::new(),
             next_series: 0,
             journal: None,
             written: 0,
@@ -183,8 +190,9 @@ impl Ledger {
     /// Reads the snapshot, and what was written behind it.
     fn restore(&mut self, mut journal: Journal, now: Duration) -> io::Result<Journal> {
         let sums = journal.sums().and_then(|sums| serde_json::from_value::<Sums>(sums).ok());
-        let none = || Sums { mark: (0, 0), series: BTreeMap::new(), calibrations: BTreeMap::new() };
-        let Sums { mark, series, calibrations } = sums.unwrap_or_else(none);
+        let Sums { mark, series, calibrations, drops } = sums.unwrap_or_default();
+        self.watches = drops.iter().map(|(version, drop)| (*version, drop.watch())).collect();
+        self.drops = drops;
         let read = |(version, written): (&u64, &Written)| (*version, Calibration::read(written));
         self.calibrations = calibrations.iter().map(read).collect();
         self.next_series = series.keys().next_back().map_or(0, |last| last + 1);
@@ -484,6 +492,7 @@ impl Ledger {
         let is_summed = |version: &u64| self.series.values().any(|it| it.version == *version);
         self.calibrations.retain(|version, _| is_summed(version));
         self.watches.retain(|version, _| is_summed(version));
+        self.drops.retain(|version, _| is_summed(version));
         let has_old = self.journal.as_ref().is_some_and(|journal| journal.has_old(first));
         if has_old && now >= self.snapshot_at + SNAPSHOT_PAUSE {
             self.snapshot(now);
@@ -501,7 +510,8 @@ impl Ledger {
         }
         let calibrations = self.calibrations.iter();
         let calibrations = calibrations.map(|(version, it)| (*version, it.write())).collect();
-        let sums = Sums { mark: journal.mark(), series: self.series.clone(), calibrations };
+        let (mark, drops) = (journal.mark(), self.drops.clone());
+        let sums = Sums { mark, series: self.series.clone(), calibrations, drops };
         let sums = serde_json::to_value(&sums).expect("sums are plain JSON");
         match journal.snapshot(&sums, first) {
             Ok(()) => self.is_changed = false,
@@ -509,7 +519,7 @@ impl Ledger {
         }
     }
 
-    /// What labels say about a version's scores.
+    /// Labels against a version's scores.
     pub(super) fn calibration(&self, version: u64) -> Option<&Calibration> {
         self.calibrations.get(&version)
     }
@@ -518,6 +528,35 @@ impl Ledger {
     pub(super) fn may_tell(&mut self, version: VersionId, now: Duration) -> bool {
         let watch = self.watches.entry(version.number()).or_default();
         watch.may_tell(now, self.policy.cooldown)
+    }
+
+    /// The mean error of a version since it last changed; `None` while it is of few.
+    pub(super) fn mean_error(&self, version: VersionId) -> Option<f64> {
+        self.watches.get(&version.number())?.mean()
+    }
+
+    /// Keeps a drop that is told now, until it is over; returns it.
+    pub(super) fn stands(
+        &mut self,
+        version: VersionId,
+        of: (&str, &Drop),
+        now: Duration,
+    ) -> &Standing {
+        let watch = self.watches.entry(version.number()).or_default();
+        let drop = Standing::new(of, watch, self.drops.get(&version.number()), now);
+        self.drops.insert(version.number(), drop);
+        // At once: a process that is killed must not tell it anew.
+        self.is_changed = true;
+        self.snapshot(now);
+        &self.drops[&version.number()]
+    }
+
+    /// Takes a drop that is over out.
+    pub(super) fn is_over(&mut self, version: VersionId, now: Duration) -> Option<Standing> {
+        let over = self.drops.remove(&version.number())?;
+        self.is_changed = true;
+        self.snapshot(now);
+        Some(over)
     }
 
     /// Drops the oldest part of what is remembered.

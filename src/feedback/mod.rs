@@ -12,6 +12,7 @@
 //! Not here: HTTP (`admin`), what a rollout makes of outcomes (`rollout`).
 
 mod calibration;
+mod drops;
 mod joiner;
 mod journal;
 mod ledger;
@@ -41,7 +42,7 @@ use crate::{
 pub use quality::{Delays, Metric, QualityReport, SegmentQuality, VersionQuality};
 pub use secret::secret;
 
-/// How outcomes are joined.
+/// Limits of joining.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Bytes that the remembered predictions of all models may occupy.
@@ -82,22 +83,22 @@ impl Default for Policy {
     }
 }
 
-/// What became of a prediction.
+/// A prediction's fate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// The prediction.
     pub prediction: PredictionId,
     /// The row of its request, from 0.
     pub row: u32,
-    /// What it should have been, or brought.
+    /// The right prediction, or what this one brought.
     pub truth: Actual,
-    /// What was predicted, as the client remembers it.
+    /// The prediction as the client remembers it.
     pub echo: Option<Echo>,
     /// When it was known, since 1970; now if `None`.
     pub at: Option<Duration>,
 }
 
-/// What a prediction should have been, or brought.
+/// The right prediction, or what one brought.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Actual {
     /// The class.
@@ -117,7 +118,7 @@ pub enum Echo {
     Text(String),
 }
 
-/// What an outcome came to.
+/// Result for an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
     /// It counts, and is on disk.
@@ -150,10 +151,10 @@ impl Status {
     }
 }
 
-/// What is answered about an outcome.
+/// The answer about an outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// What it came to.
+    /// Its result.
     pub status: Status,
     /// More about it, for people.
     pub detail: Option<String>,
@@ -168,13 +169,13 @@ pub struct Judged {
     pub prediction: PredictionId,
     /// The time of assignment, since 1970.
     pub at: Duration,
-    /// How it was assigned.
+    /// Its assignment.
     pub assigned: Assigned,
-    /// What is told.
+    /// The news.
     pub told: Told,
 }
 
-/// What an outcome tells a rollout.
+/// News of an outcome for a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Told {
     /// True if it is one that should come as often on either arm: any label or value, a reward above 0.
@@ -315,7 +316,7 @@ impl Feedback {
     /// If none was joined.
     ///
     /// # Cancel safety
-    /// What was asked is done all the same; the same outcomes may be sent again.
+    /// The request is carried out all the same; the same outcomes may be sent again.
     pub async fn join(
         &self,
         model: &str,
@@ -325,7 +326,7 @@ impl Feedback {
         self.ask(|reply| Command::Join { model, outcomes, reply }).await
     }
 
-    /// How good a model's versions were in the window before now; for all models if `model` is `None`.
+    /// Reports the quality of a model's versions in the window before now; for all models if `model` is `None`.
     ///
     /// # Errors
     /// If there is no such model.

@@ -1,4 +1,4 @@
-//! How good a model's versions were: what is shown of sums.
+//! Quality of a model's versions, as their sums show it.
 //!
 //! Limits hold at every look at once with probability .95, for a window that grows. Estimates need no labels: each
 //! score, corrected by the labels so far, is the chance that its class is the actual one, and the expected confusion
@@ -6,7 +6,7 @@
 //!
 //! Not here: sums (`tally`), the page's place (`admin`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ const ALPHA: f64 = 0.05;
 /// Values at which the limits of means are tightest.
 const TIGHTEST_AT: u64 = 1000;
 
-/// How good a model's versions were.
+/// Quality of a model's versions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct QualityReport {
     /// The model.
@@ -37,7 +37,7 @@ pub struct QualityReport {
     pub versions: Vec<VersionQuality>,
 }
 
-/// How good a version was on an arm.
+/// Quality of a version on an arm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VersionQuality {
     /// The version.
@@ -88,22 +88,40 @@ pub struct Delays {
 }
 
 /// A version predicts worse than it did, or than it must.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Drop {
-    /// How it was seen: `change` of the errors, `limit` of the accuracy by outcomes, or by `estimate` where there are
+    /// Evidence: `change` of the errors, `limit` of the accuracy by outcomes, or by `estimate` where there are
     /// none.
-    pub(super) by: &'static str,
-    pub(super) metric: &'static str,
+    pub(super) by: Cow<'static, str>,
+    pub(super) metric: Cow<'static, str>,
     /// Before the change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) before: Option<f64>,
     /// Since, or at most, or as estimated.
     pub(super) after: f64,
-    /// What the operator asks for.
+    /// The least that the operator asks for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) limit: Option<f64>,
     /// The last day.
     pub(super) quality: Option<VersionQuality>,
+}
+
+impl Drop {
+    /// Describes it for people.
+    pub(super) fn detail(&self) -> String {
+        let Self { by, metric, before, after, limit, .. } = self;
+        match (before, limit.unwrap_or_default()) {
+            (Some(before), _) => format!("mean {metric} rose from {before:.4} to {after:.4}"),
+            (None, limit) if by == "estimate" => {
+                format!(
+                    "{metric} is estimated at {after:.4}, below feedback.accuracy_min = {limit}"
+                )
+            }
+            (None, limit) => {
+                format!("{metric} is at most {after:.4}, below feedback.accuracy_min = {limit}")
+            }
+        }
+    }
 }
 
 /// A metric.
@@ -212,10 +230,23 @@ pub(super) fn below(
         };
         let after = after.filter(|after| *after < limit)?;
         let limit = Some(limit);
-        let drop = Drop { by, metric: "accuracy", before: None, after, limit, quality: None };
+        let (by, metric) = (by.into(), "accuracy".into());
+        let drop = Drop { by, metric, before: None, after, limit, quality: None };
         Some((VersionId::parse(&shown.version)?, shown.arm.clone(), drop))
     };
     report.versions.iter().filter_map(drop).collect()
+}
+
+/// The window in which accuracy is held against what is asked for: by outcomes the last day, by estimate the last hour.
+pub(super) fn window(by: &str) -> Duration {
+    Duration::from_hours(if by == "limit" { 24 } else { 1 })
+}
+
+/// A version's accuracy by outcomes, or as estimated where none came; `None` while too little is known.
+pub(super) fn accuracy(shown: &VersionQuality) -> Option<f64> {
+    let accuracy = shown.metrics.get("accuracy")?;
+    let estimated = || accuracy.estimated.filter(|_| shown.served >= ESTIMATED_MIN);
+    if shown.labelled > 0 { accuracy.value } else { estimated() }
 }
 
 /// Rows from which on an estimate is held against what is asked for.

@@ -1,4 +1,4 @@
-//! Whether predictions became worse: each version's stream of errors, and the operator's least accuracy.
+//! Watches for predictions that become worse: each version's stream of errors.
 //!
 //! Not here: statistics (`stats`), who hears of it (`joiner`).
 
@@ -12,6 +12,8 @@ const DELTA: f64 = 0.002;
 const CLOCK: u64 = 32;
 /// Errors of a regression by whose mean its errors are measured.
 const SCALED_BY: u64 = 100;
+/// Errors of which a mean is believed.
+const MEAN_OF: u64 = 100;
 
 /// The errors of a version.
 #[derive(Debug)]
@@ -47,6 +49,21 @@ impl Default for Watch {
 }
 
 impl Watch {
+    /// The errors of a version of which a drop was told by an earlier process; their mean is found anew.
+    pub(super) fn resumed(told_at: Duration, scale: (u64, f64)) -> Self {
+        Self { scale, told_at: Some(told_at), ..Self::default() }
+    }
+
+    /// By which errors of a regression are measured.
+    pub(super) fn scale(&self) -> (u64, f64) {
+        self.scale
+    }
+
+    /// The mean error since it last changed, from 0 to 1; `None` while it is of few.
+    pub(super) fn mean(&self) -> Option<f64> {
+        self.window.mean().filter(|_| self.window.width() >= MEAN_OF)
+    }
+
     /// Adds an outcome; tells if errors rose.
     pub(super) fn add(&mut self, miss: Miss) -> Option<Rise> {
         let error = match miss {

@@ -27,11 +27,11 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// How long minutes are told apart, in seconds.
+/// Age up to which minutes are told apart, in seconds.
 const MINUTES_KEPT: u64 = 2 * HOUR;
-/// How long hours are told apart, in seconds.
+/// Age up to which hours are told apart, in seconds.
 const HOURS_KEPT: u64 = 2 * DAY;
-/// How long days are kept, in seconds.
+/// Age up to which days are kept, in seconds.
 const DAYS_KEPT: u64 = 32 * DAY;
 
 /// The age at which the last span is dropped.

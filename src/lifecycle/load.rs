@@ -22,7 +22,7 @@ use crate::{
         VersionId,
     },
     monitor::{Monitor, Phase},
-    serve::{AnswerRule, Version, VersionParts},
+    serve::{AnswerReading, AnswerRule, Version, VersionParts},
     source::{Artifact, Content, SourceError, Store},
 };
 
@@ -396,30 +396,17 @@ impl Loader {
         let guards = proof.as_ref().map(|proof| &proof.guards);
         let guards = guarded(guards, &hazards).with_quotients(quotients);
         let mut notes = notes(description, &guards, &signature, &hazards);
-        notes.extend(unreachable(&signature, self.body_bytes_max).into_iter().chain(unlike));
-        notes.extend(warmed.notes);
-        upkeep.took(Phase::Sessions, load);
-        upkeep.took(Phase::Warmup, warmed.total);
+        let large = unreachable(&signature, self.body_bytes_max);
+        notes.extend(large.into_iter().chain(unlike).chain(warmed.notes));
         let class_names = class_names(description, &signature);
-        let rule = self.answers.get(model).cloned().unwrap_or_default();
-        let answers =
-            rule.resolve(&signature, &class_names).unwrap_or_else(|(problem, answers)| {
-                notes.push(problem);
-                answers
-            });
+        let answers = self.answers(model, &signature, &class_names, &mut notes);
+        let recorder = self.monitor.version(model, id);
         let mut parts = VersionParts {
-            model: model.clone(),
-            id,
             class_names,
             answers,
             growth: growth.unwrap_or_default().fitted(&signature, self.run_memory_max),
-            signature,
             guards,
             description: Arc::clone(description),
-            recorder: self.monitor.version(model, id),
-            drift: None,
-            terms: None,
-            splitter: None,
             engine: engine.name(),
             digest: artifact.sha256.clone(),
             identity,
@@ -429,11 +416,27 @@ impl Loader {
             warmup: warmed.total,
             run: warmed.fastest,
             notes,
+            ..VersionParts::new(model.clone(), id, signature, recorder)
         };
         self.watch_drift(&mut parts, artifact.profile.as_deref());
         // Not before: a version that ends this process has to be proven to the next one.
         keep(proof);
         Ok(Version::new(parts, sessions))
+    }
+
+    /// Reads a version's outputs by the operator's rule; one that does not fit becomes a note.
+    fn answers(
+        &self,
+        model: &ModelName,
+        signature: &Signature,
+        class_names: &[Option<Vec<String>>],
+        notes: &mut Vec<String>,
+    ) -> AnswerReading {
+        let rule = self.answers.get(model).cloned().unwrap_or_default();
+        rule.resolve(signature, class_names).unwrap_or_else(|(problem, answers)| {
+            notes.push(problem);
+            answers
+        })
     }
 
     /// Has the drift of a version watched and its contract kept; a profile that cannot be used becomes a note.
@@ -546,6 +549,8 @@ impl Loader {
             sessions.push(tag.during(|| engine.load(file, options))?);
         }
         load += clock.now() - begin;
+        self.monitor.upkeep().took(Phase::Sessions, load);
+        self.monitor.upkeep().took(Phase::Warmup, warmed.total);
         Ok(Opened { sessions, signature, load, warmed })
     }
 

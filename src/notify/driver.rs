@@ -331,6 +331,10 @@ impl Driver {
             return;
         }
         let (kind, now, topic) = (event.kind.name(), self.now(), message::topic(event));
+        let is_standing = message::is_standing(event);
+        if topic.as_ref().is_some_and(|topic| is_standing && self.outbox.was_told(topic, kind)) {
+            return;
+        }
         if topic.as_ref().is_some_and(|topic| !self.outbox.is_news(topic, kind, now)) {
             self.shared.count(kind, "suppressed", 1);
             return;

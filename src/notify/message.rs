@@ -108,7 +108,11 @@ impl Message {
 
 /// Names the news, for receivers that want each only once: kind, model, version and what it is about.
 fn dedupe_key(event: &Event) -> String {
+    let over = event.kind == EventKind::PerformanceDropped && is_over(event);
     let mut key = format!("{}/{}", event.kind.name(), about(event));
+    if over {
+        key += "/over";
+    }
     if topic(event).is_none() {
         let object = event.object.as_deref();
         let part = |name: &str| object.and_then(|object| object.get(name)).and_then(word);
@@ -125,12 +129,20 @@ fn dedupe_key(event: &Event) -> String {
 pub(super) fn topic(event: &Event) -> Option<String> {
     let family = match event.kind {
         EventKind::DriftDetected | EventKind::DriftCleared => "drift",
+        // A kind of its own would be the opposite; so its topic is.
+        EventKind::PerformanceDropped if is_over(event) => "performance.recovered",
         EventKind::QualityViolated | EventKind::PerformanceDropped | EventKind::Failed => {
             event.kind.name()
         }
         _ => return None,
     };
     Some(format!("{family}/{}", about(event)))
+}
+
+/// True if the event says that what was told before is over.
+pub(super) fn is_over(event: &Event) -> bool {
+    let object = event.object.as_deref();
+    object.and_then(|object| object.get("cleared_at")).is_some_and(|at| !at.is_null())
 }
 
 /// Model, version and the parts of the object that tell alarms apart.
@@ -149,15 +161,25 @@ fn about(event: &Event) -> String {
     if names.is_empty() { about } else { format!("{about}/{names}") }
 }
 
-/// The features that an alarm lists, as one word; empty where it lists none.
+/// True if an event tells again of what an earlier process told, as it still stands.
+pub(super) fn is_standing(event: &Event) -> bool {
+    let object = event.object.as_deref();
+    object.and_then(|object| object.get("standing")).is_some_and(|it| *it == true)
+}
+
+/// The features that an alarm lists, as one word; empty where it lists none. One that stands lists among `alarms` those
+/// that it came with.
 fn names(object: &Value) -> String {
-    let features = object.get("features").and_then(Value::as_array);
+    let standing = object.get("standing").and_then(|_| object.get("alarms"));
+    let (list, called) =
+        standing.map_or((object.get("features"), "name"), |it| (Some(it), "feature"));
+    let features = list.and_then(Value::as_array);
     let name = |feature: &Value| {
         let kind = feature
             .get("kind")
             .and_then(word)
             .map_or_else(String::new, |kind| "=".to_owned() + &kind);
-        Some(word(feature.get("name")?)? + &kind)
+        Some(word(feature.get(called)?)? + &kind)
     };
     let mut names: Vec<String> = features.into_iter().flatten().filter_map(name).collect();
     names.sort_unstable();
@@ -188,6 +210,7 @@ fn severity(event: &Event) -> &'static str {
             let reached = PSI.iter().filter(|edge| psi >= **edge).count();
             SEVERITIES[reached]
         }
+        EventKind::PerformanceDropped if is_over(event) => "info",
         EventKind::Failed
         | EventKind::QualityViolated
         | EventKind::PerformanceDropped
@@ -267,6 +290,22 @@ mod tests {
         assert_eq!(sent["data"]["truncated"], true);
         assert_eq!(sent["data"]["drift"], Value::Null);
         assert_eq!(sent["data"]["event"], "drift.detected");
+    }
+
+    #[test]
+    fn what_is_told_again_is_the_same_news_though_a_part_of_it_is_over() {
+        let features = json!([{ "name": "a", "kind": "up" }, { "name": "b", "kind": "wider" }]);
+        let first = event(EventKind::DriftDetected, json!({ "features": features }));
+        let again = json!({
+            "standing": true, "features": [{ "name": "b", "kind": "wider" }],
+            "alarms": [{ "feature": "b", "kind": "wider" }, { "feature": "a", "kind": "up" }],
+        });
+        assert_eq!(topic(&event(EventKind::DriftDetected, again)), topic(&first));
+        let drop = |cleared| event(EventKind::PerformanceDropped, json!({ "cleared_at": cleared }));
+        let (dropped, over) = (drop(Value::Null), drop("now".into()));
+        assert_ne!(topic(&dropped), topic(&over));
+        assert_ne!(dedupe_key(&dropped), dedupe_key(&over));
+        assert_eq!([severity(&dropped), severity(&over)], ["warning", "info"]);
     }
 
     #[test]

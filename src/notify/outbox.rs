@@ -134,6 +134,11 @@ impl Outbox {
         fresh
     }
 
+    /// True if the last message about some news was of this kind, however long ago.
+    pub(super) fn was_told(&self, topic: &str, kind: &'static str) -> bool {
+        self.topics.get(topic).is_some_and(|known| known.kind == kind)
+    }
+
     /// Notes that a message about some news is queued; returns how many were held back before it.
     pub(super) fn told(&mut self, topic: &str, kind: &'static str, now: Duration) -> u64 {
         if self.topics.len() >= TOPICS_MAX && !self.topics.contains_key(topic) {

@@ -3,8 +3,8 @@
 //! A request is made once there was, without a pause, for `windows` windows of length `window`: drift of important
 //! features (the sum of `weight * psi` over the features that drift reaches `min_psi`), or a drop of performance; and
 //! no rollout of the model is open, as one may be the answer already; and none was made within `cooldown`. Always true:
-//! the request carries what it was decided by. A restart forgets reasons, which are found again if they last, and keeps
-//! the cool-down.
+//! the request carries what it was decided by. After a restart, reasons that last are told again by those who found
+//! them, with the time at which they began, and count from there; the cool-down is kept.
 //!
 //! Not here: who hears of it (`outbox`), operators' own requests (`driver`), how drift and drops are found.
 
@@ -19,6 +19,8 @@ use crate::{
     monitor::{Event, EventKind},
     rollout::Span,
 };
+
+use super::message;
 
 /// The rule of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,7 +169,7 @@ impl Retraining {
         let Some(rule) = rules.get(&event.model) else { return };
         let course = self.models.entry(event.model.clone()).or_default();
         course.hear(event);
-        course.weigh(rule, event.at);
+        course.weigh(rule);
     }
 
     /// Makes the requests that are due; `is_open` says whether a rollout of a model is.
@@ -218,13 +220,14 @@ impl Course {
     fn hear(&mut self, event: &Event) {
         let version = event.version.map_or(0, VersionId::number);
         let object = event.object.as_deref();
+        let at = began(event);
         match event.kind {
             EventKind::DriftDetected => {
                 // The warn tier has no guarantee and triggers nothing.
                 if object.and_then(|object| object.get("tier")).is_some_and(|tier| tier == "warn") {
                     return;
                 }
-                for drift in drifts(version, event.at, object.unwrap_or(&Value::Null)) {
+                for drift in drifts(version, at, object.unwrap_or(&Value::Null)) {
                     let key = drift.key();
                     if self.drifts.len() < FEATURES_MAX || self.drifts.contains_key(&key) {
                         self.drifts.insert(key, drift);
@@ -232,7 +235,7 @@ impl Course {
                 }
             }
             EventKind::DriftCleared => {
-                let cleared = drifts(version, event.at, object.unwrap_or(&Value::Null));
+                let cleared = drifts(version, at, object.unwrap_or(&Value::Null));
                 if cleared.iter().all(|drift| drift.feature.is_empty()) {
                     self.drifts.retain(|_, drift| drift.version != version);
                 }
@@ -245,7 +248,7 @@ impl Course {
                 if object.get("cleared_at").is_some_and(|at| !at.is_null()) {
                     self.drops.remove(&version);
                 } else {
-                    self.drops.insert(version, Drop { at: event.at, object });
+                    self.drops.insert(version, Drop { at, object });
                 }
             }
             // What was said about a version ends with it.
@@ -262,9 +265,23 @@ impl Course {
     }
 
     /// Notes since when there is a reason, or that there is none.
-    fn weigh(&mut self, rule: &RetrainSettings, at: Duration) {
-        let has_reason = !self.drops.is_empty() || self.score(rule) >= rule.min_psi;
-        self.since = has_reason.then(|| self.since.unwrap_or(at));
+    fn weigh(&mut self, rule: &RetrainSettings) {
+        // Earlier than what stands now began, where one reason took over from another.
+        let enough = self.enough_since(rule);
+        self.since = enough.map(|enough| self.since.map_or(enough, |since| since.min(enough)));
+    }
+
+    /// Since when what stands now has been enough.
+    fn enough_since(&self, rule: &RetrainSettings) -> Option<Duration> {
+        let mut drifts: Vec<&Drift> = self.drifts.values().collect();
+        drifts.sort_by_key(|drift| drift.at);
+        let mut sum = 0.0;
+        let reached = drifts.into_iter().find(|drift| {
+            sum += drift.score(rule);
+            sum >= rule.min_psi
+        });
+        let dropped = self.drops.values().map(|drop| drop.at);
+        dropped.chain(reached.map(|drift| drift.at)).min()
     }
 
     fn score(&self, rule: &RetrainSettings) -> f64 {
@@ -345,6 +362,14 @@ impl Drift {
             "weight": rule.weights.get(&self.feature).copied().unwrap_or(1.0),
         })
     }
+}
+
+/// When what an event tells of began: earlier than the event, where it stands since before a restart.
+fn began(event: &Event) -> Duration {
+    let told = event.object.as_deref().filter(|_| message::is_standing(event));
+    let at = told.and_then(|object| object.get("raised_at")).cloned();
+    let at = at.and_then(|at| serde_json::from_value::<Moment>(at).ok());
+    at.map_or(event.at, |at| at.since_1970().min(event.at))
 }
 
 /// The features that an alarm is about: each of `features`, or the one of `feature`, or the model as a whole.
@@ -492,6 +517,30 @@ mod tests {
         assert_eq!(asked[0].1.object["performance"], json!([object]));
         assert_eq!(asked[0].1.object["prediction_ids"], json!(["a", "b"]));
         assert_eq!(asked[0].1.object["weighted_psi"], Value::Null);
+    }
+
+    #[test]
+    fn what_stands_since_before_a_restart_counts_from_its_beginning() {
+        let standing = |hour: u64, feature: &str, psi: f64| {
+            let features = json!([{ "name": feature, "psi": psi }]);
+            let at = Moment::at(Duration::from_secs(hour * HOUR)).to_string();
+            json!({ "standing": true, "raised_at": at, "features": features })
+        };
+        // Two versions are found in any order; the second reason makes it enough.
+        let events = [
+            event(10 * HOUR, EventKind::DriftDetected, standing(9, "b", 0.06)),
+            event(10 * HOUR, EventKind::DriftDetected, standing(2, "a", 0.06)),
+        ];
+        let asked = play(&RetrainSettings::default(), &events, 20 * HOUR, 0..0);
+        assert_eq!(times(&asked), [12 * HOUR]);
+        assert_eq!(asked[0].1.object["window_start"], "1970-01-01T09:00:00.000Z");
+        // One from the future was written by a clock that ran ahead.
+        let events = [event(0, EventKind::PerformanceDropped, standing(5, "", 0.0))];
+        let over = event(HOUR, EventKind::PerformanceDropped, json!({ "cleared_at": "now" }));
+        let asked = play(&RetrainSettings::default(), &events, 4 * HOUR, 0..0);
+        assert_eq!(times(&asked), [3 * HOUR]);
+        let asked = play(&RetrainSettings::default(), &[events[0].clone(), over], 9 * HOUR, 0..0);
+        assert!(asked.is_empty());
     }
 
     #[test]

@@ -3,10 +3,12 @@
 
 use std::fs;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     http::{Connection, Request, Response},
+    receiver::Receiver,
     repository::{Repository, source},
     server::{Launch, PATIENCE, Server, eventually},
     tensors::infer,
@@ -121,7 +123,8 @@ fn a_feature_that_moves_is_found_and_named_and_nothing_is_before() {
     let page = server.admin("/metrics").ok().text();
     for line in [
         "tidegate_drift_alarm{model=\"iris\",version=\"1\"} 1",
-        "tidegate_drift_alarms_total{model=\"iris\",kind=\"up\"} 1",
+        // An output may have moved with it.
+        "tidegate_drift_alarms_total{model=\"iris\",kind=\"up\"} ",
         "tidegate_feature_psi{model=\"iris\",version=\"1\",feature=\"sepal_width\"}",
     ] {
         assert!(page.contains(line), "{line} in {page}");
@@ -151,6 +154,63 @@ fn alarms_and_windows_outlive_the_process() {
     assert_eq!(after["rows"], alarmed["rows"]);
     let current = |report: &Value| feature(report, "sepal_width")["current"].clone();
     assert_eq!(current(&after), current(&alarmed));
+}
+
+#[test]
+fn drift_that_stands_asks_for_training_once_though_the_process_is_killed() {
+    let (repository, receiver) = (iris(), Receiver::start());
+    let webhook =
+        json!([{ "name": "ops", "url": receiver.url("/"), "events": ["drift", "retrain"] }]);
+    let launch = || {
+        quick(&repository)
+            .remembering()
+            .set("NOTIFY__WEBHOOK", &webhook.to_string())
+            .set("NOTIFY__PRIVATE_ADDRESSES", "127.0.0.1")
+            // What was told is not told again, however long ago it was.
+            .set("NOTIFY__COOLDOWN", "0s")
+            .set("MODELS__iris__RETRAIN", r#"{"windows": 2, "window": "2s", "min_psi": 0.01}"#)
+            .start()
+    };
+    // Once its delivery is written down, as it comes again otherwise.
+    let kill_after = |kind: &str, server: Server| {
+        let line = format!("total{{kind=\"{kind}\",outcome=\"delivered\"}} 1");
+        eventually(&line, || server.admin("/metrics").ok().text().contains(&line).then_some(()));
+        server.signal(Signal::KILL);
+        assert_eq!(server.ended_by(PATIENCE), 9);
+    };
+    let server = launch();
+    let (mut connection, mut dice) = (server.connect(), Dice(11));
+    eventually("the alarm", || {
+        send(&mut connection, &flowers(&mut dice, 100, 0.8));
+        (report(&server, "iris")["status"] == "drifting").then_some(())
+    });
+    let detected = receiver.wait_for(1)[0].event();
+    drop(connection);
+    kill_after("drift.detected", server);
+
+    let server = launch();
+    let asked = receiver.wait_for(2)[1].event();
+    assert_eq!(asked["type"], "tidegate.retrain.requested", "{asked:#}");
+    let evidence = &asked["data"]["retrain"];
+    assert_eq!(evidence["window_start"], detected["data"]["drift"]["raised_at"], "{asked:#}");
+    kill_after("retrain.requested", server);
+
+    let server = launch();
+    let again = Connection::open(server.admin)
+        .listen(&Request::get("/api/v1/events"), |said| said.contains("drift still stands"));
+    assert!(again.contains("drift still stands: sepal_width"), "{again}");
+    let by_hand = json!({ "actor": "ana", "reason": "new labels" });
+    assert_eq!(
+        Connection::open(server.admin)
+            .ask(&Request::post_json("/api/v1/models/iris/retrain", &by_hand))
+            .status,
+        202
+    );
+    let types: Vec<Value> =
+        receiver.wait_for(3).iter().map(|delivery| delivery.event()["type"].clone()).collect();
+    let retrain = "tidegate.retrain.requested";
+    assert_eq!(types, ["tidegate.drift.detected", retrain, retrain]);
+    assert_eq!(receiver.taken()[2].event()["data"]["retrain"]["by"], "ana");
 }
 
 #[test]

@@ -119,6 +119,17 @@ fn drift_is_shown_watched_explained_and_drawn() {
     reader.join().unwrap();
     has(&told.lock().unwrap(), &["iris version 1: drifting", " since 20", "PSI "]);
 
+    // As `drift watch iris | head -1` does: the reader leaves, and nothing more is to be told.
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["drift", "watch", "iris", "--admin", &server.admin.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = watch.stdout.take().unwrap();
+    assert!(output.read(&mut [0; 4096]).unwrap() > 0);
+    drop(output);
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
+
     let (code, said) = run(&server, &["status", "iris", "--all"]);
     assert_eq!(code, Some(1), "{said}");
     has(&said, &["drifting", "alarms\n page ", " page petal_width ", "tidegate drift show iris "]);

@@ -341,7 +341,9 @@ fn a_rise_of_errors_is_told_with_its_object() {
     let repository = Repository::empty();
     repository.add_bytes(MODEL, "1", &classes(|x| x % 2));
     let policy = r#"{"accuracy_min": 0.9}"#;
-    let server = Launch::of(&repository).set("MODELS__judged__FEEDBACK", policy).start();
+    let launch =
+        || Launch::of(&repository).set("MODELS__judged__FEEDBACK", policy).remembering().start();
+    let server = launch();
     let mut connection = server.connect();
     let mut outcomes = Vec::new();
     for x in 0..600 {
@@ -352,20 +354,41 @@ fn a_rise_of_errors_is_told_with_its_object() {
     }
     let answer = post(&server, &json!(outcomes)).ok().json();
     assert_eq!(answer["joined"], 600);
-    let told = "event: performance.dropped";
-    let text = Connection::open(server.admin).listen(&Request::get("/api/v1/events"), |text| {
-        text.split(told).nth(1).is_some_and(|it| it.contains("\n\n"))
-    });
-    let data =
-        text.split(told).nth(1).unwrap().lines().find_map(|line| line.strip_prefix("data: "));
-    let event: Value = serde_json::from_str(data.unwrap()).unwrap();
+    let event = dropped(&server, 0);
     let about = &event["performance"];
     assert_eq!((&event["model"], &event["version"]), (&json!(MODEL), &json!(1)), "{event:#}");
     assert_eq!(about["by"], "change", "{event:#}");
     let [before, after] = ["before", "after"].map(|it| about[it].as_f64().unwrap());
     assert!(before < 0.2 && after > before, "{event:#}");
     assert!(about["quality"]["labelled"].as_u64().unwrap() >= 300, "{event:#}");
+    assert_eq!((&about["cleared_at"], &about["standing"]), (&Value::Null, &Value::Null));
     server.wait_until_said("predictions became worse: mean error rose from 0.");
+
+    // It stands through a kill, and is over once errors are as few as before.
+    server.signal(Signal::KILL);
+    assert_eq!(server.ended_by(PATIENCE), 9);
+    let server = launch();
+    let event = dropped(&server, 0);
+    let again = &event["performance"];
+    assert_eq!((&again["standing"], &again["cleared_at"]), (&json!(true), &Value::Null));
+    assert_eq!(again["raised_at"], about["raised_at"], "{event:#}");
+    let mut connection = server.connect();
+    let right = |x: i64| json!({"prediction_id": predict(&mut connection, MODEL, &[x % 100]), "label": x % 2});
+    let outcomes: Vec<Value> = (0..200).map(right).collect();
+    assert_eq!(post(&server, &json!(outcomes)).ok().json()["joined"], 200);
+    let over = &dropped(&server, 1)["performance"];
+    assert!(over["cleared_at"].is_string() && over["raised_at"] == about["raised_at"], "{over:#}");
+}
+
+/// The event of a drop of performance, after so many others.
+fn dropped(server: &Server, others: usize) -> Value {
+    let told = "event: performance.dropped";
+    let text = Connection::open(server.admin).listen(&Request::get("/api/v1/events"), |text| {
+        text.split(told).nth(others + 1).is_some_and(|it| it.contains("\n\n"))
+    });
+    let event = text.split(told).nth(others + 1).unwrap_or_else(|| panic!("no drop in {text}"));
+    let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+    serde_json::from_str(data.unwrap()).unwrap()
 }
 
 /// `tried` with these two versions, of which the first serves.

@@ -469,4 +469,5 @@ fn without_a_place_for_state_decisions_hold_until_the_end() {
     assert_eq!((&report["version"], &report["durable"]), (&json!(1), &json!(false)));
     assert_eq!(version(&server).as_deref(), Some("1"));
     server.wait_until_said("no state is kept");
+    server.wait_until_said("outcomes are joined to predictions in memory only");
 }

@@ -1,7 +1,8 @@
 //! `tidegate rollout` and `tidegate freeze` against the real server: what they print, write and exit with.
 
 use std::{
-    process::Command,
+    io::Read as _,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
 };
@@ -170,6 +171,17 @@ fn a_rollout_is_steered_and_everything_frozen() {
     let (code, said) = run(&server, &["rollout", "approve", "pick"]);
     assert_eq!(code, Some(1), "{said}");
     assert_eq!(run(&server, &["rollout", "resume", "pick"]).0, Some(0));
+
+    // As `rollout watch pick | head -1` does: the reader leaves, and nothing more is to be told.
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["rollout", "watch", "pick", "--admin", &server.admin.to_string()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = watch.stdout.take().unwrap();
+    assert!(output.read(&mut [0; 4096]).unwrap() > 0);
+    drop(output);
+    assert_eq!(watch.wait().unwrap().code(), Some(0));
     let (code, said) = run(&server, &["rollout", "abort", "pick", "--reason", "enough"]);
     assert_eq!((code, said.contains("operator: enough")), (Some(0), true), "{said}");
     assert_eq!(run(&server, &["rollout", "watch", "nobody"]).0, Some(2));

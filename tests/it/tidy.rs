@@ -439,6 +439,93 @@ fn no_comment_is_wider_than_a_page() {
 }
 
 #[test]
+fn no_function_is_longer_than_a_screen() {
+    const LINES: usize = 70;
+    /// Functions with the number of their lines; each ends at the brace in its own column.
+    fn functions(code: &str) -> Vec<(usize, usize)> {
+        let lines: Vec<&str> = code.lines().collect();
+        let begins = |line: &str| {
+            let words = line.trim_start().split(' ').take_while(|word| *word != "fn");
+            line.contains("fn ")
+                && words.clone().count() < 5
+                && words.into_iter().all(|word| {
+                    word.starts_with("pub")
+                        || word.starts_with("super)")
+                        || ["const", "async", "unsafe", "extern"].contains(&word)
+                })
+        };
+        let length = |at: usize| {
+            let column = lines[at].len() - lines[at].trim_start().len();
+            let brace = format!("{}}}", " ".repeat(column));
+            let end = lines[at..].iter().position(|line| line.trim_end() == brace)?;
+            // Of one without a body the brace is another's.
+            let head = lines[at..].iter().position(|line| line.contains([';', '{']))?;
+            lines[at + head].contains('{').then_some(end + 1)
+        };
+        let all = (0..lines.len()).filter(|at| begins(lines[*at]));
+        all.filter_map(|at| Some((at + 1, length(at)?))).collect()
+    }
+    let rule =
+        "impl A {\n    pub(super) async fn a() {\n        b();\n    }\n}\nfn c();\nfn d(\n) {\n}\n";
+    assert_eq!(functions(rule), [(2, 3), (7, 3)], "the rule itself");
+
+    let mut findings = Vec::new();
+    for file in &rust_below("src") {
+        let long = functions(&shipped(file)).into_iter().filter(|(_, lines)| *lines > LINES);
+        findings.extend(long.map(|(at, lines)| {
+            format!("{}:{at}: a function of {lines} lines; at most {LINES}", file.path)
+        }));
+    }
+    assert_tidy(&findings);
+}
+
+/// A doc says what a thing is or does. Rooms that are older than the rule are named here until somebody rewrites them.
+#[test]
+fn docs_begin_with_a_noun_or_a_verb() {
+    const OLDER: [&str; 17] = [
+        "admin",
+        "app",
+        "cli",
+        "drift",
+        "edge",
+        "engine",
+        "lifecycle",
+        "model",
+        "monitor",
+        "registry",
+        "rollout",
+        "serve",
+        "source",
+        "state",
+        "stats",
+        "tensor",
+        "wire",
+    ];
+    let is_question = |line: &&str| {
+        let text = line.trim_start();
+        let doc = text.strip_prefix("/// ").or_else(|| text.strip_prefix("//! "));
+        let first = doc.and_then(|doc| doc.split(' ').next());
+        first.is_some_and(|word| ["What", "Whether", "Gives", "How"].contains(&word))
+    };
+    assert!(
+        is_question(&"    /// Whether it is") && !is_question(&"/// However it is"),
+        "the rule itself"
+    );
+
+    let mut findings = Vec::new();
+    for file in &rust_below("src") {
+        let is_profile = file.path.starts_with("src/cli/profile/");
+        if room_of(&file.path).is_none_or(|room| OLDER.contains(&room)) && !is_profile {
+            continue;
+        }
+        let lines = file.text.lines().enumerate().filter(|(_, line)| is_question(line));
+        findings
+            .extend(lines.map(|(at, line)| format!("{}:{}: {}", file.path, at + 1, line.trim())));
+    }
+    assert_tidy(&findings);
+}
+
+#[test]
 fn no_file_knows_the_machine_it_was_written_on() {
     // In parts, so that this file is not one of those that it looks for.
     let homes = ["home", "root", "Users"].map(|folder| format!("/{folder}/"));

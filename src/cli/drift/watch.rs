@@ -1,6 +1,6 @@
 //! `tidegate drift watch`: the page of a version, redrawn each second; a line per change where there is no terminal.
 //!
-//! Leaving the view, by Ctrl-C too, changes nothing.
+//! Leaving the view, by Ctrl-C too, changes nothing. It ends when nobody reads it any more.
 
 use std::{
     fmt::Write as _,
@@ -23,7 +23,7 @@ use crate::{
 use super::{
     super::{
         Outcome, client, print,
-        terminal::{Line, Screen, Style},
+        terminal::{Line, Screen, Style, is_left},
     },
     FEATURES_SHOWN, parse, refused, status,
     words::{evidence, index, tier},
@@ -62,6 +62,9 @@ async fn watch(url: &str, json: bool) -> anyhow::Result<Outcome> {
                 view.note("no answer from the server; asking again")?;
             }
             Err(error) => return Err(error),
+        }
+        if is_left() {
+            return Ok(Outcome::Done);
         }
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}

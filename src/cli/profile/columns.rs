@@ -16,14 +16,14 @@ const SINGLE_MAX: usize = 256;
 /// Rows that the kinds of a CSV file's columns are told from.
 const ROWS_LOOKED_AT: usize = 10_000;
 
-/// What is read, and what is made of it.
+/// Columns that are read, and features that are made of them.
 #[derive(Debug, Clone)]
 pub(super) struct Choice {
-    /// What is made.
+    /// The features.
     pub(super) columns: Vec<Column>,
-    /// What each is read from, in the same order.
+    /// The source of each, in the same order.
     pub(super) sources: Vec<Source>,
-    /// What people should know about the choice.
+    /// Notes on the choice, for people.
     pub(super) notes: Vec<String>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Source {
     pub(super) form: Form,
 }
 
-/// How cells are read.
+/// Reading of cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// As numbers.
@@ -245,7 +245,7 @@ impl Choosing<'_> {
     }
 }
 
-/// How the cells of a column are spelled.
+/// Spelling of a column's cells.
 #[derive(Debug, Default)]
 struct Spelling {
     numbers: usize,

@@ -79,7 +79,7 @@ fn missing(feature: &Feature) -> f64 {
     missing as f64 / feature.rows().max(1) as f64
 }
 
-/// What people should know about a profile.
+/// Notes on a profile, for people.
 pub(super) fn notes(profile: &Profile) -> Vec<String> {
     let mut notes = Vec::new();
     if profile.rows < ROWS_FEW {
@@ -161,7 +161,7 @@ fn brief(number: f64) -> String {
     if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
 }
 
-/// How values lie between the smallest and the largest, or how frequent the categories are.
+/// Draws how values lie between the smallest and the largest, or how frequent the categories are.
 fn sparkline(feature: &Feature) -> String {
     const WIDTH: usize = 8;
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];

@@ -119,7 +119,7 @@ fn pass(
     Ok(())
 }
 
-/// Gives the values of one column of the profile.
+/// Returns the values of one column of the profile.
 fn feed(
     data: &Dataset,
     batch: &Batch,
