@@ -53,5 +53,5 @@ pub use settings::Settings;
 pub use summary::{Summary, norm};
 pub use test::{Correction, Drifts, Include, Scope, TestData, TestReport, TestRequest};
 pub use texts::{LearnedTexts, learn_texts};
-pub use watch::{Drift, Gauges, Given, Newcomer, Watching};
+pub use watch::{Bound, Drift, Gauges, Given, Newcomer, Watching, fit};
 pub use words::{WORDS_READ, measure};

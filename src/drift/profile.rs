@@ -193,12 +193,39 @@ impl Profile {
             }
         }
         for derivation in &self.derived {
-            derivation.check().map_err(|wrong| {
+            let checked = derivation.check().and_then(|()| self.check_measures(derivation));
+            checked.map_err(|wrong| {
                 let name = derivation.input().chars().take(64).collect();
                 ProfileError::Feature { name, wrong }
             })?;
         }
         Ok(())
+    }
+
+    /// Checks that the features of a derivation are there, with the bins that the path counts into.
+    fn check_measures(&self, derivation: &Derivation) -> Result<(), String> {
+        let input = derivation.input();
+        let (cells, measures) = match derivation {
+            Derivation::Text { .. } => (None, ["length", "known"].as_slice()),
+            Derivation::Clusters { centres, .. } => (Some(centres.len()), ["norm"].as_slice()),
+        };
+        for measure in measures {
+            let feature = self.feature(&format!("{input}.{measure}"));
+            if !feature.is_some_and(|feature| matches!(feature.bins, Bins::Numeric { .. })) {
+                return Err(format!("it needs a numeric feature `{input}.{measure}`"));
+            }
+        }
+        let Some(cells) = cells else { return Ok(()) };
+        let is_right = |feature: &Feature| match &feature.bins {
+            Bins::Categorical { categories, .. } => categories.len() == cells,
+            Bins::Numeric { .. } => false,
+        };
+        if self.feature(&format!("{input}.cluster")).is_some_and(is_right) {
+            return Ok(());
+        }
+        Err(format!(
+            "it needs a feature `{input}.cluster` with a category for each of {cells} centres"
+        ))
     }
 
     /// The feature of this name.
@@ -404,6 +431,40 @@ mod tests {
 
     fn numeric(edges: &[f64]) -> Bins {
         Bins::Numeric { edges: edges.to_vec() }
+    }
+
+    #[test]
+    fn derivations_need_the_features_that_they_count_into() {
+        let feature = |name: &str, bins: Bins| Feature {
+            name: name.to_owned(),
+            counts: vec![1; bins.len()],
+            bins,
+            moments: None,
+            sample: Vec::new(),
+        };
+        let cells = |count: usize| Bins::Categorical {
+            categories: (0..count).map(|cell| cell.to_string()).collect(),
+            others: Vec::new(),
+        };
+        let check = |bins: Bins, other: &str| {
+            let profile = Profile {
+                schema: SCHEMA,
+                rows: 5,
+                digest: String::new(),
+                source: String::new(),
+                derived: vec![Derivation::Clusters {
+                    input: "e".to_owned(),
+                    centres: vec![vec![0.0], vec![1.0]],
+                }],
+                features: vec![feature("e.cluster", bins), feature(other, numeric(&[0.0, 1.0]))],
+            };
+            profile.check().map_err(|wrong| wrong.to_string())
+        };
+        assert_eq!(check(cells(2), "e.norm"), Ok(()));
+        let wrong = check(cells(1), "e.norm").unwrap_err();
+        assert!(wrong.contains("`e.cluster` with a category for each of 2 centres"), "{wrong}");
+        assert!(check(numeric(&[0.0]), "e.norm").is_err());
+        assert!(check(cells(2), "norm").unwrap_err().contains("`e.norm`"));
     }
 
     #[test]
