@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     binner,
-    profile::{Bins, Derivation, Feature, Profile},
+    profile::{Bins, Derivation, Feature, Profile, shown},
     summary::Summary,
 };
 
@@ -492,8 +492,9 @@ impl<'p> Binding<'p> {
             let of_text = matches!(derivation, Derivation::Text { .. });
             let Some((spec, _)) = input_of(signature, name, of_text) else {
                 return Err(format!(
-                    "the profile derives features from `{name}`, and the model has no such input; leave the columns out \
-                     with `--exclude`, or name the input as the model does"
+                    "the profile derives features from `{}`, and the model has no such input; leave the columns out \
+                     with `--exclude`, or name the input as the model does",
+                    shown(name)
                 ));
             };
             let (wanted, what) = match derivation {
@@ -505,8 +506,9 @@ impl<'p> Binding<'p> {
             // Rows of an open shape are looked at as they come.
             if let Some(width) = width(spec, hints.is_batched).filter(|width| *width != wanted) {
                 return Err(format!(
-                    "`{name}` has {wanted} {what} a row in the profile, and input `{}` takes {width}; make it from the \
-                     columns that the model takes",
+                    "`{}` has {wanted} {what} a row in the profile, and input `{}` takes {width}; make it from the columns \
+                     that the model takes",
+                    shown(name),
                     spec.name
                 ));
             }
@@ -594,8 +596,9 @@ impl<'p> Binding<'p> {
                 match &self.features[name].bins {
                     Bins::Numeric { .. } if is_text => {
                         return Err(format!(
-                            "feature `{name}` is numeric in the profile, and input `{}` takes text; make it with \
-                             `--categorical {name}`",
+                            "feature `{0}` is numeric in the profile, and input `{1}` takes text; make it with \
+                             `--categorical {0}`",
+                            shown(name),
                             spec.name
                         ));
                     }
@@ -603,9 +606,10 @@ impl<'p> Binding<'p> {
                         let is_word = |category: &&String| category.parse::<f64>().is_err();
                         if let Some(word) = categories.iter().find(is_word) {
                             return Err(format!(
-                                "feature `{name}` has texts in the profile, such as `{}`, and input `{}` takes {}; \
+                                "feature `{}` has texts in the profile, such as `{}`, and input `{}` takes {}; \
                                  make it from the columns that the model takes, encoded as the model gets them",
-                                word.chars().take(32).collect::<String>().escape_debug(),
+                                shown(name),
+                                shown(word),
                                 spec.name,
                                 spec.datatype
                             ));
@@ -634,7 +638,7 @@ fn input_of<'s>(
 
 /// The first three of some names.
 fn some(names: &[&str]) -> String {
-    let shown = names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>();
+    let shown = names.iter().take(3).map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>();
     let more = if names.len() > 3 { ", ..." } else { "" };
     format!("{}{more}", shown.join(", "))
 }
@@ -680,6 +684,7 @@ fn advice(unnamed: &[&TensorSpec], wanted: usize, left: &[&Feature], hints: Hint
         (nearest.0 >= ALIKE && nearest.1.name != name).then_some((name, nearest.1.name.as_str()))
     });
     if let Some((name, column)) = alike {
+        let column = shown(column);
         return format!("is `{column}` the model's `{name}`? then name the data's column so");
     }
     let is_number = |feature: &&&Feature| matches!(feature.bins, Bins::Numeric { .. });

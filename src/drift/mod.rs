@@ -8,6 +8,9 @@
 mod binner;
 mod builder;
 mod contract;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod judge;
 mod layout;
 mod numbers;

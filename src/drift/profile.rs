@@ -132,7 +132,10 @@ pub enum Derivation {
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// It is not JSON of the right form.
-    #[error("it is not a profile: {0}; make it anew with `tidegate profile DATA -o profile.json`")]
+    #[error(
+        "it is not a profile: {}; make it anew with `tidegate profile DATA -o profile.json`",
+        shown(&.0.to_string())
+    )]
     Malformed(#[from] serde_json::Error),
     /// A newer tidegate made it.
     #[error(
@@ -143,12 +146,12 @@ pub enum ProfileError {
     #[error("it has {0} features; 1 to {FEATURES_MAX} are right")]
     Features(usize),
     /// Two features have one name.
-    #[error("feature `{0}` is there twice")]
+    #[error("feature `{}` is there twice", shown(.0))]
     Twice(String),
     /// A feature contradicts itself.
-    #[error("feature `{name}`: {wrong}")]
+    #[error("feature `{}`: {wrong}", shown(name))]
     Feature {
-        /// The feature's name, shortened.
+        /// The feature's name.
         name: String,
         /// The contradiction.
         wrong: String,
@@ -164,6 +167,11 @@ pub fn category_key(text: &[u8]) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
+}
+
+/// A text from a file, short and printable.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 impl Profile {
@@ -184,19 +192,18 @@ impl Profile {
         }
         let mut names = HashSet::new();
         for feature in &self.features {
-            feature.check().map_err(|wrong| {
-                let name = feature.name.chars().take(64).collect();
-                ProfileError::Feature { name, wrong }
-            })?;
+            feature
+                .check()
+                .map_err(|wrong| ProfileError::Feature { name: feature.name.clone(), wrong })?;
             if !names.insert(feature.name.as_str()) {
                 return Err(ProfileError::Twice(feature.name.clone()));
             }
         }
         for derivation in &self.derived {
             let checked = derivation.check().and_then(|()| self.check_measures(derivation));
-            checked.map_err(|wrong| {
-                let name = derivation.input().chars().take(64).collect();
-                ProfileError::Feature { name, wrong }
+            checked.map_err(|wrong| ProfileError::Feature {
+                name: derivation.input().to_owned(),
+                wrong,
             })?;
         }
         Ok(())
@@ -204,7 +211,7 @@ impl Profile {
 
     /// Checks that the features of a derivation are there, with the bins that the path counts into.
     fn check_measures(&self, derivation: &Derivation) -> Result<(), String> {
-        let input = derivation.input();
+        let (input, name) = (derivation.input(), shown(derivation.input()));
         let (cells, measures) = match derivation {
             Derivation::Text { .. } => (None, ["length", "known"].as_slice()),
             Derivation::Clusters { centres, .. } => (Some(centres.len()), ["norm"].as_slice()),
@@ -212,7 +219,7 @@ impl Profile {
         for measure in measures {
             let feature = self.feature(&format!("{input}.{measure}"));
             if !feature.is_some_and(|feature| matches!(feature.bins, Bins::Numeric { .. })) {
-                return Err(format!("it needs a numeric feature `{input}.{measure}`"));
+                return Err(format!("it needs a numeric feature `{name}.{measure}`"));
             }
         }
         let Some(cells) = cells else { return Ok(()) };
@@ -224,7 +231,7 @@ impl Profile {
             return Ok(());
         }
         Err(format!(
-            "it needs a feature `{input}.cluster` with a category for each of {cells} centres"
+            "it needs a feature `{name}.cluster` with a category for each of {cells} centres"
         ))
     }
 
