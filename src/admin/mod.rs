@@ -36,6 +36,8 @@ use serde::Serialize;
 pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use notifications::TestList;
 pub use operations::{OperationReport, OperationRequest};
+#[doc(hidden)]
+pub use outcomes::check_outcomes;
 pub use outcomes::with_outcomes;
 pub use repository::{RepositoryApi, UploadLimits, repository_service};
 pub use rollouts::{FreezeReport, RolloutList};

@@ -161,6 +161,33 @@ fn read(body: &[u8]) -> Result<Vec<Result<Outcome, String>>, String> {
     Err(unknown.0.join("; "))
 }
 
+/// Any bytes as a body of outcomes, for fuzzing: no panic, and what is told is short and printable.
+#[doc(hidden)]
+pub fn check_outcomes(body: &[u8]) {
+    let printable = |told: &str| {
+        assert!(told.len() < 2_000, "{told}");
+        assert!(!told.chars().any(char::is_control), "{told:?}");
+    };
+    match read(body) {
+        Ok(items) => {
+            assert!(items.len() <= OUTCOMES_MAX);
+            for item in &items {
+                match item {
+                    Ok(outcome) => {
+                        let is_finite = match &outcome.truth {
+                            Actual::Label(_) => true,
+                            Actual::Value(number) | Actual::Reward(number) => number.is_finite(),
+                        };
+                        assert!(is_finite, "{outcome:?}");
+                    }
+                    Err(told) => printable(told),
+                }
+            }
+        }
+        Err(told) => printable(&told),
+    }
+}
+
 fn outcome(value: &Value) -> Result<Outcome, String> {
     let object = value.as_object().ok_or("must be an object with prediction_id and an outcome")?;
     let field = |name: &str| object.get(name).filter(|value| !value.is_null());
@@ -372,6 +399,16 @@ mod tests {
             read_one(r#"{"prediction_id": "x", "label": 1}"#).unwrap().prediction,
             PredictionId::UNKNOWN
         );
+    }
+
+    #[test]
+    fn bodies_hold_over_the_corpus() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/outcomes");
+        let seeds: Vec<_> = std::fs::read_dir(folder).unwrap().collect();
+        assert!(seeds.len() >= 10, "only {} seeds", seeds.len());
+        for seed in seeds {
+            check_outcomes(&std::fs::read(seed.unwrap().path()).unwrap());
+        }
     }
 
     #[test]

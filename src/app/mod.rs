@@ -207,7 +207,12 @@ fn drafts(config: &Config) -> BTreeMap<ModelName, (PolicyDraft, bool)> {
 }
 
 /// Watches the drift of what is served; what it learns is kept where state is kept.
-fn watch_drift(config: &Config, monitor: &Arc<Monitor>, workers: usize, kept: bool) -> Drift {
+pub(crate) fn watch_drift(
+    config: &Config,
+    monitor: &Arc<Monitor>,
+    workers: usize,
+    kept: bool,
+) -> Drift {
     let own = |(name, model): (&ModelName, &config::ModelPolicy)| {
         Some((name.clone(), model.drift.clone()?))
     };

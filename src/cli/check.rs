@@ -31,7 +31,8 @@ struct Found {
 
 pub(super) fn run(config: &Config, json: bool) -> anyhow::Result<Outcome> {
     let monitor = Arc::new(Monitor::new(1, Arc::new(SystemClock)));
-    let loader = app::loader(config, 1, monitor)?;
+    let mut loader = app::loader(config, 1, Arc::clone(&monitor))?;
+    loader.drift = Some(app::watch_drift(config, &monitor, 1, false));
     let listing = Folder::new(config.source.clone())
         .list()
         .map_err(|error| anyhow::anyhow!("{}; name the folder with --repository", error.chain()))?;

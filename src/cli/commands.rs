@@ -327,21 +327,29 @@ few, categories; other texts are watched by their length and by their share of k
 as the file.
 
 Examples:
+  tidegate profile --model iris train.csv --label species     checked against iris, and beside its latest version
+  tidegate profile --model iris --version 3 --repository /srv/models train.csv --label species
   tidegate profile train.csv --label species -o models/iris/1/profile.json
   tidegate profile train-*.parquet --exclude id --categorical zip --categorical channel
   tidegate profile image.npy                        pictures; above 256 numbers by mean, spread and extremes
   tidegate profile vectors.npy --embedding vectors  embeddings, watched by clusters and length
   tidegate profile train.csv --columns age,income --contract credit
 
-Exit codes: 0 written; 2 the command or the data are wrong."
+Exit codes: 0 written; 1 the version cannot be loaded, or would not use the profile; 2 the command or the data are wrong."
 )]
 pub(super) struct ProfileArguments {
     /// The data: .csv, .tsv, .parquet or .npy; several files must have the same columns
     #[arg(required = true, value_name = "DATA")]
     pub(super) data: Vec<PathBuf>,
-    /// The file to write
-    #[arg(short, long, value_name = "FILE", default_value = "profile.json")]
-    pub(super) output: PathBuf,
+    /// The model that the profile is for: it is checked against the inputs of the version before it is written
+    #[arg(long, value_name = "MODEL", value_parser = ModelName::parse)]
+    pub(super) model: Option<ModelName>,
+    /// The version of --model: a number, an alias, or `latest` [default: latest]
+    #[arg(long, value_name = "VERSION", requires = "model")]
+    pub(super) version: Option<String>,
+    /// The file to write [default: profile.json, beside the version where --model is given]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
     /// The column of the labels, or `last`: it is left out
     #[arg(long, value_name = "COLUMN")]
     pub(super) label: Option<String>,
@@ -373,6 +381,26 @@ pub(super) struct ProfileArguments {
     /// Prints the contract that the data keep, for the configuration of this model
     #[arg(long, value_name = "MODEL", value_parser = ModelName::parse, conflicts_with = "json")]
     pub(super) contract: Option<ModelName>,
+    /// The configuration file, for --model
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder with the models, for --model [default: ./models]
+    #[arg(long, visible_alias = "model-dir", value_name = "DIR", requires = "model")]
+    repository: Option<PathBuf>,
+    /// ONNX Runtime's library, for --model [default: `ORT_DYLIB_PATH`, lib/ beside this program, the system]
+    #[arg(long, value_name = "FILE", requires = "model")]
+    onnxruntime: Option<PathBuf>,
+}
+
+impl ProfileArguments {
+    pub(super) fn sources(&self) -> Sources<Vec<(String, String)>> {
+        let flags = Flags {
+            repository: self.repository.clone(),
+            onnxruntime: self.onnxruntime.clone(),
+            ..Flags::default()
+        };
+        Sources { file: self.config.clone(), environment: variables(), flags }
+    }
 }
 
 /// A name for columns from one to another, or for all.

@@ -19,7 +19,7 @@ use crate::{
     registry::{Decisions, Registry},
     rollout::subject,
     serve::Version,
-    source::{Folder, ListedModel},
+    source::{Folder, ListedModel, Listing},
     state::{self, Filter},
     validation::{
         self, Latency, MetricReport, Report, Request, Subject, Surroundings, Task, ValidationError,
@@ -40,10 +40,7 @@ pub(super) fn run(arguments: &ValidateArguments, json: bool) -> anyhow::Result<O
         .list()
         .map_err(|error| anyhow!("{}; name the folder with --repository", error.chain()))?;
     let name = &arguments.model;
-    let Some(listed) = listing.models.get(name) else {
-        let known: Vec<_> = listing.models.keys().map(|known| format!("`{known}`")).collect();
-        bail!("the repository has no model `{name}`, only {}", known.join(", "));
-    };
+    let listed = of_name(&listing, name)?;
     let decisions = decisions(&config.state.path, name)?;
     let candidate = named(listed, &decisions, &arguments.version)?;
     let other = match &arguments.against {
@@ -87,6 +84,17 @@ pub(super) fn run(arguments: &ValidateArguments, json: bool) -> anyhow::Result<O
         print(&shown(&report))?;
     }
     Ok(if report.passed { Outcome::Done } else { Outcome::No })
+}
+
+/// The model of a name.
+pub(super) fn of_name<'l>(
+    listing: &'l Listing,
+    name: &ModelName,
+) -> anyhow::Result<&'l ListedModel> {
+    listing.models.get(name).ok_or_else(|| {
+        let known: Vec<_> = listing.models.keys().map(|known| format!("`{known}`")).collect();
+        anyhow!("the repository has no model `{name}`, only {}", known.join(", "))
+    })
 }
 
 fn judged(
@@ -136,7 +144,7 @@ fn request(arguments: &ValidateArguments, config: &Config) -> Request {
 }
 
 /// Reads the decisions of operators, where there is a log of them; a server may be writing to it.
-fn decisions(path: &Path, model: &ModelName) -> anyhow::Result<Decisions> {
+pub(super) fn decisions(path: &Path, model: &ModelName) -> anyhow::Result<Decisions> {
     if !path.try_exists().unwrap_or(false) {
         return Ok(Decisions::default());
     }
@@ -152,7 +160,11 @@ fn decisions(path: &Path, model: &ModelName) -> anyhow::Result<Decisions> {
 }
 
 /// The version that a number, an alias or `latest` means.
-fn named(listed: &ListedModel, decisions: &Decisions, version: &str) -> anyhow::Result<VersionId> {
+pub(super) fn named(
+    listed: &ListedModel,
+    decisions: &Decisions,
+    version: &str,
+) -> anyhow::Result<VersionId> {
     let there = || {
         let there: Vec<_> = listed.versions.keys().map(ToString::to_string).collect();
         if there.is_empty() { "none".to_owned() } else { there.join(", ") }
@@ -184,7 +196,7 @@ fn serving(
     })
 }
 
-fn load(
+pub(super) fn load(
     loader: &Loader,
     name: &ModelName,
     listed: &ListedModel,

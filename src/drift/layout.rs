@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     binner,
-    profile::{Bins, Derivation, Feature, Profile},
+    profile::{Bins, Derivation, Feature, Profile, shown},
     summary::Summary,
 };
 
@@ -128,11 +128,43 @@ impl Layout {
         profile: Option<&Profile>,
         hints: Hints<'_>,
     ) -> (Self, Option<String>) {
-        match profile.map(|profile| Binding::new(signature, profile, hints)) {
-            None => (Self::arrange(signature, hints, &Binding::default()), None),
-            Some(Ok(binding)) => (Self::arrange(signature, hints, &binding), None),
+        let bound = profile.map(|profile| {
+            let binding = Binding::new(signature, profile, hints)?;
+            let layout = Self::arrange(signature, hints, &binding);
+            layout.check_room(signature, hints).map(|()| layout)
+        });
+        match bound {
+            Some(Ok(layout)) => (layout, None),
             Some(Err(wrong)) => (Self::arrange(signature, hints, &Binding::default()), Some(wrong)),
+            None => (Self::arrange(signature, hints, &Binding::default()), None),
         }
+    }
+
+    /// Checks that each input's columns in the profile are watched one by one.
+    fn check_room(&self, signature: &Signature, hints: Hints<'_>) -> Result<(), String> {
+        let mut features = self.features.iter();
+        for (spec, reading) in signature.inputs.iter().zip(&self.inputs) {
+            let mut own = features.by_ref().take(reading.features());
+            if own.any(|known| known.reference.is_none()) {
+                let name = &spec.name;
+                return Err(format!(
+                    "`{name}` has more values a row than are watched one by one (`drift.features_max` = {}); make the \
+                     profile with `--wide {name}=FIRST..LAST`, or raise the limit",
+                    hints.features_max
+                ));
+            }
+            own.for_each(drop);
+        }
+        Ok(())
+    }
+
+    /// Names of each input's features, in the order of the inputs.
+    pub(super) fn names(&self) -> Vec<Vec<&str>> {
+        let mut names = self.features.iter().map(|known| known.name.as_str());
+        self.inputs
+            .iter()
+            .map(|reading| names.by_ref().take(reading.features()).collect())
+            .collect()
     }
 
     fn arrange(signature: &Signature, hints: Hints<'_>, binding: &Binding<'_>) -> Self {
@@ -180,20 +212,26 @@ impl Layout {
             _ => {}
         }
         let room = hints.features_max.saturating_sub(first);
+        let wide = binding.wide.get(spec.name.as_str()).copied();
         match (width, is_text) {
             (Some(width @ 1..), true) if width <= room => {
                 self.columns(&base, width, source, spec, binding);
                 Reading::Texts { first, width }
             }
             (_, true) | (Some(0), _) => Reading::Skipped,
-            (Some(width), false) if width <= room => {
+            (Some(width), false) if width <= room && wide.is_none() => {
                 self.columns(&base, width, source, spec, binding);
                 Reading::Numbers { first, width }
             }
             _ => {
                 for measure in Summary::NAMES {
-                    let name = format!("{base}.{measure}");
-                    self.add((name.clone(), name), derived, DataType::Fp32, binding);
+                    let bound = format!("{}.{measure}", wide.unwrap_or(&base));
+                    self.add(
+                        (format!("{base}.{measure}"), bound),
+                        derived,
+                        DataType::Fp32,
+                        binding,
+                    );
                 }
                 Reading::Summary { first }
             }
@@ -392,6 +430,8 @@ struct Binding<'p> {
     columns: BTreeMap<&'p str, Vec<&'p str>>,
     /// By input: the name in the profile, and the derivation.
     derived: BTreeMap<&'p str, (&'p str, &'p Derivation)>,
+    /// By input that is summed up: the name in the profile.
+    wide: BTreeMap<&'p str, &'p str>,
 }
 
 impl<'p> Binding<'p> {
@@ -420,10 +460,12 @@ impl<'p> Binding<'p> {
         let mut binding = Self { features, ..Self::default() };
         let mut left: Vec<&Feature> = profile.features.iter().collect();
         left.retain(|feature| !feature.name.starts_with("output:"));
-        binding.derive(signature, profile, &mut left)?;
+        binding.derive(signature, profile, &mut left, hints)?;
+        binding.sum_up(signature, &mut left, hints);
         let mut unnamed = Vec::new();
         for spec in &signature.inputs {
-            if binding.derived.contains_key(spec.name.as_str()) {
+            let name = spec.name.as_str();
+            if binding.derived.contains_key(name) || binding.wide.contains_key(name) {
                 continue;
             }
             let names = binding.named(spec, hints);
@@ -442,25 +484,73 @@ impl<'p> Binding<'p> {
         &mut self,
         signature: &'p Signature,
         profile: &'p Profile,
-        left: &mut Vec<&Feature>,
+        left: &mut Vec<&'p Feature>,
+        hints: Hints<'_>,
     ) -> Result<(), String> {
         for derivation in &profile.derived {
             let name = derivation.input();
             let of_text = matches!(derivation, Derivation::Text { .. });
-            let fits = |spec: &&TensorSpec| (spec.datatype == DataType::Bytes) == of_text;
-            let named = signature.inputs.iter().find(|spec| spec.name == name).filter(fits);
-            let mut others = signature.inputs.iter().filter(fits);
-            let only = others.next().filter(|_| others.next().is_none());
-            let Some(spec) = named.or(only) else {
+            let Some((spec, _)) = input_of(signature, name, of_text) else {
                 return Err(format!(
-                    "the profile derives features from `{name}`, and the model has no such input"
+                    "the profile derives features from `{}`, and the model has no such input; leave the columns out \
+                     with `--exclude`, or name the input as the model does",
+                    shown(name)
                 ));
             };
-            self.derived.insert(&spec.name, (name, derivation));
+            let (wanted, what) = match derivation {
+                Derivation::Text { .. } => (1, "texts"),
+                Derivation::Clusters { centres, .. } => {
+                    (centres.first().map_or(0, Vec::len), "numbers")
+                }
+            };
+            // Rows of an open shape are looked at as they come.
+            if let Some(width) = width(spec, hints.is_batched).filter(|width| *width != wanted) {
+                return Err(format!(
+                    "`{}` has {wanted} {what} a row in the profile, and input `{}` takes {width}; make it from the columns \
+                     that the model takes",
+                    shown(name),
+                    spec.name
+                ));
+            }
+            if self.derived.insert(&spec.name, (name, derivation)).is_some() {
+                return Err(format!(
+                    "the profile derives features from input `{}` twice",
+                    spec.name
+                ));
+            }
             let prefix = format!("{name}.");
             left.retain(|feature| !feature.name.starts_with(&prefix));
         }
         Ok(())
+    }
+
+    /// Finds the inputs that the profile sums up, of any width.
+    fn sum_up(&mut self, signature: &'p Signature, left: &mut Vec<&'p Feature>, hints: Hints<'_>) {
+        let measures = |name: &str| Summary::NAMES.map(|measure| format!("{name}.{measure}"));
+        let is_whole = |name: &&str| {
+            measures(name).iter().all(|measure| {
+                let feature = self.features.get(measure.as_str());
+                feature.is_some_and(|feature| matches!(feature.bins, Bins::Numeric { .. }))
+            })
+        };
+        let names: Vec<&'p str> = left
+            .iter()
+            .filter_map(|feature| feature.name.strip_suffix(".mean"))
+            .filter(is_whole)
+            .collect();
+        for name in names {
+            let Some((spec, is_named)) = input_of(signature, name, false) else { continue };
+            let width = width(spec, hints.is_batched);
+            // Columns may have such names by themselves.
+            let is_sure =
+                if is_named { width != Some(1) } else { width != Some(Summary::NAMES.len()) };
+            let own = spec.name.as_str();
+            if is_sure && !self.derived.contains_key(own) && !self.wide.contains_key(own) {
+                self.wide.insert(own, name);
+                let measures = measures(name);
+                left.retain(|feature| !measures.contains(&feature.name));
+            }
+        }
     }
 
     /// Names of an input's columns, where the profile has them all by a name of their own.
@@ -471,11 +561,6 @@ impl<'p> Binding<'p> {
         let described = || hints.names.iter().map(|name| own(name)).collect::<Option<Vec<_>>>();
         match width {
             1 => own(&spec.name).into_iter().collect(),
-            _ if width > hints.features_max => Summary::NAMES
-                .iter()
-                .map(|measure| own(&format!("{}.{measure}", spec.name)))
-                .collect::<Option<_>>()
-                .unwrap_or_default(),
             _ => indexed
                 .collect::<Option<Vec<_>>>()
                 .or_else(|| described().filter(|names| names.len() == width))
@@ -493,7 +578,7 @@ impl<'p> Binding<'p> {
         let widths: Vec<_> = unnamed.iter().map(|spec| width(spec, hints.is_batched)).collect();
         let wanted = widths.iter().try_fold(0, |sum: usize, width| Some(sum + (*width)?));
         if wanted != Some(left.len()) || left.is_empty() != unnamed.is_empty() {
-            return Err(mismatch(unnamed, wanted, left));
+            return Err(mismatch(unnamed, wanted, left, hints));
         }
         let mut names = left.iter().map(|feature| feature.name.as_str());
         for (spec, width) in unnamed.iter().zip(widths) {
@@ -503,15 +588,34 @@ impl<'p> Binding<'p> {
         Ok(())
     }
 
-    /// Checks that texts are compared with categories.
+    /// Checks that texts are compared with categories, and numbers not with texts.
     fn check_types(&self, signature: &Signature) -> Result<(), String> {
-        for spec in signature.inputs.iter().filter(|spec| spec.datatype == DataType::Bytes) {
+        for spec in &signature.inputs {
+            let is_text = spec.datatype == DataType::Bytes;
             for name in self.columns.get(spec.name.as_str()).into_iter().flatten() {
-                if matches!(self.features[name].bins, Bins::Numeric { .. }) {
-                    return Err(format!(
-                        "feature `{name}` is numeric in the profile, and input `{}` takes text",
-                        spec.name
-                    ));
+                match &self.features[name].bins {
+                    Bins::Numeric { .. } if is_text => {
+                        return Err(format!(
+                            "feature `{0}` is numeric in the profile, and input `{1}` takes text; make it with \
+                             `--categorical {0}`",
+                            shown(name),
+                            spec.name
+                        ));
+                    }
+                    Bins::Categorical { categories, .. } if !is_text => {
+                        let is_word = |category: &&String| category.parse::<f64>().is_err();
+                        if let Some(word) = categories.iter().find(is_word) {
+                            return Err(format!(
+                                "feature `{}` has texts in the profile, such as `{}`, and input `{}` takes {}; \
+                                 make it from the columns that the model takes, encoded as the model gets them",
+                                shown(name),
+                                shown(word),
+                                spec.name,
+                                spec.datatype
+                            ));
+                        }
+                    }
+                    _ => {}
                 }
             }
         }
@@ -519,30 +623,81 @@ impl<'p> Binding<'p> {
     }
 }
 
+/// The input of this name, with true, or the only one of its kind: texts or numbers.
+fn input_of<'s>(
+    signature: &'s Signature,
+    name: &str,
+    of_text: bool,
+) -> Option<(&'s TensorSpec, bool)> {
+    let mut fitting =
+        signature.inputs.iter().filter(|spec| (spec.datatype == DataType::Bytes) == of_text);
+    let named = fitting.clone().find(|spec| spec.name == name);
+    let only = fitting.next().filter(|_| fitting.next().is_none());
+    named.map(|spec| (spec, true)).or(only.map(|spec| (spec, false)))
+}
+
+/// The first three of some names.
+fn some(names: &[&str]) -> String {
+    let shown = names.iter().take(3).map(|name| format!("`{}`", shown(name))).collect::<Vec<_>>();
+    let more = if names.len() > 3 { ", ..." } else { "" };
+    format!("{}{more}", shown.join(", "))
+}
+
 /// How what is left of a profile does not fit what is left of the inputs.
-fn mismatch(unnamed: &[&TensorSpec], wanted: Option<usize>, left: &[&Feature]) -> String {
-    let some = |names: &[&str]| {
-        let shown = names.iter().take(3).map(|name| format!("`{name}`")).collect::<Vec<_>>();
-        let more = if names.len() > 3 { ", ..." } else { "" };
-        format!("{}{more}", shown.join(", "))
-    };
-    let inputs = some(&unnamed.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>());
-    let features = some(&left.iter().map(|feature| feature.name.as_str()).collect::<Vec<_>>());
+fn mismatch(
+    unnamed: &[&TensorSpec],
+    wanted: Option<usize>,
+    left: &[&Feature],
+    hints: Hints<'_>,
+) -> String {
+    let inputs: Vec<_> = unnamed.iter().map(|spec| spec.name.as_str()).collect();
+    let features: Vec<_> = left.iter().map(|feature| feature.name.as_str()).collect();
     match (unnamed.is_empty(), wanted) {
         (true, _) => format!(
-            "{} features of the profile are of no input: {features}; leave them out with `--exclude`",
-            left.len()
+            "{} features of the profile are of no input: {}; leave them out with `--exclude`",
+            left.len(),
+            some(&features)
         ),
         (false, Some(wanted)) => format!(
-            "the model takes {wanted} values a row in {inputs}, and the profile has {} features for them{}; make it from \
-             the columns that the model takes, in their order",
+            "the model takes {wanted} values a row in {}, and the profile has {} features for them{}; {}",
+            some(&inputs),
             left.len(),
-            if left.is_empty() { String::new() } else { format!(": {features}") }
+            if left.is_empty() { String::new() } else { format!(": {}", some(&features)) },
+            advice(unnamed, wanted, left, hints)
         ),
         (false, None) => format!(
-            "the shape of {inputs} is open, so that columns cannot be told; make the profile with `--wide`"
+            "the shape of {} is open, so that columns cannot be told; make the profile with `--wide {}`",
+            some(&inputs),
+            inputs.first().copied().unwrap_or("NAME")
         ),
     }
+}
+
+/// Columns that would fit, or the way to them.
+fn advice(unnamed: &[&TensorSpec], wanted: usize, left: &[&Feature], hints: Hints<'_>) -> String {
+    const ALIKE: f64 = 0.85;
+    let likeness = |a: &str, b: &str| strsim::jaro_winkler(&a.to_lowercase(), &b.to_lowercase());
+    let inputs = unnamed.iter().map(|spec| spec.name.as_str());
+    let alike = inputs.chain(hints.names.iter().map(String::as_str)).find_map(|name| {
+        let others = left.iter().map(|feature| (likeness(name, &feature.name), feature));
+        let nearest = others.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        (nearest.0 >= ALIKE && nearest.1.name != name).then_some((name, nearest.1.name.as_str()))
+    });
+    if let Some((name, column)) = alike {
+        let column = shown(column);
+        return format!("is `{column}` the model's `{name}`? then name the data's column so");
+    }
+    let is_number = |feature: &&&Feature| matches!(feature.bins, Bins::Numeric { .. });
+    let takes_numbers = unnamed.iter().all(|spec| spec.datatype != DataType::Bytes);
+    if left.len() > wanted {
+        let others: Vec<_> = left.iter().filter(|feature| !is_number(feature)).collect();
+        if takes_numbers && left.len() - others.len() == wanted {
+            let others: Vec<_> = others.iter().map(|feature| feature.name.as_str()).collect();
+            return format!("the numbers would fit: leave out {} with `--exclude`", some(&others));
+        }
+        return "leave out what the model does not get with `--label` or `--exclude`".to_owned();
+    }
+    "make it from the columns that the model takes, in their order".to_owned()
 }
 
 #[cfg(test)]
@@ -624,6 +779,58 @@ mod tests {
         assert_eq!(names(&layout)[..3], ["x[0]", "x[1]", "x[2]"]);
         let (_, wrong) = Layout::new(&signature, Some(&profile(&["a", "b", "c", "d"])), HINTS);
         assert!(wrong.unwrap().contains("4 features"));
+    }
+
+    fn measured(name: &str) -> Profile {
+        let names = Summary::NAMES.map(|measure| format!("{name}.{measure}"));
+        profile(&names.each_ref().map(String::as_str))
+    }
+
+    #[test]
+    fn inputs_of_any_width_are_summed_up_where_the_profile_does_so() {
+        for (dims, name) in [(vec![-1, 3], "x"), (vec![-1, 64], "pixels"), (vec![-1, -1], "x")] {
+            let signature = signature(vec![spec("x", DataType::Fp32, &dims)]);
+            let (layout, wrong) = Layout::new(&signature, Some(&measured(name)), HINTS);
+            assert_eq!(wrong, None, "{dims:?}");
+            let expected = ["x.mean+", "x.sd+", "x.min+", "x.max+", "x.zeros+"];
+            assert_eq!(names(&layout)[..5], expected, "{dims:?}");
+            assert!(matches!(layout.inputs[0], Reading::Summary { first: 0 }), "{dims:?}");
+        }
+        // Five columns may be named so.
+        let signature = signature(vec![spec("x", DataType::Fp32, &[-1, 5])]);
+        let (layout, _) = Layout::new(&signature, Some(&measured("cell")), HINTS);
+        assert!(matches!(layout.inputs[0], Reading::Numbers { first: 0, width: 5 }));
+    }
+
+    #[test]
+    fn mismatches_say_what_would_fit() {
+        let three = signature(vec![spec("x", DataType::Fp32, &[-1, 3])]);
+        let check = |profile: &Profile, hints, words: &str| {
+            let (layout, wrong) = Layout::new(&three, Some(profile), hints);
+            let wrong = wrong.unwrap_or_else(|| panic!("it fits; {words}"));
+            assert!(wrong.contains(words), "{wrong}");
+            assert!(layout.lacks_inputs());
+        };
+        let mut mixed = profile(&["a", "b", "c", "kind"]);
+        let words = vec!["red".to_owned(), "blue".to_owned()];
+        mixed.features[3].bins = Bins::Categorical { categories: words, others: Vec::new() };
+        check(&mixed, HINTS, "the numbers would fit: leave out `kind` with `--exclude`");
+        mixed.features.remove(0);
+        check(&mixed, HINTS, "has texts in the profile, such as `red`, and input `x` takes FP32");
+        let names = ["age".to_owned(), "Income".to_owned(), "zip".to_owned()];
+        let hints = Hints { names: &names, ..HINTS };
+        check(
+            &profile(&["age", "income", "zip", "id"]),
+            hints,
+            "is `income` the model's `Income`?",
+        );
+        check(&profile(&["a", "b", "c", "d"]), HINTS, "`--label` or `--exclude`");
+        let narrow = Hints { features_max: 2, ..HINTS };
+        check(&profile(&["a", "b", "c"]), narrow, "`drift.features_max` = 2");
+        let mut cells = profile(&["x.cluster", "x.norm"]);
+        let centres = vec![vec![0.0; 4]];
+        cells.derived = vec![Derivation::Clusters { input: "x".to_owned(), centres }];
+        check(&cells, HINTS, "`x` has 4 numbers a row in the profile, and input `x` takes 3");
     }
 
     #[test]

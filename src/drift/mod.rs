@@ -8,6 +8,9 @@
 mod binner;
 mod builder;
 mod contract;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod judge;
 mod layout;
 mod numbers;
@@ -53,5 +56,5 @@ pub use settings::Settings;
 pub use summary::{Summary, norm};
 pub use test::{Correction, Drifts, Include, Scope, TestData, TestReport, TestRequest};
 pub use texts::{LearnedTexts, learn_texts};
-pub use watch::{Drift, Gauges, Given, Newcomer, Watching};
+pub use watch::{Bound, Drift, Gauges, Given, Newcomer, Watching, fit};
 pub use words::{WORDS_READ, measure};

@@ -132,7 +132,10 @@ pub enum Derivation {
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// It is not JSON of the right form.
-    #[error("it is not a profile: {0}; make it anew with `tidegate profile DATA -o profile.json`")]
+    #[error(
+        "it is not a profile: {}; make it anew with `tidegate profile DATA -o profile.json`",
+        shown(&.0.to_string())
+    )]
     Malformed(#[from] serde_json::Error),
     /// A newer tidegate made it.
     #[error(
@@ -143,12 +146,12 @@ pub enum ProfileError {
     #[error("it has {0} features; 1 to {FEATURES_MAX} are right")]
     Features(usize),
     /// Two features have one name.
-    #[error("feature `{0}` is there twice")]
+    #[error("feature `{}` is there twice", shown(.0))]
     Twice(String),
     /// A feature contradicts itself.
-    #[error("feature `{name}`: {wrong}")]
+    #[error("feature `{}`: {wrong}", shown(name))]
     Feature {
-        /// The feature's name, shortened.
+        /// The feature's name.
         name: String,
         /// The contradiction.
         wrong: String,
@@ -164,6 +167,11 @@ pub fn category_key(text: &[u8]) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
+}
+
+/// A text from a file, short and printable.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 impl Profile {
@@ -184,21 +192,47 @@ impl Profile {
         }
         let mut names = HashSet::new();
         for feature in &self.features {
-            feature.check().map_err(|wrong| {
-                let name = feature.name.chars().take(64).collect();
-                ProfileError::Feature { name, wrong }
-            })?;
+            feature
+                .check()
+                .map_err(|wrong| ProfileError::Feature { name: feature.name.clone(), wrong })?;
             if !names.insert(feature.name.as_str()) {
                 return Err(ProfileError::Twice(feature.name.clone()));
             }
         }
         for derivation in &self.derived {
-            derivation.check().map_err(|wrong| {
-                let name = derivation.input().chars().take(64).collect();
-                ProfileError::Feature { name, wrong }
+            let checked = derivation.check().and_then(|()| self.check_measures(derivation));
+            checked.map_err(|wrong| ProfileError::Feature {
+                name: derivation.input().to_owned(),
+                wrong,
             })?;
         }
         Ok(())
+    }
+
+    /// Checks that the features of a derivation are there, with the bins that the path counts into.
+    fn check_measures(&self, derivation: &Derivation) -> Result<(), String> {
+        let (input, name) = (derivation.input(), shown(derivation.input()));
+        let (cells, measures) = match derivation {
+            Derivation::Text { .. } => (None, ["length", "known"].as_slice()),
+            Derivation::Clusters { centres, .. } => (Some(centres.len()), ["norm"].as_slice()),
+        };
+        for measure in measures {
+            let feature = self.feature(&format!("{input}.{measure}"));
+            if !feature.is_some_and(|feature| matches!(feature.bins, Bins::Numeric { .. })) {
+                return Err(format!("it needs a numeric feature `{name}.{measure}`"));
+            }
+        }
+        let Some(cells) = cells else { return Ok(()) };
+        let is_right = |feature: &Feature| match &feature.bins {
+            Bins::Categorical { categories, .. } => categories.len() == cells,
+            Bins::Numeric { .. } => false,
+        };
+        if self.feature(&format!("{input}.cluster")).is_some_and(is_right) {
+            return Ok(());
+        }
+        Err(format!(
+            "it needs a feature `{name}.cluster` with a category for each of {cells} centres"
+        ))
     }
 
     /// The feature of this name.
@@ -404,6 +438,40 @@ mod tests {
 
     fn numeric(edges: &[f64]) -> Bins {
         Bins::Numeric { edges: edges.to_vec() }
+    }
+
+    #[test]
+    fn derivations_need_the_features_that_they_count_into() {
+        let feature = |name: &str, bins: Bins| Feature {
+            name: name.to_owned(),
+            counts: vec![1; bins.len()],
+            bins,
+            moments: None,
+            sample: Vec::new(),
+        };
+        let cells = |count: usize| Bins::Categorical {
+            categories: (0..count).map(|cell| cell.to_string()).collect(),
+            others: Vec::new(),
+        };
+        let check = |bins: Bins, other: &str| {
+            let profile = Profile {
+                schema: SCHEMA,
+                rows: 5,
+                digest: String::new(),
+                source: String::new(),
+                derived: vec![Derivation::Clusters {
+                    input: "e".to_owned(),
+                    centres: vec![vec![0.0], vec![1.0]],
+                }],
+                features: vec![feature("e.cluster", bins), feature(other, numeric(&[0.0, 1.0]))],
+            };
+            profile.check().map_err(|wrong| wrong.to_string())
+        };
+        assert_eq!(check(cells(2), "e.norm"), Ok(()));
+        let wrong = check(cells(1), "e.norm").unwrap_err();
+        assert!(wrong.contains("`e.cluster` with a category for each of 2 centres"), "{wrong}");
+        assert!(check(numeric(&[0.0]), "e.norm").is_err());
+        assert!(check(cells(2), "norm").unwrap_err().contains("`e.norm`"));
     }
 
     #[test]

@@ -476,12 +476,14 @@ impl Visit for Nearest<'_> {
         real: impl Fn(I) -> T + Copy,
     ) {
         let (centres, width, first, norm) = self.places;
-        if items.len() != self.rows * width {
-            return;
-        }
+        // Rows of another length, which an open shape allows, have no place among the centres.
+        let is_apart = items.len() != self.rows * width;
         for row in self.picked.rows() {
-            let row = items.row(row * width, width);
-            let (cluster, length) = nearest(row, real, centres, width);
+            let (cluster, length) = if is_apart {
+                (None, f64::NAN)
+            } else {
+                nearest(items.row(row * width, width), real, centres, width)
+            };
             if first > 0 {
                 // Behind the cells of the centres: others, unseen, missing.
                 let missing = centres.len() / width.max(1) + 2;

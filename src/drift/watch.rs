@@ -130,6 +130,55 @@ pub struct Watching {
     thread: Option<JoinHandle<()>>,
 }
 
+/// An input of a model, and the features that a profile has for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bound {
+    /// The input.
+    pub input: String,
+    /// Names of its features: columns of the data, or `<input>.<measure>`.
+    pub features: Vec<String>,
+    /// True if the order of the columns alone says which is which.
+    pub by_order: bool,
+}
+
+/// Compares a profile with a version's signature as [`Drift::watch`] does.
+///
+/// # Errors
+///
+/// Returns why the profile would not be used, with what would be right.
+pub fn fit(newcomer: &Newcomer<'_>, settings: &Settings) -> Result<Vec<Bound>, String> {
+    let profile = match &newcomer.profile {
+        Some(Ok(profile)) => Some(profile),
+        Some(Err(wrong)) => return Err(wrong.clone()),
+        None => None,
+    };
+    let (layout, wrong) = Layout::new(newcomer.signature, profile, newcomer.hints(settings));
+    if let Some(wrong) = wrong {
+        return Err(wrong);
+    }
+    let bound = newcomer.signature.inputs.iter().zip(layout.names()).map(|(spec, names)| {
+        let is_own = |(column, name): (usize, &&str)| {
+            **name == spec.name
+                || **name == format!("{}[{column}]", spec.name)
+                || name.strip_prefix(spec.name.as_str()).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let by_order = names != newcomer.names && !names.iter().enumerate().all(is_own);
+        let features = names.into_iter().map(str::to_owned).collect();
+        Bound { input: spec.name.clone(), features, by_order }
+    });
+    Ok(bound.collect())
+}
+
+impl<'a> Newcomer<'a> {
+    fn hints(&self, settings: &Settings) -> Hints<'a> {
+        Hints {
+            names: self.names,
+            is_batched: self.is_batched,
+            features_max: settings.features_max,
+        }
+    }
+}
+
 impl Drift {
     /// Watches nothing yet. `models` has the settings of single models; learned references are kept in `folder`.
     pub fn new(
@@ -276,11 +325,7 @@ impl Drift {
 
     /// The features of a version, and what they are compared with.
     fn reference(&self, newcomer: &Newcomer<'_>, settings: &Settings) -> (Layout, Origin) {
-        let hints = Hints {
-            names: newcomer.names,
-            is_batched: newcomer.is_batched,
-            features_max: settings.features_max,
-        };
+        let hints = newcomer.hints(settings);
         let (given, note) = match &newcomer.profile {
             Some(Ok(profile)) => (Some(profile), None),
             Some(Err(wrong)) => (None, Some(wrong.clone())),

@@ -442,12 +442,7 @@ impl Loader {
     /// Has the drift of a version watched and its contract kept; a profile that cannot be used becomes a note.
     fn watch_drift(&self, parts: &mut VersionParts, profile: Option<&[u8]>) {
         let Some(drift) = &self.drift else { return };
-        let names = parts.description.parameters.get("feature_names");
-        let names: Vec<String> = names
-            .into_iter()
-            .flat_map(|names| names.split(','))
-            .map(|name| name.trim().to_owned())
-            .collect();
+        let names = parts.description.feature_names();
         let Given { recorder, terms, splitter, notes } = drift.watch(&Newcomer {
             model: &parts.model,
             version: parts.id,

@@ -45,6 +45,15 @@ pub struct ModelDescription {
     pub notes: Vec<String>,
 }
 
+impl ModelDescription {
+    /// Names of the columns of a wide input: the parameter `feature_names`, separated by commas.
+    pub fn feature_names(&self) -> Vec<String> {
+        let names = self.parameters.get("feature_names");
+        let names = names.into_iter().flat_map(|names| names.split(','));
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+}
+
 /// Which engine runs a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum EngineChoice {

@@ -18,6 +18,9 @@
 mod address;
 mod client;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod journal;
 mod message;

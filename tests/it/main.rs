@@ -34,6 +34,7 @@ mod division;
 mod drain;
 mod drift;
 mod drift_commands;
+mod drift_data;
 mod engines;
 mod errors;
 mod evidence;

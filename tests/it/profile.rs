@@ -10,7 +10,11 @@ use std::{
 use serde_json::Value;
 use tidegate::drift::{Bins, Derivation, Feature, Profile};
 
-use crate::{cli::tidegate, repository::SAMPLES};
+use crate::{
+    cli::tidegate,
+    repository::{Repository, SAMPLES},
+    server::Launch,
+};
 
 const DATA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/data");
 
@@ -263,6 +267,55 @@ fn people_get_a_table_and_machines_json() {
     let checked =
         tidegate(&["check", "--config", &file, "--repository", &aside.path("models")], "");
     assert_ne!(checked.status.code(), Some(2), "{checked:?}");
+}
+
+#[test]
+fn a_profile_is_checked_against_the_version_and_put_beside_it() {
+    let repository = Repository::of(&["iris", "digits", "sentiment"]);
+    let folder = repository.path().display().to_string();
+    let profile = |arguments: &[&str]| {
+        tidegate(&[&["profile", "--repository", &folder], arguments].concat(), "")
+    };
+    let beside = |version: &str| repository.path().join(version).join("profile.json");
+    let iris = data("iris.csv");
+    let refused = profile(&["--model", "iris", &iris]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    for word in ["version 1 of iris", "takes 4 values a row in `input`", "leave out `species`"] {
+        assert!(said.contains(word), "no `{word}` in: {said}");
+    }
+    assert!(!beside("iris/1").exists());
+    let written = profile(&["--model", "iris", &iris, "--label", "species", "--json"]);
+    assert_eq!(written.status.code(), Some(0), "{written:?}");
+    let report: Value = serde_json::from_slice(&written.stdout).unwrap();
+    assert_eq!(report["profile"], beside("iris/1").display().to_string());
+    let notes = report["notes"].to_string();
+    assert!(notes.contains("`input` is compared with the columns `sepal_length`"), "{notes}");
+    // Pictures that are summed up although they have few numbers.
+    let digits = data("digits.npy");
+    for more in [&["--wide", "digits"][..], &["--embedding", "image"], &[]] {
+        let arguments = [&["--model", "digits", "--version", "1", &digits], more].concat();
+        assert_eq!(profile(&arguments).status.code(), Some(0), "{more:?}");
+        let server = Launch::of(&repository).start();
+        let report = server.admin("/api/v1/models/digits/drift").ok().json();
+        assert_eq!(report["reference"]["kind"], "profile", "{more:?}: {report}");
+        assert_eq!(report["reference"]["rows"], 200);
+    }
+    let checked = tidegate(&["check", "--repository", &folder], "");
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert!(!String::from_utf8_lossy(&checked.stdout).contains("not used"), "{checked:?}");
+    fs::copy(beside("iris/1"), beside("sentiment/1")).unwrap();
+    let checked = tidegate(&["check", "--repository", &folder, "--json"], "");
+    let text = String::from_utf8_lossy(&checked.stdout);
+    assert!(text.contains("profile.json is not used"), "{text}");
+    for (arguments, word) in [
+        (["--model", "irs", "--version", "1"], "no model `irs`"),
+        (["--model", "iris", "--version", "7"], "no version `7`"),
+    ] {
+        let wrong = profile(&[&arguments[..], &[&iris]].concat());
+        assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+        assert!(String::from_utf8_lossy(&wrong.stderr).contains(word), "{wrong:?}");
+    }
 }
 
 #[test]

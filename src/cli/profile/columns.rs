@@ -10,9 +10,6 @@ use crate::{
     drift::Column,
 };
 
-/// Columns of numbers that are watched one by one; more are a wide input.
-const SINGLE_MAX: usize = 256;
-
 /// Rows that the kinds of a CSV file's columns are told from.
 const ROWS_LOOKED_AT: usize = 10_000;
 
@@ -47,7 +44,12 @@ pub(super) enum Form {
 
 impl Choice {
     /// Chooses from the columns of the files, which must be the same in all.
-    pub(super) fn of(files: &[Dataset], arguments: &ProfileArguments) -> anyhow::Result<Self> {
+    /// More numbers than `singles_max` are one wide input.
+    pub(super) fn of(
+        files: &[Dataset],
+        arguments: &ProfileArguments,
+        singles_max: usize,
+    ) -> anyhow::Result<Self> {
         let first = files.first().context("no data are named")?;
         for other in files {
             ensure!(
@@ -60,6 +62,7 @@ impl Choice {
         let mut choosing = Choosing {
             data: first,
             arguments,
+            singles_max,
             input: arguments.input.clone(),
             free: chosen(first, arguments)?,
             ready: BTreeMap::new(),
@@ -111,6 +114,8 @@ fn chosen(data: &Dataset, arguments: &ProfileArguments) -> anyhow::Result<Vec<us
 struct Choosing<'a> {
     data: &'a Dataset,
     arguments: &'a ProfileArguments,
+    /// Columns of numbers that are watched one by one; more are a wide input.
+    singles_max: usize,
     /// The name of the input that columns without a name belong to.
     input: Option<String>,
     /// Columns that nothing is made of yet.
@@ -185,7 +190,7 @@ impl Choosing<'_> {
                 }
             }
         }
-        if singles.len() > SINGLE_MAX {
+        if singles.len() > self.singles_max {
             let input = self.input.clone().unwrap_or_else(|| "input".to_owned());
             self.notes.push(format!(
                 "{} numbers a row are watched as one wide input `{input}` (--input names it): by mean, spread, extremes and \

@@ -3,17 +3,23 @@
 mod columns;
 mod page;
 mod passes;
+mod subject;
 
-use std::{fs, io::Write as _, path::Path};
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 
 use super::{Outcome, commands::ProfileArguments, print, print_json};
 use crate::{
     dataset::{Dataset, Limits},
-    drift::{PROFILE_BYTES_MAX, Profiler, ProfilerSettings},
+    drift::{self, PROFILE_BYTES_MAX, PROFILE_FILE, Profiler, ProfilerSettings},
 };
 use columns::Choice;
+use subject::Subject;
 
 /// Columns of a file: rows of pictures have many.
 const COLUMNS_MAX: usize = 1 << 18;
@@ -22,7 +28,16 @@ pub(super) fn run(arguments: &ProfileArguments, json: bool) -> anyhow::Result<Ou
     let limits = Limits { columns_max: COLUMNS_MAX, ..Limits::default() };
     let files = arguments.data.iter().map(|path| Dataset::open(path, limits));
     let files = files.collect::<Result<Vec<_>, _>>()?;
-    let choice = Choice::of(&files, arguments)?;
+    let subject = match &arguments.model {
+        Some(model) => match Subject::of(model, arguments)? {
+            Some(subject) => Some(subject),
+            None => return Ok(Outcome::No),
+        },
+        None => None,
+    };
+    let plain = drift::Settings::default();
+    let watched = subject.as_ref().map_or(&plain, |subject| &subject.settings);
+    let choice = Choice::of(&files, arguments, watched.features_max)?;
     let settings = ProfilerSettings {
         sample_rows: usize::try_from(arguments.sample_rows).unwrap_or(usize::MAX),
         seed: arguments.seed,
@@ -38,6 +53,13 @@ pub(super) fn run(arguments: &ProfileArguments, json: bool) -> anyhow::Result<Ou
     }
     let profile = passes::run(&files, &choice, profiler)?;
     notes.extend(page::notes(&profile));
+    match subject.as_ref().map_or(Ok(Vec::new()), |subject| subject.fit(&profile)) {
+        Ok(found) => notes.extend(found),
+        Err(wrong) => {
+            anstream::eprintln!("tidegate: {wrong}; the profile is not written");
+            return Ok(Outcome::No);
+        }
+    }
     let text = profile.to_json();
     anyhow::ensure!(
         text.len() as u64 <= PROFILE_BYTES_MAX,
@@ -45,7 +67,9 @@ pub(super) fn run(arguments: &ProfileArguments, json: bool) -> anyhow::Result<Ou
          or --exclude",
         text.len()
     );
-    let path = &arguments.output;
+    let beside = subject.as_ref().map(|subject| subject.folder.join(PROFILE_FILE));
+    let path = arguments.output.clone().or(beside).unwrap_or_else(|| PathBuf::from(PROFILE_FILE));
+    let path = path.as_path();
     write(path, text.as_bytes())
         .with_context(|| format!("the profile cannot be written to `{}`", path.display()))?;
     if let Some(model) = &arguments.contract {

@@ -161,6 +161,14 @@ impl ListedVersion {
             Lies::Shelf(version) => version.fetch(store),
         }
     }
+
+    /// The version's folder; `None` where it was fetched from elsewhere.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.lies {
+            Lies::Folder(version) => Some(&version.place.folder),
+            Lies::Shelf(_) => None,
+        }
+    }
 }
 
 impl FolderVersion {
