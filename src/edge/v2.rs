@@ -253,9 +253,7 @@ fn predict<'w>(
     };
     if let Some(name) = call.segment_header() {
         let value = head.headers.get(name).map(HeaderValue::as_bytes);
-        // Borrowed from the call, which is told.
-        let value = value.unwrap_or_default();
-        call.in_segment(value);
+        call.in_segment(value.unwrap_or_default());
     }
     let answer = worker.budget().reserve(call.version().answer_bytes()).and_then(|room| {
         let encoded = answer(worker, &mut call, arrived, early)?;

@@ -63,7 +63,7 @@ pub struct VersionQuality {
     pub segments: Vec<SegmentQuality>,
 }
 
-/// How good a version was on the rows of a segment.
+/// Quality of a version on the rows of a segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SegmentQuality {
     /// The value of the header or feature.

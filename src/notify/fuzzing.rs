@@ -1,4 +1,4 @@
-//! What must hold for any bytes as webhooks, hosts and blocks of addresses: the check of the fuzz target, and of the
+//! Properties that hold for any bytes as webhooks, hosts and blocks of addresses: the check of the fuzz target, and of the
 //! test over its corpus.
 //!
 //! It takes whatever bytes come and panics if a promise is broken. Not part of the product.
