@@ -1,5 +1,5 @@
-//! Properties that hold for any bytes as webhooks, hosts and blocks of addresses: the check of the fuzz target, and of the
-//! test over its corpus.
+//! Properties that hold for any bytes as webhooks, hosts and blocks of addresses: the check of the fuzz target, and of
+//! the test over its corpus.
 //!
 //! It takes whatever bytes come and panics if a promise is broken. Not part of the product.
 
