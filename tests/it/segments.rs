@@ -96,6 +96,10 @@ fn a_segment_that_moves_is_named_and_its_neighbour_is_left_alone() {
     assert!(unknown.text().contains("there are eu, us"), "{}", unknown.text());
 
     let admin = format!("http://{}", server.admin);
+    let shown = tidegate(&["drift", "status", "iris", "--admin", &admin], "");
+    assert_eq!(shown.status.code(), Some(1), "a segment drifts");
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.contains("tidegate drift status iris --segment eu"), "{text}");
     let shown = tidegate(&["drift", "status", "iris", "--segment", "eu", "--admin", &admin], "");
     assert_eq!(shown.status.code(), Some(1));
     let text = String::from_utf8(shown.stdout).unwrap();

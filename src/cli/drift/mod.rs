@@ -59,7 +59,7 @@ fn one(model: &str, of: &DriftOf, all: bool, json: bool) -> anyhow::Result<Outco
         let shown = if all { usize::MAX } else { FEATURES_SHOWN };
         draw(&status::frame(&report, SystemClock.unix(), terminal::columns(), shown))?;
     }
-    Ok(verdict(report.status == Status::Drifting))
+    Ok(verdict(is_drifting(&report)))
 }
 
 /// A line for each model.
@@ -87,7 +87,13 @@ fn all_models(of: &DriftOf, json: bool) -> anyhow::Result<Outcome> {
     } else {
         draw(&status::overview(&reports, terminal::columns()))?;
     }
-    Ok(verdict(reports.iter().any(|report| report.status == Status::Drifting)))
+    Ok(verdict(reports.iter().any(is_drifting)))
+}
+
+/// True if all rows drift, or those of a segment.
+fn is_drifting(report: &DriftReport) -> bool {
+    let segments = report.segments.iter().map(|segment| segment.status);
+    segments.chain([report.status]).any(|status| status == Status::Drifting)
 }
 
 fn verdict(is_drift: bool) -> Outcome {

@@ -75,7 +75,12 @@ pub(super) fn frame(
         lines.extend(table(report, columns, features_max));
     }
     lines.push(Line::default());
-    for text in next(report) {
+    let drifting = report.segments.iter().find(|segment| segment.status == Status::Drifting);
+    let of_segment = drifting.map(|segment| {
+        let (model, value) = (quoted(&report.model), quoted(&segment.value));
+        format!("the segment that drifts: tidegate drift status {model} --segment {value}")
+    });
+    for text in of_segment.into_iter().chain(next(report)) {
         lines.extend(wrapped(&text, columns).into_iter().map(|text| Line::of(Style::Faint, text)));
     }
     lines
