@@ -126,7 +126,7 @@ tidegate.toml: 9 problems
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
   server.colour = "red"           unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 8)
   server."server.http" = 1        unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 9)
-  models.a.canary = 1             unknown key; [models] has contract, drift, engine, feedback, on_new_version, required, retrain, rollout, route_override, signature_may_change (line 11)
+  models.a.canary = 1             unknown key; [models] has contract, drift, engine, feedback, on_new_version, required, retrain, rollout, route_override, segments, signature_may_change (line 11)
   models."a b"                    must be a model name: 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..` (line 12)
 "#,
     );
@@ -452,6 +452,7 @@ fn every_key_reaches_the_settings() {
                 .map(Into::into),
         );
         candidates.push(r#"[{"name": "a", "url": "http://h/"}]"#.into());
+        candidates.push(r#"{"feature": "country"}"#.into());
         candidates
             .extend(["minimum", "maximum", "x-minimum", "x-maximum"].map(|k| schema[k].clone()));
         candidates.extend(schema["enum"].as_array().into_iter().flatten().cloned());
