@@ -7,7 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -26,12 +26,12 @@ use super::{
     watch::Rise,
 };
 
-/// Time between two looks at rings that had much in them.
+/// Time between two looks at rings: the least, for those that fill fast.
 const SOON: Duration = Duration::from_millis(5);
-/// Time between two looks otherwise.
+/// And the most.
 const LOOK: Duration = Duration::from_millis(50);
-/// Entries in a look that are much.
-const MUCH: usize = 1024;
+/// Entries that a look should find at most: a quarter of a ring, so that a burst has room.
+const MUCH: u32 = 1 << 12;
 /// Requests that are joined together.
 const TOGETHER_MAX: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
@@ -64,6 +64,12 @@ struct Waiting {
     reply: Reply<Vec<Answer>>,
 }
 
+/// The time until the next look, where the last one found this many entries, of this much time.
+fn pause(taken: usize, since: Duration) -> Duration {
+    let taken = u32::try_from(taken.max(1)).unwrap_or(u32::MAX);
+    (since * MUCH / taken).clamp(SOON, LOOK)
+}
+
 impl Joiner {
     pub(super) fn new(
         parts: Parts,
@@ -90,7 +96,7 @@ impl Joiner {
 
     pub(super) fn run(mut self) {
         self.restore();
-        let mut patience = LOOK;
+        let (mut patience, mut looked_at) = (LOOK, Instant::now());
         loop {
             let mut commands = Vec::new();
             match self.commands.recv_timeout(patience) {
@@ -105,7 +111,9 @@ impl Joiner {
             }
             // Before the commands: whoever has an answer may bring its outcome.
             let taken = self.drain();
-            patience = if taken > MUCH { SOON } else { LOOK };
+            let since = looked_at.elapsed();
+            looked_at = Instant::now();
+            patience = pause(taken, since);
             if self.obey(commands) {
                 break;
             }
@@ -147,7 +155,7 @@ impl Joiner {
         let now = self.serving.unix_now();
         let recall = Arc::clone(&self.recall);
         let taken = recall.take(|entry| self.remember(entry, now));
-        if taken > MUCH {
+        if taken > MUCH as usize {
             // A second may bring more than there is room for.
             self.bound();
         }
@@ -455,5 +463,18 @@ impl Joiner {
         for index in gone.into_iter().rev() {
             self.ledgers.remove(index).remove();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_that_fill_fast_are_looked_at_sooner() {
+        let pause = |taken, millis| pause(taken, Duration::from_millis(millis)).as_millis();
+        assert_eq!([pause(0, 50), pause(4096, 50), pause(3000, 50)], [50; 3]);
+        assert_eq!([pause(8192, 50), pause(16_384, 20), pause(100_000, 50)], [25, 5, 5]);
+        assert_eq!(pause(100, 3_600_000), 50);
     }
 }

@@ -21,7 +21,10 @@ use std::{
 
 use siphasher::sip::SipHasher13;
 
-use crate::{model::PredictionId, serve::Recalled};
+use crate::{
+    model::PredictionId,
+    serve::{RECALLED_WORDS as WORDS, Recalled},
+};
 
 use super::tally::Truth;
 
@@ -32,8 +35,8 @@ const HEAD: usize = 12;
 const SEGMENT_BYTES: u64 = 4 << 20;
 /// The longest payload; what is longer was never written.
 const PAYLOAD_BYTES_MAX: usize = 16 << 20;
-/// Predictions and outcomes in one frame at most.
-const FRAME_MAX: usize = 1 << 16;
+/// Predictions and outcomes in one frame at most: few enough that a frame stays in a core's cache while it is built.
+pub(super) const FRAME_MAX: usize = 1 << 12;
 
 const SERIES: u8 = 1;
 const PREDICTIONS: u8 = 2;
@@ -128,15 +131,18 @@ impl Frames {
         self.frame(SERIES, |out| out.extend_from_slice(text.as_bytes()));
     }
 
-    pub(super) fn predictions(&mut self, entries: impl Iterator<Item = Recalled>) {
-        let entries: Vec<_> = entries.collect();
-        for entries in entries.chunks(FRAME_MAX) {
-            self.frame(PREDICTIONS, |out| {
-                for word in entries.iter().flat_map(Recalled::to_words) {
-                    out.extend_from_slice(&word.to_le_bytes());
-                }
-            });
-        }
+    /// One frame of at most [`FRAME_MAX`] predictions.
+    pub(super) fn predictions<'a>(&mut self, entries: impl Iterator<Item = &'a [u64; WORDS]>) {
+        self.frame(PREDICTIONS, |out| {
+            for word in entries.take(FRAME_MAX).flatten() {
+                out.extend_from_slice(&word.to_le_bytes());
+            }
+        });
+    }
+
+    /// Empties it; its room stays.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
     }
 
     pub(super) fn outcomes(&mut self, outcomes: &[Joined]) {
@@ -389,7 +395,7 @@ mod tests {
             head
         };
         let mut frames = Frames::default();
-        frames.predictions([recalled(1), recalled(2)].into_iter());
+        frames.predictions([1, 2].map(|name| recalled(name).to_words()).iter());
         frames.outcomes(&[joined(1)]);
         journal.append(&frames, true, head, 0).unwrap();
         let mark = journal.mark();

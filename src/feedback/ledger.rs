@@ -21,8 +21,8 @@ use super::{
     Answer, Judged, Outcome, Policy, Status, Told,
     calibration::{Calibration, Written},
     drops::Standing,
-    journal::{Frame, Frames, Joined, Journal, Mark},
-    memory::Memory,
+    journal::{FRAME_MAX, Frame, Frames, Joined, Journal, Mark},
+    memory::{Kept, Memory},
     quality::Drop,
     tally::{Truth, class_of, step},
     watch::{Miss, Rise, Watch},
@@ -50,6 +50,8 @@ pub(super) struct Ledger {
     pub(super) drops: BTreeMap<u64, Standing>,
     next_series: u32,
     journal: Option<Journal>,
+    /// Room for what is written next.
+    frames: Frames,
     /// The position up to which predictions are written down.
     written: u64,
     /// Series that the open segment does not have yet.
@@ -171,6 +173,7 @@ impl Ledger {
             new_series: Vec::new(),
             is_changed: false,
             snapshot_at: now,
+            frames: Frames::default(),
             is_troubled: false,
         };
         if let Some(folder) = folder {
@@ -434,15 +437,11 @@ impl Ledger {
         if from == end && outcomes.is_empty() {
             return Ok(());
         }
-        let mut frames = Frames::default();
         for index in &self.new_series {
             if let Some(series) = self.series.get(index) {
-                frames.series(&series.head(*index));
+                self.frames.series(&series.head(*index));
             }
         }
-        let fresh = (from..end).filter_map(|position| self.memory.at(position));
-        frames.predictions(fresh.map(super::memory::Kept::recalled));
-        frames.outcomes(outcomes);
         let series = &self.series;
         let head = || {
             let mut head = Frames::default();
@@ -451,10 +450,27 @@ impl Ledger {
             }
             head
         };
-        journal.append(&frames, !outcomes.is_empty(), head, self.written)?;
-        self.written = end;
-        self.new_series.clear();
-        Ok(())
+        let mut at = from;
+        loop {
+            let next = end.min(at + FRAME_MAX as u64);
+            if next > at {
+                let fresh = (at..next).filter_map(|position| self.memory.at(position));
+                self.frames.predictions(fresh.map(Kept::words));
+            }
+            let is_last = next == end;
+            if is_last {
+                self.frames.outcomes(outcomes);
+            }
+            let synced = is_last && !outcomes.is_empty();
+            let done = journal.append(&self.frames, synced, head, self.written);
+            self.frames.clear();
+            done?;
+            self.new_series.clear();
+            (at, self.written) = (next, next);
+            if is_last {
+                return Ok(());
+            }
+        }
     }
 
     /// Writes predictions that are not written yet; what fails is told once, and tried again.
@@ -717,7 +733,7 @@ mod tests {
     }
 
     fn name(count: u128) -> PredictionId {
-        PredictionId::from_bits(u128::from(NOW.as_secs()) << 96 | count)
+        PredictionId::from_bits(u128::from(NOW.as_secs()) << 96 | count << 32)
     }
 
     #[test]

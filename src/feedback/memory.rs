@@ -6,11 +6,13 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
     time::Duration,
 };
 
-use crate::{model::PredictionId, serve::Recalled};
+use crate::{
+    model::PredictionId,
+    serve::{RECALLED_WORDS, Recalled},
+};
 
 use super::tally::Truth;
 
@@ -23,43 +25,73 @@ pub(super) struct Memory {
     /// The position of the first that is kept; positions count all there ever were.
     first: u64,
     entries: VecDeque<Kept>,
-    /// Positions of the first rows, by name.
-    places: HashMap<(u64, u64), u64, BuildHasherDefault<ByTail>>,
+    /// First rows by the origin of their names: names of one origin count up, so that they need no hash table, whose
+    /// every insertion would miss the caches.
+    places: HashMap<u32, Places>,
+}
+
+/// First rows of the names of one origin, in the order of their counts, which is almost that in which they come.
+#[derive(Debug, Default)]
+struct Places {
+    /// Count, as a number that does not wrap around, and position.
+    rows: VecDeque<(i64, u64)>,
+    /// The newest count as the name has it, and as a number that does not wrap around.
+    newest: (u32, i64),
+}
+
+impl Places {
+    /// A count as a number that does not wrap around; names that are kept lie closer than half a turn.
+    fn unwrapped(&self, count: u32) -> i64 {
+        self.newest.1 + i64::from(count.wrapping_sub(self.newest.0).cast_signed())
+    }
+
+    fn insert(&mut self, count: u32, position: u64) {
+        let order = self.unwrapped(count);
+        if self.rows.back().is_none_or(|(last, _)| *last < order) {
+            self.rows.push_back((order, position));
+            self.newest = (count, order);
+            return;
+        }
+        match self.rows.binary_search_by_key(&order, |(order, _)| *order) {
+            Ok(at) => self.rows[at].1 = position,
+            Err(at) => self.rows.insert(at, (order, position)),
+        }
+    }
+
+    fn find(&self, count: u32) -> Option<u64> {
+        let order = self.unwrapped(count);
+        let at = self.rows.binary_search_by_key(&order, |(order, _)| *order).ok()?;
+        Some(self.rows[at].1)
+    }
 }
 
 /// A prediction, and the outcome that was joined to it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kept {
-    words: [u64; 8],
+    words: [u64; RECALLED_WORDS],
     truth: u64,
     kind: u8,
     /// True on the first row once an outcome of any row has spoken for a rollout.
     has_spoken: bool,
 }
 
-/// Names end in a count and check bits, which are as good as random: they are their own hash.
-#[derive(Debug, Default)]
-struct ByTail(u64);
-
-impl Hasher for ByTail {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("names are words");
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        // The last word is the tail; the upper bits of a hash choose, too.
-        self.0 = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 impl Kept {
     /// The prediction; its place is the index of the model's series.
     pub(super) fn recalled(&self) -> Recalled {
         Recalled::from_words(self.words)
+    }
+
+    /// The prediction's words, [`Recalled::to_words`].
+    pub(super) fn words(&self) -> &[u64; RECALLED_WORDS] {
+        &self.words
+    }
+
+    fn name(&self) -> u128 {
+        Recalled::name_in(&self.words)
+    }
+
+    fn at(&self) -> Duration {
+        Recalled::time_in(&self.words)
     }
 
     /// The outcome that was joined to it.
@@ -82,22 +114,22 @@ impl Kept {
     }
 }
 
-fn key_of(name: PredictionId) -> (u64, u64) {
-    let bits = name.bits();
-    #[expect(clippy::cast_possible_truncation, reason = "the halves")]
-    let key = ((bits >> 64) as u64, bits as u64);
-    key
-}
-
 impl Memory {
     /// Keeps a prediction; rows of a request come one after the other.
     pub(super) fn push(&mut self, entry: &Recalled) {
         let position = self.end();
         if entry.row == 0 {
-            self.places.insert(key_of(entry.prediction), position);
+            let name = entry.prediction;
+            self.places.entry(name.origin()).or_default().insert(name.count(), position);
         }
         let words = entry.to_words();
         self.entries.push_back(Kept { words, truth: 0, kind: 0, has_spoken: false });
+    }
+
+    /// The position of a prediction's first row, if that is kept.
+    fn place(&self, name: PredictionId) -> Option<u64> {
+        let position = self.places.get(&name.origin())?.find(name.count())?;
+        (self.at(position)?.name() == name.bits()).then_some(position)
     }
 
     /// The position behind the last.
@@ -116,13 +148,12 @@ impl Memory {
 
     /// Rows of a prediction, if its first is kept.
     pub(super) fn rows(&self, name: PredictionId) -> Option<u32> {
-        let place = *self.places.get(&key_of(name))?;
-        Some(self.at(place)?.recalled().rows)
+        Some(self.at(self.place(name)?)?.recalled().rows)
     }
 
     /// The position of a row of a prediction.
     pub(super) fn find(&self, name: PredictionId, row: u32) -> Option<u64> {
-        let position = self.places.get(&key_of(name))? + u64::from(row);
+        let position = self.place(name)? + u64::from(row);
         let recalled = self.at(position)?.recalled();
         (recalled.prediction == name && u32::from(recalled.row) == row).then_some(position)
     }
@@ -137,32 +168,31 @@ impl Memory {
 
     /// True the first time that an outcome of a prediction asks to speak for it.
     pub(super) fn may_speak(&mut self, name: PredictionId) -> bool {
-        let Some(place) = self.places.get(&key_of(name)).copied() else { return false };
+        let Some(place) = self.place(name) else { return false };
         self.at_mut(place).is_some_and(|kept| !std::mem::replace(&mut kept.has_spoken, true))
     }
 
     /// Drops what was predicted before a time, and what does not fit.
     pub(super) fn trim(&mut self, oldest: Duration, bytes_max: u64) {
         while let Some(first) = self.entries.front()
-            && (self.bytes() > bytes_max || first.recalled().at < oldest)
+            && (self.bytes() > bytes_max || first.at() < oldest)
         {
-            self.drop_first();
+            self.entries.pop_front();
+            self.first += 1;
         }
+        let first = self.first;
+        self.places.retain(|_, places| {
+            while places.rows.front().is_some_and(|(_, position)| *position < first) {
+                places.rows.pop_front();
+            }
+            !places.rows.is_empty()
+        });
         // After a burst the room is given back.
         if self.entries.capacity() > 4 * self.entries.len().max(1024) {
             self.entries.shrink_to(2 * self.entries.len());
-            self.places.shrink_to(2 * self.places.len());
-        }
-    }
-
-    fn drop_first(&mut self) {
-        if let Some(first) = self.entries.pop_front() {
-            let recalled = first.recalled();
-            let key = key_of(recalled.prediction);
-            if self.places.get(&key) == Some(&self.first) {
-                self.places.remove(&key);
-            }
-            self.first += 1;
+            self.places
+                .values_mut()
+                .for_each(|places| places.rows.shrink_to(2 * places.rows.len()));
         }
     }
 }
@@ -186,20 +216,50 @@ mod tests {
         }
     }
 
+    /// A name as a worker of this origin counts it.
+    fn name(origin: u32, count: u32) -> u128 {
+        u128::from(origin) << 64 | u128::from(count) << 32 | 5
+    }
+
+    #[test]
+    fn names_are_found_whatever_their_order_and_where_they_wrap_around() {
+        let mut memory = Memory::default();
+        let counts = [u32::MAX - 1, u32::MAX, 1, 0, 3, 2, 7];
+        for count in counts {
+            for origin in [1, 2] {
+                memory.push(&entry(name(origin, count), 0, 1, 10));
+            }
+        }
+        let find = |memory: &Memory, name| memory.find(PredictionId::from_bits(name), 0);
+        for (place, count) in (0_u64..).zip(counts) {
+            assert_eq!(find(&memory, name(1, count)), Some(2 * place), "{count}");
+            assert_eq!(find(&memory, name(2, count)), Some(2 * place + 1), "{count}");
+            // Another name with the same count: another second, or other check bits.
+            assert_eq!(find(&memory, name(1, count) ^ 1 << 96), None);
+            assert_eq!(find(&memory, name(1, count) ^ 1), None);
+        }
+        assert_eq!([find(&memory, name(3, 0)), find(&memory, name(1, 4))], [None, None]);
+        memory.trim(Duration::ZERO, 7 * ENTRY_BYTES);
+        let kept: Vec<u32> =
+            counts.into_iter().filter(|count| find(&memory, name(2, *count)).is_some()).collect();
+        assert_eq!(kept, [0, 3, 2, 7]);
+    }
+
     #[test]
     fn rows_are_found_until_they_do_not_fit_or_are_too_old() {
         let mut memory = Memory::default();
-        memory.push(&entry(7, 0, 2, 10));
-        memory.push(&entry(7, 1, 2, 10));
-        memory.push(&entry(8, 0, 1, 20));
-        let find = |memory: &Memory, name, row| memory.find(PredictionId::from_bits(name), row);
+        let named = |count| PredictionId::from_bits(name(1, count));
+        memory.push(&entry(name(1, 7), 0, 2, 10));
+        memory.push(&entry(name(1, 7), 1, 2, 10));
+        memory.push(&entry(name(1, 8), 0, 1, 20));
+        let find = |memory: &Memory, count, row| memory.find(named(count), row);
         assert_eq!([find(&memory, 7, 1), find(&memory, 8, 0)], [Some(1), Some(2)]);
         assert_eq!([find(&memory, 7, 2), find(&memory, 9, 0)], [None, None]);
-        assert_eq!(memory.rows(PredictionId::from_bits(7)), Some(2));
+        assert_eq!(memory.rows(named(7)), Some(2));
         memory.at_mut(1).unwrap().join(Some(Truth::Class(3)));
         assert_eq!(memory.at(1).unwrap().joined(), Some(Truth::Class(3)));
-        assert!(memory.may_speak(PredictionId::from_bits(7)));
-        assert!(!memory.may_speak(PredictionId::from_bits(7)));
+        assert!(memory.may_speak(named(7)));
+        assert!(!memory.may_speak(named(7)));
         memory.trim(Duration::ZERO, 2 * ENTRY_BYTES);
         assert_eq!([find(&memory, 7, 0), find(&memory, 7, 1)], [None, None], "row 0 leads to it");
         memory.trim(Duration::from_secs(21), u64::MAX);

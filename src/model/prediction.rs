@@ -58,6 +58,22 @@ impl PredictionId {
         std::str::from_utf8(&self.text).expect("hexadecimal digits are text")
     }
 
+    /// The process and worker that made it, in one number.
+    #[must_use]
+    pub fn origin(&self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "a part of the name")]
+        let origin = (self.bits >> 64) as u32;
+        origin
+    }
+
+    /// The worker's count, which wraps around.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        #[expect(clippy::cast_possible_truncation, reason = "a part of the name")]
+        let count = (self.bits >> 32) as u32;
+        count
+    }
+
     /// The time of the prediction since 1970, to the second.
     #[must_use]
     pub fn made_at(&self) -> Duration {
@@ -148,6 +164,7 @@ mod tests {
         let key = PredictionKey::new([1, 2]);
         let name = key.name(1_800_000_000, 0xdead_b001, 7);
         assert!(name.as_str().starts_with("6b49d200deadb00100000007"), "{name:?}");
+        assert_eq!((name.origin(), name.count()), (0xdead_b001, 7));
         assert_eq!(name.made_at(), Duration::from_hours(500_000));
         assert!(key.knows(name));
         assert!(!PredictionKey::new([1, 3]).knows(name));

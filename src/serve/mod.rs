@@ -47,7 +47,7 @@ pub use compare::{Difference, compare, non_finite};
 pub use demand::{Demand, DemandError, Lease, Wish};
 pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Output, Reading, SLOW_MAX};
 pub use names::{Names, Naming};
-pub use recall::{Assigned, Recall, Recalled};
+pub use recall::{Assigned, Recall, Recalled, WORDS as RECALLED_WORDS};
 pub use settings::Settings;
 pub use shadow::{Shadow, Shadowing};
 pub use spare::{Spare, is_awaited, is_spare_missing};

@@ -31,8 +31,8 @@ pub(super) const ROWS_MAX: usize = 1024;
 /// Entries of one worker that may wait to be read; a power of two.
 const WAITING_MAX: usize = 1 << 14;
 
-/// Words of an entry.
-const WORDS: usize = 8;
+/// Words of an entry, [`Recalled::to_words`].
+pub const WORDS: usize = 8;
 
 #[derive(Debug)]
 #[repr(align(128))]
@@ -138,18 +138,30 @@ impl Recalled {
         ]
     }
 
+    /// The bits of the prediction's name in an entry's words.
+    #[must_use]
+    pub fn name_in([head, tail, ..]: &[u64; WORDS]) -> u128 {
+        u128::from(*head) << 64 | u128::from(*tail)
+    }
+
+    /// The time of assignment in an entry's words.
+    #[must_use]
+    pub fn time_in([_, _, _, at, ..]: &[u64; WORDS]) -> Duration {
+        Duration::from_nanos(*at)
+    }
+
     /// The entry of these words.
     #[must_use]
     pub fn from_words(words: [u64; WORDS]) -> Self {
-        let [head, tail, bits, at, share, key, place, flags] = words;
+        let [_, _, bits, _, share, key, place, flags] = words;
         let is = |flag: u64| flags & flag != 0;
         #[expect(clippy::cast_possible_truncation, reason = "parts of words")]
         Self {
-            prediction: PredictionId::from_bits(u128::from(head) << 64 | u128::from(tail)),
+            prediction: PredictionId::from_bits(Self::name_in(&words)),
             row: (flags >> 16) as u16,
             rows: place as u32,
             place: (place >> 32) as u32,
-            at: Duration::from_nanos(at),
+            at: Self::time_in(&words),
             predicted: Predicted {
                 kind: match flags & 3 {
                     0 => PredictedKind::Nothing,
