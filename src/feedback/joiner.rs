@@ -30,8 +30,8 @@ use super::{
 const SOON: Duration = Duration::from_millis(5);
 /// And the most.
 const LOOK: Duration = Duration::from_millis(50);
-/// Entries that a look should find at most: a quarter of a ring, so that a burst has room.
-const MUCH: u32 = 1 << 12;
+/// Entries that a look should find at most: a sixteenth of a ring, which stays in the caches; a burst has room.
+const MUCH: u32 = 1 << 10;
 /// Requests that are joined together.
 const TOGETHER_MAX: usize = 64;
 const SECOND: Duration = Duration::from_secs(1);
@@ -473,8 +473,8 @@ mod tests {
     #[test]
     fn rings_that_fill_fast_are_looked_at_sooner() {
         let pause = |taken, millis| pause(taken, Duration::from_millis(millis)).as_millis();
-        assert_eq!([pause(0, 50), pause(4096, 50), pause(3000, 50)], [50; 3]);
-        assert_eq!([pause(8192, 50), pause(16_384, 20), pause(100_000, 50)], [25, 5, 5]);
+        assert_eq!([pause(0, 50), pause(1024, 50), pause(700, 50)], [50; 3]);
+        assert_eq!([pause(2048, 50), pause(4096, 20), pause(100_000, 50)], [25, 5, 5]);
         assert_eq!(pause(100, 3_600_000), 50);
     }
 }

@@ -3,6 +3,7 @@
 //! A worker stages an entry for each row of an answer and shows them once the answer is counted, so that whoever has
 //! the answer finds its prediction remembered. Always true:
 //! - A ring has one writer, its worker, and one reader; neither waits for the other.
+//! - Once all is read, a ring begins again at its first slot: slots that were just used are still in the caches.
 //! - Where a ring is full, or a request has more than [`ROWS_MAX`] rows, the rest is not remembered, and counted.
 //!
 //! Not here: what becomes of entries (`feedback`), which outputs are the prediction (`answer`).
@@ -34,11 +35,16 @@ const WAITING_MAX: usize = 1 << 14;
 /// Words of an entry, [`Recalled::to_words`].
 pub const WORDS: usize = 8;
 
+/// Looks at a ring in which more may have come since.
+const LOOKS: usize = 4;
+
 #[derive(Debug)]
 #[repr(align(128))]
 struct Lane {
     /// Entries shown so far; written by the worker.
     head: AtomicU64,
+    /// The entry that lies in the first slot; written by the worker while nothing waits to be read.
+    first: AtomicU64,
     /// Rows that were not remembered.
     lost: AtomicU64,
     slots: Box<[[AtomicU64; WORDS]]>,
@@ -189,7 +195,7 @@ impl Lane {
     #[inline]
     fn slot(&self, at: u64) -> &[AtomicU64; WORDS] {
         #[expect(clippy::cast_possible_truncation, reason = "the lowest bits count")]
-        let index = at as usize & (WAITING_MAX - 1);
+        let index = at.wrapping_sub(self.first.load(Relaxed)) as usize & (WAITING_MAX - 1);
         &self.slots[index]
     }
 }
@@ -201,6 +207,7 @@ impl Recall {
         let slot = || std::array::from_fn(|_| AtomicU64::new(0));
         let lane = || Lane {
             head: AtomicU64::new(0),
+            first: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             slots: (0..WAITING_MAX).map(|_| slot()).collect(),
             tail: Tail::default(),
@@ -212,9 +219,14 @@ impl Recall {
     #[inline]
     pub(super) fn stage(&self, worker: WorkerId, staged: u64, entry: &Recalled) -> bool {
         let lane = &self.lanes[worker.0];
-        let at = lane.head.load(Relaxed) + staged;
-        if at - lane.tail.0.load(Acquire) >= WAITING_MAX as u64 {
+        let head = lane.head.load(Relaxed);
+        let (at, tail) = (head + staged, lane.tail.0.load(Acquire));
+        if at - tail >= WAITING_MAX as u64 {
             return false;
+        }
+        if staged == 0 && tail == head {
+            // The reader has no business in the slots until it sees another head, and then it sees this, too.
+            lane.first.store(head, Relaxed);
         }
         for (word, value) in lane.slot(at).iter().zip(entry.to_words()) {
             word.store(value, Relaxed);
@@ -237,14 +249,20 @@ impl Recall {
     pub fn take(&self, mut each: impl FnMut(Recalled)) -> usize {
         let mut taken = 0;
         for lane in &self.lanes {
-            let head = lane.head.load(Acquire);
-            let tail = lane.tail.0.load(Relaxed);
-            for at in tail..head {
-                let slot = lane.slot(at);
-                each(Recalled::from_words(std::array::from_fn(|word| slot[word].load(Relaxed))));
+            // Again, for what came in the meantime: a ring begins anew where nothing waits.
+            for _ in 0..LOOKS {
+                let head = lane.head.load(Acquire);
+                let tail = lane.tail.0.load(Relaxed);
+                if head == tail {
+                    break;
+                }
+                for at in tail..head {
+                    let slot = lane.slot(at);
+                    each(Recalled::from_words(std::array::from_fn(|word| slot[word].load(Relaxed))));
+                }
+                lane.tail.0.store(head, Release);
+                taken += usize::try_from(head - tail).unwrap_or(0);
             }
-            lane.tail.0.store(head, Release);
-            taken += usize::try_from(head - tail).unwrap_or(0);
         }
         taken
     }
@@ -308,5 +326,27 @@ mod tests {
         assert!(!recall.stage(WorkerId(0), 0, &entry(5)));
         assert_eq!((taken().len(), recall.lost()), (WAITING_MAX, 5));
         assert!(recall.stage(WorkerId(0), 0, &entry(5)));
+    }
+
+    #[test]
+    fn a_reader_beside_the_writer_sees_each_entry_once_and_in_order() {
+        const ENTRIES: u32 = 200_000;
+        let recall = Recall::new(1);
+        let mut seen = Vec::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for count in 0..ENTRIES {
+                    while !recall.stage(WorkerId(0), 0, &entry(count)) {
+                        std::thread::yield_now();
+                    }
+                    recall.show(WorkerId(0), 1, 0);
+                }
+            });
+            while seen.len() < ENTRIES as usize {
+                recall.take(|entry| seen.push(entry.prediction));
+            }
+        });
+        let all: Vec<_> = (0..ENTRIES).map(|count| entry(count).prediction).collect();
+        assert!(seen == all);
     }
 }
