@@ -14,6 +14,7 @@ use super::{
     VersionTotals,
     page::{self, Bucket, Distribution, Exemplar, Family, Kind, Series, Value},
     process::Process,
+    saturation::saturation,
     upkeep,
 };
 
@@ -121,6 +122,13 @@ impl Exposition {
         let in_flight = server.in_flight() as f64;
         let help = "Requests that are being read, answered or waited for on the data plane.";
         self.gauges("tidegate_http_requests_in_flight", help, &[(vec![], in_flight)]);
+        let (busy, rate) = server.pace();
+        let help = "Share of their time that workers are busy, over the last seconds.";
+        self.gauges("tidegate_busy_ratio", help, &[(vec![], busy)]);
+        let objective = monitor.settings().objectives.iter().min().copied();
+        let saturation = saturation(busy, rate, objective);
+        let help = "The busy share of the workers, or how near the expected 99th percentile of the latency is to the strictest objective, whichever is more.";
+        self.gauges("tidegate_saturation_ratio", help, &[(vec![], saturation)]);
     }
 
     /// Copies of requests, by the version that got them.

@@ -19,6 +19,7 @@ mod outcome;
 mod page;
 mod process;
 mod recorder;
+mod saturation;
 mod settings;
 mod shadow;
 mod upkeep;
@@ -33,6 +34,7 @@ pub use recorder::{
     ArmRecorder, Code, InFlight, ModelRecorder, ModelTotals, Monitor, Part, Retired, Sample,
     ServerRecorder, Traced, VersionRecorder, VersionTotals, WorkerId,
 };
+pub use saturation::Pace;
 pub use settings::{Compat, Settings};
 pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
 pub use upkeep::{Ledger, Phase, Upkeep};

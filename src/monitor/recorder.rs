@@ -11,7 +11,9 @@ use std::{
 
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Clock, Events, Latencies, Settings, ShadowRecorder, ShadowTotals, Spread, Upkeep};
+use super::{
+    Clock, Events, Latencies, Pace, Settings, ShadowRecorder, ShadowTotals, Spread, Upkeep,
+};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +256,8 @@ struct ServerShard {
     refused_heads: Count,
     connections: Count,
     closed: Count,
+    /// Bits of the busy share and of the answers per second, smoothed.
+    pace: [AtomicU64; 2],
     /// Not a plain count: a worker that was given up may still let go of its requests.
     in_flight: AtomicU64,
 }
@@ -476,6 +480,28 @@ impl ServerRecorder {
         let in_flight = &self.shards[worker.0].0.in_flight;
         in_flight.fetch_add(1, Relaxed);
         InFlight(in_flight)
+    }
+
+    /// Notes the pace of a worker.
+    pub fn paced(&self, worker: WorkerId, pace: &Pace) {
+        let [share, rate] = &self.shards[worker.0].0.pace;
+        share.store(pace.share.to_bits(), Relaxed);
+        rate.store(pace.rate.to_bits(), Relaxed);
+    }
+
+    /// Answers of a worker so far.
+    pub fn answers_of(&self, worker: WorkerId) -> u64 {
+        self.shards[worker.0].0.answers.0.iter().map(Count::load).sum()
+    }
+
+    /// Busy share and answers per second of the mean worker.
+    #[expect(clippy::cast_precision_loss, reason = "few workers")]
+    pub(super) fn pace(&self) -> (f64, f64) {
+        let mean = |of: usize| {
+            let values = self.shards.iter().map(|it| f64::from_bits(it.0.pace[of].load(Relaxed)));
+            values.sum::<f64>() / self.shards.len().max(1) as f64
+        };
+        (mean(0), mean(1))
     }
 
     /// Requests in flight on the data plane.

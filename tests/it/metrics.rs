@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, thread,
+    fs,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
 };
 
 use serde_json::json;
@@ -223,6 +225,29 @@ fn a_repository_out_of_reach_is_told_and_makes_nothing_unready() {
     fs::rename(&away, repository.path()).unwrap();
     wait_for(&server, "tidegate_repository_readable", &[], 1.0);
     assert_eq!(server.admin("/readyz?verbose").text(), "ok\n");
+}
+
+#[test]
+fn saturation_follows_the_load() {
+    let launch = Launch::of(&Repository::of(&["add_sub"])).set("METRICS__OBJECTIVES", "1us");
+    let server = launch.start();
+    let now = |name: &str| sum(&scrape(&server), name, &[]).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut connection = server.connect();
+                while !done.load(Relaxed) {
+                    connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
+                }
+            });
+        }
+        eventually("workers are busy", || (now("tidegate_busy_ratio") > 0.1).then_some(()));
+        // No request takes less than the objective.
+        let saturation = now("tidegate_saturation_ratio");
+        done.store(true, Relaxed);
+        assert_eq!(saturation.to_bits(), 1.0_f64.to_bits());
+    });
 }
 
 /// Kind and labels of each metric on the page about them.
