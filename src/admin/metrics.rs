@@ -1,25 +1,26 @@
 //! `/metrics`: what the recorders hold, and the live table beside it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
+use flate2::{Compression, write::GzEncoder};
 
 use crate::{
     drift::Gauges,
     feedback::Status,
     model::{ModelName, SLOTS, VersionState},
-    monitor::{Exposition, Monitor},
+    monitor::{Exposition, Format, Monitor},
     rollout,
     serve::Serving,
 };
 
-use super::{Admin, Problem};
+use super::Admin;
 
-pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
+pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let mut page = Exposition::of(&admin.monitor);
     versions(&admin.serving, &admin.monitor, &mut page);
     weights(&admin.serving, &mut page);
@@ -33,16 +34,35 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     page.gauges("tidegate_demand_waiting", help, &[(vec![], waiting)]);
     let ready = yes(admin.serving.obstacles().is_empty());
     page.gauges("tidegate_ready", "Whether the server takes requests.", &[(vec![], ready)]);
-    let info = vec![("version", env!("CARGO_PKG_VERSION"))];
-    page.gauges("tidegate_build_info", "The build that runs.", &[(info, 1.0)]);
-    match page.write() {
-        Ok(text) => ([(header::CONTENT_TYPE, Exposition::content_type())], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written")
-                .into_response()
-        }
+    let info = [("version", env!("CARGO_PKG_VERSION"))];
+    page.info("tidegate_build_info", "The build that runs.", &info);
+    answer(page, &headers)
+}
+
+/// The page in the format that the scraper likes best, compressed where it likes that.
+fn answer(page: Exposition, headers: &HeaderMap) -> Response {
+    let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::accepted(values(header::ACCEPT));
+    let mut body = page.write(format);
+    let mut answer = HeaderMap::new();
+    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    answer.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if takes_gzip(values(header::ACCEPT_ENCODING)) {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+        encoder.write_all(&body).expect("memory takes every byte");
+        body = encoder.finish().expect("memory takes every byte");
+        answer.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    (answer, body).into_response()
+}
+
+/// True if these values of `Accept-Encoding` name gzip and do not refuse it.
+fn takes_gzip<'a>(values: impl Iterator<Item = &'a str>) -> bool {
+    values.flat_map(|value| value.split(',')).any(|item| {
+        let (name, weight) = item.split_once(';').unwrap_or((item, ""));
+        let weight = weight.trim().strip_prefix("q=").map(|weight| weight.trim().parse::<f64>());
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_none_or(|q| q.is_ok_and(|q| q > 0.0))
+    })
 }
 
 /// A version's gauge: its model, its number, the value.
@@ -58,7 +78,7 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
         for entry in &model.versions {
             let of = |value| (model.name.to_string(), entry.id.to_string(), value);
             ready.push(of(yes(entry.version.is_some())));
-            states.push((of(1.0), entry.state));
+            states.push((of(1.0), state(entry.state)));
             if let Some(version) = &entry.version {
                 let bytes = version.parts().size_bytes;
                 resident = resident.saturating_add(bytes);
@@ -68,8 +88,13 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
         }
     }
     page.gauges("tidegate_version_ready", "Whether a version answers requests.", &labelled(&ready));
-    let help = "Where a version stands: 1 for its state, 0 for the others.";
-    page.gauges("tidegate_version_state", help, &state_sets(&states));
+    let help = "Where a version stands: 1 for its state; there is no series for the others.";
+    let mut gauges = Vec::with_capacity(states.len());
+    for ((model, version, value), state) in &states {
+        let labels = vec![("model", &**model), ("version", &**version), ("state", state)];
+        gauges.push((labels, *value));
+    }
+    page.gauges("tidegate_version_state", help, &gauges);
     let help = "Size of a loaded version's files.";
     page.gauges("tidegate_version_size_bytes", help, &labelled(&sizes));
     let help = "Size of the files of all loaded versions, those included that were let go and are still held.";
@@ -123,7 +148,7 @@ fn breaches(all: &[Gauges], page: &mut Exposition) {
 fn drift(admin: &Admin, page: &mut Exposition) {
     let all = admin.drift.gauges();
     let (mut evidence, mut thresholds, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
-    let mut features: [Vec<_>; 5] = Default::default();
+    let mut features: [Vec<OfFeature>; 5] = Default::default();
     let mut raised: BTreeMap<(String, &str), u64> = BTreeMap::new();
     let (segments, all): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|gauges| gauges.segment.is_some());
@@ -170,14 +195,34 @@ fn drift(admin: &Admin, page: &mut Exposition) {
     let help = "Alarms about features of the versions that serve, by kind of change.";
     page.counts("tidegate_drift_alarms_total", help, raised.iter().map(count));
     breaches(&all, page);
+    of_features(&features, page);
+}
+
+/// A gauge of a feature: its version's, and the feature.
+type OfFeature = (OfVersion, String);
+
+/// Distances of each feature, in the order of the names here.
+fn of_features(features: &[Vec<OfFeature>; 5], page: &mut Exposition) {
     let names = [
-        ("psi", "Population stability index of a feature's window against its reference."),
-        ("js", "Jensen-Shannon distance, base 2, of a feature's window from its reference."),
-        ("ks", "Kolmogorov-Smirnov distance of a feature's binned window from its reference."),
-        ("missing_ratio", "Share of a feature's values in the window that are missing."),
-        ("log_m", "Natural logarithm of the evidence that a feature drifted."),
+        (
+            "tidegate_feature_psi",
+            "Population stability index of a feature's window against its reference.",
+        ),
+        (
+            "tidegate_feature_js",
+            "Jensen-Shannon distance, base 2, of a feature's window from its reference.",
+        ),
+        (
+            "tidegate_feature_ks",
+            "Kolmogorov-Smirnov distance of a feature's binned window from its reference.",
+        ),
+        (
+            "tidegate_feature_missing_ratio",
+            "Share of a feature's values in the window that are missing.",
+        ),
+        ("tidegate_feature_log_m", "Natural logarithm of the evidence that a feature drifted."),
     ];
-    for ((name, help), series) in names.into_iter().zip(&features) {
+    for ((name, help), series) in names.into_iter().zip(features) {
         let mut gauges = Vec::with_capacity(series.len());
         for ((model, version, value), feature) in series {
             let labels = vec![
@@ -187,7 +232,7 @@ fn drift(admin: &Admin, page: &mut Exposition) {
             ];
             gauges.push((labels, *value));
         }
-        page.gauges(&format!("tidegate_feature_{name}"), help, &gauges);
+        page.gauges(name, help, &gauges);
     }
 }
 
@@ -299,25 +344,6 @@ fn notifications(admin: &Admin, page: &mut Exposition) {
     page.gauges("tidegate_notifications_waiting", help, &[(vec![], waiting)]);
 }
 
-const STATES: [(VersionState, &str); 4] = [
-    (VersionState::Loading, "loading"),
-    (VersionState::Ready, "ready"),
-    (VersionState::Unloading, "unloading"),
-    (VersionState::Unavailable, "unavailable"),
-];
-
-/// One series for each state that a version may be in.
-fn state_sets(versions: &[(OfVersion, VersionState)]) -> Vec<(Vec<(&str, &str)>, f64)> {
-    let mut gauges = Vec::with_capacity(versions.len() * STATES.len());
-    for ((model, version, _), is) in versions {
-        for (state, name) in STATES {
-            let labels = vec![("model", &**model), ("version", &**version), ("state", name)];
-            gauges.push((labels, yes(state == *is)));
-        }
-    }
-    gauges
-}
-
 /// Gauges with the labels `model` and `version`.
 fn labelled(values: &[OfVersion]) -> Vec<(Vec<(&str, &str)>, f64)> {
     let mut gauges = Vec::with_capacity(values.len());
@@ -327,6 +353,36 @@ fn labelled(values: &[OfVersion]) -> Vec<(Vec<(&str, &str)>, f64)> {
     gauges
 }
 
+/// The name of a state.
+fn state(state: VersionState) -> &'static str {
+    match state {
+        VersionState::Loading => "loading",
+        VersionState::Ready => "ready",
+        VersionState::Unloading => "unloading",
+        VersionState::Unavailable => "unavailable",
+    }
+}
+
 fn yes(yes: bool) -> f64 {
     f64::from(u8::from(yes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_used_where_it_is_asked_for() {
+        for (values, expected) in [
+            (&["gzip"][..], true),
+            (&["identity", "GZIP;q=0.5"], true),
+            (&["deflate, gzip;q=1.0, *;q=0.5"], true),
+            (&["gzip;q=0"], false),
+            (&["gzip;q=x"], false),
+            (&["br"], false),
+            (&[], false),
+        ] {
+            assert_eq!(takes_gzip(values.iter().copied()), expected, "{values:?}");
+        }
+    }
 }

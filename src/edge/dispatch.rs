@@ -35,6 +35,8 @@ impl Worker {
     ///
     /// `client` is the socket that the answer goes to.
     pub(super) async fn answer(&self, request: Request<Incoming>, client: RawFd) -> Answer {
+        let server = self.plane().monitor().server();
+        let _in_flight = server.begun(self.id());
         let (head, body) = request.into_parts();
         let mut answer =
             self.dispatch(&head, body, client).await.unwrap_or_else(Refusal::into_response);
@@ -42,7 +44,7 @@ impl Worker {
             *answer.body_mut() = Bytes::new();
         }
         let status = answer.status().as_u16();
-        self.plane().monitor().server().answered(self.id(), Code::from_status(status));
+        server.answered(self.id(), Code::from_status(status));
         tracing::debug!(
             target: "access",
             worker = self.id().0,

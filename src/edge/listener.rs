@@ -438,6 +438,7 @@ async fn turn(
     mut stages: watch::Receiver<Stage>,
 ) {
     let connections: Connections = Rc::default();
+    let runtime = tokio::runtime::Handle::current().metrics();
     let mut sweep = tokio::time::interval(sweep_interval(&worker));
     // After a long run one look is enough.
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -458,6 +459,7 @@ async fn turn(
             },
             _ = sweep.tick() => {
                 worker.tick();
+                worker.pace(&runtime);
                 for watched in connections.watched.borrow().values() {
                     watched.sweep(&worker);
                 }

@@ -14,11 +14,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use tokio::sync::Notify;
+use tokio::{runtime::RuntimeMetrics, sync::Notify};
 use tower::util::BoxCloneSyncService;
 
 use crate::{
-    monitor::{Clock, Monitor, WorkerId},
+    monitor::{Clock, Monitor, Pace, WorkerId},
     serve::{self, Names, Naming, Serving, Watch},
     wire,
 };
@@ -110,6 +110,7 @@ pub(super) struct Worker {
     begin: Instant,
     /// Milliseconds since `begin`, as of the last look at the clock.
     now_ms: Cell<u32>,
+    pace: Cell<Pace>,
 }
 
 impl Worker {
@@ -132,6 +133,7 @@ impl Worker {
             begin,
             // 0 means "no write waits"; the count begins behind it.
             now_ms: Cell::new(1),
+            pace: Cell::default(),
             plane,
         }
     }
@@ -196,6 +198,18 @@ impl Worker {
     /// Looks at the clock for the sweeper's coarse time.
     pub(super) fn tick(&self) {
         self.note(self.clock().now());
+    }
+
+    /// Notes how busy this worker's runtime was since the last time.
+    pub(super) fn pace(&self, runtime: &RuntimeMetrics) {
+        let server = self.plane.monitor.server();
+        let elapsed = Duration::from_millis(self.now_ms.get().into());
+        let busy = runtime.worker_total_busy_duration(0);
+        let pace = self.pace.get().next(elapsed, busy, server.answers_of(self.id));
+        self.pace.set(pace);
+        if !self.is_given_up() {
+            server.paced(self.id, &pace);
+        }
     }
 
     /// Takes an instant that the clock has just shown for the coarse time.

@@ -3,17 +3,17 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use hdrhistogram::Histogram;
-
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Clock, Events, Latencies, ShadowRecorder, Upkeep};
+use super::{
+    Clock, Events, Latencies, Pace, Settings, ShadowRecorder, ShadowTotals, Spread, Upkeep,
+};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,61 @@ pub struct Sample {
     pub encode: Duration,
     /// From the last byte of the request to the finished response.
     pub total: Duration,
+    /// The trace that it belongs to, where somebody keeps that one.
+    pub trace: Option<u128>,
+}
+
+/// A part of a request's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Reading the request's tensors.
+    Decode,
+    /// Waiting for the engine.
+    Queue,
+    /// In the engine.
+    Run,
+    /// Writing the response.
+    Encode,
+}
+
+impl Part {
+    /// All parts, as they follow each other.
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Decode, Self::Run, Self::Encode];
+
+    /// The name of the part.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Queue => "queue",
+            Self::Run => "run",
+            Self::Encode => "encode",
+        }
+    }
+}
+
+impl Sample {
+    /// Time that a part took.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Duration {
+        match part {
+            Part::Decode => self.decode,
+            Part::Queue => self.queue,
+            Part::Run => self.run,
+            Part::Encode => self.encode,
+        }
+    }
+}
+
+/// A request that can be looked up in a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced {
+    /// The trace's number, as W3C Trace Context has it.
+    pub trace: u128,
+    /// Time from the last byte of the request to the finished response.
+    pub took: Duration,
+    /// When it was answered, since 1970.
+    pub at: Duration,
 }
 
 /// All recorders of a process.
@@ -69,6 +124,7 @@ pub struct Monitor {
     server: Arc<ServerRecorder>,
     upkeep: Upkeep,
     events: Events,
+    settings: Settings,
     models: Mutex<BTreeMap<ModelName, Arc<ModelRecorder>>>,
 }
 
@@ -84,17 +140,44 @@ pub struct ServerRecorder {
 pub struct ModelRecorder {
     name: ModelName,
     shards: Box<[Padded<Codes>]>,
-    versions: Mutex<BTreeMap<VersionId, Arc<VersionRecorder>>>,
-    forgotten: Mutex<Forgotten>,
+    versions: Mutex<Versions>,
 }
 
-/// What versions counted that are no longer counted apart.
+/// The versions of a model: those that are counted apart, and the sum of the others.
+#[derive(Debug, Default)]
+struct Versions {
+    apart: BTreeMap<VersionId, Apart>,
+    retired: Option<Box<Retired>>,
+}
+
+/// A version that is counted apart.
+#[derive(Debug)]
+struct Apart {
+    recorder: Arc<VersionRecorder>,
+    /// The first look at which nobody served it, since 1970.
+    left: Option<Duration>,
+}
+
+/// Counts of versions that are no longer counted apart.
 #[derive(Debug, Clone, Default)]
-pub struct Forgotten {
-    /// Requests by status.
-    pub codes: Vec<(Code, u64)>,
-    /// Rows answered with success.
-    pub rows: u64,
+pub struct Retired {
+    /// What they answered.
+    pub totals: VersionTotals,
+    /// Requests that the baseline answered in their place.
+    pub fallbacks: u64,
+    /// Copies that they got as shadows.
+    pub shadow: ShadowTotals,
+}
+
+/// All counts of a model, as of one look; no count is in two of its parts.
+#[derive(Debug)]
+pub struct ModelTotals {
+    /// Requests that no version answered, by status.
+    pub unanswered: Vec<(Code, u64)>,
+    /// The sum of versions that are no longer counted apart.
+    pub retired: Option<Retired>,
+    /// The versions that are.
+    pub versions: Vec<(VersionId, Arc<VersionRecorder>)>,
 }
 
 /// Counts of one version, by the arm that its answers came through.
@@ -115,7 +198,7 @@ pub struct ArmRecorder {
 }
 
 /// A version's counts, merged at one look.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct VersionTotals {
     /// Requests by status.
     pub codes: Vec<(Code, u64)>,
@@ -134,9 +217,11 @@ pub struct VersionTotals {
     /// When the last request was answered, since 1970; `None` before the first.
     pub last: Option<Duration>,
     /// Latencies of all requests, from the last byte in to the finished response, in nanoseconds.
-    pub total: Histogram<u64>,
-    /// Latencies in the engine, in nanoseconds.
-    pub run: Histogram<u64>,
+    pub total: Spread,
+    /// Latencies of the parts of successful requests, in nanoseconds, in the order of [`Part::ALL`].
+    pub parts: [Spread; Part::ALL.len()],
+    /// The last request that belongs to a trace that somebody keeps.
+    pub traced: Option<Traced>,
 }
 
 /// Keeps shards of different workers off each other's cache lines.
@@ -171,6 +256,20 @@ struct ServerShard {
     refused_heads: Count,
     connections: Count,
     closed: Count,
+    /// Bits of the busy share and of the answers per second, smoothed.
+    pace: [AtomicU64; 2],
+    /// Not a plain count: a worker that was given up may still let go of its requests.
+    in_flight: AtomicU64,
+}
+
+/// A request that is being answered, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -187,8 +286,17 @@ struct VersionShard {
     total: Count,
     failed_time: Count,
     last_unix_ns: Count,
-    total_latency: Latencies,
-    run_latency: Latencies,
+    /// Made with the first request.
+    latencies: OnceLock<Box<PartLatencies>>,
+}
+
+#[derive(Debug, Default)]
+struct PartLatencies {
+    total: Latencies,
+    /// In the order of [`Part::ALL`].
+    parts: [Latencies; Part::ALL.len()],
+    /// Its writer does not wait for it.
+    traced: Mutex<Option<Traced>>,
 }
 
 impl Monitor {
@@ -203,8 +311,20 @@ impl Monitor {
             server,
             upkeep: Upkeep::default(),
             events: Events::default(),
+            settings: Settings::default(),
             models: Mutex::default(),
         }
+    }
+
+    /// The same recorders, shown as these settings say.
+    #[must_use]
+    pub fn shown(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// The way in which recorders are shown.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The clock that everything measures with.
@@ -234,7 +354,6 @@ impl Monitor {
             Arc::new(ModelRecorder {
                 name: name.clone(),
                 shards: shards(self.workers),
-                forgotten: Mutex::default(),
                 versions: Mutex::default(),
             })
         });
@@ -245,12 +364,15 @@ impl Monitor {
     pub fn version(&self, name: &ModelName, version: VersionId) -> Arc<VersionRecorder> {
         let model = self.model(name);
         let mut versions = model.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if !versions.contains_key(&version) {
-            make_room(&mut versions, &model.forgotten);
+        if !versions.apart.contains_key(&version) {
+            versions.make_room();
         }
-        let recorder =
-            versions.entry(version).or_insert_with(|| Arc::new(VersionRecorder::new(self.workers)));
-        Arc::clone(recorder)
+        let apart = versions.apart.entry(version).or_insert_with(|| Apart {
+            recorder: Arc::new(VersionRecorder::new(self.workers)),
+            left: None,
+        });
+        apart.left = None;
+        Arc::clone(&apart.recorder)
     }
 
     /// The model, version and arm of a recorder's place, if it is still counted apart.
@@ -277,28 +399,49 @@ static PLACES: AtomicU32 = AtomicU32::new(0);
 /// Versions of a model that are counted apart: those that serve, and the last ones that did.
 const VERSIONS_MAX: usize = 16;
 
-/// Forgets the longest idle of the versions that nobody serves, so that an age of swaps costs no memory and no series;
-/// what they counted stays in the model's totals.
-fn make_room(
-    versions: &mut BTreeMap<VersionId, Arc<VersionRecorder>>,
-    forgotten: &Mutex<Forgotten>,
-) {
-    while versions.len() >= VERSIONS_MAX {
-        // Whoever serves a version holds its recorder.
-        let idle = versions.iter().filter(|(_, recorder)| Arc::strong_count(recorder) == 1);
-        let Some(id) = idle.min_by_key(|(_, recorder)| recorder.last()).map(|(id, _)| *id) else {
-            return;
-        };
-        if let Some(recorder) = versions.remove(&id) {
-            forgotten.lock().unwrap_or_else(PoisonError::into_inner).add(&recorder.totals());
+/// Time for which a version that has left is still counted apart.
+const LEFT_FOR: Duration = Duration::from_mins(10);
+
+impl Versions {
+    /// Adds the longest idle of the versions that nobody serves to the sum, so that an age of swaps costs no memory and
+    /// no series.
+    fn make_room(&mut self) {
+        while self.apart.len() >= VERSIONS_MAX {
+            let idle = self.apart.iter().filter(|(_, apart)| !apart.is_held());
+            let idle = idle.min_by_key(|(_, apart)| apart.recorder.last()).map(|(id, _)| *id);
+            let Some(id) = idle else { return };
+            self.retire(id);
         }
+    }
+
+    /// Adds the versions to the sum that left long ago.
+    fn retire_old(&mut self, now: Duration) {
+        let mut old = Vec::new();
+        for (id, apart) in self.apart.iter_mut().filter(|(_, apart)| !apart.is_held()) {
+            let left = *apart.left.get_or_insert(now);
+            if now.saturating_sub(left) >= LEFT_FOR {
+                old.push(*id);
+            }
+        }
+        for id in old {
+            self.retire(id);
+        }
+    }
+
+    fn retire(&mut self, id: VersionId) {
+        let Some(Apart { recorder, .. }) = self.apart.remove(&id) else { return };
+        let retired = self.retired.get_or_insert_default();
+        retired.totals.add(&recorder.totals());
+        retired.fallbacks += recorder.fallbacks();
+        retired.shadow.add(&recorder.shadow().totals());
     }
 }
 
-impl Forgotten {
-    fn add(&mut self, totals: &VersionTotals) {
-        self.rows += totals.rows;
-        add_codes(&mut self.codes, &totals.codes);
+impl Apart {
+    /// True if somebody may count there: whoever serves a version holds its recorder, or one of its arms'.
+    fn is_held(&self) -> bool {
+        let arms = self.recorder.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::strong_count(&self.recorder) > 1 || arms.values().any(|arm| Arc::strong_count(arm) > 1)
     }
 }
 
@@ -330,6 +473,43 @@ impl ServerRecorder {
     /// Counts a connection that ended.
     pub fn connection_closed(&self, worker: WorkerId) {
         self.shards[worker.0].0.closed.add(1);
+    }
+
+    /// Counts a request as in flight as long as the value is held.
+    pub fn begun(&self, worker: WorkerId) -> InFlight<'_> {
+        let in_flight = &self.shards[worker.0].0.in_flight;
+        in_flight.fetch_add(1, Relaxed);
+        InFlight(in_flight)
+    }
+
+    /// Notes the pace of a worker.
+    pub fn paced(&self, worker: WorkerId, pace: &Pace) {
+        let [share, rate] = &self.shards[worker.0].0.pace;
+        share.store(pace.share.to_bits(), Relaxed);
+        rate.store(pace.rate.to_bits(), Relaxed);
+    }
+
+    /// Answers of a worker so far.
+    pub fn answers_of(&self, worker: WorkerId) -> u64 {
+        self.shards[worker.0].0.answers.0.iter().map(Count::load).sum()
+    }
+
+    /// Busy share and answers per second of the mean worker.
+    #[expect(clippy::cast_precision_loss, reason = "few workers")]
+    pub(super) fn pace(&self) -> (f64, f64) {
+        let mean = |of: usize| {
+            let values = self.shards.iter().map(|it| f64::from_bits(it.0.pace[of].load(Relaxed)));
+            values.sum::<f64>() / self.shards.len().max(1) as f64
+        };
+        (mean(0), mean(1))
+    }
+
+    /// Requests in flight on the data plane.
+    pub fn in_flight(&self) -> u64 {
+        let sum = |sum: u64, shard: &Padded<ServerShard>| {
+            sum.wrapping_add(shard.0.in_flight.load(Relaxed))
+        };
+        self.shards.iter().fold(0, sum)
     }
 
     /// Counts a worker that did not come back from a run.
@@ -376,15 +556,22 @@ impl ModelRecorder {
         merge_codes(self.shards.iter().map(|shard| &shard.0))
     }
 
-    /// What its versions counted that are no longer counted apart.
-    pub fn forgotten(&self) -> Forgotten {
-        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// All counts so far; versions that left ten minutes before `now`, since 1970, are no longer apart.
+    pub fn look(&self, now: Duration) -> ModelTotals {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.retire_old(now);
+        let apart = versions.apart.iter();
+        ModelTotals {
+            unanswered: self.unanswered_codes(),
+            retired: versions.retired.as_deref().cloned(),
+            versions: apart.map(|(id, apart)| (*id, Arc::clone(&apart.recorder))).collect(),
+        }
     }
 
     /// The recorders of its versions.
     pub fn versions(&self) -> Vec<(VersionId, Arc<VersionRecorder>)> {
         let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.iter().map(|(id, recorder)| (*id, Arc::clone(recorder))).collect()
+        versions.apart.iter().map(|(id, apart)| (*id, Arc::clone(&apart.recorder))).collect()
     }
 }
 
@@ -441,29 +628,14 @@ impl VersionRecorder {
 
     /// Totals so far, over all arms.
     pub fn totals(&self) -> VersionTotals {
-        let mut totals = VersionTotals::none();
+        let mut totals = VersionTotals::default();
         self.arms().iter().for_each(|(_, arm)| totals.add(&arm.totals()));
         totals
     }
 }
 
 impl VersionTotals {
-    fn none() -> Self {
-        Self {
-            codes: Vec::new(),
-            success: 0,
-            failed: 0,
-            rows: 0,
-            executions: 0,
-            phases: Sample::default(),
-            failed_time: Duration::ZERO,
-            last: None,
-            total: Latencies::merged(),
-            run: Latencies::merged(),
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         add_codes(&mut self.codes, &other.codes);
         self.success += other.success;
         self.failed += other.failed;
@@ -477,8 +649,9 @@ impl VersionTotals {
         phases.total += others.total;
         self.failed_time += other.failed_time;
         self.last = self.last.max(other.last);
-        self.total.add(&other.total).expect("histograms of one kind");
-        self.run.add(&other.run).expect("histograms of one kind");
+        self.total.add(&other.total);
+        self.parts.iter_mut().zip(&other.parts).for_each(|(sum, part)| sum.add(part));
+        self.traced = newer(self.traced, other.traced);
     }
 }
 
@@ -491,6 +664,7 @@ impl ArmRecorder {
     /// Counts a request that this version answered, before its answer is handed on; `unix` is the time now.
     pub fn record(&self, worker: WorkerId, code: Code, sample: &Sample, unix: Duration) {
         let shard = &self.shards[worker.0].0;
+        let latencies = shard.latencies.get_or_init(Box::default);
         shard.codes.0[code.0].add(1);
         if code.status() == 200 {
             shard.success.add(1);
@@ -501,14 +675,19 @@ impl ArmRecorder {
             shard.run.add_time(sample.run);
             shard.encode.add_time(sample.encode);
             shard.total.add_time(sample.total);
+            for (part, latencies) in Part::ALL.into_iter().zip(&latencies.parts) {
+                latencies.record(nanoseconds(sample.part(part)));
+            }
         } else {
             shard.failed.add(1);
             shard.failed_time.add_time(sample.total);
         }
         shard.last_unix_ns.0.store(nanoseconds(unix), Relaxed);
-        shard.total_latency.record(nanoseconds(sample.total));
-        if !sample.run.is_zero() {
-            shard.run_latency.record(nanoseconds(sample.run));
+        latencies.total.record(nanoseconds(sample.total));
+        if let Some(trace) = sample.trace
+            && let Ok(mut traced) = latencies.traced.try_lock()
+        {
+            *traced = Some(Traced { trace, took: sample.total, at: unix });
         }
     }
 
@@ -523,10 +702,15 @@ impl ArmRecorder {
             self.shards.iter().map(|shard| of(&shard.0).load()).sum()
         };
         let time = |of: fn(&VersionShard) -> &Count| Duration::from_nanos(sum(of));
-        let (mut total, mut run) = (Latencies::merged(), Latencies::merged());
-        for shard in &self.shards {
-            shard.0.total_latency.add_to(&mut total);
-            shard.0.run_latency.add_to(&mut run);
+        let (mut total, mut traced) = (Spread::default(), None);
+        let mut parts: [Spread; Part::ALL.len()] = Default::default();
+        for latencies in self.shards.iter().filter_map(|shard| shard.0.latencies.get()) {
+            latencies.total.add_to(&mut total);
+            for (part, latencies) in parts.iter_mut().zip(&latencies.parts) {
+                latencies.add_to(part);
+            }
+            let own = *latencies.traced.lock().unwrap_or_else(PoisonError::into_inner);
+            traced = newer(traced, own);
         }
         let last = self.last();
         VersionTotals {
@@ -542,11 +726,13 @@ impl ArmRecorder {
                 run: time(|shard| &shard.run),
                 encode: time(|shard| &shard.encode),
                 total: time(|shard| &shard.total),
+                trace: None,
             },
             failed_time: time(|shard| &shard.failed_time),
             last: (last > 0).then(|| Duration::from_nanos(last)),
             total,
-            run,
+            parts,
+            traced,
         }
     }
 }
@@ -567,6 +753,10 @@ fn merge_codes<'a>(shards: impl Iterator<Item = &'a Codes>) -> Vec<(Code, u64)> 
         .filter(|(_, sum)| *sum > 0)
         .map(|(code, sum)| (Code(code), sum))
         .collect()
+}
+
+fn newer(one: Option<Traced>, other: Option<Traced>) -> Option<Traced> {
+    one.into_iter().chain(other).max_by_key(|traced| traced.at)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -591,34 +781,73 @@ mod tests {
         recorder.record(WorkerId(1), Code::from_status(400), &sample, Duration::from_secs(3));
         let totals = recorder.totals();
         assert_eq!((totals.success, totals.failed, totals.rows), (2, 1, 6));
-        assert_eq!(totals.total.len(), 3);
+        assert_eq!(totals.total.count(), 3);
         assert_eq!(totals.phases.run, Duration::from_micros(10));
         assert_eq!(totals.last, Some(Duration::from_secs(3)));
+        let run = Part::ALL.iter().position(|part| *part == Part::Run).unwrap();
+        assert_eq!(totals.parts.each_ref().map(Spread::count), [2; 4], "of successes only");
+        assert!((5_000..5_100).contains(&totals.parts[run].quantile(0.5)));
+        assert_eq!(totals.traced, None);
     }
 
     #[test]
-    fn versions_long_gone_are_forgotten_and_their_counts_are_not() {
-        let (mut versions, forgotten) = (BTreeMap::new(), Mutex::<Forgotten>::default());
-        let sample = Sample { rows: 2, ..Sample::default() };
+    fn the_newest_trace_is_the_exemplar() {
+        let recorder = ArmRecorder { place: 0, shards: shards(2) };
+        let ok = Code::from_status(200);
+        let sample = |trace| Sample { trace, total: Duration::from_millis(3), ..Sample::default() };
+        recorder.record(WorkerId(0), ok, &sample(Some(7)), Duration::from_secs(5));
+        recorder.record(WorkerId(1), ok, &sample(Some(8)), Duration::from_secs(4));
+        recorder.record(WorkerId(0), ok, &sample(None), Duration::from_secs(6));
+        let (at, took) = (Duration::from_secs(5), Duration::from_millis(3));
+        assert_eq!(recorder.totals().traced, Some(Traced { trace: 7, took, at }));
+    }
+
+    fn recorded(rows: u64, at: Duration) -> Arc<VersionRecorder> {
+        let recorder = Arc::new(VersionRecorder::new(1));
+        let sample = Sample { rows, ..Sample::default() };
+        let ok = Code::from_status(200);
+        recorder.arm(ArmName::BASELINE).record(WorkerId(0), ok, &sample, at);
+        recorder
+    }
+
+    #[test]
+    fn versions_long_gone_are_not_apart_and_their_counts_remain() {
+        let mut versions = Versions::default();
         let mut serving = None;
         for number in 1..=100 {
-            make_room(&mut versions, &forgotten);
-            let recorder = Arc::new(VersionRecorder::new(1));
-            let at = Duration::from_secs(number);
-            recorder.arm(ArmName::BASELINE).record(
-                WorkerId(0),
-                Code::from_status(200),
-                &sample,
-                at,
-            );
+            versions.make_room();
+            let recorder = recorded(2, Duration::from_secs(number));
             serving.get_or_insert_with(|| Arc::clone(&recorder));
-            versions.insert(VersionId::new(number), recorder);
+            versions.apart.insert(VersionId::new(number), Apart { recorder, left: None });
         }
-        assert_eq!(versions.len(), VERSIONS_MAX);
-        assert!(versions.contains_key(&VersionId::new(1)), "somebody serves it");
-        let forgotten = forgotten.into_inner().unwrap();
-        assert_eq!(forgotten.codes, [(Code::from_status(200), 100 - VERSIONS_MAX as u64)]);
-        assert_eq!(forgotten.rows, 2 * (100 - VERSIONS_MAX as u64));
+        assert_eq!(versions.apart.len(), VERSIONS_MAX);
+        assert!(versions.apart.contains_key(&VersionId::new(1)), "somebody serves it");
+        let retired = versions.retired.unwrap();
+        let gone = 100 - VERSIONS_MAX as u64;
+        assert_eq!(retired.totals.codes, [(Code::from_status(200), gone)]);
+        assert_eq!((retired.totals.rows, retired.totals.total.count()), (2 * gone, gone));
+    }
+
+    #[test]
+    fn a_version_that_left_stays_ten_minutes() {
+        let mut versions = Versions::default();
+        let recorder = recorded(3, Duration::from_secs(1));
+        recorder.fell_back();
+        let (id, arm) = (VersionId::new(1), recorder.arm(ArmName::BASELINE));
+        let served = Arc::clone(&recorder);
+        versions.apart.insert(id, Apart { recorder, left: None });
+        let mut apart_at = |seconds| {
+            versions.retire_old(Duration::from_secs(seconds));
+            versions.apart.contains_key(&id)
+        };
+        assert!(apart_at(0) && apart_at(10_000), "somebody serves it");
+        drop(served);
+        assert!(apart_at(20_000), "an arm is still held");
+        drop(arm);
+        assert!(apart_at(30_000) && apart_at(30_599));
+        assert!(!apart_at(30_600));
+        let retired = versions.retired.unwrap();
+        assert_eq!((retired.totals.rows, retired.fallbacks), (3, 1));
     }
 
     #[test]
