@@ -152,7 +152,7 @@ impl LoadedReport {
         let totals = parts.recorder.totals();
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
-        let quantile = |q: f64| totals.total.value_at_quantile(q) as f64 / 1e3;
+        let quantile = |q: f64| totals.total.quantile(q) as f64 / 1e3;
         Self {
             engine: parts.engine.to_owned(),
             digest: parts.digest.clone(),

@@ -9,11 +9,9 @@ use std::{
     time::Duration,
 };
 
-use hdrhistogram::Histogram;
-
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Clock, Events, Latencies, ShadowRecorder, Upkeep};
+use super::{Clock, Events, Latencies, ShadowRecorder, Spread, Upkeep};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,9 +132,9 @@ pub struct VersionTotals {
     /// When the last request was answered, since 1970; `None` before the first.
     pub last: Option<Duration>,
     /// Latencies of all requests, from the last byte in to the finished response, in nanoseconds.
-    pub total: Histogram<u64>,
+    pub total: Spread,
     /// Latencies in the engine, in nanoseconds.
-    pub run: Histogram<u64>,
+    pub run: Spread,
 }
 
 /// Keeps shards of different workers off each other's cache lines.
@@ -458,8 +456,8 @@ impl VersionTotals {
             phases: Sample::default(),
             failed_time: Duration::ZERO,
             last: None,
-            total: Latencies::merged(),
-            run: Latencies::merged(),
+            total: Spread::default(),
+            run: Spread::default(),
         }
     }
 
@@ -477,8 +475,8 @@ impl VersionTotals {
         phases.total += others.total;
         self.failed_time += other.failed_time;
         self.last = self.last.max(other.last);
-        self.total.add(&other.total).expect("histograms of one kind");
-        self.run.add(&other.run).expect("histograms of one kind");
+        self.total.add(&other.total);
+        self.run.add(&other.run);
     }
 }
 
@@ -523,7 +521,7 @@ impl ArmRecorder {
             self.shards.iter().map(|shard| of(&shard.0).load()).sum()
         };
         let time = |of: fn(&VersionShard) -> &Count| Duration::from_nanos(sum(of));
-        let (mut total, mut run) = (Latencies::merged(), Latencies::merged());
+        let (mut total, mut run) = (Spread::default(), Spread::default());
         for shard in &self.shards {
             shard.0.total_latency.add_to(&mut total);
             shard.0.run_latency.add_to(&mut run);
@@ -591,7 +589,7 @@ mod tests {
         recorder.record(WorkerId(1), Code::from_status(400), &sample, Duration::from_secs(3));
         let totals = recorder.totals();
         assert_eq!((totals.success, totals.failed, totals.rows), (2, 1, 6));
-        assert_eq!(totals.total.len(), 3);
+        assert_eq!(totals.total.count(), 3);
         assert_eq!(totals.phases.run, Duration::from_micros(10));
         assert_eq!(totals.last, Some(Duration::from_secs(3)));
     }
