@@ -10,8 +10,8 @@ use std::time::Duration;
 use crate::model::{ArmName, ModelName, VersionId};
 
 use super::{
-    Code, Format, Ledger, Monitor, Phase, ShadowTotals, Spread, VersionTotals,
-    page::{self, Bucket, Distribution, Family, Kind, Series, Value},
+    Code, Format, Ledger, Monitor, Part, Phase, ShadowTotals, Spread, VersionTotals,
+    page::{self, Bucket, Distribution, Exemplar, Family, Kind, Series, Value},
     upkeep,
 };
 
@@ -20,12 +20,6 @@ use super::{
 pub struct Exposition {
     families: Vec<Family>,
 }
-
-/// Upper edges of the classic latency histograms, in seconds.
-const EDGES: [f64; 20] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025,
-    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
@@ -186,23 +180,37 @@ impl Exposition {
             "Rows predicted with success, by model, version and arm.",
             rows,
         );
-        self.durations(&totals);
+        self.durations(&monitor.settings().edges(), &totals);
     }
 
-    fn durations(&mut self, totals: &[(ModelName, VersionId, ArmName, VersionTotals)]) {
-        let histograms = |of: fn(&VersionTotals) -> (&Spread, Duration)| {
-            totals
-                .iter()
-                .map(move |(model, id, arm, totals)| latencies((model, *id, *arm), of(totals)))
-                .collect::<Vec<_>>()
-        };
-        let request =
-            histograms(|totals| (&totals.total, totals.phases.total + totals.failed_time));
-        let run = histograms(|totals| (&totals.run, totals.phases.run));
+    fn durations(
+        &mut self,
+        edges: &[f64],
+        totals: &[(ModelName, VersionId, ArmName, VersionTotals)],
+    ) {
+        let (mut requests, mut phases) = (Vec::new(), Vec::new());
+        for (model, id, arm, totals) in totals {
+            let version = id.to_string();
+            let labels = [("model", model.as_str()), ("version", &version), ("arm", arm.as_str())];
+            let exemplar = totals.traced.map(|traced| Exemplar {
+                trace: traced.trace,
+                value: traced.took.as_secs_f64(),
+                at: traced.at,
+            });
+            let sum = totals.phases.total + totals.failed_time;
+            let total = latencies(&totals.total, sum, edges);
+            let total = Distribution { exemplar, ..total };
+            requests.push(labelled(Value::Distribution(Box::new(total)), &labels));
+            for (part, spread) in Part::ALL.into_iter().zip(&totals.parts) {
+                let own = latencies(spread, totals.phases.part(part), &[]);
+                let labels = [&labels[..], &[("phase", part.name())]].concat();
+                phases.push(labelled(Value::Distribution(Box::new(own)), &labels));
+            }
+        }
         let help = "Seconds from the last byte of a request to its finished response.";
-        self.family("tidegate_request_duration_seconds", help, Kind::Histogram, request);
-        let help = "Seconds that a request spent in the engine.";
-        self.family("tidegate_run_duration_seconds", help, Kind::Histogram, run);
+        self.family("tidegate_request_duration_seconds", help, Kind::Histogram, requests);
+        let help = "Seconds that requests answered with success spent in each phase: queue, decode, run (in the engine), encode.";
+        self.family("tidegate_phase_duration_seconds", help, Kind::Histogram, phases);
     }
 
     fn loads(&mut self, ledger: &Ledger) {
@@ -313,21 +321,15 @@ fn counter(labels: Labels<'_>, value: u64) -> Series {
     labelled(Value::Number(value), labels)
 }
 
-/// A histogram of latencies: with fixed edges, and as a native one.
-fn latencies(
-    (model, version, arm): (&str, VersionId, ArmName),
-    (spread, sum): (&Spread, Duration),
-) -> Series {
-    let distribution = Distribution {
+/// A histogram of latencies: with these edges, if any, and as a native one.
+fn latencies(spread: &Spread, sum: Duration, edges: &[f64]) -> Distribution {
+    Distribution {
         count: spread.count(),
         sum: sum.as_secs_f64(),
-        buckets: spread.classic(&EDGES),
+        buckets: spread.classic(edges),
         native: Some(spread.native()),
         exemplar: None,
-    };
-    let version = version.to_string();
-    let labels = [("model", model), ("version", &version), ("arm", arm.as_str())];
-    labelled(Value::Distribution(Box::new(distribution)), &labels)
+    }
 }
 
 fn labelled(value: Value, labels: Labels<'_>) -> Series {
@@ -375,6 +377,7 @@ mod tests {
             r#"tidegate_request_duration_seconds_bucket{model="m",version="1",arm="baseline",le="0.000025"} 0"#,
             r#"tidegate_request_duration_seconds_bucket{model="m",version="1",arm="baseline",le="0.00005"} 1"#,
             r#"tidegate_request_duration_seconds_count{model="m",version="1",arm="baseline"} 1"#,
+            r#"tidegate_phase_duration_seconds_count{model="m",version="1",arm="baseline",phase="run"} 1"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

@@ -1,8 +1,8 @@
 //! Latency histograms with one writer: buckets as an HDR histogram's with two significant digits.
 //!
-//! A value falls into a magnitude (its leading bits) and one of 128 steps in it, which bounds the relative
-//! error by 1/64. The 128 counts of a magnitude are allocated when the first value falls there, so that a
-//! histogram that sees only 50-400 us holds three kilobytes. One thread writes, with relaxed stores; any
+//! A value falls into a magnitude (its leading bits) and one of 64 steps in it, which bounds the relative
+//! error by 1/64. The 64 counts of a magnitude are allocated when the first value falls there, so that a
+//! histogram that sees only 50-400 us holds two kilobytes. One thread writes, with relaxed stores; any
 //! thread may read meanwhile and sees each count as it was at some instant.
 
 use std::sync::{
@@ -12,11 +12,11 @@ use std::sync::{
 
 use super::page::{Bucket, Native, SCHEMA};
 
-const STEP_BITS: u32 = 7;
+const STEP_BITS: u32 = 6;
 const STEPS: usize = 1 << STEP_BITS;
 /// Values from 2^42 ns (73 minutes) on count as the largest.
 const VALUE_MAX: u64 = (1 << 42) - 1;
-/// Magnitude 0 holds values below 128 exactly; each further one twice the range of the one before.
+/// Magnitudes 0 and 1 hold values below 128 exactly; each further one twice the range of the one before.
 const MAGNITUDES: usize = 42 - STEP_BITS as usize + 1;
 
 type Steps = [AtomicU64; STEPS];
@@ -177,17 +177,18 @@ fn seconds(nanoseconds: u64) -> f64 {
 
 /// Magnitude and step of a value.
 fn place(value: u64) -> (usize, usize) {
-    let leading = u64::BITS - value.leading_zeros();
-    let shift = leading.saturating_sub(STEP_BITS);
-    let magnitude = shift as usize;
-    let step = usize::try_from(value >> shift).expect("a shifted value has seven bits");
-    (magnitude, step)
+    let magnitude = (u64::BITS - value.leading_zeros()).saturating_sub(STEP_BITS);
+    let shift = magnitude.saturating_sub(1);
+    // From magnitude 1 on the leading bit is set and says nothing.
+    let step = (value >> shift) % STEPS as u64;
+    (magnitude as usize, usize::try_from(step).expect("one of few steps"))
 }
 
 /// The largest value that a step stands for.
 fn highest(magnitude: usize, step: usize) -> u64 {
-    let width = 1u64 << magnitude;
-    step as u64 * width + (width - 1)
+    let leading = if magnitude > 0 { STEPS } else { 0 };
+    let shift = magnitude.saturating_sub(1);
+    (((leading + step) as u64 + 1) << shift) - 1
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod histogram;
 mod outcome;
 mod page;
 mod recorder;
+mod settings;
 mod shadow;
 mod upkeep;
 
@@ -28,8 +29,9 @@ pub use histogram::{Latencies, Spread};
 pub use outcome::Outcome;
 pub use page::Format;
 pub use recorder::{
-    ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
-    VersionTotals, WorkerId,
+    ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Part, Sample, ServerRecorder, Traced,
+    VersionRecorder, VersionTotals, WorkerId,
 };
+pub use settings::Settings;
 pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
 pub use upkeep::{Ledger, Phase, Upkeep};
