@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     model::TensorSpec,
+    monitor::{Part, Spread},
     serve::{Entry, Model, Version},
 };
 
@@ -91,6 +92,9 @@ pub struct LoadedReport {
     pub requests: Vec<(u16, u64)>,
     /// Latency of all requests, from the last byte in to the finished response, in microseconds.
     pub latency_us: Quantiles,
+    /// The parts of it that requests answered with success spent in each phase: `queue`, `decode`, `run`, `encode`.
+    #[serde(default)]
+    pub phases_us: BTreeMap<String, Quantiles>,
 }
 
 /// Quantiles of a latency in microseconds.
@@ -102,6 +106,9 @@ pub struct Quantiles {
     pub p90: f64,
     /// 99 % are faster.
     pub p99: f64,
+    /// 99.9 % are faster.
+    #[serde(default)]
+    pub p999: f64,
     /// The slowest.
     pub max: f64,
 }
@@ -145,14 +152,27 @@ fn version_report(entry: &Entry) -> VersionReport {
     }
 }
 
+impl Quantiles {
+    fn of(spread: &Spread) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
+        let quantile = |q: f64| spread.quantile(q) as f64 / 1e3;
+        Self {
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            max: quantile(1.0),
+        }
+    }
+}
+
 impl LoadedReport {
     /// What is known about a loaded version.
     pub fn of(version: &Version) -> Self {
         let (parts, signature) = (version.parts(), version.signature());
         let totals = parts.recorder.totals();
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
-        #[expect(clippy::cast_precision_loss, reason = "microseconds for people")]
-        let quantile = |q: f64| totals.total.value_at_quantile(q) as f64 / 1e3;
+        let phases = Part::ALL.into_iter().zip(&totals.parts);
         Self {
             engine: parts.engine.to_owned(),
             digest: parts.digest.clone(),
@@ -168,12 +188,10 @@ impl LoadedReport {
             outputs: signature.outputs.iter().map(TensorSpec::summary).collect(),
             notes: parts.notes.clone(),
             requests: totals.codes.iter().map(|(code, count)| (code.status(), *count)).collect(),
-            latency_us: Quantiles {
-                p50: quantile(0.5),
-                p90: quantile(0.9),
-                p99: quantile(0.99),
-                max: quantile(1.0),
-            },
+            latency_us: Quantiles::of(&totals.total),
+            phases_us: phases
+                .map(|(part, spread)| (part.name().to_owned(), Quantiles::of(spread)))
+                .collect(),
         }
     }
 }

@@ -1,25 +1,26 @@
 //! `/metrics`: what the recorders hold, and the live table beside it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, time::Duration};
 
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse as _, Response},
 };
+use flate2::{Compression, write::GzEncoder};
 
 use crate::{
     drift::Gauges,
     feedback::Status,
     model::{ModelName, SLOTS, VersionState},
-    monitor::{Exposition, Monitor},
+    monitor::{Exposition, Format, Monitor},
     rollout,
     serve::Serving,
 };
 
-use super::{Admin, Problem};
+use super::Admin;
 
-pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
+pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     let mut page = Exposition::of(&admin.monitor);
     versions(&admin.serving, &admin.monitor, &mut page);
     weights(&admin.serving, &mut page);
@@ -33,16 +34,35 @@ pub(super) async fn metrics(State(admin): State<Admin>) -> Response {
     page.gauges("tidegate_demand_waiting", help, &[(vec![], waiting)]);
     let ready = yes(admin.serving.obstacles().is_empty());
     page.gauges("tidegate_ready", "Whether the server takes requests.", &[(vec![], ready)]);
-    let info = vec![("version", env!("CARGO_PKG_VERSION"))];
-    page.gauges("tidegate_build_info", "The build that runs.", &[(info, 1.0)]);
-    match page.write() {
-        Ok(text) => ([(header::CONTENT_TYPE, Exposition::content_type())], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "metrics");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written")
-                .into_response()
-        }
+    let info = [("version", env!("CARGO_PKG_VERSION"))];
+    page.info("tidegate_build_info", "The build that runs.", &info);
+    answer(&page, &headers)
+}
+
+/// The page in the format that the scraper likes best, compressed where it likes that.
+fn answer(page: &Exposition, headers: &HeaderMap) -> Response {
+    let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::accepted(values(header::ACCEPT));
+    let mut body = page.write(format);
+    let mut answer = HeaderMap::new();
+    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    answer.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    if takes_gzip(values(header::ACCEPT_ENCODING)) {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 8), Compression::fast());
+        encoder.write_all(&body).expect("memory takes every byte");
+        body = encoder.finish().expect("memory takes every byte");
+        answer.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
+    (answer, body).into_response()
+}
+
+/// True if these values of `Accept-Encoding` name gzip and do not refuse it.
+fn takes_gzip<'a>(values: impl Iterator<Item = &'a str>) -> bool {
+    values.flat_map(|value| value.split(',')).any(|item| {
+        let (name, weight) = item.split_once(';').unwrap_or((item, ""));
+        let weight = weight.trim().strip_prefix("q=").map(|weight| weight.trim().parse::<f64>());
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_none_or(|q| q.is_ok_and(|q| q > 0.0))
+    })
 }
 
 /// A version's gauge: its model, its number, the value.
@@ -329,4 +349,24 @@ fn labelled(values: &[OfVersion]) -> Vec<(Vec<(&str, &str)>, f64)> {
 
 fn yes(yes: bool) -> f64 {
     f64::from(u8::from(yes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gzip_is_used_where_it_is_asked_for() {
+        for (values, expected) in [
+            (&["gzip"][..], true),
+            (&["identity", "GZIP;q=0.5"], true),
+            (&["deflate, gzip;q=1.0, *;q=0.5"], true),
+            (&["gzip;q=0"], false),
+            (&["gzip;q=x"], false),
+            (&["br"], false),
+            (&[], false),
+        ] {
+            assert_eq!(takes_gzip(values.iter().copied()), expected, "{values:?}");
+        }
+    }
 }

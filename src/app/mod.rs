@@ -281,7 +281,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     // Before anything is written.
     let mut stop = Signals::listen()?;
     let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
-    let monitor = Arc::new(Monitor::new(workers, Arc::new(SystemClock)));
+    let monitor =
+        Arc::new(Monitor::new(workers, Arc::new(SystemClock)).shown(config.metrics.clone()));
     monitor.upkeep().drops_lines(logs.dropped());
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
     let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;

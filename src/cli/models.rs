@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use http::Method;
 
-use crate::admin::{LoadedReport, ModelList, ModelReport, VersionReport};
+use crate::admin::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 
 use super::{Outcome, client, print};
 
@@ -125,14 +125,25 @@ fn version_text(version: &VersionReport) -> String {
     line("requests", if requests.is_empty() { "none yet" } else { &requests });
     let latency = &loaded.latency_us;
     if latency.max > 0.0 {
-        let [p50, p90, p99, max] =
-            [latency.p50, latency.p90, latency.p99, latency.max].map(microseconds);
-        line("latency", &format!("p50 {p50}, p90 {p90}, p99 {p99}, max {max}"));
+        line("latency", &quantiles(latency));
+        for (phase, latency) in ["queue", "decode", "run", "encode"]
+            .into_iter()
+            .filter_map(|phase| Some((phase, loaded.phases_us.get(phase)?)))
+            .filter(|(_, latency)| latency.max > 0.0)
+        {
+            line(&format!("  {phase}"), &quantiles(latency));
+        }
     }
     for note in &loaded.notes {
         line("note", note);
     }
     text
+}
+
+fn quantiles(latency: &Quantiles) -> String {
+    let all = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
+    let [p50, p90, p99, p999, max] = all.map(microseconds);
+    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}")
 }
 
 /// A table as all commands draw it.

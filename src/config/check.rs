@@ -19,7 +19,7 @@ use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    notify,
+    monitor, notify,
     serve::{self, AnswerRule},
     source, state, validation,
 };
@@ -73,6 +73,9 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         notify: notify(file.notify, &file.models),
         loaded_bytes_max: Some(file.repository.loaded_bytes.0).filter(|bytes| *bytes > 0),
         source: repository(file.repository),
+        metrics: monitor::Settings {
+            objectives: file.metrics.objectives.0.into_iter().map(|it| it.0).collect(),
+        },
         logs: Logs {
             filter: file.logs.level.0.0,
             format: file.logs.format.0,
@@ -335,6 +338,12 @@ impl Contradictions<'_> {
             );
         }
         self.find_in_notify(&file.notify);
+        let (key, most) = ("metrics.objectives", monitor::Settings::OBJECTIVES_MAX);
+        if file.metrics.objectives.0.len() > most
+            && let Some(origin) = self.places.origin(key)
+        {
+            self.findings.add(key, None, format!("may have {most} entries"), origin);
+        }
     }
 
     fn find_in_notify(&mut self, section: &file::Notify) {

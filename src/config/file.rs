@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        Class, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, RepositoryApi,
+        Class, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, Objective, RepositoryApi,
         RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Segments, Size, Switch, TIB, Table,
         Text, Texts, Time, Webhooks, Whole,
     },
 };
 use crate::{
     drift, edge, engine, feedback, lifecycle, lifecycle::OnNewVersion, model::EngineChoice,
-    model::ModelName, notify, rollout::PolicyDraft, serve, source, state, validation,
+    model::ModelName, monitor, notify, rollout::PolicyDraft, serve, source, state, validation,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -38,6 +38,7 @@ pub(super) struct File {
     pub(super) drift: Drift,
     pub(super) feedback: Feedback,
     pub(super) logs: LogsSection,
+    pub(super) metrics: Metrics,
     pub(super) state: State,
     pub(super) notify: Notify,
     /// Rules for one model; its name stands in the head of the section. The model's own files describe it,
@@ -378,6 +379,15 @@ pub(super) struct ModelDrift {
     /// Features that are not watched, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) ignore: Vec<String>,
+}
+
+/// The page of metrics, `/metrics` on the admin plane.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Metrics {
+    /// Latencies that were promised to somebody, such as `["10ms", "100ms"]`, at most 16: edges of
+    /// `tidegate_request_duration_seconds` beside the usual ones, so that the share of requests within them is known.
+    pub(super) objectives: Texts<Objective>,
 }
 
 /// Webhooks that get events as signed `CloudEvents`: drift, quality, performance, retraining, rollouts and failed
@@ -759,6 +769,13 @@ impl Default for LogsSection {
         let Logs { filter, format, buffer_bytes_max } = Logs::default();
         let buffer = Size(count(buffer_bytes_max));
         Self { level: Text(LogFilter(filter)), format: Text(format), buffer }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let monitor::Settings { objectives } = monitor::Settings::default();
+        Self { objectives: Texts(objectives.into_iter().map(Objective).collect()) }
     }
 }
 

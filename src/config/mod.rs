@@ -36,7 +36,7 @@ use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    notify,
+    monitor, notify,
     rollout::PolicyDraft,
     serve, source, state, validation,
 };
@@ -80,6 +80,8 @@ pub struct Config {
     pub state: state::Settings,
     /// Webhooks, and when models should be trained anew.
     pub notify: notify::Settings,
+    /// The page of metrics.
+    pub metrics: monitor::Settings,
     /// The log.
     pub logs: Logs,
     /// Rules for single models.
@@ -322,6 +324,7 @@ impl Default for Config {
             feedback: feedback::Settings::default(),
             state: state::Settings::default(),
             notify: notify::Settings::default(),
+            metrics: monitor::Settings::default(),
             logs: Logs::default(),
             models: BTreeMap::new(),
             reserved: Reserved::default(),

@@ -85,6 +85,10 @@ pub(super) enum RepositoryApi {
     Off,
 }
 
+/// A latency from 1 us to 1 h, written with its unit: `"250us"`, `"10ms"`, `"2s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Objective(pub(super) Duration);
+
 /// A filter of log lines that `tracing` understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogFilter(pub(super) String);
@@ -639,6 +643,33 @@ impl Meaning for drift::Action {
     }
 }
 
+impl Meaning for Objective {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = text.split_at(digits);
+        let scale = match unit.trim() {
+            "us" => 1,
+            "ms" => 1_000,
+            "s" => 1_000_000,
+            _ => return Err("must be whole numbers with us, ms or s: [\"10ms\"]".to_owned()),
+        };
+        let microseconds = number.parse().ok().and_then(|number: u64| number.checked_mul(scale));
+        microseconds
+            .filter(|us| (1..=3_600_000_000).contains(us))
+            .map(|us| Self(Duration::from_micros(us)))
+            .ok_or_else(|| "must lie between \"1us\" and \"3600s\"".to_owned())
+    }
+
+    fn to_text(&self) -> String {
+        let us = u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX);
+        match us {
+            us if us % 1_000_000 == 0 => format!("{}s", us / 1_000_000),
+            us if us % 1_000 == 0 => format!("{}ms", us / 1_000),
+            us => format!("{us}us"),
+        }
+    }
+}
+
 impl Meaning for RepositoryApi {
     const WORDS: &'static [&'static str] = &["auto", "on", "off"];
 
@@ -935,6 +966,17 @@ mod tests {
             let _ = Text::<SocketAddr>::read(&written);
             let _ = Text::<LogFilter>::read(&written);
             let _ = Text::<EngineChoice>::read(&written);
+        }
+    }
+
+    #[test]
+    fn objectives_have_a_unit() {
+        for (text, shown) in [("250us", "250us"), ("10ms", "10ms"), ("2000 ms", "2s"), ("1s", "1s")]
+        {
+            assert_eq!(Objective::from_text(text).unwrap().to_text(), shown);
+        }
+        for wrong in ["", "10", "0ms", "3601s", "1.5ms", "-1ms", "99999999999999999999s", "1h"] {
+            assert!(Objective::from_text(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,33 +1,25 @@
-//! The page that Prometheus scrapes, in its text format 0.0.4.
+//! The families of the page that Prometheus scrapes.
 //!
-//! Families are built from merged shards when somebody scrapes. Names follow Prometheus' conventions: prefix
+//! They are built from merged shards when somebody scrapes. Names follow Prometheus' conventions: prefix
 //! `tidegate_`, base units, `_total` for counters.
+//!
+//! Not here: how a page is written (`page`).
 
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
-use prometheus::{TextEncoder, proto};
-
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Code, Ledger, Monitor, Phase, ShadowTotals, VersionTotals, upkeep};
-
-/// The page could not be written: a family broke the format's rules.
-#[derive(Debug, thiserror::Error)]
-#[error("metrics could not be written")]
-pub struct ExpositionError(#[from] prometheus::Error);
+use super::{
+    Code, Format, Ledger, Monitor, Part, Phase, ShadowTotals, Spread, VersionTotals,
+    page::{self, Bucket, Distribution, Exemplar, Family, Kind, Series, Value},
+    upkeep,
+};
 
 /// A page in the making.
 #[derive(Debug, Default)]
 pub struct Exposition {
-    families: Vec<proto::MetricFamily>,
+    families: Vec<Family>,
 }
-
-/// Upper edges of the classic latency histograms, in seconds.
-const EDGES: [f64; 20] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025,
-    0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
 
@@ -48,22 +40,10 @@ impl Exposition {
         page
     }
 
-    /// The content type of the page.
-    #[must_use]
-    pub fn content_type() -> &'static str {
-        prometheus::TEXT_FORMAT
-    }
-
     /// Adds a family of gauges: labels and value of each.
     pub fn gauges(&mut self, name: &str, help: &str, values: &[(Vec<(&str, &str)>, f64)]) {
-        let metrics = values.iter().map(|(labels, value)| {
-            let mut gauge = proto::Gauge::default();
-            gauge.set_value(*value);
-            let mut metric = proto::Metric::default();
-            metric.set_gauge(gauge);
-            labelled(metric, labels)
-        });
-        self.family(name, help, proto::MetricType::GAUGE, metrics.collect());
+        let series = values.iter().map(|(labels, value)| labelled(Value::Number(*value), labels));
+        self.family(name, help, Kind::Gauge, series.collect());
     }
 
     /// Adds a family of counters: labels and value of each.
@@ -80,9 +60,15 @@ impl Exposition {
         self.counters(name, help, metrics);
     }
 
+    /// Adds a family of one series that is always 1: its labels are what it says. The name ends in `_info`.
+    pub fn info(&mut self, name: &str, help: &str, labels: &[(&str, &str)]) {
+        self.family(name, help, Kind::Info, vec![labelled(Value::Number(1.0), labels)]);
+    }
+
     /// Writes the page.
-    pub fn write(&self) -> Result<String, ExpositionError> {
-        Ok(TextEncoder::new().encode_to_string(&self.families)?)
+    #[must_use]
+    pub fn write(&self, format: Format) -> Vec<u8> {
+        page::write(&self.families, format)
     }
 
     fn server(&mut self, monitor: &Monitor) {
@@ -194,28 +180,37 @@ impl Exposition {
             "Rows predicted with success, by model, version and arm.",
             rows,
         );
-        self.durations(&totals);
+        self.durations(&monitor.settings().edges(), &totals);
     }
 
-    fn durations(&mut self, totals: &[(ModelName, VersionId, ArmName, VersionTotals)]) {
-        let histograms = |of: fn(&VersionTotals) -> (&Histogram<u64>, Duration)| {
-            totals
-                .iter()
-                .map(move |(model, id, arm, totals)| classic((model, *id, *arm), of(totals)))
-                .collect::<Vec<_>>()
-        };
-        let request =
-            histograms(|totals| (&totals.total, totals.phases.total + totals.failed_time));
-        let run = histograms(|totals| (&totals.run, totals.phases.run));
+    fn durations(
+        &mut self,
+        edges: &[f64],
+        totals: &[(ModelName, VersionId, ArmName, VersionTotals)],
+    ) {
+        let (mut requests, mut phases) = (Vec::new(), Vec::new());
+        for (model, id, arm, totals) in totals {
+            let version = id.to_string();
+            let labels = [("model", model.as_str()), ("version", &version), ("arm", arm.as_str())];
+            let exemplar = totals.traced.map(|traced| Exemplar {
+                trace: traced.trace,
+                value: traced.took.as_secs_f64(),
+                at: traced.at,
+            });
+            let sum = totals.phases.total + totals.failed_time;
+            let total = latencies(&totals.total, sum, edges);
+            let total = Distribution { exemplar, ..total };
+            requests.push(labelled(Value::Distribution(Box::new(total)), &labels));
+            for (part, spread) in Part::ALL.into_iter().zip(&totals.parts) {
+                let own = latencies(spread, totals.phases.part(part), &[]);
+                let labels = [&labels[..], &[("phase", part.name())]].concat();
+                phases.push(labelled(Value::Distribution(Box::new(own)), &labels));
+            }
+        }
         let help = "Seconds from the last byte of a request to its finished response.";
-        self.family(
-            "tidegate_request_duration_seconds",
-            help,
-            proto::MetricType::HISTOGRAM,
-            request,
-        );
-        let help = "Seconds that a request spent in the engine.";
-        self.family("tidegate_run_duration_seconds", help, proto::MetricType::HISTOGRAM, run);
+        self.family("tidegate_request_duration_seconds", help, Kind::Histogram, requests);
+        let help = "Seconds that requests answered with success spent in each phase: queue, decode, run (in the engine), encode.";
+        self.family("tidegate_phase_duration_seconds", help, Kind::Histogram, phases);
     }
 
     fn loads(&mut self, ledger: &Ledger) {
@@ -239,12 +234,18 @@ impl Exposition {
         let phases = Phase::ALL.iter().zip(&ledger.phases);
         let phases = phases.map(|(phase, durations)| {
             let buckets = upkeep::EDGES.into_iter().zip(durations.below);
-            let histogram = histogram(buckets, durations.count, durations.sum);
-            labelled(histogram, &[("phase", phase.name())])
+            let distribution = Distribution {
+                count: durations.count,
+                sum: durations.sum.as_secs_f64(),
+                buckets: buckets.map(|(edge, below)| Bucket { edge, below }).collect(),
+                native: None,
+                exemplar: None,
+            };
+            labelled(Value::Distribution(Box::new(distribution)), &[("phase", phase.name())])
         });
         let phases = phases.collect();
         let help = "Seconds that loads took, by phase: fetch, proof, sessions, warmup.";
-        let kind = proto::MetricType::HISTOGRAM;
+        let kind = Kind::Histogram;
         self.family("tidegate_load_duration_seconds", help, kind, phases);
     }
 
@@ -305,86 +306,35 @@ impl Exposition {
         self.counters("tidegate_state_write_failures_total", help, [failures]);
     }
 
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        metrics: impl IntoIterator<Item = proto::Metric>,
-    ) {
-        self.family(name, help, proto::MetricType::COUNTER, metrics.into_iter().collect());
+    fn counters(&mut self, name: &str, help: &str, series: impl IntoIterator<Item = Series>) {
+        self.family(name, help, Kind::Counter, series.into_iter().collect());
     }
 
-    fn family(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: proto::MetricType,
-        metrics: Vec<proto::Metric>,
-    ) {
-        // The encoder refuses a family without metrics.
-        if metrics.is_empty() {
-            return;
-        }
-        let mut family = proto::MetricFamily::default();
-        family.set_name(name.to_owned());
-        family.set_help(help.to_owned());
-        family.set_field_type(kind);
-        family.set_metric(metrics);
-        self.families.push(family);
+    fn family(&mut self, name: &str, help: &str, kind: Kind, series: Vec<Series>) {
+        self.families.push(Family { name: name.to_owned(), help: help.to_owned(), kind, series });
     }
 }
 
-fn counter(labels: Labels<'_>, value: u64) -> proto::Metric {
-    let mut counter = proto::Counter::default();
+fn counter(labels: Labels<'_>, value: u64) -> Series {
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
-    counter.set_value(value as f64);
-    let mut metric = proto::Metric::default();
-    metric.set_counter(counter);
-    labelled(metric, labels)
+    let value = value as f64;
+    labelled(Value::Number(value), labels)
 }
 
-/// A histogram with fixed edges out of one with many.
-fn classic(
-    (model, version, arm): (&str, VersionId, ArmName),
-    (latencies, sum): (&Histogram<u64>, Duration),
-) -> proto::Metric {
-    let below = |edge: f64| {
-        let nanoseconds =
-            u64::try_from(Duration::from_secs_f64(edge).as_nanos()).unwrap_or(u64::MAX);
-        latencies.count_between(0, nanoseconds)
-    };
-    let buckets = EDGES.into_iter().map(|edge| (edge, below(edge)));
-    let metric = histogram(buckets, latencies.len(), sum);
-    let version = version.to_string();
-    labelled(metric, &[("model", model), ("version", &version), ("arm", arm.as_str())])
+/// A histogram of latencies: with these edges, if any, and as a native one.
+fn latencies(spread: &Spread, sum: Duration, edges: &[f64]) -> Distribution {
+    Distribution {
+        count: spread.count(),
+        sum: sum.as_secs_f64(),
+        buckets: spread.classic(edges),
+        native: Some(spread.native()),
+        exemplar: None,
+    }
 }
 
-/// A histogram of these upper edges in seconds and what lies below each.
-fn histogram(below: impl Iterator<Item = (f64, u64)>, count: u64, sum: Duration) -> proto::Metric {
-    let buckets = below.map(|(edge, below)| {
-        let mut bucket = proto::Bucket::default();
-        bucket.set_upper_bound(edge);
-        bucket.set_cumulative_count(below);
-        bucket
-    });
-    let mut histogram = proto::Histogram::default();
-    histogram.set_bucket(buckets.collect());
-    histogram.set_sample_count(count);
-    histogram.set_sample_sum(sum.as_secs_f64());
-    let mut metric = proto::Metric::default();
-    metric.set_histogram(histogram);
-    metric
-}
-
-fn labelled(mut metric: proto::Metric, labels: Labels<'_>) -> proto::Metric {
-    let pairs = labels.iter().map(|(name, value)| {
-        let mut pair = proto::LabelPair::default();
-        pair.set_name((*name).to_owned());
-        pair.set_value((*value).to_owned());
-        pair
-    });
-    metric.set_label(pairs.collect());
-    metric
+fn labelled(value: Value, labels: Labels<'_>) -> Series {
+    let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Series { labels: labels.collect(), value }
 }
 
 #[cfg(test)]
@@ -419,7 +369,7 @@ mod tests {
         let recorder = monitor.version(&name, VersionId::new(1)).arm(ArmName::BASELINE);
         recorder.record(WorkerId(0), ok, &sample, Duration::ZERO);
         monitor.model(&name).unanswered(WorkerId(0), Code::from_status(404));
-        let page = Exposition::of(&monitor).write().unwrap();
+        let page = String::from_utf8(Exposition::of(&monitor).write(Format::Text)).unwrap();
         for line in [
             r#"tidegate_requests_total{model="m",version="1",arm="baseline",protocol="http",code="200"} 1"#,
             r#"tidegate_requests_total{model="m",version="",arm="",protocol="http",code="404"} 1"#,
@@ -427,6 +377,7 @@ mod tests {
             r#"tidegate_request_duration_seconds_bucket{model="m",version="1",arm="baseline",le="0.000025"} 0"#,
             r#"tidegate_request_duration_seconds_bucket{model="m",version="1",arm="baseline",le="0.00005"} 1"#,
             r#"tidegate_request_duration_seconds_count{model="m",version="1",arm="baseline"} 1"#,
+            r#"tidegate_phase_duration_seconds_count{model="m",version="1",arm="baseline",phase="run"} 1"#,
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }

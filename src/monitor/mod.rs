@@ -16,18 +16,22 @@ mod events;
 mod exposition;
 mod histogram;
 mod outcome;
+mod page;
 mod recorder;
+mod settings;
 mod shadow;
 mod upkeep;
 
 pub use clock::Clock;
 pub use events::{Event, EventKind, Events};
-pub use exposition::{Exposition, ExpositionError};
-pub use histogram::Latencies;
+pub use exposition::Exposition;
+pub use histogram::{Latencies, Spread};
 pub use outcome::Outcome;
+pub use page::Format;
 pub use recorder::{
-    ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Sample, ServerRecorder, VersionRecorder,
-    VersionTotals, WorkerId,
+    ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Part, Sample, ServerRecorder, Traced,
+    VersionRecorder, VersionTotals, WorkerId,
 };
+pub use settings::Settings;
 pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
 pub use upkeep::{Ledger, Phase, Upkeep};

@@ -3,17 +3,15 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use hdrhistogram::Histogram;
-
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Clock, Events, Latencies, ShadowRecorder, Upkeep};
+use super::{Clock, Events, Latencies, Settings, ShadowRecorder, Spread, Upkeep};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +57,61 @@ pub struct Sample {
     pub encode: Duration,
     /// From the last byte of the request to the finished response.
     pub total: Duration,
+    /// The trace that it belongs to, where somebody keeps that one.
+    pub trace: Option<u128>,
+}
+
+/// A part of a request's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Reading the request's tensors.
+    Decode,
+    /// Waiting for the engine.
+    Queue,
+    /// In the engine.
+    Run,
+    /// Writing the response.
+    Encode,
+}
+
+impl Part {
+    /// All parts, as they follow each other.
+    pub const ALL: [Self; 4] = [Self::Queue, Self::Decode, Self::Run, Self::Encode];
+
+    /// The name of the part.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Decode => "decode",
+            Self::Queue => "queue",
+            Self::Run => "run",
+            Self::Encode => "encode",
+        }
+    }
+}
+
+impl Sample {
+    /// Time that a part took.
+    #[must_use]
+    pub fn part(&self, part: Part) -> Duration {
+        match part {
+            Part::Decode => self.decode,
+            Part::Queue => self.queue,
+            Part::Run => self.run,
+            Part::Encode => self.encode,
+        }
+    }
+}
+
+/// A request that can be looked up in a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced {
+    /// The trace's number, as W3C Trace Context has it.
+    pub trace: u128,
+    /// Time from the last byte of the request to the finished response.
+    pub took: Duration,
+    /// When it was answered, since 1970.
+    pub at: Duration,
 }
 
 /// All recorders of a process.
@@ -69,6 +122,7 @@ pub struct Monitor {
     server: Arc<ServerRecorder>,
     upkeep: Upkeep,
     events: Events,
+    settings: Settings,
     models: Mutex<BTreeMap<ModelName, Arc<ModelRecorder>>>,
 }
 
@@ -134,9 +188,11 @@ pub struct VersionTotals {
     /// When the last request was answered, since 1970; `None` before the first.
     pub last: Option<Duration>,
     /// Latencies of all requests, from the last byte in to the finished response, in nanoseconds.
-    pub total: Histogram<u64>,
-    /// Latencies in the engine, in nanoseconds.
-    pub run: Histogram<u64>,
+    pub total: Spread,
+    /// Latencies of the parts of successful requests, in nanoseconds, in the order of [`Part::ALL`].
+    pub parts: [Spread; Part::ALL.len()],
+    /// The last request that belongs to a trace that somebody keeps.
+    pub traced: Option<Traced>,
 }
 
 /// Keeps shards of different workers off each other's cache lines.
@@ -187,8 +243,17 @@ struct VersionShard {
     total: Count,
     failed_time: Count,
     last_unix_ns: Count,
-    total_latency: Latencies,
-    run_latency: Latencies,
+    /// Made with the first request.
+    latencies: OnceLock<Box<PartLatencies>>,
+}
+
+#[derive(Debug, Default)]
+struct PartLatencies {
+    total: Latencies,
+    /// In the order of [`Part::ALL`].
+    parts: [Latencies; Part::ALL.len()],
+    /// Its writer does not wait for it.
+    traced: Mutex<Option<Traced>>,
 }
 
 impl Monitor {
@@ -203,8 +268,20 @@ impl Monitor {
             server,
             upkeep: Upkeep::default(),
             events: Events::default(),
+            settings: Settings::default(),
             models: Mutex::default(),
         }
+    }
+
+    /// The same recorders, shown as these settings say.
+    #[must_use]
+    pub fn shown(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// The way in which recorders are shown.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The clock that everything measures with.
@@ -458,8 +535,9 @@ impl VersionTotals {
             phases: Sample::default(),
             failed_time: Duration::ZERO,
             last: None,
-            total: Latencies::merged(),
-            run: Latencies::merged(),
+            total: Spread::default(),
+            parts: Default::default(),
+            traced: None,
         }
     }
 
@@ -477,8 +555,9 @@ impl VersionTotals {
         phases.total += others.total;
         self.failed_time += other.failed_time;
         self.last = self.last.max(other.last);
-        self.total.add(&other.total).expect("histograms of one kind");
-        self.run.add(&other.run).expect("histograms of one kind");
+        self.total.add(&other.total);
+        self.parts.iter_mut().zip(&other.parts).for_each(|(sum, part)| sum.add(part));
+        self.traced = newer(self.traced, other.traced);
     }
 }
 
@@ -491,6 +570,7 @@ impl ArmRecorder {
     /// Counts a request that this version answered, before its answer is handed on; `unix` is the time now.
     pub fn record(&self, worker: WorkerId, code: Code, sample: &Sample, unix: Duration) {
         let shard = &self.shards[worker.0].0;
+        let latencies = shard.latencies.get_or_init(Box::default);
         shard.codes.0[code.0].add(1);
         if code.status() == 200 {
             shard.success.add(1);
@@ -501,14 +581,19 @@ impl ArmRecorder {
             shard.run.add_time(sample.run);
             shard.encode.add_time(sample.encode);
             shard.total.add_time(sample.total);
+            for (part, latencies) in Part::ALL.into_iter().zip(&latencies.parts) {
+                latencies.record(nanoseconds(sample.part(part)));
+            }
         } else {
             shard.failed.add(1);
             shard.failed_time.add_time(sample.total);
         }
         shard.last_unix_ns.0.store(nanoseconds(unix), Relaxed);
-        shard.total_latency.record(nanoseconds(sample.total));
-        if !sample.run.is_zero() {
-            shard.run_latency.record(nanoseconds(sample.run));
+        latencies.total.record(nanoseconds(sample.total));
+        if let Some(trace) = sample.trace
+            && let Ok(mut traced) = latencies.traced.try_lock()
+        {
+            *traced = Some(Traced { trace, took: sample.total, at: unix });
         }
     }
 
@@ -523,10 +608,15 @@ impl ArmRecorder {
             self.shards.iter().map(|shard| of(&shard.0).load()).sum()
         };
         let time = |of: fn(&VersionShard) -> &Count| Duration::from_nanos(sum(of));
-        let (mut total, mut run) = (Latencies::merged(), Latencies::merged());
-        for shard in &self.shards {
-            shard.0.total_latency.add_to(&mut total);
-            shard.0.run_latency.add_to(&mut run);
+        let (mut total, mut traced) = (Spread::default(), None);
+        let mut parts: [Spread; Part::ALL.len()] = Default::default();
+        for latencies in self.shards.iter().filter_map(|shard| shard.0.latencies.get()) {
+            latencies.total.add_to(&mut total);
+            for (part, latencies) in parts.iter_mut().zip(&latencies.parts) {
+                latencies.add_to(part);
+            }
+            let own = *latencies.traced.lock().unwrap_or_else(PoisonError::into_inner);
+            traced = newer(traced, own);
         }
         let last = self.last();
         VersionTotals {
@@ -542,11 +632,13 @@ impl ArmRecorder {
                 run: time(|shard| &shard.run),
                 encode: time(|shard| &shard.encode),
                 total: time(|shard| &shard.total),
+                trace: None,
             },
             failed_time: time(|shard| &shard.failed_time),
             last: (last > 0).then(|| Duration::from_nanos(last)),
             total,
-            run,
+            parts,
+            traced,
         }
     }
 }
@@ -567,6 +659,10 @@ fn merge_codes<'a>(shards: impl Iterator<Item = &'a Codes>) -> Vec<(Code, u64)> 
         .filter(|(_, sum)| *sum > 0)
         .map(|(code, sum)| (Code(code), sum))
         .collect()
+}
+
+fn newer(one: Option<Traced>, other: Option<Traced>) -> Option<Traced> {
+    one.into_iter().chain(other).max_by_key(|traced| traced.at)
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
@@ -591,9 +687,25 @@ mod tests {
         recorder.record(WorkerId(1), Code::from_status(400), &sample, Duration::from_secs(3));
         let totals = recorder.totals();
         assert_eq!((totals.success, totals.failed, totals.rows), (2, 1, 6));
-        assert_eq!(totals.total.len(), 3);
+        assert_eq!(totals.total.count(), 3);
         assert_eq!(totals.phases.run, Duration::from_micros(10));
         assert_eq!(totals.last, Some(Duration::from_secs(3)));
+        let run = Part::ALL.iter().position(|part| *part == Part::Run).unwrap();
+        assert_eq!(totals.parts.each_ref().map(Spread::count), [2; 4], "of successes only");
+        assert!((5_000..5_100).contains(&totals.parts[run].quantile(0.5)));
+        assert_eq!(totals.traced, None);
+    }
+
+    #[test]
+    fn the_newest_trace_is_the_exemplar() {
+        let recorder = ArmRecorder { place: 0, shards: shards(2) };
+        let ok = Code::from_status(200);
+        let sample = |trace| Sample { trace, total: Duration::from_millis(3), ..Sample::default() };
+        recorder.record(WorkerId(0), ok, &sample(Some(7)), Duration::from_secs(5));
+        recorder.record(WorkerId(1), ok, &sample(Some(8)), Duration::from_secs(4));
+        recorder.record(WorkerId(0), ok, &sample(None), Duration::from_secs(6));
+        let (at, took) = (Duration::from_secs(5), Duration::from_millis(3));
+        assert_eq!(recorder.totals().traced, Some(Traced { trace: 7, took, at }));
     }
 
     #[test]

@@ -595,12 +595,11 @@ impl Driver {
         let arm = self.monitor.version(&run.model, run.baseline).arm(ArmName::BASELINE);
         let latencies = arm.totals().total;
         let threshold = |quantile: &f64| {
-            let frozen = Duration::from_nanos(latencies.value_at_quantile(*quantile));
+            let frozen = Duration::from_nanos(latencies.quantile(*quantile));
             let limit = frozen + least;
             let nanoseconds = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
             #[expect(clippy::cast_precision_loss, reason = "a share of counts")]
-            let above = latencies.count_between(nanoseconds, u64::MAX) as f64
-                / latencies.len().max(1) as f64;
+            let above = latencies.above(nanoseconds) as f64 / latencies.count().max(1) as f64;
             (
                 limit,
                 Threshold { quantile: *quantile, seconds: limit.as_secs_f64(), share_above: above },

@@ -49,7 +49,7 @@ fn run_script(script: &str, server: &Server, repository: &Repository) {
     assert_success(script, &output);
 }
 
-fn assert_success(what: &str, output: &Output) {
+pub(crate) fn assert_success(what: &str, output: &Output) {
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (stdout, stderr) = (said(&output.stdout), said(&output.stderr));
     assert!(output.status.success(), "{what} ended with {}:\n{stdout}\n{stderr}", output.status);

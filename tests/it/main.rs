@@ -57,6 +57,7 @@ mod object_store;
 mod operations;
 mod panics;
 mod profile;
+mod prometheus;
 mod proof;
 mod protocol;
 mod proxies;
