@@ -22,7 +22,7 @@ use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service, with_outcomes},
     config::{self, Config},
     drift::{Drift, Watching},
-    edge::{self, Listener, Plane},
+    edge::{self, AccessLog, Listener, Plane},
     engine::{self, Engines},
     feedback::{self, Feedback, Joining},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
@@ -317,7 +317,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let notifier = notifier(alerts, &serving, &monitor, &rollouts)?;
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let (admin_at, admin_limits) = (config.admin.address, admin_limits(&config));
-    let plane = plane(config, &serving, &monitor, &lifecycle, (joining.handle(), key));
+    let access = access(&config, &monitor, workers)?;
+    let plane = plane(config, &serving, &monitor, &lifecycle, (&joining, key), access.as_ref());
     let listener = Listener::start(Arc::new(plane), workers).await?;
     let admin = Admin {
         serving: Arc::clone(&serving),
@@ -337,16 +338,23 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     serving.drain();
     shadowing.stop();
     listener.leave();
-    if signal == Signal::Terminate {
-        // Load balancers must see readiness fail before connections are refused; a second signal ends the wait.
-        let _ = tokio::time::timeout(drain_delay, stop.wait()).await;
-    }
+    stop.wait_before_refusing(signal, drain_delay).await;
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
     end(shadowing, "a shadow's run did not end").await;
+    end(access, "lines of the access log were still being written").await;
     admin.stop().await;
     end_control(rollouts, joining, lifecycle, notifier).await;
     log_totals(&monitor, complete);
     Ok(())
+}
+
+/// The access log, if there is one.
+fn access(config: &Config, monitor: &Monitor, workers: usize) -> anyhow::Result<Option<AccessLog>> {
+    let access = AccessLog::start(&config.edge.access, workers, logs::write_to_stdout)?;
+    if let Some(access) = &access {
+        monitor.upkeep().drops_access_lines(access.dropped());
+    }
+    Ok(access)
 }
 
 /// Says that the server is ready once it is, and waits for the signal that ends it.
@@ -444,16 +452,18 @@ fn plane(
     serving: &Arc<Serving>,
     monitor: &Arc<Monitor>,
     lifecycle: &Lifecycle,
-    (feedback, key): (Feedback, PredictionKey),
+    (joining, key): (&Joining, PredictionKey),
+    access: Option<&AccessLog>,
 ) -> Plane {
     let repository = repository_api(&config, serving, lifecycle);
-    Plane::new(
+    let plane = Plane::new(
         config.edge,
         Arc::clone(serving),
         Arc::clone(monitor),
-        with_outcomes(repository_service(repository), feedback),
+        with_outcomes(repository_service(repository), joining.handle()),
         Naming { key, process: random() },
-    )
+    );
+    plane.telling(access.map(AccessLog::access))
 }
 
 /// The protocol's repository API, as the configuration allows it.
@@ -534,6 +544,14 @@ impl Signals {
             user2: signal(SignalKind::user_defined2())?,
             terminal: std::io::stdin().is_terminal() || std::io::stdout().is_terminal(),
         })
+    }
+
+    /// Waits for load balancers, which must see readiness fail before connections are refused; a second signal ends
+    /// the wait.
+    async fn wait_before_refusing(&mut self, first: Signal, wait_max: Duration) {
+        if first == Signal::Terminate {
+            let _ = tokio::time::timeout(wait_max, self.wait()).await;
+        }
     }
 
     /// The next signal that asks to stop. Those by which daemons are asked to read something again are told and passed

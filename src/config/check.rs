@@ -37,7 +37,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         files_max: count(file.repository.upload_files),
     };
     Config {
-        edge: edge(&file.server, &file.limits),
+        edge: edge(&file.server, &file.limits, access(&file.logs)),
         admin: Admin {
             address: file.server.admin.0,
             connections_max: count(file.server.admin_connections),
@@ -106,7 +106,20 @@ fn proof(proof: &file::Proof) -> lifecycle::ProofSettings {
     }
 }
 
-fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
+fn access(logs: &file::LogsSection) -> edge::AccessSettings {
+    edge::AccessSettings {
+        target: logs.access.0.clone(),
+        share: logs.access_sample.0,
+        buffer_bytes_max: bytes(logs.access_buffer),
+        file_bytes_max: logs.access_bytes.0,
+    }
+}
+
+fn edge(
+    server: &file::Server,
+    limits: &file::Limits,
+    access: edge::AccessSettings,
+) -> edge::Settings {
     edge::Settings {
         http: server.http.0,
         workers: nonzero(server.workers),
@@ -117,6 +130,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
         },
         drain_delay: server.drain_delay.0,
         grace: server.grace.0,
+        access,
         limits: edge::Limits {
             body_bytes_max: bytes(limits.body),
             body_bytes_per_second_min: nonzero_u32(limits.body_rate_min.0),

@@ -20,8 +20,15 @@ use super::{
     },
 };
 use crate::{
-    drift, edge, engine, feedback, lifecycle, lifecycle::OnNewVersion, model::EngineChoice,
-    model::ModelName, monitor, notify, rollout::PolicyDraft, serve, source, state, validation,
+    drift,
+    edge::{self, AccessSettings, AccessTarget},
+    engine, feedback, lifecycle,
+    lifecycle::OnNewVersion,
+    model::EngineChoice,
+    model::ModelName,
+    monitor, notify,
+    rollout::PolicyDraft,
+    serve, source, state, validation,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -285,6 +292,16 @@ pub(super) struct LogsSection {
     /// Most bytes of lines that wait for whoever reads standard output. A reader that stalls stops nothing: what does
     /// not fit is dropped and counted (`tidegate_log_lines_dropped_total`).
     pub(super) buffer: Size<{ 64 * KIB }, GIB>,
+    /// The access log, a line of JSON for each request: "off", "stdout", or a file, which may be moved away at any
+    /// time.
+    pub(super) access: Text<AccessTarget>,
+    /// The share of requests that have a line in the access log.
+    pub(super) access_sample: Decimal<0, 1>,
+    /// Most bytes of one worker's requests that wait to be written to the access log. What does not fit is dropped and
+    /// counted (`tidegate_access_lines_dropped_total`).
+    pub(super) access_buffer: Size<{ 16 * KIB }, { 256 * MIB }>,
+    /// Largest file of the access log; then it is moved to the same name with `.1`, in place of the one before.
+    pub(super) access_bytes: Size<{ 64 * KIB }, TIB>,
 }
 
 /// State that outlives a restart.
@@ -567,8 +584,15 @@ impl File {
 
 impl Default for Server {
     fn default() -> Self {
-        let edge::Settings { http, workers, drain_delay, grace, web_pages: _, limits: _ } =
-            edge::Settings::default();
+        let edge::Settings {
+            http,
+            workers,
+            drain_delay,
+            grace,
+            web_pages: _,
+            access: _,
+            limits: _,
+        } = edge::Settings::default();
         let admin = super::Admin::default();
         Self {
             http: Text(http),
@@ -768,7 +792,17 @@ impl Default for LogsSection {
     fn default() -> Self {
         let Logs { filter, format, buffer_bytes_max } = Logs::default();
         let buffer = Size(count(buffer_bytes_max));
-        Self { level: Text(LogFilter(filter)), format: Text(format), buffer }
+        let AccessSettings { target, share, buffer_bytes_max, file_bytes_max } =
+            AccessSettings::default();
+        Self {
+            level: Text(LogFilter(filter)),
+            format: Text(format),
+            buffer,
+            access: Text(target),
+            access_sample: Decimal(share),
+            access_buffer: Size(count(buffer_bytes_max)),
+            access_bytes: Size(file_bytes_max),
+        }
     }
 }
 

@@ -112,6 +112,8 @@ pub struct Receipt {
     pub fallback: Option<ArmName>,
     /// The time of counting.
     pub at: Instant,
+    /// Its rows, and its time by phase.
+    pub sample: Sample,
 }
 
 impl Serving {
@@ -380,7 +382,7 @@ impl Call<'_> {
             self.serving.shadows.offer(shadow, self.id, copied);
         }
         let (version, arm, fallback) = (self.version.id(), self.arm, self.fallback);
-        Receipt { id: self.id, version, arm, fallback, at }
+        Receipt { id: self.id, version, arm, fallback, at, sample: self.sample }
     }
 
     fn record(&mut self, outcome: Outcome) -> Instant {

@@ -253,7 +253,7 @@ impl Serving {
     }
 
     /// The time since 1970 of an instant, without asking the clock again.
-    fn unix_at(&self, now: Instant) -> Duration {
+    pub fn unix_at(&self, now: Instant) -> Duration {
         self.unix_begin + now.saturating_duration_since(self.begin)
     }
 

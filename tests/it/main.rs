@@ -21,6 +21,7 @@ mod segments;
 mod server;
 mod tensors;
 
+mod access;
 mod audit;
 mod blame;
 mod budget;
