@@ -37,7 +37,11 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         files_max: count(file.repository.upload_files),
     };
     Config {
-        edge: edge(&file.server, &file.limits, access(&file.logs)),
+        edge: edge::Settings {
+            traced_share: file.tracing.sample.0,
+            access: access(&file.logs),
+            ..edge(&file.server, &file.limits)
+        },
         admin: Admin {
             address: file.server.admin.0,
             connections_max: count(file.server.admin_connections),
@@ -115,11 +119,7 @@ fn access(logs: &file::LogsSection) -> edge::AccessSettings {
     }
 }
 
-fn edge(
-    server: &file::Server,
-    limits: &file::Limits,
-    access: edge::AccessSettings,
-) -> edge::Settings {
+fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
     edge::Settings {
         http: server.http.0,
         workers: nonzero(server.workers),
@@ -130,7 +130,6 @@ fn edge(
         },
         drain_delay: server.drain_delay.0,
         grace: server.grace.0,
-        access,
         limits: edge::Limits {
             body_bytes_max: bytes(limits.body),
             body_bytes_per_second_min: nonzero_u32(limits.body_rate_min.0),
@@ -154,6 +153,7 @@ fn edge(
             inflate_ratio_max: nonzero_u32(limits.inflate_ratio.0),
             gzip_members_max: count(limits.gzip_members),
         },
+        ..edge::Settings::default()
     }
 }
 

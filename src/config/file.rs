@@ -46,6 +46,7 @@ pub(super) struct File {
     pub(super) feedback: Feedback,
     pub(super) logs: LogsSection,
     pub(super) metrics: Metrics,
+    pub(super) tracing: Tracing,
     pub(super) state: State,
     pub(super) notify: Notify,
     /// Rules for one model; its name stands in the head of the section. The model's own files describe it,
@@ -302,6 +303,15 @@ pub(super) struct LogsSection {
     pub(super) access_buffer: Size<{ 16 * KIB }, { 256 * MIB }>,
     /// Largest file of the access log; then it is moved to the same name with `.1`, in place of the one before.
     pub(super) access_bytes: Size<{ 64 * KIB }, TIB>,
+}
+
+/// Distributed traces, by W3C Trace Context.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tracing {
+    /// The share of requests without a valid `traceparent` that begin a trace. Where a request brings one, its flag
+    /// says whether it is recorded.
+    pub(super) sample: Decimal<0, 1>,
 }
 
 /// State that outlives a restart.
@@ -590,6 +600,7 @@ impl Default for Server {
             drain_delay,
             grace,
             web_pages: _,
+            traced_share: _,
             access: _,
             limits: _,
         } = edge::Settings::default();
@@ -810,6 +821,12 @@ impl Default for Metrics {
     fn default() -> Self {
         let monitor::Settings { objectives } = monitor::Settings::default();
         Self { objectives: Texts(objectives.into_iter().map(Objective).collect()) }
+    }
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { sample: Decimal(edge::Settings::default().traced_share) }
     }
 }
 

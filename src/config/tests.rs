@@ -120,7 +120,7 @@ required = true
         r#"
 tidegate.toml: 9 problems
   http = "127.0.0.1:1"            stands in section [server] (line 2)
-  top = 1                         unknown section; there are drift, engine, feedback, limits, logs, metrics, models, notify, proof, repository, serve, server, state, validation (line 3)
+  top = 1                         unknown section; there are drift, engine, feedback, limits, logs, metrics, models, notify, proof, repository, serve, server, state, tracing, validation (line 3)
   sever                           unknown section, did you mean [server]? (line 4)
   server.htpp = "127.0.0.1:1"     unknown key, did you mean `http`? (line 6)
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)

@@ -45,13 +45,14 @@ impl Worker {
         }
         let status = answer.status().as_u16();
         self.plane().monitor().server().answered(self.id(), Code::from_status(status));
-        visit.end(status, answer.body().len());
+        visit.end(&mut answer);
         tracing::debug!(
             target: "access",
             worker = self.id().0,
             method = %head.method,
             path = head.uri.path(),
             status,
+            trace_id = visit.trace().map(|trace| trace.id_text()),
             "answered"
         );
         answer

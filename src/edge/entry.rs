@@ -14,7 +14,7 @@ use std::{
 use http::Version;
 
 use crate::{
-    model::{Moment, PredictionId},
+    model::{Moment, PredictionId, Trace},
     monitor::Sample,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Entry<'a> {
     pub(super) version: u64,
     /// The prediction's name, where one was asked for.
     pub(super) prediction: Option<PredictionId>,
+    /// Its place in a trace, where it has one.
+    pub(super) trace: Option<Trace>,
     /// Bytes of the body as they came; 0 where it was not read to its end.
     pub(super) bytes_in: u64,
     /// Bytes of the answer's body.
@@ -61,11 +63,14 @@ const PATH_MAX: usize = 1024;
 const REQUEST_ID_MAX: usize = 128;
 
 /// Words before the texts.
-const FIXED: usize = 18;
+const FIXED: usize = 22;
 const TEXTS: usize = 5;
 
 const HAS_PEER: u64 = 1 << 32;
 const HAS_PREDICTION: u64 = 1 << 33;
+const HAS_TRACE: u64 = 1 << 34;
+const IS_SAMPLED: u64 = 1 << 35;
+const IS_RANDOM: u64 = 1 << 36;
 
 impl<'a> Entry<'a> {
     fn texts(&self) -> [&'a [u8]; TEXTS] {
@@ -95,6 +100,11 @@ impl<'a> Entry<'a> {
         });
         let prediction = self.prediction.map_or(0, |name| name.bits());
         let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+        let has = |of: fn(&Trace) -> bool| self.trace.as_ref().is_some_and(of);
+        let (trace, span, parent) = self.trace.map_or((0, 0, 0), |trace| {
+            // No span has the number 0.
+            (trace.id, trace.span, trace.parent.unwrap_or(0))
+        });
         let texts = self.texts();
         let lengths = texts.map(|text| text.len() as u64);
         let sample = &self.sample;
@@ -104,6 +114,9 @@ impl<'a> Entry<'a> {
                 | u64::from(port) << 16
                 | flag(self.peer.is_some(), HAS_PEER)
                 | flag(self.prediction.is_some(), HAS_PREDICTION)
+                | flag(self.trace.is_some(), HAS_TRACE)
+                | flag(has(|trace| trace.is_sampled), IS_SAMPLED)
+                | flag(has(|trace| trace.is_random), IS_RANDOM)
                 | protocol << 40,
             low(address >> 64),
             low(address),
@@ -122,6 +135,10 @@ impl<'a> Entry<'a> {
             nanos(sample.total),
             lengths[0] | lengths[1] << 16 | lengths[2] << 32 | lengths[3] << 48,
             lengths[4],
+            low(trace >> 64),
+            low(trace),
+            span,
+            parent,
         ]);
         let bytes = texts.iter().map(|text| text.len()).sum::<usize>();
         words.resize(FIXED + bytes.div_ceil(size_of::<u64>()), 0);
@@ -166,6 +183,13 @@ impl<'a> Entry<'a> {
             fallback: text(second, 0)?,
             version: fixed[6],
             prediction: is(HAS_PREDICTION).then(|| PredictionId::from_bits(bits(4))),
+            trace: is(HAS_TRACE).then(|| Trace {
+                id: bits(18),
+                span: fixed[20],
+                parent: Some(fixed[21]).filter(|parent| *parent > 0),
+                is_sampled: is(IS_SAMPLED),
+                is_random: is(IS_RANDOM),
+            }),
             bytes_in: fixed[7],
             bytes_out: fixed[8],
             read: nanos(10),
@@ -230,6 +254,9 @@ impl<'a> Entry<'a> {
             text(to, "prediction_id", prediction.as_str().as_bytes());
         }
         text(to, "request_id", self.request_id);
+        if let Some(Trace { id, span, .. }) = self.trace {
+            let _ = write!(to, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
+        }
         to.push_str("}\n");
     }
 }
@@ -285,6 +312,7 @@ mod tests {
         fallback: b"",
         version: 3,
         prediction: None,
+        trace: None,
         bytes_in: 10,
         bytes_out: 20,
         read: Duration::from_micros(1500),
@@ -317,6 +345,8 @@ mod tests {
         check(ENTRY);
         let prediction = Some(PredictionId::from_bits(u128::MAX - 7));
         for peer in ["127.0.0.1:65535", "[2001:db8::1]:1"] {
+            let trace = Trace::begun(1.0, 7 << 90, 9);
+            check(Entry { trace, ..ENTRY });
             check(Entry { peer: Some(peer.parse().unwrap()), prediction, ..ENTRY });
         }
         for protocol in [Version::HTTP_10, Version::HTTP_2] {
@@ -339,14 +369,16 @@ mod tests {
     fn a_line_says_what_happened() {
         let peer = Some("[::1]:80".parse().unwrap());
         let prediction = Some(PredictionId::from_bits(1));
-        let (text, said) = line(&Entry { peer, prediction, ..ENTRY });
+        let trace = Trace::begun(1.0, 0xabc, 0xdef);
+        let (text, said) = line(&Entry { peer, prediction, trace, ..ENTRY });
         assert_eq!(
             said,
             json!({"timestamp": "2026-11-30T00:53:20.123Z", "target": "access", "code": 200, "protocol": "HTTP/1.1",
                 "peer": "[::1]:80", "method": "POST", "path": "/v2/models/m/versions/3/infer", "model": "m",
                 "version": "3", "arm": "canary", "rows": 2, "bytes_in": 10, "bytes_out": 20,
                 "ms": {"read": 1.5, "decode": 0.001, "queue": 0.0, "run": 2000.0, "encode": 0.007, "total": 2010.0},
-                "prediction_id": "00000000000000000000000000000001", "request_id": "mine"})
+                "prediction_id": "00000000000000000000000000000001", "request_id": "mine",
+                "trace_id": "00000000000000000000000000000abc", "span_id": "0000000000000def"})
         );
         assert_eq!(text.matches('\n').count(), 1);
         let unread = Entry { method: b"", path: b"", arm: b"", request_id: b"", ..ENTRY };

@@ -23,6 +23,8 @@ pub struct Settings {
     pub grace: Duration,
     /// True if web pages of other sites may ask what changes something or costs time.
     pub web_pages: bool,
+    /// The share of requests without a parent that begin a trace, 0 to 1.
+    pub traced_share: f64,
     /// Where requests are told.
     pub access: AccessSettings,
     /// What one client, one connection and one request may use.
@@ -89,6 +91,8 @@ impl Default for Settings {
             grace: Duration::from_secs(25),
             // Any page that a browser on this machine shows can reach loopback.
             web_pages: false,
+            // Whoever asks with a trace decides for it.
+            traced_share: 0.0,
             access: AccessSettings::default(),
             limits: Limits::default(),
         }

@@ -22,7 +22,7 @@ use crate::{
         VersionSelector,
     },
     monitor::{Code, Outcome},
-    serve::{Asked, Call, Model, NotRouted, Prediction, RouteError, Version},
+    serve::{Asked, Call, Model, NotRouted, PredictError, Prediction, RouteError, Version},
     wire::v2,
 };
 
@@ -241,6 +241,7 @@ fn predict<'w>(
         route: head.headers.get(ROUTE).and_then(|route| route.to_str().ok()),
         key,
         id: wanted.id,
+        trace: wanted.visit.trace(),
         arrived: arrived.at,
         waited: arrived.waited,
         deadline: arrived.deadline,
@@ -326,10 +327,25 @@ fn run(
     request: &mut InferRequest,
     body_bytes: usize,
 ) -> Result<v2::Encoded, Refusal> {
-    let prediction = call.run(request)?;
+    let prediction = call.run(request).inspect_err(|error| log_failure(call, error))?;
     let encoded = encode(call, request, &prediction)?;
     call.copy(request, prediction, body_bytes);
     Ok(encoded)
+}
+
+/// Logs what is not the client's to know.
+fn log_failure(call: &Call<'_>, error: &PredictError) {
+    if let PredictError::Engine(cause) = error {
+        let version = call.version();
+        tracing::error!(
+            %cause,
+            model = %version.parts().model,
+            version = %version.id(),
+            prediction_id = call.id().as_str(),
+            trace_id = call.trace().map(|trace| trace.id_text()),
+            "a run failed"
+        );
+    }
 }
 
 fn encode(

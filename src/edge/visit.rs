@@ -12,15 +12,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Version, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, request::Parts};
 
 use crate::{
-    model::{ArmName, PredictionId},
+    model::{ArmName, PredictionId, Trace},
     monitor::Sample,
     serve::Receipt,
 };
 
 use super::{entry::Entry, v2::REQUEST_ID, worker::Worker};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The client at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,7 @@ pub(super) struct Visit<'a> {
     prediction: Cell<Option<PredictionId>>,
     receipt: Cell<Option<Receipt>>,
     is_gone: Cell<bool>,
+    trace: Option<Trace>,
 }
 
 impl<'a> Visit<'a> {
@@ -60,12 +64,18 @@ impl<'a> Visit<'a> {
             prediction: Cell::new(None),
             receipt: Cell::new(None),
             is_gone: Cell::new(false),
+            trace: trace_of(worker, &head.headers),
         }
     }
 
     /// The socket of the client that asks.
     pub(super) fn socket(&self) -> RawFd {
         self.client.socket
+    }
+
+    /// Its place in a trace, where it has one.
+    pub(super) fn trace(&self) -> Option<Trace> {
+        self.trace
     }
 
     /// Notes the length of the body, as it came.
@@ -90,8 +100,13 @@ impl<'a> Visit<'a> {
         self.is_gone.set(true);
     }
 
-    /// Ends with an answer of this status and so many bytes.
-    pub(super) fn end(&self, status: u16, body_bytes: usize) {
+    /// Ends with this answer, which it tells the place in the trace.
+    pub(super) fn end(&self, answer: &mut Response<Bytes>) {
+        let (status, body_bytes) = (answer.status().as_u16(), answer.body().len());
+        if let Some(trace) = self.trace {
+            let value = HeaderValue::from_bytes(&trace.traceparent());
+            answer.headers_mut().insert(TRACEPARENT, value.expect("digits are a header's value"));
+        }
         let code = if self.is_gone.get() { CLIENT_GONE } else { status };
         self.tell(code, body_bytes);
     }
@@ -120,6 +135,7 @@ impl<'a> Visit<'a> {
             fallback: fallback.as_ref().map_or(&[], bytes_of),
             version: receipt.map_or(0, |receipt| receipt.version.number()),
             prediction: self.prediction.get(),
+            trace: self.trace,
             bytes_in: self.body_bytes.get() as u64,
             bytes_out: bytes_out as u64,
             read,
@@ -143,6 +159,24 @@ fn bytes_of(arm: &ArmName) -> &[u8] {
     arm.as_str().as_bytes()
 }
 
+/// The place of a request in the trace that its head names, or in one that begins with it.
+fn trace_of(worker: &Worker, headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all(TRACEPARENT).iter();
+    let parent = match (parents.next(), parents.next()) {
+        (Some(parent), None) => Trace::continued(parent.as_bytes(), worker.random()),
+        // None, or several that contradict each other.
+        _ => None,
+    };
+    let share = worker.plane().settings().traced_share;
+    parent.or_else(|| {
+        if share == 0.0 {
+            return None;
+        }
+        let id = u128::from(worker.random()) << 64 | u128::from(worker.random());
+        Trace::begun(share, id, worker.random())
+    })
+}
+
 /// Tells of a request whose head could not be read.
 pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
     if !worker.access().is_some_and(|access| access.takes(worker.random())) {
@@ -160,6 +194,7 @@ pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
         fallback: b"",
         version: 0,
         prediction: None,
+        trace: None,
         bytes_in: 0,
         bytes_out: 0,
         read: Duration::ZERO,

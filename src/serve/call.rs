@@ -17,7 +17,7 @@ use std::{
 
 use crate::{
     drift::SegmentId,
-    model::{ArmName, InferRequest, PredictionId, VersionId, VersionSelector},
+    model::{ArmName, InferRequest, PredictionId, Trace, VersionId, VersionSelector},
     monitor::{ArmRecorder, Code, Outcome, Sample, WorkerId},
 };
 
@@ -45,6 +45,8 @@ pub struct Asked<'a> {
     pub key: Option<Hashed>,
     /// The prediction's own name.
     pub id: PredictionId,
+    /// Its place in a trace, where it has one.
+    pub trace: Option<Trace>,
     /// The arrival of its last byte.
     pub arrived: Instant,
     /// Time spent waiting since for its version to be loaded, or for a session.
@@ -83,6 +85,7 @@ pub struct Call<'t> {
     shadow: Option<&'t Arc<Shadow>>,
     copied: Option<Copied>,
     id: PredictionId,
+    trace: Option<Trace>,
     arrived: Instant,
     sample: Sample,
     is_finished: bool,
@@ -172,8 +175,13 @@ impl Serving {
             shadow,
             copied: None,
             id: asked.id,
+            trace: asked.trace,
             arrived: asked.arrived,
-            sample: Sample { queue: asked.waited, ..Sample::default() },
+            sample: Sample {
+                queue: asked.waited,
+                trace: asked.trace.filter(|trace| trace.is_sampled).map(|trace| trace.id),
+                ..Sample::default()
+            },
             is_finished: false,
         })
     }
@@ -207,6 +215,11 @@ impl Call<'_> {
     /// The prediction's own name.
     pub fn id(&self) -> PredictionId {
         self.id
+    }
+
+    /// Its place in a trace, where it has one.
+    pub fn trace(&self) -> Option<Trace> {
+        self.trace
     }
 
     /// Brings the deadline forward.
@@ -577,6 +590,7 @@ mod tests {
                 route: None,
                 key: None,
                 id: PredictionId::from_bits(7),
+                trace: None,
                 arrived: self.begin,
                 waited: Duration::ZERO,
                 deadline: self.begin,

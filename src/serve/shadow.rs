@@ -645,6 +645,7 @@ mod tests {
             let table = self.serving.table();
             for _ in 0..requests {
                 let asked = Asked {
+                    trace: None,
                     watch: &self.watch,
                     client: None,
                     model: "m",

@@ -73,6 +73,7 @@ mod smuggling;
 mod strangers;
 mod swap;
 mod tidy;
+mod traces;
 mod traffic;
 mod uploads;
 mod validate;
