@@ -36,11 +36,11 @@ pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> R
     page.gauges("tidegate_ready", "Whether the server takes requests.", &[(vec![], ready)]);
     let info = [("version", env!("CARGO_PKG_VERSION"))];
     page.info("tidegate_build_info", "The build that runs.", &info);
-    answer(&page, &headers)
+    answer(page, &headers)
 }
 
 /// The page in the format that the scraper likes best, compressed where it likes that.
-fn answer(page: &Exposition, headers: &HeaderMap) -> Response {
+fn answer(page: Exposition, headers: &HeaderMap) -> Response {
     let values = |name| headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let format = Format::accepted(values(header::ACCEPT));
     let mut body = page.write(format);
@@ -78,7 +78,7 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
         for entry in &model.versions {
             let of = |value| (model.name.to_string(), entry.id.to_string(), value);
             ready.push(of(yes(entry.version.is_some())));
-            states.push((of(1.0), entry.state));
+            states.push((of(1.0), state(entry.state)));
             if let Some(version) = &entry.version {
                 let bytes = version.parts().size_bytes;
                 resident = resident.saturating_add(bytes);
@@ -88,8 +88,13 @@ fn versions(serving: &Serving, monitor: &Monitor, page: &mut Exposition) {
         }
     }
     page.gauges("tidegate_version_ready", "Whether a version answers requests.", &labelled(&ready));
-    let help = "Where a version stands: 1 for its state, 0 for the others.";
-    page.gauges("tidegate_version_state", help, &state_sets(&states));
+    let help = "Where a version stands: 1 for its state; there is no series for the others.";
+    let mut gauges = Vec::with_capacity(states.len());
+    for ((model, version, value), state) in &states {
+        let labels = vec![("model", &**model), ("version", &**version), ("state", state)];
+        gauges.push((labels, *value));
+    }
+    page.gauges("tidegate_version_state", help, &gauges);
     let help = "Size of a loaded version's files.";
     page.gauges("tidegate_version_size_bytes", help, &labelled(&sizes));
     let help = "Size of the files of all loaded versions, those included that were let go and are still held.";
@@ -143,7 +148,7 @@ fn breaches(all: &[Gauges], page: &mut Exposition) {
 fn drift(admin: &Admin, page: &mut Exposition) {
     let all = admin.drift.gauges();
     let (mut evidence, mut thresholds, mut alarms) = (Vec::new(), Vec::new(), Vec::new());
-    let mut features: [Vec<_>; 5] = Default::default();
+    let mut features: [Vec<OfFeature>; 5] = Default::default();
     let mut raised: BTreeMap<(String, &str), u64> = BTreeMap::new();
     let (segments, all): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|gauges| gauges.segment.is_some());
@@ -190,14 +195,34 @@ fn drift(admin: &Admin, page: &mut Exposition) {
     let help = "Alarms about features of the versions that serve, by kind of change.";
     page.counts("tidegate_drift_alarms_total", help, raised.iter().map(count));
     breaches(&all, page);
+    of_features(&features, page);
+}
+
+/// A gauge of a feature: its version's, and the feature.
+type OfFeature = (OfVersion, String);
+
+/// Distances of each feature, in the order of the names here.
+fn of_features(features: &[Vec<OfFeature>; 5], page: &mut Exposition) {
     let names = [
-        ("psi", "Population stability index of a feature's window against its reference."),
-        ("js", "Jensen-Shannon distance, base 2, of a feature's window from its reference."),
-        ("ks", "Kolmogorov-Smirnov distance of a feature's binned window from its reference."),
-        ("missing_ratio", "Share of a feature's values in the window that are missing."),
-        ("log_m", "Natural logarithm of the evidence that a feature drifted."),
+        (
+            "tidegate_feature_psi",
+            "Population stability index of a feature's window against its reference.",
+        ),
+        (
+            "tidegate_feature_js",
+            "Jensen-Shannon distance, base 2, of a feature's window from its reference.",
+        ),
+        (
+            "tidegate_feature_ks",
+            "Kolmogorov-Smirnov distance of a feature's binned window from its reference.",
+        ),
+        (
+            "tidegate_feature_missing_ratio",
+            "Share of a feature's values in the window that are missing.",
+        ),
+        ("tidegate_feature_log_m", "Natural logarithm of the evidence that a feature drifted."),
     ];
-    for ((name, help), series) in names.into_iter().zip(&features) {
+    for ((name, help), series) in names.into_iter().zip(features) {
         let mut gauges = Vec::with_capacity(series.len());
         for ((model, version, value), feature) in series {
             let labels = vec![
@@ -207,7 +232,7 @@ fn drift(admin: &Admin, page: &mut Exposition) {
             ];
             gauges.push((labels, *value));
         }
-        page.gauges(&format!("tidegate_feature_{name}"), help, &gauges);
+        page.gauges(name, help, &gauges);
     }
 }
 
@@ -319,25 +344,6 @@ fn notifications(admin: &Admin, page: &mut Exposition) {
     page.gauges("tidegate_notifications_waiting", help, &[(vec![], waiting)]);
 }
 
-const STATES: [(VersionState, &str); 4] = [
-    (VersionState::Loading, "loading"),
-    (VersionState::Ready, "ready"),
-    (VersionState::Unloading, "unloading"),
-    (VersionState::Unavailable, "unavailable"),
-];
-
-/// One series for each state that a version may be in.
-fn state_sets(versions: &[(OfVersion, VersionState)]) -> Vec<(Vec<(&str, &str)>, f64)> {
-    let mut gauges = Vec::with_capacity(versions.len() * STATES.len());
-    for ((model, version, _), is) in versions {
-        for (state, name) in STATES {
-            let labels = vec![("model", &**model), ("version", &**version), ("state", name)];
-            gauges.push((labels, yes(state == *is)));
-        }
-    }
-    gauges
-}
-
 /// Gauges with the labels `model` and `version`.
 fn labelled(values: &[OfVersion]) -> Vec<(Vec<(&str, &str)>, f64)> {
     let mut gauges = Vec::with_capacity(values.len());
@@ -345,6 +351,16 @@ fn labelled(values: &[OfVersion]) -> Vec<(Vec<(&str, &str)>, f64)> {
         gauges.push((vec![("model", model.as_str()), ("version", version.as_str())], *value));
     }
     gauges
+}
+
+/// The name of a state.
+fn state(state: VersionState) -> &'static str {
+    match state {
+        VersionState::Loading => "loading",
+        VersionState::Ready => "ready",
+        VersionState::Unloading => "unloading",
+        VersionState::Unavailable => "unavailable",
+    }
 }
 
 fn yes(yes: bool) -> f64 {

@@ -27,7 +27,7 @@ use crate::{
     feedback::{self, Feedback, Joining},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
     model::{ModelName, PredictionKey, TensorSpec, VersionId},
-    monitor::{Clock, Monitor},
+    monitor::{Clock, Code, Monitor, VersionTotals},
     notify::{self, Notifier},
     registry::Registry,
     rollout::{self, PolicyDraft},
@@ -281,9 +281,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     // Before anything is written.
     let mut stop = Signals::listen()?;
     let workers = config.edge.workers.map_or_else(cpu_budget, NonZeroUsize::get);
-    let monitor =
-        Arc::new(Monitor::new(workers, Arc::new(SystemClock)).shown(config.metrics.clone()));
-    monitor.upkeep().drops_lines(logs.dropped());
+    let monitor = monitor(&config, workers, logs);
     let serving = Arc::new(Serving::new(config.serve.clone(), Arc::clone(monitor.clock())));
     let _watching = Watchdog::start(&serving).context("the watchdog cannot start")?;
     let shadowing =
@@ -711,18 +709,35 @@ fn example_input(spec: &TensorSpec) -> Option<(usize, String)> {
     })
 }
 
+fn monitor(config: &Config, workers: usize, logs: &Logs) -> Arc<Monitor> {
+    let monitor = Monitor::new(workers, Arc::new(SystemClock)).shown(config.metrics.clone());
+    monitor.upkeep().drops_lines(logs.dropped());
+    Arc::new(monitor)
+}
+
 fn log_totals(monitor: &Monitor, complete: bool) {
+    let log = |model: &ModelName, version: &str, totals: &VersionTotals| {
+        tracing::info!(
+            %model,
+            version,
+            success = totals.success,
+            failed = totals.failed,
+            rows = totals.rows,
+            codes = codes(&totals.codes),
+            "final totals"
+        );
+    };
     for model in monitor.models() {
-        for (version, recorder) in model.versions() {
-            let totals = recorder.totals();
-            tracing::info!(
-                model = %model.name(),
-                version = %version,
-                success = totals.success,
-                failed = totals.failed,
-                rows = totals.rows,
-                "final totals"
-            );
+        let totals = model.look(monitor.clock().unix());
+        for (version, recorder) in totals.versions {
+            log(model.name(), &version.to_string(), &recorder.totals());
+        }
+        if let Some(retired) = totals.retired {
+            log(model.name(), "retired", &retired.totals);
+        }
+        if !totals.unanswered.is_empty() {
+            let codes = codes(&totals.unanswered);
+            tracing::info!(model = %model.name(), codes, "final totals of requests without a version");
         }
     }
     if complete {
@@ -730,4 +745,10 @@ fn log_totals(monitor: &Monitor, complete: bool) {
     } else {
         tracing::warn!("stopped; requests that outlived server.grace were cut off");
     }
+}
+
+/// `200=17 400=3`
+fn codes(counts: &[(Code, u64)]) -> String {
+    let each = counts.iter().map(|(code, count)| format!("{}={count}", code.status()));
+    each.collect::<Vec<_>>().join(" ")
 }

@@ -79,6 +79,8 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         source: repository(file.repository),
         metrics: monitor::Settings {
             objectives: file.metrics.objectives.0.into_iter().map(|it| it.0).collect(),
+            series_max: count(file.metrics.series),
+            compat: file.metrics.compat.0,
         },
         logs: Logs {
             filter: file.logs.level.0.0,

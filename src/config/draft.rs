@@ -371,15 +371,15 @@ mod tests {
     #[test]
     fn renamed_keys_are_refused_with_their_new_name() {
         let mut draft = Draft::new(&super::super::schema(), Some(Path::new("t.toml")));
-        draft.renamed = &[("server.port", "server.http"), ("metrics.series", "logs.level")];
+        draft.renamed = &[("server.port", "server.http"), ("metrics.serial", "logs.level")];
         draft.lay_file("[server]\nport = 1\n");
-        draft.lay_environment([("TIDEGATE__METRICS__SERIES".to_owned(), "5".to_owned())]);
+        draft.lay_environment([("TIDEGATE__METRICS__SERIAL".to_owned(), "5".to_owned())]);
         let (_, _, findings) = draft.finish();
         assert_eq!(
             findings.to_string(),
             "t.toml: 2 problems\n  \
              server.port = 1                     is now called `server.http` (line 2)\n  \
-             TIDEGATE__METRICS__SERIES = \"5\"     is now called `TIDEGATE__LOGS__LEVEL`"
+             TIDEGATE__METRICS__SERIAL = \"5\"     is now called `TIDEGATE__LOGS__LEVEL`"
         );
     }
 }

@@ -415,6 +415,12 @@ pub(super) struct Metrics {
     /// Latencies that were promised to somebody, such as `["10ms", "100ms"]`, at most 16: edges of
     /// `tidegate_request_duration_seconds` beside the usual ones, so that the share of requests within them is known.
     pub(super) objectives: Texts<Objective>,
+    /// Most series of a page; a classic histogram is one for each edge and three more. What does not fit is left
+    /// out, and `tidegate_metrics_series_left_out` says how much that is.
+    pub(super) series: Whole<100, 10_000_000>,
+    /// Other servers whose names the page has too, for dashboards and autoscalers that know these: `["triton"]` adds
+    /// `nv_inference_*`.
+    pub(super) compat: Texts<monitor::Compat>,
 }
 
 /// Webhooks that get events as signed `CloudEvents`: drift, quality, performance, retraining, rollouts and failed
@@ -819,8 +825,12 @@ impl Default for LogsSection {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let monitor::Settings { objectives } = monitor::Settings::default();
-        Self { objectives: Texts(objectives.into_iter().map(Objective).collect()) }
+        let monitor::Settings { objectives, series_max, compat } = monitor::Settings::default();
+        Self {
+            objectives: Texts(objectives.into_iter().map(Objective).collect()),
+            series: Whole(count(series_max)),
+            compat: Texts(compat),
+        }
     }
 }
 

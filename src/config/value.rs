@@ -24,6 +24,7 @@ use crate::{
     edge::AccessTarget,
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
+    monitor,
     notify::{Block, HostRule, RetrainDraft, Webhook, WebhookDraft},
     rollout::{Policy, PolicyDraft},
     serve::ClassName,
@@ -641,6 +642,21 @@ impl Meaning for drift::Action {
 
     fn to_text(&self) -> String {
         self.name().to_owned()
+    }
+}
+
+impl Meaning for monitor::Compat {
+    const WORDS: &'static [&'static str] = &["triton"];
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        choose(text, [Self::Triton])
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Triton => "triton",
+        }
+        .to_owned()
     }
 }
 

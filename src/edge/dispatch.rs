@@ -36,6 +36,8 @@ impl Worker {
     ///
     /// `client` is who the answer goes to.
     pub(super) async fn answer(&self, request: Request<Incoming>, client: Client) -> Answer {
+        let server = self.plane().monitor().server();
+        let _in_flight = server.begun(self.id());
         let (head, body) = request.into_parts();
         let visit = Visit::begin(self, &head, client);
         let mut answer =
@@ -44,7 +46,7 @@ impl Worker {
             *answer.body_mut() = Bytes::new();
         }
         let status = answer.status().as_u16();
-        self.plane().monitor().server().answered(self.id(), Code::from_status(status));
+        server.answered(self.id(), Code::from_status(status));
         visit.end(&mut answer);
         tracing::debug!(
             target: "access",

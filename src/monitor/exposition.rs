@@ -5,20 +5,37 @@
 //!
 //! Not here: how a page is written (`page`).
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::model::{ArmName, ModelName, VersionId};
+use crate::model::ModelName;
 
 use super::{
-    Code, Format, Ledger, Monitor, Part, Phase, ShadowTotals, Spread, VersionTotals,
+    Code, Compat, Format, Ledger, Monitor, Part, Phase, Retired, ShadowTotals, Spread,
+    VersionTotals,
     page::{self, Bucket, Distribution, Exemplar, Family, Kind, Series, Value},
+    process::Process,
     upkeep,
 };
 
 /// A page in the making.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Exposition {
     families: Vec<Family>,
+    series_max: usize,
+}
+
+/// What one version answered on one arm.
+struct Seen {
+    model: ModelName,
+    version: String,
+    arm: String,
+    totals: VersionTotals,
+}
+
+impl Seen {
+    fn labels(&self) -> [(&str, &str); 3] {
+        [("model", self.model.as_str()), ("version", &self.version), ("arm", &self.arm)]
+    }
 }
 
 type Labels<'a> = &'a [(&'a str, &'a str)];
@@ -27,7 +44,9 @@ impl Exposition {
     /// Everything that the recorders hold.
     #[must_use]
     pub fn of(monitor: &Monitor) -> Self {
-        let mut page = Self::default();
+        let series_max = monitor.settings().series_max;
+        let mut page = Self { families: Vec::new(), series_max };
+        page.process();
         page.server(monitor);
         page.models(monitor);
         let ledger = monitor.upkeep().read();
@@ -68,9 +87,10 @@ impl Exposition {
         self.family(name, help, Kind::Info, vec![labelled(Value::Number(1.0), labels)]);
     }
 
-    /// Writes the page.
+    /// Writes the page, bounded as the monitor's settings say.
     #[must_use]
-    pub fn write(&self, format: Format) -> Vec<u8> {
+    pub fn write(mut self, format: Format) -> Vec<u8> {
+        self.bound();
         page::write(&self.families, format)
     }
 
@@ -100,6 +120,10 @@ impl Exposition {
             "Connections open on the data plane.",
             &[(vec![], open)],
         );
+        #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+        let in_flight = server.in_flight() as f64;
+        let help = "Requests that are being read, answered or waited for on the data plane.";
+        self.gauges("tidegate_http_requests_in_flight", help, &[(vec![], in_flight)]);
     }
 
     /// Copies of requests, by the version that got them.
@@ -122,79 +146,145 @@ impl Exposition {
     }
 
     fn models(&mut self, monitor: &Monitor) {
-        let (mut requests, mut rows, mut totals) = (Vec::new(), Vec::new(), Vec::new());
+        let now = monitor.clock().unix();
+        let (mut unanswered, mut seen) = (Vec::new(), Vec::new());
         let (mut fallbacks, mut shadows) = (Vec::new(), Vec::new());
         for model in monitor.models() {
-            let count = |version: &str, arm: &str, code: Code, n| {
-                let code = code.status().to_string();
-                let labels = [
-                    ("model", model.name().as_str()),
-                    ("version", version),
-                    ("arm", arm),
-                    // Both protocols over HTTP count alike; there is no other yet.
-                    ("protocol", "http"),
-                    ("code", &code),
-                ];
-                counter(&labels, n)
-            };
-            let unanswered = model.unanswered_codes();
-            requests.extend(unanswered.into_iter().map(|(code, n)| count("", "", code, n)));
-            let forgotten = model.forgotten();
-            let codes = forgotten.codes.iter();
-            requests.extend(codes.map(|(code, n)| count("retired", "", *code, *n)));
-            if forgotten.rows > 0 {
-                let labels =
-                    [("model", model.name().as_str()), ("version", "retired"), ("arm", "")];
-                rows.push(counter(&labels, forgotten.rows));
+            let (name, totals) = (model.name(), model.look(now));
+            unanswered.push((name.clone(), totals.unanswered));
+            if let Some(Retired { totals, fallbacks: fallen, shadow }) = totals.retired {
+                let version = "retired".to_owned();
+                fallbacks.push((name.clone(), version.clone(), fallen));
+                shadows.push((name.clone(), version.clone(), shadow));
+                seen.push(Seen { model: name.clone(), version, arm: String::new(), totals });
             }
-            for (id, recorder) in model.versions() {
-                let version = id.to_string();
-                if recorder.fallbacks() > 0 {
-                    let labels = [("model", model.name().as_str()), ("version", &version)];
-                    fallbacks.push(counter(&labels, recorder.fallbacks()));
-                }
-                shadows.push((model.name().clone(), version.clone(), recorder.shadow().totals()));
+            for (id, recorder) in totals.versions {
+                fallbacks.push((name.clone(), id.to_string(), recorder.fallbacks()));
+                shadows.push((name.clone(), id.to_string(), recorder.shadow().totals()));
                 for (arm, recorder) in recorder.arms() {
-                    let seen = recorder.totals();
-                    // Every version has the arms that it might answer on.
-                    if seen.codes.is_empty() && arm != ArmName::BASELINE {
-                        continue;
-                    }
-                    let codes = seen.codes.iter();
-                    requests
-                        .extend(codes.map(|(code, n)| count(&version, arm.as_str(), *code, *n)));
-                    let labels = [
-                        ("model", model.name().as_str()),
-                        ("version", &version),
-                        ("arm", arm.as_str()),
-                    ];
-                    rows.push(counter(&labels, seen.rows));
-                    totals.push((model.name().clone(), id, arm, seen));
+                    let (version, arm) = (id.to_string(), arm.as_str().to_owned());
+                    seen.push(Seen {
+                        model: name.clone(),
+                        version,
+                        arm,
+                        totals: recorder.totals(),
+                    });
                 }
             }
         }
+        // Every version has the arms that it might answer on.
+        seen.retain(|seen| !seen.totals.codes.is_empty());
+        self.requests(&unanswered, &seen);
+        self.durations(&monitor.settings().edges(), &seen);
+        let fallbacks =
+            fallbacks.iter().filter(|(.., count)| *count > 0).map(|(model, version, count)| {
+                counter(&[("model", model.as_str()), ("version", version)], *count)
+            });
         let help = "Requests that a version could not answer and the baseline did in its place, by that version.";
         self.counters("tidegate_fallbacks_total", help, fallbacks);
         self.shadows(&shadows);
-        let help = "Inference requests by model, version (empty where none was reached, `retired` for versions long gone), arm, protocol and status.";
-        self.counters("tidegate_requests_total", help, requests);
-        self.counters(
-            "tidegate_rows_total",
-            "Rows predicted with success, by model, version and arm.",
-            rows,
-        );
-        self.durations(&monitor.settings().edges(), &totals);
+        if monitor.settings().compat.contains(&Compat::Triton) {
+            self.triton(&seen);
+        }
     }
 
-    fn durations(
-        &mut self,
-        edges: &[f64],
-        totals: &[(ModelName, VersionId, ArmName, VersionTotals)],
-    ) {
+    fn requests(&mut self, unanswered: &[(ModelName, Vec<(Code, u64)>)], seen: &[Seen]) {
+        let count = |(model, version, arm): (&ModelName, &str, &str),
+                     (code, count): (Code, u64)| {
+            let code = code.status().to_string();
+            let labels = [
+                ("model", model.as_str()),
+                ("version", version),
+                ("arm", arm),
+                // Both protocols over HTTP count alike; there is no other yet.
+                ("protocol", "http"),
+                ("code", &code),
+            ];
+            counter(&labels, count)
+        };
+        let mut requests = Vec::new();
+        for (model, codes) in unanswered {
+            requests.extend(codes.iter().map(|own| count((model, "", ""), *own)));
+        }
+        for Seen { model, version, arm, totals } in seen {
+            requests.extend(totals.codes.iter().map(|own| count((model, version, arm), *own)));
+        }
+        let help = "Inference requests by model, version (empty where none was reached, `retired` for versions long gone), arm, protocol and status.";
+        self.counters("tidegate_requests_total", help, requests);
+        let rows = seen.iter().filter(|seen| seen.totals.rows > 0);
+        let rows = rows.map(|seen| counter(&seen.labels(), seen.totals.rows));
+        let help = "Rows predicted with success, by model, version and arm.";
+        self.counters("tidegate_rows_total", help, rows);
+    }
+
+    /// The names of Triton Inference Server, with its labels and units.
+    fn triton(&mut self, seen: &[Seen]) {
+        let mut versions: BTreeMap<(&ModelName, &str), VersionTotals> = BTreeMap::new();
+        for seen in seen {
+            versions.entry((&seen.model, &seen.version)).or_default().add(&seen.totals);
+        }
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let of = |name: &str, help: &str, of: &dyn Fn(&VersionTotals) -> u64| {
+            let series = versions.iter().map(|((model, version), totals)| {
+                counter(&[("model", model.as_str()), ("version", version)], of(totals))
+            });
+            let (name, help, kind) = (name.to_owned(), help.to_owned(), Kind::Counter);
+            Family { name, help, kind, series: series.collect() }
+        };
+        let families = [
+            of("nv_inference_request_success", "Successful requests.", &|it| it.success),
+            of("nv_inference_request_failure", "Failed requests.", &|it| it.failed),
+            of("nv_inference_count", "Inferences: rows of batches.", &|it| it.rows),
+            of("nv_inference_exec_count", "Executions of the model.", &|it| it.executions),
+            of(
+                "nv_inference_request_duration_us",
+                "Microseconds of successful requests, end to end.",
+                &|it| micros(it.phases.total),
+            ),
+            of("nv_inference_queue_duration_us", "Microseconds in queues.", &|it| {
+                micros(it.phases.queue)
+            }),
+            of(
+                "nv_inference_compute_input_duration_us",
+                "Microseconds of reading inputs.",
+                &|it| micros(it.phases.decode),
+            ),
+            of("nv_inference_compute_infer_duration_us", "Microseconds in the model.", &|it| {
+                micros(it.phases.run)
+            }),
+            of(
+                "nv_inference_compute_output_duration_us",
+                "Microseconds of writing outputs.",
+                &|it| micros(it.phases.encode),
+            ),
+        ];
+        self.families.extend(families);
+    }
+
+    /// The process, as Prometheus' client libraries name what the kernel says.
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    fn process(&mut self) {
+        let Some(process) = Process::read() else { return };
+        let help = "Processor time of all threads, in user and kernel mode, in seconds.";
+        let cpu = labelled(Value::Number(process.cpu), &[]);
+        self.counters("process_cpu_seconds_total", help, [cpu]);
+        let mut gauge = |name, help, value| self.gauges(name, help, &[(vec![], value)]);
+        gauge("process_resident_memory_bytes", "Resident memory.", process.resident as f64);
+        let space = process.virtual_memory as f64;
+        gauge("process_virtual_memory_bytes", "Address space.", space);
+        let help = "Start of the process, in seconds since 1970.";
+        gauge("process_start_time_seconds", help, process.started);
+        gauge("process_threads", "Threads of the process.", process.threads as f64);
+        gauge("process_open_fds", "Open file descriptors.", process.descriptors as f64);
+        if let Some(most) = process.descriptors_max {
+            gauge("process_max_fds", "Most file descriptors that may be open.", most as f64);
+        }
+    }
+
+    fn durations(&mut self, edges: &[f64], seen: &[Seen]) {
         let (mut requests, mut phases) = (Vec::new(), Vec::new());
-        for (model, id, arm, totals) in totals {
-            let version = id.to_string();
-            let labels = [("model", model.as_str()), ("version", &version), ("arm", arm.as_str())];
+        for seen in seen {
+            let (labels, totals) = (seen.labels(), &seen.totals);
             let exemplar = totals.traced.map(|traced| Exemplar {
                 trace: traced.trace,
                 value: traced.took.as_secs_f64(),
@@ -223,7 +313,9 @@ impl Exposition {
             loads.extend(outcomes.map(|(outcome, count)| {
                 counter(&[("model", name.as_str()), ("outcome", outcome)], *count)
             }));
-            swaps.push(counter(&[("model", name.as_str())], model.swaps));
+            if model.swaps > 0 {
+                swaps.push(counter(&[("model", name.as_str())], model.swaps));
+            }
         }
         let help =
             "Loads of versions that ended, by model and outcome: `ok`, or the code of the refusal.";
@@ -309,6 +401,23 @@ impl Exposition {
         self.counters("tidegate_state_write_failures_total", help, [failures]);
     }
 
+    /// Bounds the page, and says so on it.
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    fn bound(&mut self) {
+        let own = 3;
+        let most = self.series_max.saturating_sub(own);
+        let (kept, left_out) = page::bound(&mut self.families, most);
+        let mut gauge = |name, help, value: usize| {
+            self.gauges(name, help, &[(vec![], value as f64)]);
+        };
+        gauge("tidegate_metrics_series", "Series of this page.", kept + own);
+        let help =
+            "Series that this page leaves out because it would be larger than metrics.series.";
+        gauge("tidegate_metrics_series_left_out", help, left_out);
+        let help = "Most series of a page: metrics.series.";
+        gauge("tidegate_metrics_series_max", help, most + own);
+    }
+
     fn counters(&mut self, name: &str, help: &str, series: impl IntoIterator<Item = Series>) {
         self.family(name, help, Kind::Counter, series.into_iter().collect());
     }
@@ -346,8 +455,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::ModelName,
-        monitor::{Clock, Sample, WorkerId},
+        model::{ArmName, ModelName, VersionId},
+        monitor::{Clock, Sample, Settings, WorkerId},
     };
 
     #[derive(Debug)]
@@ -384,5 +493,66 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line} is not in\n{page}");
         }
+    }
+
+    /// 2,000 models of which 20 get requests.
+    fn busy(settings: Settings) -> Monitor {
+        let monitor = Monitor::new(2, Arc::new(Still(Instant::now()))).shown(settings);
+        for number in 0..2_000 {
+            let name = ModelName::parse(&format!("department-{number}.model")).unwrap();
+            let recorder = monitor.version(&name, VersionId::new(1));
+            recorder.arm(ArmName::DIRECT);
+            let arm = recorder.arm(ArmName::BASELINE);
+            monitor.upkeep().loaded(&name, "ok");
+            if number % 100 == 0 {
+                let total = Duration::from_micros(number + 50);
+                let sample = Sample { rows: 1, run: total / 2, total, ..Sample::default() };
+                arm.record(WorkerId(0), Code::from_status(200), &sample, Duration::ZERO);
+            }
+        }
+        monitor
+    }
+
+    #[test]
+    fn two_thousand_models_with_little_traffic_fit_half_a_mebibyte() {
+        let monitor = busy(Settings::default());
+        for format in [Format::Text, Format::OpenMetrics, Format::Protobuf] {
+            let bytes = Exposition::of(&monitor).write(format).len();
+            assert!(bytes < 1 << 19, "{format:?}: {bytes}");
+        }
+    }
+
+    #[test]
+    fn a_page_is_bounded_and_says_what_is_missing() {
+        let monitor = busy(Settings { series_max: 500, ..Settings::default() });
+        let page = String::from_utf8(Exposition::of(&monitor).write(Format::Text)).unwrap();
+        let value = |name: &str| -> usize {
+            let line = page.lines().find(|line| line.starts_with(&format!("{name} ")));
+            line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let lines = page.lines().filter(|line| !line.starts_with('#')).count();
+        assert!(lines <= 500 && lines == value("tidegate_metrics_series"), "{lines}");
+        assert_eq!(value("tidegate_metrics_series_max"), 500);
+        assert!(value("tidegate_metrics_series_left_out") > 1_500);
+    }
+
+    #[test]
+    fn triton_names_are_there_where_they_are_wanted() {
+        let monitor = busy(Settings { compat: vec![Compat::Triton], ..Settings::default() });
+        let page = |format| String::from_utf8(Exposition::of(&monitor).write(format)).unwrap();
+        let text = page(Format::Text);
+        for line in [
+            "# TYPE nv_inference_request_success counter",
+            r#"nv_inference_request_success{model="department-100.model",version="1"} 1"#,
+            r#"nv_inference_request_failure{model="department-100.model",version="1"} 0"#,
+            r#"nv_inference_count{model="department-100.model",version="1"} 1"#,
+            r#"nv_inference_exec_count{model="department-100.model",version="1"} 1"#,
+            r#"nv_inference_request_duration_us{model="department-100.model",version="1"} 150"#,
+            r#"nv_inference_compute_infer_duration_us{model="department-100.model",version="1"} 75"#,
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        let open = page(Format::OpenMetrics);
+        assert!(open.contains("# TYPE nv_inference_count unknown\n"), "{open}");
     }
 }

@@ -17,6 +17,7 @@ mod exposition;
 mod histogram;
 mod outcome;
 mod page;
+mod process;
 mod recorder;
 mod settings;
 mod shadow;
@@ -29,9 +30,9 @@ pub use histogram::{Latencies, Spread};
 pub use outcome::Outcome;
 pub use page::Format;
 pub use recorder::{
-    ArmRecorder, Code, Forgotten, ModelRecorder, Monitor, Part, Sample, ServerRecorder, Traced,
-    VersionRecorder, VersionTotals, WorkerId,
+    ArmRecorder, Code, InFlight, ModelRecorder, ModelTotals, Monitor, Part, Retired, Sample,
+    ServerRecorder, Traced, VersionRecorder, VersionTotals, WorkerId,
 };
-pub use settings::Settings;
+pub use settings::{Compat, Settings};
 pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
 pub use upkeep::{Ledger, Phase, Upkeep};

@@ -11,7 +11,7 @@ use std::{
 
 use crate::model::{ArmName, ModelName, VersionId};
 
-use super::{Clock, Events, Latencies, Settings, ShadowRecorder, Spread, Upkeep};
+use super::{Clock, Events, Latencies, Settings, ShadowRecorder, ShadowTotals, Spread, Upkeep};
 
 /// The index of a worker: the only thread that writes the shards of this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,17 +138,44 @@ pub struct ServerRecorder {
 pub struct ModelRecorder {
     name: ModelName,
     shards: Box<[Padded<Codes>]>,
-    versions: Mutex<BTreeMap<VersionId, Arc<VersionRecorder>>>,
-    forgotten: Mutex<Forgotten>,
+    versions: Mutex<Versions>,
 }
 
-/// What versions counted that are no longer counted apart.
+/// The versions of a model: those that are counted apart, and the sum of the others.
+#[derive(Debug, Default)]
+struct Versions {
+    apart: BTreeMap<VersionId, Apart>,
+    retired: Option<Box<Retired>>,
+}
+
+/// A version that is counted apart.
+#[derive(Debug)]
+struct Apart {
+    recorder: Arc<VersionRecorder>,
+    /// The first look at which nobody served it, since 1970.
+    left: Option<Duration>,
+}
+
+/// Counts of versions that are no longer counted apart.
 #[derive(Debug, Clone, Default)]
-pub struct Forgotten {
-    /// Requests by status.
-    pub codes: Vec<(Code, u64)>,
-    /// Rows answered with success.
-    pub rows: u64,
+pub struct Retired {
+    /// What they answered.
+    pub totals: VersionTotals,
+    /// Requests that the baseline answered in their place.
+    pub fallbacks: u64,
+    /// Copies that they got as shadows.
+    pub shadow: ShadowTotals,
+}
+
+/// All counts of a model, as of one look; no count is in two of its parts.
+#[derive(Debug)]
+pub struct ModelTotals {
+    /// Requests that no version answered, by status.
+    pub unanswered: Vec<(Code, u64)>,
+    /// The sum of versions that are no longer counted apart.
+    pub retired: Option<Retired>,
+    /// The versions that are.
+    pub versions: Vec<(VersionId, Arc<VersionRecorder>)>,
 }
 
 /// Counts of one version, by the arm that its answers came through.
@@ -169,7 +196,7 @@ pub struct ArmRecorder {
 }
 
 /// A version's counts, merged at one look.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct VersionTotals {
     /// Requests by status.
     pub codes: Vec<(Code, u64)>,
@@ -227,6 +254,18 @@ struct ServerShard {
     refused_heads: Count,
     connections: Count,
     closed: Count,
+    /// Not a plain count: a worker that was given up may still let go of its requests.
+    in_flight: AtomicU64,
+}
+
+/// A request that is being answered, until it is dropped.
+#[derive(Debug)]
+pub struct InFlight<'a>(&'a AtomicU64);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -311,7 +350,6 @@ impl Monitor {
             Arc::new(ModelRecorder {
                 name: name.clone(),
                 shards: shards(self.workers),
-                forgotten: Mutex::default(),
                 versions: Mutex::default(),
             })
         });
@@ -322,12 +360,15 @@ impl Monitor {
     pub fn version(&self, name: &ModelName, version: VersionId) -> Arc<VersionRecorder> {
         let model = self.model(name);
         let mut versions = model.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        if !versions.contains_key(&version) {
-            make_room(&mut versions, &model.forgotten);
+        if !versions.apart.contains_key(&version) {
+            versions.make_room();
         }
-        let recorder =
-            versions.entry(version).or_insert_with(|| Arc::new(VersionRecorder::new(self.workers)));
-        Arc::clone(recorder)
+        let apart = versions.apart.entry(version).or_insert_with(|| Apart {
+            recorder: Arc::new(VersionRecorder::new(self.workers)),
+            left: None,
+        });
+        apart.left = None;
+        Arc::clone(&apart.recorder)
     }
 
     /// The model, version and arm of a recorder's place, if it is still counted apart.
@@ -354,28 +395,49 @@ static PLACES: AtomicU32 = AtomicU32::new(0);
 /// Versions of a model that are counted apart: those that serve, and the last ones that did.
 const VERSIONS_MAX: usize = 16;
 
-/// Forgets the longest idle of the versions that nobody serves, so that an age of swaps costs no memory and no series;
-/// what they counted stays in the model's totals.
-fn make_room(
-    versions: &mut BTreeMap<VersionId, Arc<VersionRecorder>>,
-    forgotten: &Mutex<Forgotten>,
-) {
-    while versions.len() >= VERSIONS_MAX {
-        // Whoever serves a version holds its recorder.
-        let idle = versions.iter().filter(|(_, recorder)| Arc::strong_count(recorder) == 1);
-        let Some(id) = idle.min_by_key(|(_, recorder)| recorder.last()).map(|(id, _)| *id) else {
-            return;
-        };
-        if let Some(recorder) = versions.remove(&id) {
-            forgotten.lock().unwrap_or_else(PoisonError::into_inner).add(&recorder.totals());
+/// Time for which a version that has left is still counted apart.
+const LEFT_FOR: Duration = Duration::from_mins(10);
+
+impl Versions {
+    /// Adds the longest idle of the versions that nobody serves to the sum, so that an age of swaps costs no memory and
+    /// no series.
+    fn make_room(&mut self) {
+        while self.apart.len() >= VERSIONS_MAX {
+            let idle = self.apart.iter().filter(|(_, apart)| !apart.is_held());
+            let idle = idle.min_by_key(|(_, apart)| apart.recorder.last()).map(|(id, _)| *id);
+            let Some(id) = idle else { return };
+            self.retire(id);
         }
+    }
+
+    /// Adds the versions to the sum that left long ago.
+    fn retire_old(&mut self, now: Duration) {
+        let mut old = Vec::new();
+        for (id, apart) in self.apart.iter_mut().filter(|(_, apart)| !apart.is_held()) {
+            let left = *apart.left.get_or_insert(now);
+            if now.saturating_sub(left) >= LEFT_FOR {
+                old.push(*id);
+            }
+        }
+        for id in old {
+            self.retire(id);
+        }
+    }
+
+    fn retire(&mut self, id: VersionId) {
+        let Some(Apart { recorder, .. }) = self.apart.remove(&id) else { return };
+        let retired = self.retired.get_or_insert_default();
+        retired.totals.add(&recorder.totals());
+        retired.fallbacks += recorder.fallbacks();
+        retired.shadow.add(&recorder.shadow().totals());
     }
 }
 
-impl Forgotten {
-    fn add(&mut self, totals: &VersionTotals) {
-        self.rows += totals.rows;
-        add_codes(&mut self.codes, &totals.codes);
+impl Apart {
+    /// True if somebody may count there: whoever serves a version holds its recorder, or one of its arms'.
+    fn is_held(&self) -> bool {
+        let arms = self.recorder.arms.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::strong_count(&self.recorder) > 1 || arms.values().any(|arm| Arc::strong_count(arm) > 1)
     }
 }
 
@@ -407,6 +469,21 @@ impl ServerRecorder {
     /// Counts a connection that ended.
     pub fn connection_closed(&self, worker: WorkerId) {
         self.shards[worker.0].0.closed.add(1);
+    }
+
+    /// Counts a request as in flight as long as the value is held.
+    pub fn begun(&self, worker: WorkerId) -> InFlight<'_> {
+        let in_flight = &self.shards[worker.0].0.in_flight;
+        in_flight.fetch_add(1, Relaxed);
+        InFlight(in_flight)
+    }
+
+    /// Requests in flight on the data plane.
+    pub fn in_flight(&self) -> u64 {
+        let sum = |sum: u64, shard: &Padded<ServerShard>| {
+            sum.wrapping_add(shard.0.in_flight.load(Relaxed))
+        };
+        self.shards.iter().fold(0, sum)
     }
 
     /// Counts a worker that did not come back from a run.
@@ -453,15 +530,22 @@ impl ModelRecorder {
         merge_codes(self.shards.iter().map(|shard| &shard.0))
     }
 
-    /// What its versions counted that are no longer counted apart.
-    pub fn forgotten(&self) -> Forgotten {
-        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// All counts so far; versions that left ten minutes before `now`, since 1970, are no longer apart.
+    pub fn look(&self, now: Duration) -> ModelTotals {
+        let mut versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        versions.retire_old(now);
+        let apart = versions.apart.iter();
+        ModelTotals {
+            unanswered: self.unanswered_codes(),
+            retired: versions.retired.as_deref().cloned(),
+            versions: apart.map(|(id, apart)| (*id, Arc::clone(&apart.recorder))).collect(),
+        }
     }
 
     /// The recorders of its versions.
     pub fn versions(&self) -> Vec<(VersionId, Arc<VersionRecorder>)> {
         let versions = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
-        versions.iter().map(|(id, recorder)| (*id, Arc::clone(recorder))).collect()
+        versions.apart.iter().map(|(id, apart)| (*id, Arc::clone(&apart.recorder))).collect()
     }
 }
 
@@ -518,30 +602,14 @@ impl VersionRecorder {
 
     /// Totals so far, over all arms.
     pub fn totals(&self) -> VersionTotals {
-        let mut totals = VersionTotals::none();
+        let mut totals = VersionTotals::default();
         self.arms().iter().for_each(|(_, arm)| totals.add(&arm.totals()));
         totals
     }
 }
 
 impl VersionTotals {
-    fn none() -> Self {
-        Self {
-            codes: Vec::new(),
-            success: 0,
-            failed: 0,
-            rows: 0,
-            executions: 0,
-            phases: Sample::default(),
-            failed_time: Duration::ZERO,
-            last: None,
-            total: Spread::default(),
-            parts: Default::default(),
-            traced: None,
-        }
-    }
-
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         add_codes(&mut self.codes, &other.codes);
         self.success += other.success;
         self.failed += other.failed;
@@ -708,29 +776,52 @@ mod tests {
         assert_eq!(recorder.totals().traced, Some(Traced { trace: 7, took, at }));
     }
 
+    fn recorded(rows: u64, at: Duration) -> Arc<VersionRecorder> {
+        let recorder = Arc::new(VersionRecorder::new(1));
+        let sample = Sample { rows, ..Sample::default() };
+        let ok = Code::from_status(200);
+        recorder.arm(ArmName::BASELINE).record(WorkerId(0), ok, &sample, at);
+        recorder
+    }
+
     #[test]
-    fn versions_long_gone_are_forgotten_and_their_counts_are_not() {
-        let (mut versions, forgotten) = (BTreeMap::new(), Mutex::<Forgotten>::default());
-        let sample = Sample { rows: 2, ..Sample::default() };
+    fn versions_long_gone_are_not_apart_and_their_counts_remain() {
+        let mut versions = Versions::default();
         let mut serving = None;
         for number in 1..=100 {
-            make_room(&mut versions, &forgotten);
-            let recorder = Arc::new(VersionRecorder::new(1));
-            let at = Duration::from_secs(number);
-            recorder.arm(ArmName::BASELINE).record(
-                WorkerId(0),
-                Code::from_status(200),
-                &sample,
-                at,
-            );
+            versions.make_room();
+            let recorder = recorded(2, Duration::from_secs(number));
             serving.get_or_insert_with(|| Arc::clone(&recorder));
-            versions.insert(VersionId::new(number), recorder);
+            versions.apart.insert(VersionId::new(number), Apart { recorder, left: None });
         }
-        assert_eq!(versions.len(), VERSIONS_MAX);
-        assert!(versions.contains_key(&VersionId::new(1)), "somebody serves it");
-        let forgotten = forgotten.into_inner().unwrap();
-        assert_eq!(forgotten.codes, [(Code::from_status(200), 100 - VERSIONS_MAX as u64)]);
-        assert_eq!(forgotten.rows, 2 * (100 - VERSIONS_MAX as u64));
+        assert_eq!(versions.apart.len(), VERSIONS_MAX);
+        assert!(versions.apart.contains_key(&VersionId::new(1)), "somebody serves it");
+        let retired = versions.retired.unwrap();
+        let gone = 100 - VERSIONS_MAX as u64;
+        assert_eq!(retired.totals.codes, [(Code::from_status(200), gone)]);
+        assert_eq!((retired.totals.rows, retired.totals.total.count()), (2 * gone, gone));
+    }
+
+    #[test]
+    fn a_version_that_left_stays_ten_minutes() {
+        let mut versions = Versions::default();
+        let recorder = recorded(3, Duration::from_secs(1));
+        recorder.fell_back();
+        let (id, arm) = (VersionId::new(1), recorder.arm(ArmName::BASELINE));
+        let served = Arc::clone(&recorder);
+        versions.apart.insert(id, Apart { recorder, left: None });
+        let mut apart_at = |seconds| {
+            versions.retire_old(Duration::from_secs(seconds));
+            versions.apart.contains_key(&id)
+        };
+        assert!(apart_at(0) && apart_at(10_000), "somebody serves it");
+        drop(served);
+        assert!(apart_at(20_000), "an arm is still held");
+        drop(arm);
+        assert!(apart_at(30_000) && apart_at(30_599));
+        assert!(!apart_at(30_600));
+        let retired = versions.retired.unwrap();
+        assert_eq!((retired.totals.rows, retired.fallbacks), (3, 1));
     }
 
     #[test]

@@ -3,10 +3,27 @@
 use std::time::Duration;
 
 /// The way in which recorders are shown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Latencies that were promised to somebody: edges of the classic histograms, beside the usual ones.
     pub objectives: Vec<Duration>,
+    /// Most series of a page.
+    pub series_max: usize,
+    /// Names of other servers that the page has too.
+    pub compat: Vec<Compat>,
+}
+
+/// Another server whose names of metrics dashboards may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compat {
+    /// Triton Inference Server.
+    Triton,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { objectives: Vec::new(), series_max: 100_000, compat: Vec::new() }
+    }
 }
 
 /// The usual upper edges of classic latency histograms, in seconds.
@@ -36,7 +53,7 @@ mod tests {
     #[test]
     fn objectives_are_edges_once() {
         let objectives = vec![Duration::from_millis(20), Duration::from_millis(10)];
-        let edges = Settings { objectives }.edges();
+        let edges = Settings { objectives, ..Settings::default() }.edges();
         assert_eq!(edges.len(), EDGES.len() + 1);
         assert!(edges.is_sorted());
         assert!(edges.contains(&0.02) && edges.contains(&0.01));

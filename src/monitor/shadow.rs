@@ -54,6 +54,20 @@ pub struct ShadowTotals {
     pub max_relative: f64,
 }
 
+impl ShadowTotals {
+    /// Adds another version's.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.dropped += other.dropped;
+        self.disagreements += other.disagreements;
+        self.failed += other.failed;
+        self.argmax_flips += other.argmax_flips;
+        self.label_flips += other.label_flips;
+        self.max_absolute = self.max_absolute.max(other.max_absolute);
+        self.max_relative = self.max_relative.max(other.max_relative);
+    }
+}
+
 impl ShadowRecorder {
     /// Counts a copy that was run.
     pub fn compared(&self, sample: &ShadowSample) {

@@ -1,11 +1,14 @@
 //! What Prometheus reads: a ledger that equals what clients sent, and labels that clients cannot invent.
 
-use std::{collections::BTreeMap, fs, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, thread,
+};
 
 use serde_json::json;
 
 use crate::{
-    http::Request,
+    http::{Connection, Request},
     repository::{Repository, source},
     server::{Launch, Server, eventually},
     tensors::{add_sub, infer},
@@ -168,9 +171,9 @@ fn swaps_failed_loads_and_versions_let_go_are_counted() {
     let add_sub_is = |state| [("model", "add_sub"), ("version", "1"), ("state", state)];
     wait_for(&server, "tidegate_version_state", &add_sub_is("ready"), 1.0);
     let first = scrape(&server);
-    assert_eq!(sum(&first, "tidegate_version_state", &add_sub_is("loading")), Some(0.0));
+    assert_eq!(sum(&first, "tidegate_version_state", &add_sub_is("loading")), None);
     assert_eq!(sum(&first, "tidegate_loads_total", &[("outcome", "ok")]), Some(1.0));
-    assert_eq!(sum(&first, "tidegate_swaps_total", &[]), Some(0.0), "nothing was there before");
+    assert_eq!(sum(&first, "tidegate_swaps_total", &[]), None, "nothing was there before");
     assert_eq!(sum(&first, "tidegate_state_durable", &[]), Some(1.0));
     assert_eq!(sum(&first, "tidegate_repository_readable", &[]), Some(1.0));
     assert!(sum(&first, "tidegate_repository_last_read_timestamp_seconds", &[]).unwrap() > 1.7e9);
@@ -222,19 +225,121 @@ fn a_repository_out_of_reach_is_told_and_makes_nothing_unready() {
     assert_eq!(server.admin("/readyz?verbose").text(), "ok\n");
 }
 
+/// Kind and labels of each metric on the page about them.
+fn documented() -> BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)> {
+    let page = include_str!("../../docs/metrics.md");
+    let mut found = BTreeMap::new();
+    let words = |cell: &'static str| cell.split('`').skip(1).step_by(2);
+    for row in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let mut cells = row.split(" | ");
+        let [names, kind] = [cells.next().unwrap(), cells.next().unwrap()];
+        let labels = row[names.len() + 3 + kind.len()..].trim_start_matches([' ', '|']);
+        let labels = if row.contains(&format!("{kind} | | ")) {
+            BTreeSet::new()
+        } else {
+            words(labels.split(" | ").next().unwrap()).collect()
+        };
+        let kind = kind.strip_prefix("native ").unwrap_or(kind);
+        for name in names.split('`').step_by(2) {
+            assert!(found.insert(name, (kind, labels.clone())).is_none(), "{name} stands twice");
+        }
+    }
+    found
+}
+
 #[test]
 fn every_family_is_documented_and_well_formed() {
-    let server = Server::over(&Repository::of(&["add_sub"]));
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository).set("METRICS__COMPAT", "triton").start();
     server.post(&infer("add_sub"), &add_sub()).ok();
-    let text = server.admin("/metrics").text();
-    let documented = include_str!("../../docs/metrics.md");
-    let mut families = 0;
+    let arms = json!({"arms": [{"name": "baseline", "version": 1, "weight": 1.0}]});
+    let split = Request::post_json("/api/v1/models/add_sub/traffic", &arms).method("PUT");
+    Connection::open(server.admin).ask(&split).ok();
+    let text = server.admin("/metrics").ok().text();
+    let documented = documented();
+    let mut families = BTreeMap::new();
     for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/metrics.md");
-        assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
         assert!(text.contains(&format!("# HELP {name} ")), "{name}");
-        families += 1;
+        let is_ours = !name.starts_with("nv_");
+        assert!(!is_ours || name.ends_with("_total") == (kind == "counter"), "{line}");
+        assert!(families.insert(name, (kind, BTreeSet::new())).is_none(), "{name} is there twice");
     }
-    assert!(families > 20, "{text}");
+    let samples: Vec<Sample> =
+        text.lines().filter(|line| !line.starts_with('#')).map(parse).collect();
+    for sample in &samples {
+        let name = ["_bucket", "_sum", "_count"].iter().find_map(|end| {
+            sample.name.strip_suffix(end).filter(|name| families.contains_key(name))
+        });
+        let labels = sample.labels.keys().map(String::as_str).filter(|label| *label != "le");
+        families.get_mut(name.unwrap_or(&sample.name)).unwrap().1.extend(labels);
+    }
+    assert!(families.len() > 50, "{families:?}");
+    for (name, family) in &families {
+        assert_eq!(documented.get(name), Some(family), "{name} in docs/metrics.md");
+    }
+    // The other way round, by the names in the code: not every family has something to say here.
+    let code = [
+        include_str!("../../src/monitor/exposition.rs"),
+        include_str!("../../src/admin/metrics.rs"),
+    ]
+    .concat();
+    let named = code.split('"').filter(|text| {
+        ["tidegate_", "process_", "nv_"].iter().any(|prefix| text.starts_with(prefix))
+            && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+    });
+    let named: BTreeSet<&str> = named.collect();
+    assert_eq!(documented.keys().copied().collect::<BTreeSet<_>>(), named);
+}
+
+#[test]
+fn nothing_that_a_client_sends_becomes_a_series() {
+    let server = Server::over(&Repository::of(&["add_sub"]));
+    let mut connection = server.connect();
+    connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
+    let values = |samples: &[Sample]| -> BTreeSet<(String, String)> {
+        let pairs = samples.iter().flat_map(|sample| sample.labels.clone());
+        pairs.filter(|(key, _)| key != "code" && key != "le").collect()
+    };
+    let before = values(&scrape(&server));
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move || {
+        // xorshift64, Marsaglia 2003.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let headers =
+        ["x-request-id", "user-agent", "x-tidegate-key", "x-tidegate-route", "traceparent"];
+    for _ in 0..200 {
+        let word = format!("zz{:x}", random());
+        let path = match random() % 6 {
+            0 => infer(&word),
+            1 => format!("/v2/models/add_sub/versions/{}/infer", random() % 1_000_000 + 2),
+            2 => format!("/v2/models/add_sub/versions/{word}/infer"),
+            3 => format!("/{word}/{word}"),
+            _ => infer("add_sub"),
+        };
+        let mut body = add_sub();
+        match random() % 4 {
+            0 => body["id"] = word.clone().into(),
+            1 => body["inputs"][0]["name"] = word.clone().into(),
+            2 => body["outputs"] = json!([{"name": word}]),
+            _ => {}
+        }
+        let header = headers[usize::try_from(random() % 5).unwrap()];
+        let request = Request::post_json(&path, &body).header(header, &word);
+        // Some answers end the connection.
+        if connection.try_ask(&request).map_or(true, |answer| answer.closes()) {
+            connection = server.connect();
+        }
+    }
+    let after = values(&scrape(&server));
+    // Requests that reach no version have an empty one.
+    let empty = ["version", "arm"].map(|label| (label.to_owned(), String::new()));
+    // And a version that is named answers on an arm of its own.
+    let direct = [("arm".to_owned(), "direct".to_owned())];
+    let new: Vec<_> = after.difference(&before).collect();
+    assert!(new.iter().all(|pair| empty.contains(pair) || direct.contains(pair)), "{new:?}");
 }

@@ -131,6 +131,30 @@ impl Distribution {
     }
 }
 
+impl Value {
+    /// Series that it makes in text, where it makes most.
+    fn series(&self) -> usize {
+        match self {
+            Self::Number(_) => 1,
+            Self::Distribution(value) => value.buckets.len() + 3,
+        }
+    }
+}
+
+/// Leaves out what is beyond so many series, from the end; returns the series that remain and those left out.
+pub(super) fn bound(families: &mut [Family], most: usize) -> (usize, usize) {
+    let (mut kept, mut left_out) = (0, 0);
+    for family in families {
+        family.series.retain(|series| {
+            let own = series.value.series();
+            let fits = kept + own <= most;
+            *if fits { &mut kept } else { &mut left_out } += own;
+            fits
+        });
+    }
+    (kept, left_out)
+}
+
 /// Writes families in a format.
 pub(super) fn write(families: &[Family], format: Format) -> Vec<u8> {
     match format {
@@ -143,6 +167,15 @@ pub(super) fn write(families: &[Family], format: Format) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn series_beyond_the_bound_are_left_out() {
+        let all = 3 + 6;
+        for (most, expected) in [(all, (all, 0)), (8, (3, 6)), (2, (2, 7)), (0, (0, all))] {
+            let mut families = families();
+            assert_eq!(bound(&mut families, most), expected, "{most}");
+        }
+    }
 
     /// A family of every kind, with what is hard to write.
     pub(super) fn families() -> Vec<Family> {

@@ -39,11 +39,14 @@ impl Writer {
     fn family(&mut self, family: &Family) {
         let is_open = self.dialect == Dialect::OpenMetrics;
         let name = if is_open { family.base() } else { &family.name };
+        // `OpenMetrics` has no counter without the suffix.
+        let is_strange = is_open && family.kind == Kind::Counter && name == family.name;
         self.out.push_str("# HELP ");
         self.out.push_str(name);
         self.out.push(' ');
         escape(&mut self.out, &family.help, is_open);
         let kind = match family.kind {
+            Kind::Counter if is_strange => "unknown",
             Kind::Counter => "counter",
             Kind::Info if is_open => "info",
             Kind::Gauge | Kind::Info => "gauge",
