@@ -29,6 +29,7 @@ use crate::{
     model::{ModelName, PredictionKey, TensorSpec, VersionId},
     monitor::{Clock, Code, Monitor, VersionTotals},
     notify::{self, Notifier},
+    predictions::{self, Recording},
     registry::Registry,
     rollout::{self, PolicyDraft},
     serve::{AnswerRule, Naming, Serving, Shadowing, Version, Watchdog},
@@ -94,6 +95,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         answers: answers(config),
         blame: None,
         drift: None,
+        samples: None,
         store: None,
         artifact_bytes_max: config.source.artifact_bytes_max,
         body_bytes_max: config.edge.limits.body_bytes_max,
@@ -265,6 +267,30 @@ fn joining(
     Ok((joining.context("outcomes have no thread")?, key))
 }
 
+/// The thread that writes sampled predictions, and the queue for the loader's versions, where some are sampled.
+fn recording(
+    config: &Config,
+    monitor: &Arc<Monitor>,
+    loader: &mut Loader,
+) -> anyhow::Result<Option<Recording>> {
+    let policy = |policy: &config::ModelPolicy| policy.predictions.clone();
+    let policies =
+        config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect();
+    let settings = config.predictions.clone();
+    let Some(samples) = settings.samples(&policies) else { return Ok(None) };
+    let below_state = || config.state.path.join("predictions");
+    let parts = predictions::Parts {
+        samples: Arc::clone(&samples),
+        monitor: Arc::clone(monitor),
+        folder: settings.path.clone().unwrap_or_else(below_state),
+        settings,
+        policies,
+        process: random(),
+    };
+    loader.samples = Some(samples);
+    Ok(Some(Recording::start(parts).context("predictions have no thread")?))
+}
+
 /// What the operator says about models.
 fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     let policy = |policy: &config::ModelPolicy| Policy {
@@ -291,6 +317,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let (registry, state) = remember(&config, &mut loader)?;
     let drift = watch_drift(&config, &monitor, workers, state.is_some());
     loader.drift = Some(drift.clone());
+    let recording = recording(&config, &monitor, &mut loader)?;
     let _drifting = Watching::start(&drift).context("drift has no thread")?;
     let blamed = loader.blame.as_ref().map(Blame::blamed).unwrap_or_default();
     let records = registry.rollouts().map(|(id, it)| (id.to_owned(), it.clone())).collect();
@@ -326,6 +353,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         rollouts: rollouts.handle(),
         feedback: joining.handle(),
         notifications: notifier.handle(),
+        samples: recording.as_ref().map(Recording::samples),
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
@@ -341,7 +369,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     end(shadowing, "a shadow's run did not end").await;
     end(access, "lines of the access log were still being written").await;
     admin.stop().await;
-    end_control(rollouts, joining, lifecycle, notifier).await;
+    end_control(recording, rollouts, joining, lifecycle, notifier).await;
     log_totals(&monitor, complete);
     Ok(())
 }
@@ -372,11 +400,14 @@ async fn told_to_end(
 
 /// Ends the threads of the control plane, each before those that it stands on.
 async fn end_control(
+    recording: Option<Recording>,
     rollouts: rollout::Running,
     joining: Joining,
     lifecycle: Lifecycle,
     notifier: Notifier,
 ) {
+    let late = "predictions were still being written; those in no complete file are lost";
+    end_within(FILES_MAX, recording, late).await;
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
     end(joining, "outcomes were still being written").await;
     end(lifecycle, "a version was still being loaded").await;
@@ -386,8 +417,15 @@ async fn end_control(
 
 /// Ends what waits for its thread; one that takes longer than a second is left, with a word in the log.
 async fn end(part: impl Send + 'static, late: &str) {
+    end_within(Duration::from_secs(1), part, late).await;
+}
+
+/// How long the end waits for files that are being completed.
+const FILES_MAX: Duration = Duration::from_secs(5);
+
+async fn end_within(wait_max: Duration, part: impl Send + 'static, late: &str) {
     let ended = tokio::task::spawn_blocking(move || drop(part));
-    if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
+    if tokio::time::timeout(wait_max, ended).await.is_err() {
         tracing::warn!("{late}");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    monitor, notify,
+    monitor, notify, predictions,
     serve::{self, AnswerRule},
     source, state, validation,
 };
@@ -69,6 +69,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         },
         drift: drift.clone(),
         feedback: feedback::Settings { memory_max: file.feedback.memory.0 },
+        predictions: predictions(file.predictions),
         state: state::Settings {
             path: file.state.path.0,
             log_bytes_max: file.state.log_bytes.0,
@@ -293,7 +294,25 @@ fn policy(name: &str, model: file::Model, places: &Places, drift: &drift::Settin
             model.segments.and_then(|segments| segments.0.read().ok()),
         ),
         feedback: model.feedback.map(|keys| outcomes(keys.0)).unwrap_or_default(),
+        predictions: model.predictions.map(|keys| sampled(keys.0)).unwrap_or_default(),
     }
+}
+
+fn predictions(section: file::Predictions) -> predictions::Settings {
+    predictions::Settings {
+        share: section.sample.0,
+        path: section.path.map(|Text(path)| path),
+        rotate_bytes: section.rotate_bytes.0,
+        rotate_every: section.rotate_every.0,
+        keep_bytes: section.keep_bytes.0,
+        waiting_max: count(section.queue),
+        waiting_bytes_max: bytes(section.queue_bytes),
+        columns_max: count(section.columns),
+    }
+}
+
+fn sampled(keys: file::ModelPredictions) -> predictions::Policy {
+    predictions::Policy { share: keys.sample.map(|share| share.0), redacted: keys.redact }
 }
 
 fn outcomes(keys: file::ModelFeedback) -> feedback::Policy {

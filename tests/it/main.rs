@@ -57,6 +57,7 @@ mod notify;
 mod object_store;
 mod operations;
 mod panics;
+mod predictions;
 mod profile;
 mod prometheus;
 mod proof;

@@ -57,6 +57,7 @@ impl Plane {
         let loader = Loader {
             blame: None,
             drift: None,
+            samples: None,
             engines: Engines::open(&engine::Settings::default()).unwrap(),
             monitor: Arc::clone(&monitor),
             sessions: 1,
@@ -135,6 +136,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         rollouts: running.handle(),
         feedback: joining.handle(),
         notifications: notifier.handle(),
+        samples: None,
         random: || 7,
     };
     assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));

@@ -1,0 +1,260 @@
+//! The thread that writes the table: it takes sampled predictions, gathers rows by version and ends files in time.
+//!
+//! Rows wait in memory until they make a group; a version whose rows make none gets its file only when it is due. Not
+//! here: columns (`columns`), names and places of files (`files`).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use crate::{
+    model::ModelName,
+    monitor::Monitor,
+    serve::{Sampled, Samples, Sampling},
+};
+
+use super::{
+    Parts, Policy, Settings,
+    columns::Columns,
+    files::{FileError, Folder, Open},
+};
+
+/// Time between two looks at the queue.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Bytes of rows that make a group of a file.
+const GROUP_BYTES: usize = 8 << 20;
+
+/// Bytes of rows of all versions that wait to make a group.
+const GATHERED_MAX: usize = 64 << 20;
+
+/// Time after a failure in which nothing is tried: rows are dropped.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Time between two words in the log about failures.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// Below what answers requests.
+const NICE: i32 = 10;
+
+pub(super) struct Writer {
+    samples: Arc<Samples>,
+    monitor: Arc<Monitor>,
+    root: PathBuf,
+    process: u64,
+    settings: Settings,
+    policies: BTreeMap<ModelName, Policy>,
+    folder: Option<Folder>,
+    /// By the address of their choice, which they hold.
+    tables: HashMap<usize, Table>,
+    trouble: Option<Trouble>,
+}
+
+/// The rows of a version on their way to a file.
+struct Table {
+    sampling: Arc<Sampling>,
+    columns: Columns,
+    file: Option<Open>,
+    since: Duration,
+}
+
+/// A failure to write.
+struct Trouble {
+    until: Duration,
+    told: Duration,
+}
+
+impl Table {
+    /// Rows that are in no complete file.
+    fn rows(&self) -> u64 {
+        self.columns.rows() + self.file.as_ref().map_or(0, |file| file.rows)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.columns.bytes() as u64 + self.file.as_ref().map_or(0, Open::bytes)
+    }
+
+    /// Writes the gathered rows as a group.
+    fn write(&mut self, folder: &mut Folder, now: Duration) -> Result<(), FileError> {
+        let Sampling { model, version, .. } = &*self.sampling;
+        if self.file.is_none() {
+            let place = ("predictions", model.as_str(), &*version.to_string());
+            self.file = Some(folder.begin(place, &self.columns, now)?);
+        }
+        let file = self.file.as_mut().expect("it was begun");
+        if self.columns.rows() > 0 { file.write(&mut self.columns) } else { Ok(()) }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            samples: parts.samples,
+            monitor: parts.monitor,
+            root: parts.folder,
+            process: parts.process,
+            settings: parts.settings,
+            policies: parts.policies,
+            folder: None,
+            tables: HashMap::new(),
+            trouble: None,
+        }
+    }
+
+    /// Writes until it is told to stop, and completes all files then.
+    pub(super) fn run(mut self, stop: &AtomicBool) {
+        // What answers clients goes first; where that fails, the thread is only less polite.
+        let _ = rustix::process::nice(NICE);
+        let now = self.now();
+        // Told at once, not with the first prediction.
+        if let Err(error) = self.open_folder() {
+            self.fail(&error, now);
+        }
+        loop {
+            let is_last = stop.load(Relaxed);
+            while let Some(sampled) = self.samples.take() {
+                self.add(&sampled);
+            }
+            self.end_due(is_last);
+            if is_last {
+                return;
+            }
+            std::thread::park_timeout(LOOK);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.monitor.clock().unix()
+    }
+
+    fn open_folder(&mut self) -> Result<&mut Folder, FileError> {
+        if self.folder.is_none() {
+            let (folder, lost) = Folder::open(self.root.clone(), self.process)?;
+            for path in lost {
+                let path = path.display();
+                tracing::warn!(
+                    "`{path}` was not complete when its process was killed; its predictions are lost"
+                );
+            }
+            self.folder = Some(folder);
+        }
+        Ok(self.folder.as_mut().expect("it was opened"))
+    }
+
+    fn add(&mut self, sampled: &Sampled) {
+        let (sampling, now) = (&sampled.sampling, self.now());
+        let rows = sampled.tensors.rows;
+        if self.trouble.as_ref().is_some_and(|trouble| now < trouble.until) {
+            sampling.counts.unwritten.fetch_add(rows, Relaxed);
+            return;
+        }
+        let key = Arc::as_ptr(sampling) as usize;
+        if !self.tables.contains_key(&key) {
+            let redacted = self.policies.get(&sampling.model).map(|policy| &*policy.redacted);
+            let columns =
+                Columns::new(sampling, redacted.unwrap_or_default(), self.settings.columns_max);
+            match columns {
+                Ok(columns) => {
+                    let sampling = Arc::clone(sampling);
+                    self.tables.insert(key, Table { sampling, columns, file: None, since: now });
+                }
+                Err(source) => {
+                    sampling.counts.unwritten.fetch_add(rows, Relaxed);
+                    let path = self.root.clone();
+                    return self.fail(&FileError::Parquet { path, source }, now);
+                }
+            }
+        }
+        let Some(table) = self.tables.get_mut(&key) else { return };
+        table.columns.add(sampled);
+        if table.bytes() >= self.settings.rotate_bytes {
+            self.end(key, now);
+        } else if table.columns.bytes() >= GROUP_BYTES {
+            let mut table = self.tables.remove(&key).expect("it was just there");
+            let written = self.open_folder().and_then(|folder| table.write(folder, now));
+            match written {
+                Ok(()) => drop(self.tables.insert(key, table)),
+                Err(error) => self.lose(&table, &error, now),
+            }
+        }
+        self.bound(now);
+    }
+
+    /// Ends files of the versions that have most, until all have room.
+    fn bound(&mut self, now: Duration) {
+        let gathered = |table: &Table| table.columns.bytes();
+        while self.tables.values().map(gathered).sum::<usize>() > GATHERED_MAX {
+            let largest = self.tables.iter().max_by_key(|(_, table)| gathered(table));
+            let Some((key, _)) = largest else { return };
+            self.end(*key, now);
+        }
+    }
+
+    /// Ends the files whose time has come, or all.
+    fn end_due(&mut self, all: bool) {
+        if self.tables.is_empty() {
+            return;
+        }
+        let now = self.now();
+        let is_due =
+            |table: &Table| all || now.saturating_sub(table.since) >= self.settings.rotate_every;
+        let due = self.tables.iter().filter(|(_, table)| is_due(table)).map(|(key, _)| *key);
+        for key in due.collect::<Vec<_>>() {
+            self.end(key, now);
+        }
+    }
+
+    /// Puts a version's rows into a complete file.
+    fn end(&mut self, key: usize, now: Duration) {
+        let Some(mut table) = self.tables.remove(&key) else { return };
+        let written = self.open_folder().and_then(|folder| table.write(folder, now));
+        if let Err(error) = written {
+            return self.lose(&table, &error, now);
+        }
+        let Some(file) = table.file.take() else { return };
+        let rows = file.rows;
+        match file.complete() {
+            Ok(rows) => {
+                table.sampling.counts.recorded.fetch_add(rows, Relaxed);
+                if self.trouble.take().is_some() {
+                    tracing::info!("predictions are written again");
+                }
+            }
+            Err(error) => {
+                table.sampling.counts.unwritten.fetch_add(rows, Relaxed);
+                return self.fail(&error, now);
+            }
+        }
+        let bounded = self.folder.as_ref().map_or(Ok(0), |it| it.bound(self.settings.keep_bytes));
+        match bounded {
+            Ok(0) => {}
+            Ok(files) => tracing::info!(files, "removed the oldest files of predictions"),
+            Err(error) => tracing::warn!("old files of predictions are not removed: {error}"),
+        }
+    }
+
+    fn lose(&mut self, table: &Table, error: &FileError, now: Duration) {
+        table.sampling.counts.unwritten.fetch_add(table.rows(), Relaxed);
+        self.fail(error, now);
+    }
+
+    /// Says that rows are dropped, and tries nothing for a while.
+    fn fail(&mut self, error: &FileError, now: Duration) {
+        let told = self.trouble.as_ref().map(|trouble| trouble.told);
+        let is_silent = told.is_some_and(|told| now < told + QUIET);
+        if !is_silent {
+            tracing::warn!(
+                "predictions are dropped, as they cannot be written: {error}; make room there, or set predictions.path to a \
+                 folder that can be written"
+            );
+        }
+        let told = told.filter(|_| is_silent).unwrap_or(now);
+        self.trouble = Some(Trouble { until: now + PAUSE, told });
+    }
+}
