@@ -349,16 +349,21 @@ fn notifications(admin: &Admin, page: &mut Exposition) {
 fn predictions(admin: &Admin, page: &mut Exposition) {
     let all = admin.samples.as_ref().map(|samples| samples.counts()).unwrap_or_default();
     let (mut recorded, mut dropped) = (Vec::new(), Vec::new());
-    for (model, counts) in &all {
-        recorded.push((vec![("model", model.to_string())], counts.recorded.load(Relaxed)));
+    for (model, table, counts) in &all {
+        let labels = vec![("model", model.to_string()), ("table", (*table).to_owned())];
+        recorded.push((labels, counts.recorded.load(Relaxed)));
         for (reason, count) in [("queue", &counts.crowded), ("write", &counts.unwritten)] {
-            let labels = vec![("model", model.to_string()), ("reason", reason.to_owned())];
+            let labels = vec![
+                ("model", model.to_string()),
+                ("reason", reason.to_owned()),
+                ("table", (*table).to_owned()),
+            ];
             dropped.push((labels, count.load(Relaxed)));
         }
     }
-    let help = "Sampled rows of predictions in complete files.";
+    let help = "Sampled rows of predictions, and of their outcomes, in complete files.";
     page.counts("tidegate_predictions_recorded_total", help, recorded.into_iter());
-    let help = "Sampled rows of predictions that were dropped: the queue was full, or they could not be written.";
+    let help = "Sampled rows of predictions, and of their outcomes, that were dropped: the queue was full, or they could not be written.";
     page.counts("tidegate_predictions_dropped_total", help, dropped.into_iter());
 }
 

@@ -32,7 +32,7 @@ use crate::{
     predictions::{self, Recording},
     registry::Registry,
     rollout::{self, PolicyDraft},
-    serve::{AnswerRule, Naming, Serving, Shadowing, Version, Watchdog},
+    serve::{AnswerRule, Naming, Samples, Serving, Shadowing, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
     tensor::{DataType, Shape},
@@ -236,6 +236,7 @@ fn joining(
     monitor: &Arc<Monitor>,
     workers: usize,
     keeps_state: bool,
+    samples: Option<Arc<Samples>>,
 ) -> anyhow::Result<(Joining, PredictionKey)> {
     let state = keeps_state.then(|| config.state.path.clone());
     if state.is_none() {
@@ -263,6 +264,7 @@ fn joining(
         workers,
         settings: config.feedback.clone(),
         policies: policies.collect(),
+        samples,
     });
     Ok((joining.context("outcomes have no thread")?, key))
 }
@@ -278,11 +280,10 @@ fn recording(
         config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect();
     let settings = config.predictions.clone();
     let Some(samples) = settings.samples(&policies) else { return Ok(None) };
-    let below_state = || config.state.path.join("predictions");
     let parts = predictions::Parts {
         samples: Arc::clone(&samples),
         monitor: Arc::clone(monitor),
-        folder: settings.path.clone().unwrap_or_else(below_state),
+        folder: settings.folder(&config.state.path),
         settings,
         policies,
         process: random(),
@@ -303,6 +304,13 @@ fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
     config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
 }
 
+/// Says which engine is missing.
+fn tell_of_engines(loader: &Loader) {
+    if let Some(notice) = loader.engines.notice() {
+        tracing::warn!("{notice}; until then only models that tract can run are served");
+    }
+}
+
 async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     // Before anything is written.
     let mut stop = Signals::listen()?;
@@ -318,12 +326,11 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let drift = watch_drift(&config, &monitor, workers, state.is_some());
     loader.drift = Some(drift.clone());
     let recording = recording(&config, &monitor, &mut loader)?;
+    let samples = loader.samples.clone();
     let _drifting = Watching::start(&drift).context("drift has no thread")?;
     let blamed = loader.blame.as_ref().map(Blame::blamed).unwrap_or_default();
     let records = registry.rollouts().map(|(id, it)| (id.to_owned(), it.clone())).collect();
-    if let Some(notice) = loader.engines.notice() {
-        tracing::warn!("{notice}; until then only models that tract can run are served");
-    }
+    tell_of_engines(&loader);
     let (settings, _mirror) = repository(&config, &monitor).await?;
     let mut lifecycle = Lifecycle::start(
         settings,
@@ -333,7 +340,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         policies(&config),
         (config.loaded_bytes_max, state.as_ref().is_some_and(rollout::is_frozen)),
     )?;
-    let (joining, key) = joining(&config, &serving, &monitor, workers, state.is_some())?;
+    let (joining, key) =
+        joining(&config, &serving, &monitor, workers, state.is_some(), samples.clone())?;
     let judge = judge(&config, &joining.handle(), &serving, &monitor, &lifecycle, workers);
     let alerts = (config.notify.clone(), state.clone());
     let state = state.map(|state| (state, config.state.path.clone()));
@@ -353,7 +361,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         rollouts: rollouts.handle(),
         feedback: joining.handle(),
         notifications: notifier.handle(),
-        samples: recording.as_ref().map(Recording::samples),
+        samples,
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;

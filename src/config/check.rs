@@ -51,15 +51,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         uploads,
         engine: engine(file.engine),
         proof: proof(&file.proof),
-        serve: serve::Settings {
-            batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
-            request_timeout: file.serve.request_timeout.0,
-            stuck_after: file.serve.stuck_after.0,
-            demand_timeout: file.repository.demand_timeout.0,
-            demand_waiting_max: count(file.repository.demand_waiting),
-            shadow_waiting_max: nonzero(file.serve.shadow_waiting).unwrap_or(NonZeroUsize::MIN),
-            shadow_bytes_max: bytes(file.serve.shadow_bytes),
-        },
+        serve: serving(&file.serve, &file.repository),
         validation: validation::Settings {
             columns_max: count(file.validation.columns),
             text_bytes_max: bytes(file.validation.text_bytes),
@@ -96,6 +88,18 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
             })
             .collect(),
         reserved: Reserved { grpc: file.server.grpc.0 },
+    }
+}
+
+fn serving(section: &file::Serve, repository: &file::RepositorySection) -> serve::Settings {
+    serve::Settings {
+        batch_rows_max: nonzero(section.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
+        request_timeout: section.request_timeout.0,
+        stuck_after: section.stuck_after.0,
+        demand_timeout: repository.demand_timeout.0,
+        demand_waiting_max: count(repository.demand_waiting),
+        shadow_waiting_max: nonzero(section.shadow_waiting).unwrap_or(NonZeroUsize::MIN),
+        shadow_bytes_max: bytes(section.shadow_bytes),
     }
 }
 

@@ -20,7 +20,7 @@ use parquet::{
 
 use crate::{
     drift,
-    serve::{Sampled, Sampling},
+    serve::{Sampled, SampledOutcome, Sampling},
     tensor::{DataType, Tensor},
 };
 
@@ -35,6 +35,17 @@ const COMMON: [(&str, Kind); 9] = [
     ("digest", Kind::Text),
     ("code", Kind::Whole(32, true)),
     ("milliseconds", Kind::Double),
+];
+
+/// Columns of the table of outcomes.
+const OUTCOMES: [(&str, Kind, Presence); 7] = [
+    ("time", Kind::Time, Presence::Required),
+    ("prediction_id", Kind::Text, Presence::Required),
+    ("row", Kind::Whole(32, true), Presence::Required),
+    ("model", Kind::Text, Presence::Required),
+    ("label", Kind::Text, Presence::Optional),
+    ("value", Kind::Double, Presence::Optional),
+    ("reward", Kind::Double, Presence::Optional),
 ];
 
 /// Bytes of a row beside its tensors, about.
@@ -285,9 +296,21 @@ impl Columns {
             let tensor = output.map_or_else(|| Ok(spec.name.clone()), Err);
             groups.push(Group { tensor, first, count: columns.len() - first });
         }
-        let fields = columns.iter().map(Column::schema).collect::<Result<_, _>>()?;
+        Self::of(groups, columns)
+    }
+
+    /// The columns of outcomes, without rows.
+    pub(super) fn outcomes() -> Result<Self, ParquetError> {
+        let column = |(name, kind, presence): (&str, _, _)| {
+            Column::new(name.to_owned(), kind, presence, false)
+        };
+        Self::of(Vec::new(), OUTCOMES.map(column).into())
+    }
+
+    fn of(groups: Vec<Group>, all: Vec<Column>) -> Result<Self, ParquetError> {
+        let fields = all.iter().map(Column::schema).collect::<Result<_, _>>()?;
         let schema = Type::group_type_builder("schema").with_fields(fields).build()?;
-        Ok(Self { schema: Arc::new(schema), groups, all: columns, rows: 0, bytes: 0 })
+        Ok(Self { schema: Arc::new(schema), groups, all, rows: 0, bytes: 0 })
     }
 
     /// The schema of a file.
@@ -328,6 +351,38 @@ impl Columns {
         }
         self.rows += rows as u64;
         self.bytes += sampled.tensors.bytes() + rows * (ROW_BYTES + 2 * self.all.len());
+    }
+
+    /// Adds an outcome.
+    pub(super) fn add_outcome(&mut self, outcome: &SampledOutcome) {
+        let SampledOutcome { model, id, row, at, label, value, reward } = outcome;
+        let time = i64::try_from(at.as_micros()).unwrap_or(i64::MAX);
+        let row = i32::try_from(*row).unwrap_or(i32::MAX);
+        let text = |text: &str| ByteArray::from(text.as_bytes().to_vec());
+        let cells = [
+            Some(Values::Longs(vec![time])),
+            Some(Values::Texts(vec![text(id.as_str())])),
+            Some(Values::Wholes(vec![row])),
+            Some(Values::Texts(vec![text(model.as_str())])),
+            label.as_ref().map(|label| Values::Texts(vec![text(label)])),
+            value.map(|value| Values::Doubles(vec![value])),
+            reward.map(|reward| Values::Doubles(vec![reward])),
+        ];
+        for (column, cell) in self.all.iter_mut().zip(cells) {
+            let level = i16::from(cell.is_some());
+            match (&mut column.values, cell) {
+                (Values::Longs(all), Some(Values::Longs(one))) => all.extend(one),
+                (Values::Wholes(all), Some(Values::Wholes(one))) => all.extend(one),
+                (Values::Doubles(all), Some(Values::Doubles(one))) => all.extend(one),
+                (Values::Texts(all), Some(Values::Texts(one))) => all.extend(one),
+                _ => {}
+            }
+            if column.presence == Presence::Optional {
+                column.levels.push(level);
+            }
+        }
+        self.rows += 1;
+        self.bytes += ROW_BYTES + label.as_ref().map_or(0, String::len);
     }
 
     fn add_common(&mut self, sampled: &Sampled, rows: usize) {

@@ -30,15 +30,25 @@ use super::columns::Columns;
 /// Folders of one version with different columns.
 const FOLDERS_MAX: u32 = 1000;
 
-/// Why rows are not in a file.
+/// Why rows are not in a file, or cannot be read from it.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FileError {
+pub enum FileError {
     /// The system refuses.
     #[error("`{}`: {source}", path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The error.
+        source: io::Error,
+    },
     /// The format, or the system while it was written.
     #[error("`{}`: {source}", path.display())]
-    Parquet { path: PathBuf, source: ParquetError },
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        source: ParquetError,
+    },
 }
 
 /// The folder.
@@ -58,12 +68,12 @@ pub(super) struct Open {
     pub(super) rows: u64,
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError {
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_owned();
     move |source| FileError::Io { path, source }
 }
 
-fn in_file(path: &Path) -> impl FnOnce(ParquetError) -> FileError {
+pub(super) fn in_file(path: &Path) -> impl FnOnce(ParquetError) -> FileError {
     let path = path.to_owned();
     move |source| FileError::Parquet { path, source }
 }
@@ -140,7 +150,7 @@ impl Folder {
 }
 
 /// Finds the complete files so many levels below a folder: name, path, bytes.
-fn collect(
+pub(super) fn collect(
     folder: &Path,
     levels: u32,
     found: &mut Vec<(std::ffi::OsString, PathBuf, u64)>,

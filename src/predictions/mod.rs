@@ -7,17 +7,19 @@
 //! - What cannot be written is dropped and counted; memory and files are bounded. A process that is killed loses what
 //!   is not in a complete file.
 //!
-//! In reading order: `columns` turns tensors into columns, `files` is the folder, `writer` is the thread.
+//! In reading order: `columns` turns tensors into columns, `files` is the folder, `writer` is the thread; `find` looks
+//! a prediction up.
 //!
 //! Not here: which predictions are sampled (`serve`).
 
 mod columns;
 mod files;
+mod find;
 mod writer;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -25,6 +27,9 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
+
+pub use files::FileError;
+pub use find::{Cells, Found, find};
 
 use crate::{
     model::ModelName,
@@ -79,6 +84,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The folder of the table, for a server whose state is there.
+    #[must_use]
+    pub fn folder(&self, state: &Path) -> PathBuf {
+        self.path.clone().unwrap_or_else(|| state.join("predictions"))
+    }
+
     /// The queue for predictions; `None` if none is sampled.
     #[must_use]
     pub fn samples(&self, policies: &BTreeMap<ModelName, Policy>) -> Option<Arc<Samples>> {
@@ -116,7 +127,6 @@ pub struct Parts {
 /// The thread that writes the table; it completes its files when this is dropped.
 #[derive(Debug)]
 pub struct Recording {
-    samples: Arc<Samples>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -128,7 +138,7 @@ impl Recording {
     /// If the system gives no thread.
     pub fn start(parts: Parts) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, samples) = (Arc::clone(&stop), Arc::clone(&parts.samples));
+        let stopped = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name("predictions".to_owned()).spawn(move || {
                 let monitor = Arc::clone(&parts.monitor);
@@ -137,13 +147,7 @@ impl Recording {
                     monitor.upkeep().broke("the thread that writes the table of predictions");
                 }
             })?;
-        Ok(Self { samples, stop, thread: Some(thread) })
-    }
-
-    /// The queue, and the counts of what became of sampled rows.
-    #[must_use]
-    pub fn samples(&self) -> Arc<Samples> {
-        Arc::clone(&self.samples)
+        Ok(Self { stop, thread: Some(thread) })
     }
 }
 

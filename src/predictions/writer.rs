@@ -13,10 +13,12 @@ use std::{
     time::Duration,
 };
 
+use parquet::errors::ParquetError;
+
 use crate::{
     model::ModelName,
     monitor::Monitor,
-    serve::{Sampled, Samples, Sampling},
+    serve::{SampleCounts, Sampled, SampledOutcome, Samples, Sampling},
 };
 
 use super::{
@@ -51,18 +53,33 @@ pub(super) struct Writer {
     settings: Settings,
     policies: BTreeMap<ModelName, Policy>,
     folder: Option<Folder>,
-    /// By the address of their choice, which they hold.
-    tables: HashMap<usize, Table>,
+    tables: HashMap<Key, Table>,
     trouble: Option<Trouble>,
 }
 
-/// The rows of a version on their way to a file.
+/// Tables that are apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    /// The predictions of a version: the address of their choice, which the table holds.
+    Version(usize),
+    /// The outcomes of a model.
+    Outcomes(ModelName),
+}
+
+/// Rows on their way to a file.
 struct Table {
-    sampling: Arc<Sampling>,
+    /// Its folder: the kind of table, the model and the version, or nothing and the model.
+    place: Place,
+    counts: Arc<SampleCounts>,
+    _sampling: Option<Arc<Sampling>>,
     columns: Columns,
     file: Option<Open>,
     since: Duration,
 }
+
+type Place = (&'static str, String, String);
+type Held = (Arc<SampleCounts>, Option<Arc<Sampling>>);
+type Make<'a> = &'a dyn Fn() -> Result<Columns, ParquetError>;
 
 /// A failure to write.
 struct Trouble {
@@ -82,10 +99,9 @@ impl Table {
 
     /// Writes the gathered rows as a group.
     fn write(&mut self, folder: &mut Folder, now: Duration) -> Result<(), FileError> {
-        let Sampling { model, version, .. } = &*self.sampling;
+        let (table, model, name) = &self.place;
         if self.file.is_none() {
-            let place = ("predictions", model.as_str(), &*version.to_string());
-            self.file = Some(folder.begin(place, &self.columns, now)?);
+            self.file = Some(folder.begin((table, model, name), &self.columns, now)?);
         }
         let file = self.file.as_mut().expect("it was begun");
         if self.columns.rows() > 0 { file.write(&mut self.columns) } else { Ok(()) }
@@ -121,6 +137,9 @@ impl Writer {
             while let Some(sampled) = self.samples.take() {
                 self.add(&sampled);
             }
+            while let Some(outcome) = self.samples.take_outcome() {
+                self.add_outcome(&outcome);
+            }
             self.end_due(is_last);
             if is_last {
                 return;
@@ -148,33 +167,58 @@ impl Writer {
     }
 
     fn add(&mut self, sampled: &Sampled) {
-        let (sampling, now) = (&sampled.sampling, self.now());
-        let rows = sampled.tensors.rows;
+        let (sampling, rows) = (&sampled.sampling, sampled.tensors.rows);
+        let key = Key::Version(Arc::as_ptr(sampling) as usize);
+        let policy = self.policies.get(&sampling.model);
+        let redacted = policy.map_or_else(Vec::new, |policy| policy.redacted.clone());
+        let columns_max = self.settings.columns_max;
+        let make = || Columns::new(sampling, &redacted, columns_max);
+        let (model, version) = (sampling.model.to_string(), sampling.version.to_string());
+        let place = (Samples::PREDICTIONS, model, version);
+        let held = (Arc::clone(&sampling.counts), Some(Arc::clone(sampling)));
+        self.put(key, rows, (place, held, &make), |columns| columns.add(sampled));
+    }
+
+    fn add_outcome(&mut self, outcome: &SampledOutcome) {
+        let model = &outcome.model;
+        let counts = self.samples.counts_of(model, Samples::OUTCOMES);
+        let place = (Samples::OUTCOMES, String::new(), model.to_string());
+        let key = Key::Outcomes(model.clone());
+        let how = (place, (counts, None), &Columns::outcomes as &dyn Fn() -> _);
+        self.put(key, 1, how, |columns| columns.add_outcome(outcome));
+    }
+
+    /// Adds rows to a table, which is made where it is missing, and writes what is enough for a group or a file.
+    fn put(
+        &mut self,
+        key: Key,
+        rows: u64,
+        (place, (counts, sampling), make): (Place, Held, Make<'_>),
+        add: impl FnOnce(&mut Columns),
+    ) {
+        let now = self.now();
         if self.trouble.as_ref().is_some_and(|trouble| now < trouble.until) {
-            sampling.counts.unwritten.fetch_add(rows, Relaxed);
+            counts.unwritten.fetch_add(rows, Relaxed);
             return;
         }
-        let key = Arc::as_ptr(sampling) as usize;
         if !self.tables.contains_key(&key) {
-            let redacted = self.policies.get(&sampling.model).map(|policy| &*policy.redacted);
-            let columns =
-                Columns::new(sampling, redacted.unwrap_or_default(), self.settings.columns_max);
-            match columns {
+            match make() {
                 Ok(columns) => {
-                    let sampling = Arc::clone(sampling);
-                    self.tables.insert(key, Table { sampling, columns, file: None, since: now });
+                    let (file, since) = (None, now);
+                    let table = Table { place, counts, _sampling: sampling, columns, file, since };
+                    self.tables.insert(key.clone(), table);
                 }
                 Err(source) => {
-                    sampling.counts.unwritten.fetch_add(rows, Relaxed);
+                    counts.unwritten.fetch_add(rows, Relaxed);
                     let path = self.root.clone();
                     return self.fail(&FileError::Parquet { path, source }, now);
                 }
             }
         }
         let Some(table) = self.tables.get_mut(&key) else { return };
-        table.columns.add(sampled);
+        add(&mut table.columns);
         if table.bytes() >= self.settings.rotate_bytes {
-            self.end(key, now);
+            self.end(&key, now);
         } else if table.columns.bytes() >= GROUP_BYTES {
             let mut table = self.tables.remove(&key).expect("it was just there");
             let written = self.open_folder().and_then(|folder| table.write(folder, now));
@@ -192,7 +236,8 @@ impl Writer {
         while self.tables.values().map(gathered).sum::<usize>() > GATHERED_MAX {
             let largest = self.tables.iter().max_by_key(|(_, table)| gathered(table));
             let Some((key, _)) = largest else { return };
-            self.end(*key, now);
+            let key = key.clone();
+            self.end(&key, now);
         }
     }
 
@@ -204,15 +249,15 @@ impl Writer {
         let now = self.now();
         let is_due =
             |table: &Table| all || now.saturating_sub(table.since) >= self.settings.rotate_every;
-        let due = self.tables.iter().filter(|(_, table)| is_due(table)).map(|(key, _)| *key);
+        let due = self.tables.iter().filter(|(_, table)| is_due(table)).map(|(key, _)| key.clone());
         for key in due.collect::<Vec<_>>() {
-            self.end(key, now);
+            self.end(&key, now);
         }
     }
 
     /// Puts a version's rows into a complete file.
-    fn end(&mut self, key: usize, now: Duration) {
-        let Some(mut table) = self.tables.remove(&key) else { return };
+    fn end(&mut self, key: &Key, now: Duration) {
+        let Some(mut table) = self.tables.remove(key) else { return };
         let written = self.open_folder().and_then(|folder| table.write(folder, now));
         if let Err(error) = written {
             return self.lose(&table, &error, now);
@@ -221,13 +266,13 @@ impl Writer {
         let rows = file.rows;
         match file.complete() {
             Ok(rows) => {
-                table.sampling.counts.recorded.fetch_add(rows, Relaxed);
+                table.counts.recorded.fetch_add(rows, Relaxed);
                 if self.trouble.take().is_some() {
                     tracing::info!("predictions are written again");
                 }
             }
             Err(error) => {
-                table.sampling.counts.unwritten.fetch_add(rows, Relaxed);
+                table.counts.unwritten.fetch_add(rows, Relaxed);
                 return self.fail(&error, now);
             }
         }
@@ -240,7 +285,7 @@ impl Writer {
     }
 
     fn lose(&mut self, table: &Table, error: &FileError, now: Duration) {
-        table.sampling.counts.unwritten.fetch_add(table.rows(), Relaxed);
+        table.counts.unwritten.fetch_add(table.rows(), Relaxed);
         self.fail(error, now);
     }
 

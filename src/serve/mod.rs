@@ -49,7 +49,9 @@ pub use demand::{Demand, DemandError, Lease, Wish};
 pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Output, Reading, SLOW_MAX};
 pub use names::{Names, Naming};
 pub use recall::{Assigned, Recall, Recalled};
-pub use sampling::{SampleCounts, SampleSettings, Sampled, Samples, Sampling, Tensors};
+pub use sampling::{
+    SampleCounts, SampleSettings, Sampled, SampledOutcome, Samples, Sampling, Tensors,
+};
 pub use settings::Settings;
 pub use shadow::{Shadow, Shadowing};
 pub use spare::{Spare, is_awaited, is_spare_missing};

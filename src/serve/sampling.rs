@@ -54,10 +54,14 @@ pub struct Samples {
     queue: ArrayQueue<Sampled>,
     bytes: AtomicUsize,
     settings: SampleSettings,
-    counts: Mutex<BTreeMap<ModelName, Arc<SampleCounts>>>,
+    /// By model and table.
+    counts: Mutex<Counts>,
+    outcomes: ArrayQueue<SampledOutcome>,
 }
 
-/// Counts of a model's sampled rows.
+type Counts = BTreeMap<(ModelName, &'static str), Arc<SampleCounts>>;
+
+/// Counts of a model's rows of one table.
 #[derive(Debug, Default)]
 pub struct SampleCounts {
     /// In files that are complete.
@@ -124,6 +128,25 @@ pub struct Tensors {
     bytes: usize,
 }
 
+/// The outcome of a sampled prediction.
+#[derive(Debug)]
+pub struct SampledOutcome {
+    /// The model.
+    pub model: ModelName,
+    /// The prediction's name.
+    pub id: PredictionId,
+    /// The row of its request.
+    pub row: u32,
+    /// The time when the outcome was known, since 1970.
+    pub at: Duration,
+    /// The right class, as its number or text.
+    pub label: Option<String>,
+    /// The right number.
+    pub value: Option<f64>,
+    /// The reward.
+    pub reward: Option<f64>,
+}
+
 /// What is told of a request once it is counted.
 pub(super) struct Ended {
     pub(super) id: PredictionId,
@@ -139,6 +162,7 @@ impl Samples {
     pub fn new(settings: SampleSettings) -> Self {
         Self {
             queue: ArrayQueue::new(settings.waiting_max.max(1)),
+            outcomes: ArrayQueue::new(settings.waiting_max.max(1)),
             bytes: AtomicUsize::new(0),
             settings,
             counts: Mutex::default(),
@@ -156,13 +180,7 @@ impl Samples {
         described: Vec<String>,
         drift: Option<&Recorder>,
     ) -> Option<Arc<Sampling>> {
-        let share = self.settings.shares.get(model).copied().unwrap_or(self.settings.share);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a share is 0 to 1"
-        )]
-        let limit = (share * DRAWN).ceil() as u64;
+        let limit = self.limit(model);
         if limit == 0 {
             return None;
         }
@@ -173,8 +191,7 @@ impl Samples {
             },
             Recorder::columns,
         );
-        let counts = &mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = Arc::clone(counts.entry(model.clone()).or_default());
+        let counts = self.counts_of(model, Self::PREDICTIONS);
         Some(Arc::new(Sampling {
             model: model.clone(),
             version,
@@ -195,10 +212,50 @@ impl Samples {
         Some(sampled)
     }
 
-    /// Counts of each model that was sampled so far.
-    pub fn counts(&self) -> Vec<(ModelName, Arc<SampleCounts>)> {
+    /// Queues an outcome that was joined, if its prediction is sampled, or drops it.
+    pub fn tell(&self, outcome: SampledOutcome) {
+        if drawn(outcome.id) >= self.limit(&outcome.model) {
+            return;
+        }
+        if let Err(dropped) = self.outcomes.push(outcome) {
+            let counts = self.counts_of(&dropped.model, Self::OUTCOMES);
+            counts.crowded.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Takes the next outcome.
+    pub fn take_outcome(&self) -> Option<SampledOutcome> {
+        self.outcomes.pop()
+    }
+
+    /// The name of the table of predictions.
+    pub const PREDICTIONS: &str = "predictions";
+    /// The name of the table of outcomes.
+    pub const OUTCOMES: &str = "outcomes";
+
+    /// Counts of a model's rows of one table.
+    pub fn counts_of(&self, model: &ModelName, table: &'static str) -> Arc<SampleCounts> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(counts.entry((model.clone(), table)).or_default())
+    }
+
+    /// Counts by model and table.
+    pub fn counts(&self) -> Vec<(ModelName, &'static str, Arc<SampleCounts>)> {
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.iter().map(|(model, counts)| (model.clone(), Arc::clone(counts))).collect()
+        let all = counts.iter();
+        all.map(|((model, table), counts)| (model.clone(), *table, Arc::clone(counts))).collect()
+    }
+
+    /// Predictions of the model whose last 32 bits are below this are sampled.
+    fn limit(&self, model: &ModelName) -> u64 {
+        let share = self.settings.shares.get(model).copied().unwrap_or(self.settings.share);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share is 0 to 1"
+        )]
+        let limit = (share * DRAWN).ceil() as u64;
+        limit
     }
 }
 
@@ -206,9 +263,7 @@ impl Sampling {
     /// True if the prediction of this name is sampled.
     #[inline]
     pub(super) fn takes(&self, id: PredictionId) -> bool {
-        #[expect(clippy::cast_possible_truncation, reason = "the check bits")]
-        let drawn = id.bits() as u32;
-        u64::from(drawn) < self.limit
+        drawn(id) < self.limit
     }
 
     /// Queues a prediction, or drops it.
@@ -230,6 +285,14 @@ impl Sampling {
             self.counts.crowded.fetch_add(rows, Relaxed);
         }
     }
+}
+
+/// The check bits of a name.
+#[inline]
+fn drawn(id: PredictionId) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the last 32 bits")]
+    let drawn = id.bits() as u32;
+    u64::from(drawn)
 }
 
 impl Tensors {

@@ -91,6 +91,7 @@ impl Plane {
             workers: 1,
             settings: feedback::Settings::default(),
             policies: BTreeMap::new(),
+            samples: None,
         })
         .unwrap();
         let rollouts = rollout::Running::start(rollout::Parts {

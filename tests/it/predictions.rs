@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
+    cli::tidegate,
     clients::python,
     feedback::classes,
     http::{Connection, Request},
@@ -279,7 +280,11 @@ fn a_full_disk_drops_rows_and_counts_them_while_requests_go_on() {
     };
     limit("1");
     let unwritten = || {
-        counter(&server, "tidegate_predictions_dropped_total", r#"model="judged",reason="write""#)
+        counter(
+            &server,
+            "tidegate_predictions_dropped_total",
+            r#"model="judged",reason="write",table="predictions""#,
+        )
     };
     eventually("rows are dropped", || {
         go_on();
@@ -287,7 +292,13 @@ fn a_full_disk_drops_rows_and_counts_them_while_requests_go_on() {
     });
     server.wait_until_said("predictions are dropped, as they cannot be written");
     limit("unlimited");
-    let recorded = || counter(&server, "tidegate_predictions_recorded_total", r#"model="judged""#);
+    let recorded = || {
+        counter(
+            &server,
+            "tidegate_predictions_recorded_total",
+            r#"model="judged",table="predictions""#,
+        )
+    };
     eventually("rows are written again", || {
         go_on();
         (recorded() > 0).then_some(())
@@ -323,4 +334,56 @@ fn what_is_in_complete_files_outlives_a_kill() {
     assert_eq!(ended(server), 0);
     let rows = self::rows(&folder(&repository, "judged").join("1"));
     assert!(rows.iter().any(|row| row["prediction_id"] == json!(id)));
+}
+
+#[test]
+fn a_prediction_is_found_by_its_id_with_its_outcome() {
+    let repository = Repository::empty();
+    repository.add_bytes("judged", "1", &classes(|x| x % 2));
+    let server = launch(&repository).remembering().start();
+    let mut connection = server.connect();
+    let given = input("x", "INT64", &[2], &json!([7, 8]));
+    let (id, _) = predict(&mut connection, "judged", &[given]);
+    for x in 0..20 {
+        predict(&mut connection, "judged", &[input("x", "INT64", &[1], &json!([x]))]);
+    }
+    let outcomes = json!({"outcomes": [
+        {"prediction_id": id, "row": 1, "label": 1, "at": "2026-01-02T03:04:05Z"},
+        {"prediction_id": id, "row": 1, "label": 0},
+    ]});
+    let joined = server.post("/v2/models/judged/feedback", &outcomes).ok().json();
+    assert_eq!((&joined["joined"], &joined["duplicate"]), (&json!(1), &json!(1)), "{joined}");
+    assert_eq!(ended(server), 0);
+
+    let table = repository.beside("table").display().to_string();
+    let show = |id: &str, arguments: &[&str]| {
+        let command = [&["predictions", "show", id, "--path", &table], arguments].concat();
+        let output = tidegate(&command, "");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), text)
+    };
+    let (code, text) = show(&id, &["--json"]);
+    let found: Value = serde_json::from_str(&text).unwrap();
+    let cells = |row: usize| [&found["rows"][row]["x"], &found["rows"][row]["output:label"]];
+    assert_eq!(
+        (code, cells(0), cells(1)),
+        (Some(0), [&json!(7), &json!(1)], [&json!(8), &json!(0)])
+    );
+    let outcomes = found["outcomes"].as_array().unwrap();
+    assert_eq!(outcomes.len(), 1, "{text}");
+    let outcome = &outcomes[0];
+    assert_eq!(
+        (&outcome["row"], &outcome["label"], &outcome["value"]),
+        (&json!(1), &json!("1"), &json!(null))
+    );
+    assert_eq!(outcome["time"], "2026-01-02T03:04:05.000Z");
+    let (code, text) = show(&id, &[]);
+    assert!(code == Some(0) && text.contains("judged version 1, arm baseline: 200"), "{text}");
+    assert!(text.contains("outcome") && text.contains("1 (2026-01-02T03:04:05.000Z)"), "{text}");
+    let (code, text) = show(&"0".repeat(32), &[]);
+    assert!(code == Some(1) && text.contains("in no complete file"), "{text}");
+    assert_eq!(show("7", &[]).0, Some(2));
+    // Other tools join both.
+    let outcomes = rows(&repository.beside("table").join("outcomes/judged"));
+    assert_eq!(outcomes[0]["prediction_id"], json!(id));
 }
