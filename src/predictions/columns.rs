@@ -20,6 +20,7 @@ use parquet::{
 
 use crate::{
     drift,
+    model::Signature,
     serve::{Sampled, SampledOutcome, Sampling},
     tensor::{DataType, Tensor},
 };
@@ -297,6 +298,21 @@ impl Columns {
             groups.push(Group { tensor, first, count: columns.len() - first });
         }
         Self::of(groups, columns)
+    }
+
+    /// Names of what is to be redacted that are none of a version's columns, inputs or outputs.
+    pub(super) fn unknown<'r>(&self, sampling: &Sampling, redacted: &'r [String]) -> Vec<&'r str> {
+        let Signature { inputs, optional, outputs, .. } = &sampling.signature;
+        let is_tensor = |name: &str| {
+            let name = name.strip_prefix("output:").unwrap_or(name);
+            inputs.iter().chain(optional).chain(outputs).any(|spec| spec.name == name)
+        };
+        let is_column = |name: &str| {
+            let mut columns = self.all.iter().filter(|column| column.is_redacted);
+            columns.any(|column| column.name.strip_prefix("input:").unwrap_or(&column.name) == name)
+        };
+        let names = redacted.iter().map(String::as_str);
+        names.filter(|name| !is_tensor(name) && !is_column(name)).collect()
     }
 
     /// The columns of outcomes, without rows.

@@ -4,7 +4,7 @@
 //! here: columns (`columns`), names and places of files (`files`).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -16,7 +16,7 @@ use std::{
 use parquet::errors::ParquetError;
 
 use crate::{
-    model::ModelName,
+    model::{ModelName, VersionId},
     monitor::Monitor,
     serve::{SampleCounts, Sampled, SampledOutcome, Samples, Sampling},
 };
@@ -55,6 +55,8 @@ pub(super) struct Writer {
     folder: Option<Folder>,
     tables: HashMap<Key, Table>,
     trouble: Option<Trouble>,
+    /// Versions whose redacted names were checked.
+    checked: HashSet<(ModelName, VersionId)>,
 }
 
 /// Tables that are apart.
@@ -120,6 +122,7 @@ impl Writer {
             folder: None,
             tables: HashMap::new(),
             trouble: None,
+            checked: HashSet::new(),
         }
     }
 
@@ -173,10 +176,30 @@ impl Writer {
         let redacted = policy.map_or_else(Vec::new, |policy| policy.redacted.clone());
         let columns_max = self.settings.columns_max;
         let make = || Columns::new(sampling, &redacted, columns_max);
+        self.check_redacted(sampling, &redacted);
         let (model, version) = (sampling.model.to_string(), sampling.version.to_string());
         let place = (Samples::PREDICTIONS, model, version);
         let held = (Arc::clone(&sampling.counts), Some(Arc::clone(sampling)));
         self.put(key, rows, (place, held, &make), |columns| columns.add(sampled));
+    }
+
+    /// Tells, once for each version, of names that redact nothing: a slip there would write what must not be written.
+    fn check_redacted(&mut self, sampling: &Arc<Sampling>, redacted: &[String]) {
+        let of = (sampling.model.clone(), sampling.version);
+        if redacted.is_empty() || self.checked.contains(&of) {
+            return;
+        }
+        self.checked.insert(of);
+        let columns = Columns::new(sampling, redacted, self.settings.columns_max);
+        let unknown = columns.as_ref().map(|columns| columns.unknown(sampling, redacted));
+        for name in unknown.unwrap_or_default() {
+            let Sampling { model, version, .. } = &**sampling;
+            tracing::warn!(
+                %model,
+                %version,
+                "models.{model}.predictions.redact names `{name}`, which is no column, input or output of this version, so it                  redacts nothing; `tidegate predictions show` prints the names"
+            );
+        }
     }
 
     fn add_outcome(&mut self, outcome: &SampledOutcome) {

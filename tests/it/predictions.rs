@@ -234,7 +234,7 @@ fn the_share_is_chosen_by_the_id_and_redacted_columns_are_empty() {
     let table = repository.beside("table").display().to_string();
     let config = repository.beside("tidegate.toml");
     let text = format!(
-        "[predictions]\npath = \"{table}\"\n[models.judged.predictions]\nsample = 0.5\nredact = [\"output:label\"]\n"
+        "[predictions]\npath = \"{table}\"\n[models.judged.predictions]\nsample = 0.5\nredact = [\"output:label\", \"nmae\"]\n"
     );
     fs::write(&config, text).unwrap();
     let server = Launch::of(&repository).arguments(&["--config", config.to_str().unwrap()]).start();
@@ -247,6 +247,7 @@ fn the_share_is_chosen_by_the_id_and_redacted_columns_are_empty() {
             chosen.push((id, json!(x)));
         }
     }
+    server.wait_until_said("redact names `nmae`, which is no column");
     assert_eq!(ended(server), 0);
     chosen.sort_by(|a, b| a.0.cmp(&b.0));
     let rows = rows(&folder(&repository, "judged").join("1"));
