@@ -21,6 +21,7 @@ pub mod dataset;
 pub mod feedback;
 pub mod lifecycle;
 pub mod notify;
+pub mod predictions;
 pub mod registry;
 pub mod rollout;
 pub mod source;

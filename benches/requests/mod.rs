@@ -159,6 +159,7 @@ impl Served {
     pub(crate) fn predict(&self, body: &Bytes) -> Vec<u8> {
         let (table, now) = (self.serving.table(), self.clock.now());
         let asked = Asked {
+            trace: None,
             watch: &self.watch,
             client: None,
             model: "breast_cancer",

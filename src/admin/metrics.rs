@@ -1,6 +1,6 @@
 //! `/metrics`: what the recorders hold, and the live table beside it.
 
-use std::{collections::BTreeMap, io::Write as _, time::Duration};
+use std::{collections::BTreeMap, io::Write as _, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use axum::{
     extract::State,
@@ -28,6 +28,7 @@ pub(super) async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> R
     outcomes(&admin, &mut page).await;
     drift(&admin, &mut page);
     notifications(&admin, &mut page);
+    predictions(&admin, &mut page);
     #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
     let waiting = admin.serving.demand().waiting() as f64;
     let help = "Requests that wait for versions that load on demand.";
@@ -342,6 +343,28 @@ fn notifications(admin: &Admin, page: &mut Exposition) {
     let waiting = admin.notifications.waiting() as f64;
     let help = "Events that wait to be delivered, over all webhooks.";
     page.gauges("tidegate_notifications_waiting", help, &[(vec![], waiting)]);
+}
+
+/// Rows for the table of predictions.
+fn predictions(admin: &Admin, page: &mut Exposition) {
+    let all = admin.samples.as_ref().map(|samples| samples.counts()).unwrap_or_default();
+    let (mut recorded, mut dropped) = (Vec::new(), Vec::new());
+    for (model, table, counts) in &all {
+        let labels = vec![("model", model.to_string()), ("table", (*table).to_owned())];
+        recorded.push((labels, counts.recorded.load(Relaxed)));
+        for (reason, count) in [("queue", &counts.crowded), ("write", &counts.unwritten)] {
+            let labels = vec![
+                ("model", model.to_string()),
+                ("reason", reason.to_owned()),
+                ("table", (*table).to_owned()),
+            ];
+            dropped.push((labels, count.load(Relaxed)));
+        }
+    }
+    let help = "Sampled rows of predictions, and of their outcomes, in complete files.";
+    page.counts("tidegate_predictions_recorded_total", help, recorded.into_iter());
+    let help = "Sampled rows of predictions, and of their outcomes, that were dropped: the queue was full, or they could not be written.";
+    page.counts("tidegate_predictions_dropped_total", help, dropped.into_iter());
 }
 
 /// Gauges with the labels `model` and `version`.

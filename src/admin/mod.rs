@@ -44,8 +44,14 @@ pub use rollouts::{FreezeReport, RolloutList};
 pub use server::{Limits, serve};
 
 use crate::{
-    drift::Drift, feedback::Feedback, lifecycle::Handle, monitor::Monitor, notify::Notifications,
-    rollout::Rollouts, serve::Serving, wire::stranger,
+    drift::Drift,
+    feedback::Feedback,
+    lifecycle::Handle,
+    monitor::Monitor,
+    notify::Notifications,
+    rollout::Rollouts,
+    serve::{Samples, Serving},
+    wire::stranger,
 };
 
 /// The admin listener's settings.
@@ -72,6 +78,8 @@ pub struct Admin {
     pub feedback: Feedback,
     /// Sends events to webhooks.
     pub notifications: Notifications,
+    /// The queue for the table of predictions, where some are sampled.
+    pub samples: Option<Arc<Samples>>,
     /// Gives random bits, for the keys of hashes.
     pub random: fn() -> u64,
 }

@@ -202,8 +202,12 @@ impl Write for &Lines {
     }
 }
 
-/// Writes all of it, also where somebody made standard output non-blocking.
-fn write_to_stdout(mut bytes: &[u8]) -> io::Result<()> {
+/// One batch of lines after the other, so that those of two threads do not mix.
+static STDOUT: Mutex<()> = Mutex::new(());
+
+/// Writes all of it, also where somebody made standard output non-blocking. For threads that may wait for its reader.
+pub(super) fn write_to_stdout(mut bytes: &[u8]) -> io::Result<()> {
+    let _alone = STDOUT.lock().unwrap_or_else(PoisonError::into_inner);
     let stdout = io::stdout();
     let stdout = stdout.as_fd();
     while !bytes.is_empty() {

@@ -22,16 +22,17 @@ use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service, with_outcomes},
     config::{self, Config},
     drift::{Drift, Watching},
-    edge::{self, Listener, Plane},
+    edge::{self, AccessLog, Listener, Plane},
     engine::{self, Engines},
     feedback::{self, Feedback, Joining},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
     model::{ModelName, PredictionKey, TensorSpec, VersionId},
     monitor::{Clock, Code, Monitor, VersionTotals},
     notify::{self, Notifier},
+    predictions::{self, Recording},
     registry::Registry,
     rollout::{self, PolicyDraft},
-    serve::{AnswerRule, Naming, Serving, Shadowing, Version, Watchdog},
+    serve::{AnswerRule, Naming, Samples, Serving, Shadowing, Version, Watchdog},
     source::{self, Store},
     state::{State, StateError},
     tensor::{DataType, Shape},
@@ -94,6 +95,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         answers: answers(config),
         blame: None,
         drift: None,
+        samples: None,
         store: None,
         artifact_bytes_max: config.source.artifact_bytes_max,
         body_bytes_max: config.edge.limits.body_bytes_max,
@@ -234,6 +236,7 @@ fn joining(
     monitor: &Arc<Monitor>,
     workers: usize,
     keeps_state: bool,
+    samples: Option<Arc<Samples>>,
 ) -> anyhow::Result<(Joining, PredictionKey)> {
     let state = keeps_state.then(|| config.state.path.clone());
     if state.is_none() {
@@ -261,8 +264,32 @@ fn joining(
         workers,
         settings: config.feedback.clone(),
         policies: policies.collect(),
+        samples,
     });
     Ok((joining.context("outcomes have no thread")?, key))
+}
+
+/// The thread that writes sampled predictions, and the queue for the loader's versions, where some are sampled.
+fn recording(
+    config: &Config,
+    monitor: &Arc<Monitor>,
+    loader: &mut Loader,
+) -> anyhow::Result<Option<Recording>> {
+    let policy = |policy: &config::ModelPolicy| policy.predictions.clone();
+    let policies =
+        config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect();
+    let settings = config.predictions.clone();
+    let Some(samples) = settings.samples(&policies) else { return Ok(None) };
+    let parts = predictions::Parts {
+        samples: Arc::clone(&samples),
+        monitor: Arc::clone(monitor),
+        folder: settings.folder(&config.state.path),
+        settings,
+        policies,
+        process: random(),
+    };
+    loader.samples = Some(samples);
+    Ok(Some(Recording::start(parts).context("predictions have no thread")?))
 }
 
 /// What the operator says about models.
@@ -275,6 +302,13 @@ fn policies(config: &Config) -> BTreeMap<ModelName, Policy> {
         ..Policy::default()
     };
     config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect()
+}
+
+/// Says which engine is missing.
+fn tell_of_engines(loader: &Loader) {
+    if let Some(notice) = loader.engines.notice() {
+        tracing::warn!("{notice}; until then only models that tract can run are served");
+    }
 }
 
 async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
@@ -291,12 +325,12 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let (registry, state) = remember(&config, &mut loader)?;
     let drift = watch_drift(&config, &monitor, workers, state.is_some());
     loader.drift = Some(drift.clone());
+    let recording = recording(&config, &monitor, &mut loader)?;
+    let samples = loader.samples.clone();
     let _drifting = Watching::start(&drift).context("drift has no thread")?;
     let blamed = loader.blame.as_ref().map(Blame::blamed).unwrap_or_default();
     let records = registry.rollouts().map(|(id, it)| (id.to_owned(), it.clone())).collect();
-    if let Some(notice) = loader.engines.notice() {
-        tracing::warn!("{notice}; until then only models that tract can run are served");
-    }
+    tell_of_engines(&loader);
     let (settings, _mirror) = repository(&config, &monitor).await?;
     let mut lifecycle = Lifecycle::start(
         settings,
@@ -306,7 +340,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         policies(&config),
         (config.loaded_bytes_max, state.as_ref().is_some_and(rollout::is_frozen)),
     )?;
-    let (joining, key) = joining(&config, &serving, &monitor, workers, state.is_some())?;
+    let (joining, key) =
+        joining(&config, &serving, &monitor, workers, state.is_some(), samples.clone())?;
     let judge = judge(&config, &joining.handle(), &serving, &monitor, &lifecycle, workers);
     let alerts = (config.notify.clone(), state.clone());
     let state = state.map(|state| (state, config.state.path.clone()));
@@ -315,7 +350,8 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     let notifier = notifier(alerts, &serving, &monitor, &rollouts)?;
     let (drain_delay, grace) = (config.edge.drain_delay, config.edge.grace);
     let (admin_at, admin_limits) = (config.admin.address, admin_limits(&config));
-    let plane = plane(config, &serving, &monitor, &lifecycle, (joining.handle(), key));
+    let access = access(&config, &monitor, workers)?;
+    let plane = plane(config, &serving, &monitor, &lifecycle, (&joining, key), access.as_ref());
     let listener = Listener::start(Arc::new(plane), workers).await?;
     let admin = Admin {
         serving: Arc::clone(&serving),
@@ -325,6 +361,7 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
         rollouts: rollouts.handle(),
         feedback: joining.handle(),
         notifications: notifier.handle(),
+        samples,
         random,
     };
     let (admin_address, admin) = start_admin(admin_at, admin, admin_limits).await?;
@@ -335,16 +372,23 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
     serving.drain();
     shadowing.stop();
     listener.leave();
-    if signal == Signal::Terminate {
-        // Load balancers must see readiness fail before connections are refused; a second signal ends the wait.
-        let _ = tokio::time::timeout(drain_delay, stop.wait()).await;
-    }
+    stop.wait_before_refusing(signal, drain_delay).await;
     let complete = listener.drain(grace.saturating_sub(drain_delay)).await;
     end(shadowing, "a shadow's run did not end").await;
+    end(access, "lines of the access log were still being written").await;
     admin.stop().await;
-    end_control(rollouts, joining, lifecycle, notifier).await;
+    end_control(recording, rollouts, joining, lifecycle, notifier).await;
     log_totals(&monitor, complete);
     Ok(())
+}
+
+/// The access log, if there is one.
+fn access(config: &Config, monitor: &Monitor, workers: usize) -> anyhow::Result<Option<AccessLog>> {
+    let access = AccessLog::start(&config.edge.access, workers, logs::write_to_stdout)?;
+    if let Some(access) = &access {
+        monitor.upkeep().drops_access_lines(access.dropped());
+    }
+    Ok(access)
 }
 
 /// Says that the server is ready once it is, and waits for the signal that ends it.
@@ -364,11 +408,14 @@ async fn told_to_end(
 
 /// Ends the threads of the control plane, each before those that it stands on.
 async fn end_control(
+    recording: Option<Recording>,
     rollouts: rollout::Running,
     joining: Joining,
     lifecycle: Lifecycle,
     notifier: Notifier,
 ) {
+    let late = "predictions were still being written; those in no complete file are lost";
+    end_within(FILES_MAX, recording, late).await;
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
     end(joining, "outcomes were still being written").await;
     end(lifecycle, "a version was still being loaded").await;
@@ -378,8 +425,15 @@ async fn end_control(
 
 /// Ends what waits for its thread; one that takes longer than a second is left, with a word in the log.
 async fn end(part: impl Send + 'static, late: &str) {
+    end_within(Duration::from_secs(1), part, late).await;
+}
+
+/// How long the end waits for files that are being completed.
+const FILES_MAX: Duration = Duration::from_secs(5);
+
+async fn end_within(wait_max: Duration, part: impl Send + 'static, late: &str) {
     let ended = tokio::task::spawn_blocking(move || drop(part));
-    if tokio::time::timeout(Duration::from_secs(1), ended).await.is_err() {
+    if tokio::time::timeout(wait_max, ended).await.is_err() {
         tracing::warn!("{late}");
     }
 }
@@ -442,16 +496,18 @@ fn plane(
     serving: &Arc<Serving>,
     monitor: &Arc<Monitor>,
     lifecycle: &Lifecycle,
-    (feedback, key): (Feedback, PredictionKey),
+    (joining, key): (&Joining, PredictionKey),
+    access: Option<&AccessLog>,
 ) -> Plane {
     let repository = repository_api(&config, serving, lifecycle);
-    Plane::new(
+    let plane = Plane::new(
         config.edge,
         Arc::clone(serving),
         Arc::clone(monitor),
-        with_outcomes(repository_service(repository), feedback),
+        with_outcomes(repository_service(repository), joining.handle()),
         Naming { key, process: random() },
-    )
+    );
+    plane.telling(access.map(AccessLog::access))
 }
 
 /// The protocol's repository API, as the configuration allows it.
@@ -532,6 +588,14 @@ impl Signals {
             user2: signal(SignalKind::user_defined2())?,
             terminal: std::io::stdin().is_terminal() || std::io::stdout().is_terminal(),
         })
+    }
+
+    /// Waits for load balancers, which must see readiness fail before connections are refused; a second signal ends
+    /// the wait.
+    async fn wait_before_refusing(&mut self, first: Signal, wait_max: Duration) {
+        if first == Signal::Terminate {
+            let _ = tokio::time::timeout(wait_max, self.wait()).await;
+        }
     }
 
     /// The next signal that asks to stop. Those by which daemons are asked to read something again are told and passed

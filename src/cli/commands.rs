@@ -51,6 +51,9 @@ pub(super) enum Command {
     Health(Server),
     /// Sends a request to a running server and shows the answer
     Predict(PredictArguments),
+    /// Looks predictions up in the table that a server writes
+    #[command(subcommand)]
+    Predictions(PredictionsCommand),
     /// Learns from training data how features are distributed, so that drift from it can be told
     Profile(ProfileArguments),
     /// Runs a version on labelled data and judges its answers, without a server
@@ -931,6 +934,44 @@ pub(super) enum DriftInclude {
     Outputs,
     /// Both
     All,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PredictionsCommand {
+    /// Shows inputs, outputs and outcome of a prediction; also while a server runs
+    #[command(after_help = "Examples:
+  tidegate predictions show 692a54f3deadb00100000007a1b2c3d4
+  tidegate predictions show 692a54f3deadb00100000007a1b2c3d4 --path /data/table --json
+
+Exit codes: 0 it is shown; 1 it is in no complete file; 2 the command is wrong, or the table cannot be read.")]
+    Show {
+        /// The prediction's id, from the header x-tidegate-prediction-id
+        id: String,
+        #[command(flatten)]
+        folder: TableFolder,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TableFolder {
+    /// The configuration file, which names the folder
+    #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// The folder of the table [default: `predictions.path` of the configuration, `predictions` below `state.path`]
+    #[arg(long, value_name = "DIR")]
+    path: Option<PathBuf>,
+}
+
+impl TableFolder {
+    pub(super) fn path(self) -> Result<PathBuf, Findings> {
+        if let Some(path) = self.path {
+            return Ok(path);
+        }
+        let sources =
+            Sources { file: self.config, environment: variables(), flags: Flags::default() };
+        let config = config::load(sources)?;
+        Ok(config.predictions.folder(&config.state.path))
+    }
 }
 
 #[derive(Debug, Subcommand)]

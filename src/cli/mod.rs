@@ -14,6 +14,7 @@ mod models;
 mod notify;
 mod operations;
 mod predict;
+mod predictions;
 mod profile;
 mod quality;
 mod rollout;
@@ -28,8 +29,8 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser as _;
 
 use commands::{
-    AuditCommand, Cli, Command, ConfigCommand, Consent, ModelsCommand, StateCommand, Target,
-    TrafficCommand,
+    AuditCommand, Cli, Command, ConfigCommand, Consent, ModelsCommand, PredictionsCommand,
+    StateCommand, Target, TrafficCommand,
 };
 
 use crate::config::{self, Findings};
@@ -72,6 +73,9 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Check(arguments) => check::run(&config::load(arguments.sources())?, cli.json),
         Command::Health(server) => client::health(&server.admin, cli.json),
         Command::Predict(arguments) => predict::run(&arguments, cli.json),
+        Command::Predictions(PredictionsCommand::Show { id, folder }) => {
+            predictions::show(&folder.path()?, &id, cli.json)
+        }
         Command::Profile(arguments) => profile::run(&arguments, cli.json),
         Command::Validate(arguments) => validate::run(&arguments, cli.json),
         Command::Models(command) => about_models(command, cli.json),

@@ -19,7 +19,7 @@ use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    monitor, notify,
+    monitor, notify, predictions,
     serve::{self, AnswerRule},
     source, state, validation,
 };
@@ -37,7 +37,11 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         files_max: count(file.repository.upload_files),
     };
     Config {
-        edge: edge(&file.server, &file.limits),
+        edge: edge::Settings {
+            traced_share: file.tracing.sample.0,
+            access: access(&file.logs),
+            ..edge(&file.server, &file.limits)
+        },
         admin: Admin {
             address: file.server.admin.0,
             connections_max: count(file.server.admin_connections),
@@ -47,15 +51,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         uploads,
         engine: engine(file.engine),
         proof: proof(&file.proof),
-        serve: serve::Settings {
-            batch_rows_max: nonzero(file.serve.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
-            request_timeout: file.serve.request_timeout.0,
-            stuck_after: file.serve.stuck_after.0,
-            demand_timeout: file.repository.demand_timeout.0,
-            demand_waiting_max: count(file.repository.demand_waiting),
-            shadow_waiting_max: nonzero(file.serve.shadow_waiting).unwrap_or(NonZeroUsize::MIN),
-            shadow_bytes_max: bytes(file.serve.shadow_bytes),
-        },
+        serve: serving(&file.serve, &file.repository),
         validation: validation::Settings {
             columns_max: count(file.validation.columns),
             text_bytes_max: bytes(file.validation.text_bytes),
@@ -65,6 +61,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         },
         drift: drift.clone(),
         feedback: feedback::Settings { memory_max: file.feedback.memory.0 },
+        predictions: predictions(file.predictions),
         state: state::Settings {
             path: file.state.path.0,
             log_bytes_max: file.state.log_bytes.0,
@@ -94,6 +91,18 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
     }
 }
 
+fn serving(section: &file::Serve, repository: &file::RepositorySection) -> serve::Settings {
+    serve::Settings {
+        batch_rows_max: nonzero(section.batch_rows_max).unwrap_or(NonZeroUsize::MIN),
+        request_timeout: section.request_timeout.0,
+        stuck_after: section.stuck_after.0,
+        demand_timeout: repository.demand_timeout.0,
+        demand_waiting_max: count(repository.demand_waiting),
+        shadow_waiting_max: nonzero(section.shadow_waiting).unwrap_or(NonZeroUsize::MIN),
+        shadow_bytes_max: bytes(section.shadow_bytes),
+    }
+}
+
 fn proof(proof: &file::Proof) -> lifecycle::ProofSettings {
     lifecycle::ProofSettings {
         enabled: proof.enabled.0,
@@ -105,6 +114,15 @@ fn proof(proof: &file::Proof) -> lifecycle::ProofSettings {
             time_max: proof.time_max.0,
             cpu_time_max: proof.cpu_time_max.0,
         },
+    }
+}
+
+fn access(logs: &file::LogsSection) -> edge::AccessSettings {
+    edge::AccessSettings {
+        target: logs.access.0.clone(),
+        share: logs.access_sample.0,
+        buffer_bytes_max: bytes(logs.access_buffer),
+        file_bytes_max: logs.access_bytes.0,
     }
 }
 
@@ -142,6 +160,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             inflate_ratio_max: nonzero_u32(limits.inflate_ratio.0),
             gzip_members_max: count(limits.gzip_members),
         },
+        ..edge::Settings::default()
     }
 }
 
@@ -279,7 +298,25 @@ fn policy(name: &str, model: file::Model, places: &Places, drift: &drift::Settin
             model.segments.and_then(|segments| segments.0.read().ok()),
         ),
         feedback: model.feedback.map(|keys| outcomes(keys.0)).unwrap_or_default(),
+        predictions: model.predictions.map(|keys| sampled(keys.0)).unwrap_or_default(),
     }
+}
+
+fn predictions(section: file::Predictions) -> predictions::Settings {
+    predictions::Settings {
+        share: section.sample.0,
+        path: section.path.map(|Text(path)| path),
+        rotate_bytes: section.rotate_bytes.0,
+        rotate_every: section.rotate_every.0,
+        keep_bytes: section.keep_bytes.0,
+        waiting_max: count(section.queue),
+        waiting_bytes_max: bytes(section.queue_bytes),
+        columns_max: count(section.columns),
+    }
+}
+
+fn sampled(keys: file::ModelPredictions) -> predictions::Policy {
+    predictions::Policy { share: keys.sample.map(|share| share.0), redacted: keys.redact }
 }
 
 fn outcomes(keys: file::ModelFeedback) -> feedback::Policy {

@@ -20,8 +20,15 @@ use super::{
     },
 };
 use crate::{
-    drift, edge, engine, feedback, lifecycle, lifecycle::OnNewVersion, model::EngineChoice,
-    model::ModelName, monitor, notify, rollout::PolicyDraft, serve, source, state, validation,
+    drift,
+    edge::{self, AccessSettings, AccessTarget},
+    engine, feedback, lifecycle,
+    lifecycle::OnNewVersion,
+    model::EngineChoice,
+    model::ModelName,
+    monitor, notify, predictions,
+    rollout::PolicyDraft,
+    serve, source, state, validation,
 };
 
 /// The configuration of tidegate. Every key may be left out.
@@ -37,8 +44,10 @@ pub(super) struct File {
     pub(super) validation: Validation,
     pub(super) drift: Drift,
     pub(super) feedback: Feedback,
+    pub(super) predictions: Predictions,
     pub(super) logs: LogsSection,
     pub(super) metrics: Metrics,
+    pub(super) tracing: Tracing,
     pub(super) state: State,
     pub(super) notify: Notify,
     /// Rules for one model; its name stands in the head of the section. The model's own files describe it,
@@ -285,6 +294,25 @@ pub(super) struct LogsSection {
     /// Most bytes of lines that wait for whoever reads standard output. A reader that stalls stops nothing: what does
     /// not fit is dropped and counted (`tidegate_log_lines_dropped_total`).
     pub(super) buffer: Size<{ 64 * KIB }, GIB>,
+    /// The access log, a line of JSON for each request: "off", "stdout", or a file, which may be moved away at any
+    /// time.
+    pub(super) access: Text<AccessTarget>,
+    /// The share of requests that have a line in the access log.
+    pub(super) access_sample: Decimal<0, 1>,
+    /// Most bytes of one worker's requests that wait to be written to the access log. What does not fit is dropped and
+    /// counted (`tidegate_access_lines_dropped_total`).
+    pub(super) access_buffer: Size<{ 16 * KIB }, { 256 * MIB }>,
+    /// Largest file of the access log; then it is moved to the same name with `.1`, in place of the one before.
+    pub(super) access_bytes: Size<{ 64 * KIB }, TIB>,
+}
+
+/// Distributed traces, by W3C Trace Context.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Tracing {
+    /// The share of requests without a valid `traceparent` that begin a trace. Where a request brings one, its flag
+    /// says whether it is recorded.
+    pub(super) sample: Decimal<0, 1>,
 }
 
 /// State that outlives a restart.
@@ -479,6 +507,10 @@ pub(super) struct Model {
     /// the prediction, and how long outcomes may take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) feedback: Option<Table<ModelFeedback>>,
+    /// Part of this model in the table of predictions: `sample` as in `[predictions]`, and `redact`, a list of
+    /// features, inputs or outputs (`output:NAME`) whose values are never written: their cells are null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) predictions: Option<Table<ModelPredictions>>,
     /// Rows of this model that are also counted apart, by the value of a `header` or of a `feature` of the inputs:
     /// drift, the contract and outcomes are then told by segment as well. `values` are known beforehand; others are
     /// taken as they come, up to `limit` of all; further ones are the segment `other`.
@@ -524,6 +556,44 @@ pub(super) struct Feedback {
     pub(super) memory: Size<{ 64 * KIB }, TIB>,
 }
 
+/// The table of predictions: sampled predictions with their inputs and outputs as Parquet files, one folder for each
+/// version (`predictions/MODEL/VERSION/`). `[models.NAME.predictions]` changes it for one model.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Predictions {
+    /// Share of predictions that are written, chosen by the prediction's id. 0: none. Inputs may be personal data: see
+    /// `redact`.
+    pub(super) sample: Decimal<0, 1>,
+    /// The folder. Not set: `predictions` below `state.path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Text<PathBuf>")]
+    pub(super) path: Option<Text<PathBuf>>,
+    /// Size at which a file is completed and the next one begun.
+    pub(super) rotate_bytes: Size<{ 64 * KIB }, TIB>,
+    /// Time after which a file is completed. Shorter shows predictions sooner, and loses fewer if the process is
+    /// killed: what is in no complete file is lost then.
+    pub(super) rotate_every: Time<SECOND, { 7 * DAY }>,
+    /// Most bytes of all files; beyond it the oldest are removed.
+    pub(super) keep_bytes: Size<MIB, { 1024 * TIB }>,
+    /// Most predictions that wait for the thread that writes. What does not fit is dropped and counted
+    /// (`tidegate_predictions_dropped_total`); answers never wait for it.
+    pub(super) queue: Whole<1, 1_000_000>,
+    /// Most bytes of inputs and outputs that these hold together.
+    pub(super) queue_bytes: Size<{ 64 * KIB }, TIB>,
+    /// Values per row of a version up to which each has a column of its own; a wider tensor is one column of lists.
+    pub(super) columns: Whole<1, 4096>,
+}
+
+/// Part of one model in the table of predictions, where that differs from `[predictions]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ModelPredictions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sample: Option<Decimal<0, 1>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) redact: Vec<String>,
+}
+
 impl File {
     /// A file in which every key stands, optional ones with a made-up value, and one made-up model.
     pub(super) fn sample() -> Self {
@@ -540,6 +610,8 @@ impl File {
         let contract = Some(Table(ModelContract { owner, ..ModelContract::default() }));
         let output = Some("label".to_owned());
         let feedback = Some(Table(ModelFeedback { output, ..ModelFeedback::default() }));
+        let sampled =
+            ModelPredictions { sample: Some(Decimal(0.1)), redact: vec!["name".to_owned()] };
         let rule =
             notify::RetrainDraft { windows: Some(3), min_psi: Some(0.1), ..Default::default() };
         let retrain = Some(RetrainRule(rule));
@@ -552,11 +624,13 @@ impl File {
             drift: watched,
             contract,
             feedback,
+            predictions: Some(Table(sampled)),
             retrain,
             segments: Some(Segments(segments)),
             ..Model::default()
         };
         file.models.insert("fraud".to_owned(), fraud);
+        file.predictions.path = Some(Text("/var/lib/tidegate/predictions".into()));
         file.notify.ca_file = Some(Text("/etc/ssl/certs/company.pem".into()));
         file.notify.webhook = Webhooks(vec![notify::WebhookDraft {
             name: "ops".to_owned(),
@@ -573,8 +647,16 @@ impl File {
 
 impl Default for Server {
     fn default() -> Self {
-        let edge::Settings { http, workers, drain_delay, grace, web_pages: _, limits: _ } =
-            edge::Settings::default();
+        let edge::Settings {
+            http,
+            workers,
+            drain_delay,
+            grace,
+            web_pages: _,
+            traced_share: _,
+            access: _,
+            limits: _,
+        } = edge::Settings::default();
         let admin = super::Admin::default();
         Self {
             http: Text(http),
@@ -754,6 +836,31 @@ impl Default for Feedback {
     }
 }
 
+impl Default for Predictions {
+    fn default() -> Self {
+        let predictions::Settings {
+            share,
+            path,
+            rotate_bytes,
+            rotate_every,
+            keep_bytes,
+            waiting_max,
+            waiting_bytes_max,
+            columns_max,
+        } = predictions::Settings::default();
+        Self {
+            sample: Decimal(share),
+            path: path.map(Text),
+            rotate_bytes: Size(rotate_bytes),
+            rotate_every: Time(rotate_every),
+            keep_bytes: Size(keep_bytes),
+            queue: Whole(count(waiting_max)),
+            queue_bytes: Size(count(waiting_bytes_max)),
+            columns: Whole(count(columns_max)),
+        }
+    }
+}
+
 impl Default for ModelFeedback {
     fn default() -> Self {
         let feedback::Policy { rule, ttl, memory_max, accuracy_min, cooldown } =
@@ -774,7 +881,17 @@ impl Default for LogsSection {
     fn default() -> Self {
         let Logs { filter, format, buffer_bytes_max } = Logs::default();
         let buffer = Size(count(buffer_bytes_max));
-        Self { level: Text(LogFilter(filter)), format: Text(format), buffer }
+        let AccessSettings { target, share, buffer_bytes_max, file_bytes_max } =
+            AccessSettings::default();
+        Self {
+            level: Text(LogFilter(filter)),
+            format: Text(format),
+            buffer,
+            access: Text(target),
+            access_sample: Decimal(share),
+            access_buffer: Size(count(buffer_bytes_max)),
+            access_bytes: Size(file_bytes_max),
+        }
     }
 }
 
@@ -786,6 +903,12 @@ impl Default for Metrics {
             series: Whole(count(series_max)),
             compat: Texts(compat),
         }
+    }
+}
+
+impl Default for Tracing {
+    fn default() -> Self {
+        Self { sample: Decimal(edge::Settings::default().traced_share) }
     }
 }
 
@@ -843,6 +966,7 @@ impl Default for Model {
             rollout,
             drift: _,
             feedback: _,
+            predictions: _,
         } = super::ModelPolicy::default();
         Self {
             engine: engine.map(Text),
@@ -854,6 +978,7 @@ impl Default for Model {
             drift: None,
             contract: None,
             feedback: None,
+            predictions: None,
             segments: None,
             retrain: None,
         }

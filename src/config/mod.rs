@@ -36,7 +36,7 @@ use crate::{
     drift, edge, engine, feedback,
     lifecycle::{self, OnNewVersion},
     model::ModelName,
-    monitor, notify,
+    monitor, notify, predictions,
     rollout::PolicyDraft,
     serve, source, state, validation,
 };
@@ -76,6 +76,8 @@ pub struct Config {
     pub drift: drift::Settings,
     /// Bounds of what is remembered for outcomes.
     pub feedback: feedback::Settings,
+    /// The table of predictions.
+    pub predictions: predictions::Settings,
     /// Where durable records lie.
     pub state: state::Settings,
     /// Webhooks, and when models should be trained anew.
@@ -152,6 +154,8 @@ pub struct ModelPolicy {
     pub drift: Option<drift::Settings>,
     /// Outcomes of its predictions.
     pub feedback: feedback::Policy,
+    /// Part of the model in the table of predictions.
+    pub predictions: predictions::Policy,
 }
 
 /// Keys that are accepted because they belong to the public contract, and have no effect in this version.
@@ -322,6 +326,7 @@ impl Default for Config {
             validation: validation::Settings::default(),
             drift: drift::Settings::default(),
             feedback: feedback::Settings::default(),
+            predictions: predictions::Settings::default(),
             state: state::Settings::default(),
             notify: notify::Settings::default(),
             metrics: monitor::Settings::default(),

@@ -120,13 +120,13 @@ required = true
         r#"
 tidegate.toml: 9 problems
   http = "127.0.0.1:1"            stands in section [server] (line 2)
-  top = 1                         unknown section; there are drift, engine, feedback, limits, logs, metrics, models, notify, proof, repository, serve, server, state, validation (line 3)
+  top = 1                         unknown section; there are drift, engine, feedback, limits, logs, metrics, models, notify, predictions, proof, repository, serve, server, state, tracing, validation (line 3)
   sever                           unknown section, did you mean [server]? (line 4)
   server.htpp = "127.0.0.1:1"     unknown key, did you mean `http`? (line 6)
   server.idle_timeout = "1s"      unknown key here, it stands in section [limits] (line 7)
   server.colour = "red"           unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 8)
   server."server.http" = 1        unknown key; [server] has admin, admin_connections, drain_delay, grace, grpc, http, web_pages, workers (line 9)
-  models.a.canary = 1             unknown key; [models] has contract, drift, engine, feedback, on_new_version, required, retrain, rollout, route_override, segments, signature_may_change (line 11)
+  models.a.canary = 1             unknown key; [models] has contract, drift, engine, feedback, on_new_version, predictions, required, retrain, rollout, route_override, segments, signature_may_change (line 11)
   models."a b"                    must be a model name: 1 to 128 letters, digits, `.`, `_` or `-`, beginning with a letter or digit, without `..` (line 12)
 "#,
     );
@@ -448,10 +448,10 @@ fn every_key_reaches_the_settings() {
         let texts = ["127.0.0.1:7", "./elsewhere", "debug"].map(Into::into);
         let mut candidates: Vec<serde_json::Value> = [&texts[..], &tables[..]].concat();
         candidates.extend(
-            [r#"{"windows": 4}"#, "10.0.0.0/8", r#"{"tolerance": 0.07}"#, r#"{"owner": "x"}"#]
+            [r#"{"windows": 4}"#, "10.0.0.0/8", r#"{"tolerance": 0.07}"#, r#"{"sample": 0.5}"#]
                 .map(Into::into),
         );
-        candidates.extend(["7ms", "triton"].map(Into::into));
+        candidates.extend(["7ms", "triton", r#"{"owner": "x"}"#].map(Into::into));
         candidates.push(r#"[{"name": "a", "url": "http://h/"}]"#.into());
         candidates.push(r#"{"feature": "country"}"#.into());
         candidates

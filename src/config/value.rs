@@ -21,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use super::{LogFormat, keys::nearest};
 use crate::{
     drift,
+    edge::AccessTarget,
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
     monitor,
@@ -712,6 +713,26 @@ impl Meaning for LogFormat {
 
     fn to_text(&self) -> String {
         self.as_str().to_owned()
+    }
+}
+
+impl Meaning for AccessTarget {
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self::Off),
+            "stdout" => Ok(Self::Stdout),
+            // One of the words, misspelt, would be a file where nobody looks for it.
+            path if path.contains(['/', '.']) => PathBuf::from_text(path).map(Self::File),
+            _ => Err("must be \"off\", \"stdout\" or a file such as \"./access.log\"".to_owned()),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            Self::Off => "off".to_owned(),
+            Self::Stdout => "stdout".to_owned(),
+            Self::File(path) => path.to_text(),
+        }
     }
 }
 

@@ -416,7 +416,7 @@ pub(super) enum Learned {
 }
 
 /// Values of one row; `None` where that differs from request to request.
-pub(super) fn width(spec: &TensorSpec, is_batched: bool) -> Option<usize> {
+pub fn width(spec: &TensorSpec, is_batched: bool) -> Option<usize> {
     let dims = spec.dims.as_deref()?;
     let own = if is_batched { dims.get(1..).unwrap_or(&[]) } else { dims };
     own.iter().try_fold(1_usize, |width, dim| width.checked_mul(usize::try_from(*dim).ok()?))

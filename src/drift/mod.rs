@@ -37,6 +37,7 @@ pub use builder::{
     Column, Counter, Profiler, ProfilerError, ProfilerSettings, TEXT_COLUMNS_MAX, Values,
 };
 pub use contract::{Action, Breach, Broken, Contract, Rule, TermCounts, Terms};
+pub use layout::width;
 pub use numbers::learn_numeric;
 pub use page::{
     Alarm, DriftReport, FeatureReport, NamedBy, ReferenceKind, ReferenceReport, RuleReport,

@@ -192,6 +192,18 @@ impl Recorder {
         self.stage.load_full()
     }
 
+    /// Names of the columns of each input that a request must bring; `None` where they are not features one by one.
+    pub fn columns(&self) -> Vec<Option<Vec<String>>> {
+        let stage = self.stage.load();
+        let named = stage.layout.inputs.iter().zip(stage.layout.names());
+        named
+            .map(|(reading, names)| {
+                let is_each = matches!(reading, Reading::Numbers { .. } | Reading::Texts { .. });
+                is_each.then(|| names.into_iter().map(str::to_owned).collect())
+            })
+            .collect()
+    }
+
     /// Counts by another layout from now on; returns what was counted before, which may still be written for a moment.
     pub(super) fn turn_to(&self, layout: Layout) -> Arc<Stage> {
         self.stage.swap(Arc::new(Stage::new(layout, self.workers)))

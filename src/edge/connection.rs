@@ -40,7 +40,11 @@ use tokio::net::TcpStream;
 
 use crate::serve::Listed;
 
-use super::{Limits, worker::Worker};
+use super::{
+    Limits,
+    visit::{self, Client},
+    worker::Worker,
+};
 
 /// What a connection is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +75,8 @@ pub(super) struct Watched {
     suspect: Cell<bool>,
     must_end: Cell<bool>,
     http2: Cell<bool>,
+    /// HTTP/1: a head was refused, and that is counted.
+    refused: Cell<bool>,
     /// HTTP/2: it has had a request.
     asked: Cell<bool>,
     /// HTTP/2: its end is to be announced, although the process goes on.
@@ -89,6 +95,7 @@ impl Watched {
             suspect: Cell::new(false),
             must_end: Cell::new(false),
             http2: Cell::new(false),
+            refused: Cell::new(false),
             asked: Cell::new(false),
             parting: Cell::new(false),
             waker: RefCell::new(None),
@@ -279,8 +286,9 @@ pub(super) struct Socket {
 async fn speak(worker: &Rc<Worker>, socket: Socket, watched: &Rc<Watched>) {
     let Ok(http2) = speaks_http2(socket.stream.inner()).await else { return };
     watched.http2.set(http2);
-    let client = socket.stream.inner().as_raw_fd();
-    let io = Io { socket, watched: Rc::clone(watched), worker: Rc::clone(worker), http2 };
+    let peer = worker.access().and_then(|_| socket.stream.inner().peer_addr().ok());
+    let client = Client { socket: socket.stream.inner().as_raw_fd(), peer };
+    let io = Io { socket, watched: Rc::clone(watched), worker: Rc::clone(worker), client, http2 };
     let service = {
         let (worker, watched) = (Rc::clone(worker), Rc::clone(watched));
         service_fn(move |request| {
@@ -312,8 +320,9 @@ async fn speak(worker: &Rc<Worker>, socket: Socket, watched: &Rc<Watched>) {
         http1_builder(worker.limits()).serve_connection(io, service).await
     };
     if let Err(error) = result {
-        if error.is_parse() {
+        if error.is_parse() && !watched.refused.get() {
             worker.head_refused();
+            visit::unreadable(worker, client, if error.is_parse_too_large() { 431 } else { 400 });
         }
         tracing::debug!(%error, "a connection ended");
     }
@@ -382,10 +391,28 @@ struct Io {
     socket: Socket,
     watched: Rc<Watched>,
     worker: Rc<Worker>,
+    client: Client,
     http2: bool,
 }
 
 impl Io {
+    /// Counts hyper's own answer to a head that it cannot read, before it can be seen: `answer` is about to be written,
+    /// and there was no request that it could answer.
+    fn count_refused(&self, answer: &[u8]) {
+        let Watched { phase, requests, refused, .. } = &*self.watched;
+        if self.http2 || phase.get() != Phase::Head || requests.get() > 0 || refused.get() {
+            return;
+        }
+        let is_empty = memchr::memmem::find(answer, b"\r\ncontent-length: 0\r\n").is_some();
+        let code = answer.strip_prefix(b"HTTP/1.1 ").filter(|_| is_empty);
+        let code = code.and_then(|rest| std::str::from_utf8(rest.get(..3)?).ok()?.parse().ok());
+        if let Some(code @ (400 | 414 | 431)) = code {
+            refused.set(true);
+            self.worker.head_refused();
+            visit::unreadable(&self.worker, self.client, code);
+        }
+    }
+
     fn wrote<T>(&self, result: Poll<T>) -> Poll<T> {
         match &result {
             Poll::Pending if self.watched.write_since.get() == 0 => {
@@ -457,6 +484,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.count_refused(buf);
         let result = Pin::new(&mut self.socket.stream).poll_write(cx, buf);
         self.wrote(result)
     }
@@ -482,6 +510,7 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.count_refused(bufs.first().map_or(&[], |buf| buf));
         // A small answer comes as head and body; put together they take the cheaper call.
         let total: usize = bufs.iter().map(|buf| buf.len()).sum();
         let mut joined = [0; JOINED_BYTES_MAX];

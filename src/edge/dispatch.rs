@@ -4,7 +4,7 @@
 //!
 //! Not here: predictions (`v2`), the protocol's objects (`objects`), the repository API, which is handed in.
 
-use std::{os::fd::RawFd, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
@@ -25,6 +25,7 @@ use super::{
     refusal::Refusal,
     route::{NoRoute, Part, Route, selector},
     v2,
+    visit::{Client, Visit},
     worker::Worker,
 };
 
@@ -33,24 +34,27 @@ type Answer = Response<Bytes>;
 impl Worker {
     /// Answers a request, and counts the answer before it can be seen.
     ///
-    /// `client` is the socket that the answer goes to.
-    pub(super) async fn answer(&self, request: Request<Incoming>, client: RawFd) -> Answer {
+    /// `client` is who the answer goes to.
+    pub(super) async fn answer(&self, request: Request<Incoming>, client: Client) -> Answer {
         let server = self.plane().monitor().server();
         let _in_flight = server.begun(self.id());
         let (head, body) = request.into_parts();
+        let visit = Visit::begin(self, &head, client);
         let mut answer =
-            self.dispatch(&head, body, client).await.unwrap_or_else(Refusal::into_response);
+            self.dispatch(&head, body, &visit).await.unwrap_or_else(Refusal::into_response);
         if head.method == Method::HEAD {
             *answer.body_mut() = Bytes::new();
         }
         let status = answer.status().as_u16();
         server.answered(self.id(), Code::from_status(status));
+        visit.end(&mut answer);
         tracing::debug!(
             target: "access",
             worker = self.id().0,
             method = %head.method,
             path = head.uri.path(),
             status,
+            trace_id = visit.trace().map(|trace| trace.id_text()),
             "answered"
         );
         answer
@@ -60,7 +64,7 @@ impl Worker {
         &self,
         head: &Parts,
         body: Incoming,
-        client: RawFd,
+        visit: &Visit<'_>,
     ) -> Result<Answer, Refusal> {
         self.check_head(head)?;
         let route = Route::parse(head.uri.path()).map_err(|error| match error {
@@ -76,10 +80,10 @@ impl Worker {
         match route {
             Route::Model { model, version, part: Part::Infer } => {
                 let wanted = (&*model, selector(version.as_deref()));
-                Ok(v2::infer(self, head, body, client, wanted).await)
+                Ok(v2::infer(self, head, body, visit, wanted).await)
             }
             Route::Repository | Route::Model { part: Part::Feedback, .. } => {
-                self.counted(self.control(head, body).await?)
+                self.counted(self.control(head, body, visit).await?)
             }
             route => {
                 // These two are read from a loaded version.
@@ -129,7 +133,7 @@ impl Worker {
     /// Reads a body and undoes its compression; the bytes count against the budget as long as they are held.
     pub(super) async fn read_body(
         &self,
-        headers: &HeaderMap,
+        (headers, visit): (&HeaderMap, &Visit<'_>),
         body: Incoming,
         align_at: usize,
         timeout: Duration,
@@ -138,17 +142,26 @@ impl Worker {
         let reading = Reading { limits: self.limits(), budget: self.budget(), align_at, timeout };
         let (bytes, mut held) = reading.read(headers, body).await?;
         self.load().moved(bytes.len());
+        visit.note_body(bytes.len());
         let bytes = encoding.inflate(bytes, self.limits())?;
         held.grow(self.budget(), bytes.len())?;
         Ok((bytes, held))
     }
 
-    async fn control(&self, head: &Parts, body: Incoming) -> Result<Answer, Refusal> {
+    async fn control(
+        &self,
+        head: &Parts,
+        body: Incoming,
+        visit: &Visit<'_>,
+    ) -> Result<Answer, Refusal> {
         let timeout = self.serving().settings().request_timeout;
-        let (body, _held) = match self.read_body(&head.headers, body, 0, timeout).await {
+        let (body, _held) = match self.read_body((&head.headers, visit), body, 0, timeout).await {
             Ok(read) => read,
             Err(Unread::Refused(refusal)) => return Err(refusal),
-            Err(Unread::Gone) => return Err(Refusal::bad_request("the body ended early").closing()),
+            Err(Unread::Gone) => {
+                visit.note_gone();
+                return Err(Refusal::bad_request("the body ended early").closing());
+            }
         };
         let mut request = Request::new(body);
         *request.method_mut() = head.method.clone();

@@ -11,12 +11,15 @@
 //! Not here: codecs (`wire`), choosing and running versions (`serve`), the control plane (`admin`), which is
 //! handed in as a service for the repository API.
 
+mod access;
 mod body;
 mod budget;
 mod compression;
 mod connection;
 mod demand;
 mod dispatch;
+mod entry;
+mod lane;
 mod listener;
 mod load;
 mod memory;
@@ -26,8 +29,10 @@ mod route;
 mod settings;
 mod sticky;
 mod v2;
+mod visit;
 mod worker;
 
+pub use access::{Access, AccessError, AccessLog, AccessSettings, AccessTarget};
 pub use listener::{Listener, ListenerError};
 pub use memory::share_of_memory;
 pub use settings::{Limits, Settings};

@@ -158,8 +158,7 @@ impl From<PredictError> for Refusal {
             PredictError::Gone | PredictError::Lost => {
                 Self::new(client_gone(), error.to_string()).closing()
             }
-            PredictError::Engine(cause) => {
-                tracing::error!(%cause, "a run failed");
+            PredictError::Engine(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
             }
         }

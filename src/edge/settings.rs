@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
+use super::AccessSettings;
+
 /// The data plane's listener: where it listens, on how many workers, how it stops.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Where HTTP/1.1 and HTTP/2 are served; port 0 takes any free one.
     pub http: SocketAddr,
@@ -21,6 +23,10 @@ pub struct Settings {
     pub grace: Duration,
     /// True if web pages of other sites may ask what changes something or costs time.
     pub web_pages: bool,
+    /// The share of requests without a parent that begin a trace, 0 to 1.
+    pub traced_share: f64,
+    /// Where requests are told.
+    pub access: AccessSettings,
     /// What one client, one connection and one request may use.
     pub limits: Limits,
 }
@@ -85,6 +91,9 @@ impl Default for Settings {
             grace: Duration::from_secs(25),
             // Any page that a browser on this machine shows can reach loopback.
             web_pages: false,
+            // Whoever asks with a trace decides for it.
+            traced_share: 0.0,
+            access: AccessSettings::default(),
             limits: Limits::default(),
         }
     }

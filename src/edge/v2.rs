@@ -3,7 +3,6 @@
 //! Not here: choosing, running and counting (`serve`), bytes (`wire`).
 
 use std::{
-    os::fd::RawFd,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,13 +22,13 @@ use crate::{
         VersionSelector,
     },
     monitor::{Code, Outcome},
-    serve::{Asked, Call, Model, NotRouted, Prediction, RouteError, Version},
+    serve::{Asked, Call, Model, NotRouted, PredictError, Prediction, RouteError, Version},
     wire::v2,
 };
 
 use super::{
     body::Unread, budget::Held, compression::Encoding, demand::Patience, refusal::Refusal, sticky,
-    worker::Worker,
+    visit::Visit, worker::Worker,
 };
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -51,12 +50,13 @@ pub(super) async fn infer(
     worker: &Worker,
     head: &Parts,
     body: Incoming,
-    client: RawFd,
+    visit: &Visit<'_>,
     (model, selector): (&str, VersionSelector<'_>),
 ) -> Response<Bytes> {
-    let arrived = arrive(worker, head, body).await;
+    let arrived = arrive(worker, head, body, visit).await;
     let at = arrived.as_ref().map_or_else(|_| worker.now(), |arrived| arrived.at);
-    let asked = Wanted { model, selector, client, id: worker.names().next(at) };
+    let asked = Wanted { model, selector, visit, id: worker.names().next(at) };
+    visit.note_prediction(asked.id);
     let mut response = match arrived {
         Ok(arrived) => match predict(worker, head, arrived, &asked) {
             Ok(response) => response,
@@ -67,7 +67,10 @@ pub(super) async fn infer(
             let (code, refusal) = match unread {
                 Unread::Refused(refusal) => (refusal.status.as_u16(), refusal),
                 // Nobody reads this answer; it only has a code to be counted by.
-                Unread::Gone => (499, Refusal::bad_request("the body ended early").closing()),
+                Unread::Gone => {
+                    visit.note_gone();
+                    (499, Refusal::bad_request("the body ended early").closing())
+                }
             };
             count_unanswered(worker, model, code);
             refusal.into_response()
@@ -89,8 +92,7 @@ pub(super) async fn infer(
 struct Wanted<'a> {
     model: &'a str,
     selector: VersionSelector<'a>,
-    /// The socket of the client that asks.
-    client: RawFd,
+    visit: &'a Visit<'a>,
     id: PredictionId,
 }
 
@@ -112,6 +114,7 @@ async fn arrive<'w>(
     worker: &'w Worker,
     head: &Parts,
     body: Incoming,
+    visit: &Visit<'_>,
 ) -> Result<Arrived<'w>, Unread> {
     let json_bytes = number(&head.headers, &JSON_LENGTH, "a number of bytes")?;
     let asked = number(&head.headers, &TIMEOUT, "a number of milliseconds")?;
@@ -119,7 +122,7 @@ async fn arrive<'w>(
     let asked = asked.map(|milliseconds| Duration::from_millis(milliseconds as u64));
     let timeout = asked.filter(|asked| !asked.is_zero()).unwrap_or(timeout_max).min(timeout_max);
     let (body, budget) =
-        worker.read_body(&head.headers, body, json_bytes.unwrap_or(0), timeout).await?;
+        worker.read_body((&head.headers, visit), body, json_bytes.unwrap_or(0), timeout).await?;
     let at = worker.clock().now();
     let (waited, deadline) = (Duration::ZERO, at + timeout);
     Ok(Arrived { body, _held: budget, json_bytes, at, waited, deadline })
@@ -232,12 +235,13 @@ fn predict<'w>(
     });
     let asked = Asked {
         watch: worker.watch(),
-        client: Some(wanted.client),
+        client: Some(wanted.visit.socket()),
         model: wanted.model,
         selector: wanted.selector,
         route: head.headers.get(ROUTE).and_then(|route| route.to_str().ok()),
         key,
         id: wanted.id,
+        trace: wanted.visit.trace(),
         arrived: arrived.at,
         waited: arrived.waited,
         deadline: arrived.deadline,
@@ -251,10 +255,7 @@ fn predict<'w>(
         Err(NotRouted::Settling) => return Err(Box::new(Later::Settling(arrived))),
         Err(NotRouted::Busy(version)) => return Err(Box::new(Later::Busy(arrived, version))),
     };
-    if let Some(name) = call.segment_header() {
-        let value = head.headers.get(name).map(HeaderValue::as_bytes);
-        call.in_segment(value.unwrap_or_default());
-    }
+    tell_segment(&mut call, head);
     let answer = worker.budget().reserve(call.version().answer_bytes()).and_then(|room| {
         let encoded = answer(worker, &mut call, arrived, early)?;
         let (kind, encoding) = (encoded.json_bytes, Encoding::of_answer(&head.headers));
@@ -271,12 +272,23 @@ fn predict<'w>(
     let headers = response.headers_mut();
     let receipt = call.finish(outcome);
     worker.note(receipt.at);
+    wanted.visit.note_receipt(&receipt);
     headers.insert(VERSION_NUMBER, decimal(receipt.version.number()));
     headers.insert(ARM, arm_value(receipt.arm));
     if let Some(arm) = receipt.fallback {
         headers.insert(FALLBACK, arm_value(arm));
     }
     Ok(response)
+}
+
+/// Tells the call in which segment its header puts it, if one does.
+fn tell_segment(call: &mut Call<'_>, head: &Parts) {
+    if let Some(name) = call.segment_header() {
+        let value = head.headers.get(name).map(HeaderValue::as_bytes);
+        // Borrowed from the call, which is told.
+        let value = value.unwrap_or_default();
+        call.in_segment(value);
+    }
 }
 
 /// Decodes for the version that was found, runs it, and writes what it gave.
@@ -315,10 +327,25 @@ fn run(
     request: &mut InferRequest,
     body_bytes: usize,
 ) -> Result<v2::Encoded, Refusal> {
-    let prediction = call.run(request)?;
+    let prediction = call.run(request).inspect_err(|error| log_failure(call, error))?;
     let encoded = encode(call, request, &prediction)?;
     call.copy(request, prediction, body_bytes);
     Ok(encoded)
+}
+
+/// Logs what is not the client's to know.
+fn log_failure(call: &Call<'_>, error: &PredictError) {
+    if let PredictError::Engine(cause) = error {
+        let version = call.version();
+        tracing::error!(
+            %cause,
+            model = %version.parts().model,
+            version = %version.id(),
+            prediction_id = call.id().as_str(),
+            trace_id = call.trace().map(|trace| trace.id_text()),
+            "a run failed"
+        );
+    }
 }
 
 fn encode(

@@ -6,7 +6,7 @@
 //! Not here: the thread itself (`listener`), who answers a request (`dispatch`).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,7 +23,7 @@ use crate::{
     wire,
 };
 
-use super::{Limits, Settings, budget::Budget, load::Load, memory};
+use super::{Access, Limits, Settings, budget::Budget, entry::Entry, load::Load, memory};
 
 /// A request for the control plane, read to its end; of its headers only `Host` and `Origin`.
 pub type ControlRequest = Request<Bytes>;
@@ -41,6 +41,7 @@ pub struct Plane {
     control: ControlService,
     /// Makes the names of predictions.
     naming: Naming,
+    access: Option<Arc<Access>>,
     in_flight_bytes_max: usize,
 }
 
@@ -66,7 +67,22 @@ impl Plane {
         let in_flight_bytes_max = limits
             .in_flight_bytes_max
             .map_or_else(|| memory::share(memory::limit()), NonZeroUsize::get);
-        Self { settings, decode_limits, serving, monitor, control, naming, in_flight_bytes_max }
+        Self {
+            settings,
+            decode_limits,
+            serving,
+            monitor,
+            control,
+            naming,
+            access: None,
+            in_flight_bytes_max,
+        }
+    }
+
+    /// Tells requests to this log.
+    #[must_use]
+    pub fn telling(self, access: Option<Arc<Access>>) -> Self {
+        Self { access, ..self }
     }
 
     /// The settings.
@@ -105,6 +121,10 @@ pub(super) struct Worker {
     names: Names,
     budget: Budget,
     load: Load,
+    /// The state of its random numbers.
+    random: Cell<u64>,
+    /// Room for an entry of the access log.
+    words: RefCell<Vec<u64>>,
     leaving: Cell<bool>,
     draining: Cell<bool>,
     begin: Instant,
@@ -127,6 +147,8 @@ impl Worker {
             names: plane.serving.names(plane.naming, id, watch.before()),
             budget: Budget::new(share),
             load: Load::default(),
+            random: Cell::new(plane.naming.process ^ (watch.before() << 32 | id.0 as u64)),
+            words: RefCell::default(),
             watch,
             leaving: Cell::new(false),
             draining: Cell::new(false),
@@ -220,6 +242,27 @@ impl Worker {
             reason = "wraps after 49 days, and differences wrap with it"
         )]
         self.now_ms.set((elapsed.as_millis() as u32).max(1));
+    }
+
+    /// The access log, if there is one.
+    pub(super) fn access(&self) -> Option<&Access> {
+        self.plane.access.as_deref()
+    }
+
+    /// Writes a request's entry.
+    pub(super) fn tell(&self, entry: &Entry<'_>) {
+        if let Some(access) = self.access() {
+            access.tell(self.id, entry, &mut self.words.borrow_mut());
+        }
+    }
+
+    /// Random bits, not secret: `SplitMix64` (Steele, Lea and Flood, 2014).
+    pub(super) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
     }
 
     pub(super) fn load(&self) -> &Load {

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     model::{ArmName, ModelName, PredictionKey, VersionId},
     monitor::{EventKind, Monitor},
-    serve::{AnswerReading, Model, Recall, Recalled, Serving},
+    serve::{AnswerReading, Model, Recall, Recalled, Samples, Serving},
 };
 
 use super::{
@@ -47,6 +47,7 @@ pub(super) struct Joiner {
     key: PredictionKey,
     settings: Settings,
     policies: BTreeMap<ModelName, Policy>,
+    samples: Option<Arc<Samples>>,
     folder: Option<PathBuf>,
     ledgers: Vec<Ledger>,
     /// Ledger and series of a place and segment; `None` where nobody knows whose it is.
@@ -58,6 +59,7 @@ pub(super) struct Joiner {
 /// A request that waits for the disk.
 struct Waiting {
     ledger: usize,
+    outcomes: Vec<Outcome>,
     answers: Vec<Answer>,
     /// Outcomes that join, with the index of the answer and the position of the prediction.
     joined: Vec<(usize, Joined, u64)>,
@@ -86,6 +88,7 @@ impl Joiner {
             key: parts.key,
             settings: parts.settings,
             policies: parts.policies,
+            samples: parts.samples,
             folder: parts.state.map(|state| state.join("feedback")),
             ledgers: Vec::new(),
             places: HashMap::new(),
@@ -210,7 +213,7 @@ impl Joiner {
         for command in commands {
             match command {
                 Command::Join { model, outcomes, reply } => match self.known(&model) {
-                    Ok(ledger) => waiting.push(self.judge(ledger, &outcomes, reply)),
+                    Ok(ledger) => waiting.push(self.judge(ledger, outcomes, reply)),
                     Err(error) => drop(reply.send(Err(error))),
                 },
                 Command::Quality { model, window, reply } => {
@@ -237,15 +240,20 @@ impl Joiner {
         if is_known { Ok(self.ledger(&name)) } else { Err(unknown()) }
     }
 
-    fn judge(&mut self, ledger: usize, outcomes: &[Outcome], reply: Reply<Vec<Answer>>) -> Waiting {
+    fn judge(
+        &mut self,
+        ledger: usize,
+        outcomes: Vec<Outcome>,
+        reply: Reply<Vec<Answer>>,
+    ) -> Waiting {
         let now = self.serving.unix_now();
-        let mut waiting = Waiting { ledger, answers: Vec::new(), joined: Vec::new(), reply };
-        for outcome in outcomes {
+        let (mut answers, mut joins) = (Vec::new(), Vec::new());
+        for outcome in &outcomes {
             let answer = if self.key.knows(outcome.prediction) {
                 match self.ledgers[ledger].judge(outcome, now) {
                     Verdict::Answered(answer) => answer,
                     Verdict::Joins(joined, position) => {
-                        waiting.joined.push((waiting.answers.len(), joined, position));
+                        joins.push((answers.len(), joined, position));
                         Answer { status: Status::Joined, detail: None, of: None }
                     }
                 }
@@ -253,9 +261,9 @@ impl Joiner {
                 let detail = Some("no prediction of this server".to_owned());
                 Answer { status: Status::Unknown, detail, of: None }
             };
-            waiting.answers.push(answer);
+            answers.push(answer);
         }
-        waiting
+        Waiting { ledger, outcomes, answers, joined: joins, reply }
     }
 
     /// Writes down what joined, model by model, then counts it and answers.
@@ -288,6 +296,9 @@ impl Joiner {
                 rises.entry(settled.of.clone()).or_insert(rise);
             }
             request.answers[*index].of = Some(settled.of);
+            if let Some(samples) = &self.samples {
+                samples.tell(request.outcomes[*index].sampled(&ledger.model, now));
+            }
             told.extend(settled.judged);
         }
         let model = ledger.model.clone();

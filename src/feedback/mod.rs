@@ -36,7 +36,7 @@ use tokio::sync::oneshot;
 use crate::{
     model::{ModelName, PredictionId, PredictionKey, VersionId},
     monitor::Monitor,
-    serve::{AnswerRule, Assigned, ClassName, Recall, Serving},
+    serve::{AnswerRule, Assigned, ClassName, Recall, SampledOutcome, Samples, Serving},
 };
 
 pub use quality::{Delays, Metric, QualityReport, SegmentQuality, VersionQuality};
@@ -131,6 +131,20 @@ pub enum Status {
     Duplicate,
     /// The outcome makes no sense.
     Invalid,
+}
+
+impl Outcome {
+    /// It as a row of the table of outcomes; known at `now` if nothing else is said.
+    fn sampled(&self, model: &ModelName, now: Duration) -> SampledOutcome {
+        let (label, value, reward) = match &self.truth {
+            Actual::Label(ClassName::Number(number)) => (Some(number.to_string()), None, None),
+            Actual::Label(ClassName::Text(text)) => (Some(text.clone()), None, None),
+            Actual::Value(value) => (None, Some(*value), None),
+            Actual::Reward(reward) => (None, None, Some(*reward)),
+        };
+        let (id, row, at) = (self.prediction, self.row, self.at.unwrap_or(now));
+        SampledOutcome { model: model.clone(), id, row, at, label, value, reward }
+    }
 }
 
 impl Status {
@@ -267,6 +281,8 @@ pub struct Parts {
     pub settings: Settings,
     /// The operator's word about each model; the default for those that are not there.
     pub policies: BTreeMap<ModelName, Policy>,
+    /// Where outcomes of sampled predictions go, if some are sampled.
+    pub samples: Option<Arc<Samples>>,
 }
 
 impl Joining {

@@ -216,6 +216,7 @@ mod tests {
             thread::yield_now();
             let now = StoppedClock.now();
             let asked = Asked {
+                trace: None,
                 watch: &self.watches[client],
                 client: None,
                 model: "m",

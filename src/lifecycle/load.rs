@@ -22,7 +22,7 @@ use crate::{
         VersionId,
     },
     monitor::{Monitor, Phase},
-    serve::{AnswerReading, AnswerRule, Version, VersionParts},
+    serve::{AnswerReading, AnswerRule, Samples, Version, VersionParts},
     source::{Artifact, Content, SourceError, Store},
 };
 
@@ -65,6 +65,8 @@ pub struct Loader {
     pub blame: Option<Blame>,
     /// Watches the drift of what it loads; `None` where nothing is served.
     pub drift: Option<Drift>,
+    /// Takes samples of predictions of what it loads; `None` where none are taken.
+    pub samples: Option<Arc<Samples>>,
     /// Where versions are kept once they are read; without it they are not.
     pub store: Option<Store>,
     /// The most bytes of a version.
@@ -418,7 +420,7 @@ impl Loader {
             notes,
             ..VersionParts::new(model.clone(), id, signature, recorder)
         };
-        self.watch_drift(&mut parts, artifact.profile.as_deref());
+        self.watch(&mut parts, artifact.profile.as_deref());
         // Not before: a version that ends this process has to be proven to the next one.
         keep(proof);
         Ok(Version::new(parts, sessions))
@@ -439,6 +441,12 @@ impl Loader {
         })
     }
 
+    /// Has the drift of a version watched and its predictions sampled, as the operator wants.
+    fn watch(&self, parts: &mut VersionParts, profile: Option<&[u8]>) {
+        self.watch_drift(parts, profile);
+        self.sample(parts);
+    }
+
     /// Has the drift of a version watched and its contract kept; a profile that cannot be used becomes a note.
     fn watch_drift(&self, parts: &mut VersionParts, profile: Option<&[u8]>) {
         let Some(drift) = &self.drift else { return };
@@ -454,6 +462,15 @@ impl Loader {
         });
         (parts.drift, parts.terms, parts.splitter) = (recorder, terms, splitter);
         parts.notes.extend(notes);
+    }
+
+    /// Has predictions of a version sampled, where the operator wants them.
+    fn sample(&self, parts: &mut VersionParts) {
+        let Some(samples) = &self.samples else { return };
+        let of = (&parts.model, parts.id, &*parts.digest);
+        let tensors = (&parts.signature, parts.is_batched());
+        let names = parts.description.feature_names();
+        parts.sampling = samples.of(of, tensors, names, parts.drift.as_deref());
     }
 
     /// The engine of a model: the operator's choice, else its description's.

@@ -18,6 +18,7 @@ mod request;
 mod response;
 mod signature;
 mod split;
+mod trace;
 mod traffic;
 mod version;
 
@@ -35,5 +36,6 @@ pub use request::{InferRequest, Input, Parameter, Parameters, RequestedOutput, V
 pub use response::{InferResponse, ResponseOutput};
 pub use signature::{Extent, Rows, Signature, SignatureError, TensorSpec, View};
 pub use split::{SLOTS, Split, slots_of};
+pub use trace::Trace;
 pub use traffic::{ArmSpec, ShadowSpec, StickyBy, TrafficSource, TrafficSpec};
 pub use version::{VersionId, VersionState};

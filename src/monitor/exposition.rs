@@ -57,6 +57,9 @@ impl Exposition {
         let help = "Log lines that were dropped because nobody read them.";
         let dropped = counter(&[], monitor.upkeep().dropped_lines());
         page.counters("tidegate_log_lines_dropped_total", help, [dropped]);
+        let help = "Lines of the access log that were dropped.";
+        let dropped = monitor.upkeep().dropped_access_lines().map(|lines| counter(&[], lines));
+        page.counters("tidegate_access_lines_dropped_total", help, dropped);
         page
     }
 

@@ -45,7 +45,7 @@ impl Code {
 }
 
 /// One inference request, as it went.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sample {
     /// Rows in it: the first dimension of a batch, else 1.
     pub rows: u64,

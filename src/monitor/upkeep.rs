@@ -24,6 +24,8 @@ pub struct Upkeep {
     ledger: Mutex<Ledger>,
     /// Counts log lines that were dropped.
     dropped_lines: OnceLock<Arc<AtomicU64>>,
+    /// Counts lines of the access log that were dropped.
+    dropped_access_lines: OnceLock<Arc<AtomicU64>>,
 }
 
 /// A part of loading a version.
@@ -222,6 +224,17 @@ impl Upkeep {
     /// Log lines that were dropped so far.
     pub fn dropped_lines(&self) -> u64 {
         self.dropped_lines.get().map_or(0, |counter| counter.load(Relaxed))
+    }
+
+    /// Says what counts the lines of the access log that are dropped; the first to say so does.
+    pub fn drops_access_lines(&self, counter: Arc<AtomicU64>) {
+        // A second one would be a second process's.
+        let _ = self.dropped_access_lines.set(counter);
+    }
+
+    /// Lines of the access log that were dropped so far; `None` where there is no such log.
+    pub fn dropped_access_lines(&self) -> Option<u64> {
+        self.dropped_access_lines.get().map(|counter| counter.load(Relaxed))
     }
 
     /// What is wrong now and stops nothing, for people.

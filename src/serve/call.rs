@@ -17,14 +17,14 @@ use std::{
 
 use crate::{
     drift::SegmentId,
-    model::{ArmName, InferRequest, PredictionId, VersionId, VersionSelector},
+    model::{ArmName, InferRequest, PredictionId, Signature, Trace, VersionId, VersionSelector},
     monitor::{ArmRecorder, Code, Outcome, Sample, WorkerId},
 };
 
 use super::{
     Assignment, Evidence, Hashed, Marks, Output, PredictError, Predicted, Prediction, Recalled,
-    RouteError, Run, Serving, Shadow, Table, Version, Watch, evidence, recall::ROWS_MAX,
-    routing::Routed, shadow::Copied, version::Taken,
+    RouteError, Run, Serving, Shadow, Table, Tensors, Version, Watch, evidence, recall::ROWS_MAX,
+    routing::Routed, sampling::Ended, shadow::Copied, version::Taken,
 };
 
 /// A request whose last byte is here, before it is decoded.
@@ -45,6 +45,8 @@ pub struct Asked<'a> {
     pub key: Option<Hashed>,
     /// The prediction's own name.
     pub id: PredictionId,
+    /// Its place in a trace, where it has one.
+    pub trace: Option<Trace>,
     /// The arrival of its last byte.
     pub arrived: Instant,
     /// Time spent waiting since for its version to be loaded, or for a session.
@@ -82,7 +84,11 @@ pub struct Call<'t> {
     /// The shadow that gets a copy of the request, and what that is.
     shadow: Option<&'t Arc<Shadow>>,
     copied: Option<Copied>,
+    /// True if it goes to the table of predictions, and what that gets.
+    is_sampled: bool,
+    sampled: Option<Tensors>,
     id: PredictionId,
+    trace: Option<Trace>,
     arrived: Instant,
     sample: Sample,
     is_finished: bool,
@@ -112,6 +118,8 @@ pub struct Receipt {
     pub fallback: Option<ArmName>,
     /// The time of counting.
     pub at: Instant,
+    /// Its rows, and its time by phase.
+    pub sample: Sample,
 }
 
 impl Serving {
@@ -142,6 +150,8 @@ impl Serving {
         };
         let Routed { version, arm, recorder, spare, assignment, shadow, .. } = routed;
         let session = session.ok_or_else(|| NotRouted::Busy(Arc::clone(version)))?;
+        let sampling = version.parts().sampling.as_deref();
+        let is_sampled = sampling.is_some_and(|sampling| sampling.takes(asked.id));
         let ticket = assignment.map(|(evidence, assignment)| Ticket {
             evidence,
             number: evidence.open(worker, assignment),
@@ -163,15 +173,22 @@ impl Serving {
                 arrived: asked.arrived,
                 deadline: asked.deadline,
                 client: asked.client,
-                keeps_inputs: shadow.is_some(),
+                keeps_inputs: shadow.is_some() || is_sampled,
                 segment: SegmentId::NONE,
             },
             staged: (0, 0),
             shadow,
             copied: None,
+            is_sampled,
+            sampled: None,
             id: asked.id,
+            trace: asked.trace,
             arrived: asked.arrived,
-            sample: Sample { queue: asked.waited, ..Sample::default() },
+            sample: Sample {
+                queue: asked.waited,
+                trace: asked.trace.filter(|trace| trace.is_sampled).map(|trace| trace.id),
+                ..Sample::default()
+            },
             is_finished: false,
         })
     }
@@ -205,6 +222,11 @@ impl Call<'_> {
     /// The prediction's own name.
     pub fn id(&self) -> PredictionId {
         self.id
+    }
+
+    /// Its place in a trace, where it has one.
+    pub fn trace(&self) -> Option<Trace> {
+        self.trace
     }
 
     /// Brings the deadline forward.
@@ -243,7 +265,10 @@ impl Call<'_> {
             // It was counted when the worker was given up, and this worker's shard is another's now.
             self.is_finished = true;
         }
-        let prediction = ran?;
+        let prediction = match ran {
+            Ok(prediction) => prediction,
+            Err(error) => return Err(self.sample_failed(error, request)),
+        };
         if !self.run.keeps_inputs {
             // The answer may need their room.
             request.inputs = Vec::new();
@@ -259,6 +284,21 @@ impl Call<'_> {
         self.sample.decode = decoded.saturating_sub(self.sample.queue);
         self.sample.run = prediction.finished.saturating_duration_since(prediction.started);
         Ok(prediction)
+    }
+
+    /// Takes the inputs of a request that failed although they fit the model, if it is sampled.
+    fn sample_failed(&mut self, error: PredictError, request: &mut InferRequest) -> PredictError {
+        use PredictError::{Contract, Deadline, Engine, Inputs};
+        let fits = matches!(error, Contract(_) | Deadline | Engine(_) | Inputs(_));
+        if self.is_sampled && fits && self.run.keeps_inputs {
+            let inputs = std::mem::take(&mut request.inputs);
+            let required = self.version.signature().inputs.len().min(inputs.len());
+            let rows =
+                Signature::rows_of(&inputs[..required]).filter(|_| self.version.is_batched());
+            let rows = rows.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(1);
+            self.sampled = Some(Tensors::failed(inputs, rows));
+        }
+        error
     }
 
     /// Stages what was predicted, and notes the first row's and whether any is positive.
@@ -355,13 +395,23 @@ impl Call<'_> {
         Ok(prediction)
     }
 
-    /// Takes what a copy of the request needs, if a shadow gets one: the inputs that the run has left in the request,
-    /// and the outputs as the model gave them. The copy is made once the call is finished, and only if it succeeded.
+    /// Takes inputs and outputs for a shadow or the table of predictions, if one of them gets the request: the inputs
+    /// that the run has left in the request, and the outputs as the model gave them. Only where both get it, tensors
+    /// are copied. They are handed on once the call is finished.
     ///
     /// `body_bytes` is the length of the body that the inputs may be slices of.
     pub fn copy(&mut self, request: &mut InferRequest, prediction: Prediction, body_bytes: usize) {
-        let Some(shadow) = self.shadow else { return };
+        if self.shadow.is_none() && !self.is_sampled {
+            return;
+        }
         let inputs = std::mem::take(&mut request.inputs);
+        let Some(shadow) = self.shadow else {
+            self.sampled = Some(Tensors::answered(inputs, prediction, body_bytes));
+            return;
+        };
+        if self.is_sampled {
+            self.sampled = Some(Tensors::answered(inputs.clone(), prediction.clone(), body_bytes));
+        }
         self.copied = Copied::new(shadow, self.version, inputs, prediction, body_bytes);
     }
 
@@ -379,8 +429,18 @@ impl Call<'_> {
         {
             self.serving.shadows.offer(shadow, self.id, copied);
         }
+        self.offer_sample(outcome);
         let (version, arm, fallback) = (self.version.id(), self.arm, self.fallback);
-        Receipt { id: self.id, version, arm, fallback, at }
+        Receipt { id: self.id, version, arm, fallback, at, sample: self.sample }
+    }
+
+    /// Hands a sampled request on.
+    fn offer_sample(&mut self, outcome: Outcome) {
+        let Some(tensors) = self.sampled.take() else { return };
+        let Some(sampling) = &self.version.parts().sampling else { return };
+        let at = self.serving.unix_at(self.arrived);
+        let (id, arm, code, took) = (self.id, self.arm, outcome.code(), self.sample.total);
+        sampling.offer(&Ended { id, at, arm, code, took }, tensors);
     }
 
     fn record(&mut self, outcome: Outcome) -> Instant {
@@ -575,6 +635,7 @@ mod tests {
                 route: None,
                 key: None,
                 id: PredictionId::from_bits(7),
+                trace: None,
                 arrived: self.begin,
                 waited: Duration::ZERO,
                 deadline: self.begin,

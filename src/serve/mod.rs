@@ -18,6 +18,7 @@ mod evidence;
 mod names;
 mod recall;
 mod routing;
+mod sampling;
 mod settings;
 mod shadow;
 mod spare;
@@ -48,6 +49,9 @@ pub use demand::{Demand, DemandError, Lease, Wish};
 pub use evidence::{Compared, Entry as Evident, Evidence, Marks, Output, Reading, SLOW_MAX};
 pub use names::{Names, Naming};
 pub use recall::{Assigned, Recall, Recalled, WORDS as RECALLED_WORDS};
+pub use sampling::{
+    SampleCounts, SampleSettings, Sampled, SampledOutcome, Samples, Sampling, Tensors,
+};
 pub use settings::Settings;
 pub use shadow::{Shadow, Shadowing};
 pub use spare::{Spare, is_awaited, is_spare_missing};
@@ -88,7 +92,7 @@ pub struct Serving {
 }
 
 /// The outcome of a prediction.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Prediction {
     /// One tensor for each of `wanted`.
     pub outputs: Vec<Tensor>,
@@ -253,7 +257,7 @@ impl Serving {
     }
 
     /// The time since 1970 of an instant, without asking the clock again.
-    fn unix_at(&self, now: Instant) -> Duration {
+    pub fn unix_at(&self, now: Instant) -> Duration {
         self.unix_begin + now.saturating_duration_since(self.begin)
     }
 

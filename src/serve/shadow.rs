@@ -218,13 +218,18 @@ impl Copied {
         let serial = version.serial();
         let answering = shadow.answering.iter().position(|other| other.serial == serial)?;
         let Prediction { outputs, wanted, .. } = prediction;
-        // Slices keep the whole body.
-        let slices = inputs.iter().any(|input| is_slice(&input.tensor));
-        let own = inputs.iter().map(|input| &input.tensor).filter(|tensor| !is_slice(tensor));
-        let bytes = own.chain(&outputs).map(held).sum::<usize>();
-        let bytes = bytes + if slices { body_bytes } else { 0 };
+        let bytes = bytes_of(&inputs, &outputs, body_bytes);
         Some(Self { inputs, outputs, wanted, answering, bytes })
     }
+}
+
+/// Bytes that inputs and outputs keep in memory.
+pub(super) fn bytes_of(inputs: &[Input], outputs: &[Tensor], body_bytes: usize) -> usize {
+    // Slices keep the whole body.
+    let slices = inputs.iter().any(|input| is_slice(&input.tensor));
+    let own = inputs.iter().map(|input| &input.tensor).filter(|tensor| !is_slice(tensor));
+    let bytes = own.chain(outputs).map(held).sum::<usize>();
+    bytes + if slices { body_bytes } else { 0 }
 }
 
 fn is_slice(tensor: &Tensor) -> bool {
@@ -645,6 +650,7 @@ mod tests {
             let table = self.serving.table();
             for _ in 0..requests {
                 let asked = Asked {
+                    trace: None,
                     watch: &self.watch,
                     client: None,
                     model: "m",

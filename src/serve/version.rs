@@ -27,7 +27,7 @@ use crate::{
     tensor::Tensor,
 };
 
-use super::{AnswerReading, PredictError, Settings};
+use super::{AnswerReading, PredictError, Sampling, Settings};
 
 /// A version that can answer.
 pub struct Version {
@@ -77,6 +77,8 @@ pub struct VersionParts {
     pub terms: Option<Arc<Terms>>,
     /// Tells its rows apart, where segments are declared.
     pub splitter: Option<Arc<Splitter>>,
+    /// Which of its predictions go to the table of predictions, if some do.
+    pub sampling: Option<Arc<Sampling>>,
     /// The engine that runs it.
     pub engine: &'static str,
     /// SHA-256 of the model file, in hexadecimal.
@@ -118,6 +120,7 @@ impl VersionParts {
             drift: None,
             terms: None,
             splitter: None,
+            sampling: None,
             engine: "",
             digest: String::new(),
             identity: None,

@@ -76,6 +76,7 @@ impl Running {
             prover: None,
             blame: None,
             drift: Some(Drift::plain(&monitor)),
+            samples: None,
             store: None,
             artifact_bytes_max: 1 << 30,
             body_bytes_max: 1 << 26,

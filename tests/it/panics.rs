@@ -57,6 +57,7 @@ impl Plane {
         let loader = Loader {
             blame: None,
             drift: None,
+            samples: None,
             engines: Engines::open(&engine::Settings::default()).unwrap(),
             monitor: Arc::clone(&monitor),
             sessions: 1,
@@ -90,6 +91,7 @@ impl Plane {
             workers: 1,
             settings: feedback::Settings::default(),
             policies: BTreeMap::new(),
+            samples: None,
         })
         .unwrap();
         let rollouts = rollout::Running::start(rollout::Parts {
@@ -135,6 +137,7 @@ async fn a_panic_of_the_keeper_fails_livez_and_no_prediction() {
         rollouts: running.handle(),
         feedback: joining.handle(),
         notifications: notifier.handle(),
+        samples: None,
         random: || 7,
     };
     assert_eq!(ask(&admin, "/livez").await, (200, "ok\n".to_owned()));

@@ -1,0 +1,407 @@
+//! The access log: a line of JSON for each request, written by a thread of its own.
+//!
+//! Workers put entries into rings; the thread looks at them a few times a second, or at once where one fills. Always
+//! true:
+//! - No request waits for the log: where the ring of its worker is full, its line is dropped and counted.
+//! - A line is written whole, or cut off again where the disk is full.
+//! - A file that was moved away is opened anew under its name with the next lines, without a signal; one that reaches
+//!   its maximum is moved to `PATH.1`, in place of the one before.
+//! - The end waits for a reader that stalls at most [`CLOSE_MAX`].
+//!
+//! Not here: the content of lines (`entry`), what is noted on the path (`visit`).
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, OnceLock,
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
+        mpsc,
+    },
+    thread::{self, Thread},
+    time::Duration,
+};
+
+use crate::monitor::WorkerId;
+
+use super::{entry::Entry, lane::Lane};
+
+/// Where requests are told, and how many of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessSettings {
+    /// Where lines go.
+    pub target: AccessTarget,
+    /// The share of requests that have a line, 0 to 1; chosen at random.
+    pub share: f64,
+    /// Bytes of entries of one worker that may wait to be written.
+    pub buffer_bytes_max: usize,
+    /// The largest file; with the one before it, twice as much lies on the disk.
+    pub file_bytes_max: u64,
+}
+
+/// Where lines of the access log go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccessTarget {
+    /// Nowhere: requests are not noted.
+    Off,
+    /// To standard output, between the lines of the log.
+    Stdout,
+    /// To the end of this file.
+    File(PathBuf),
+}
+
+/// The access log could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// Its file cannot be opened.
+    #[error(
+        "the access log `{}` cannot be written: {source}; set logs.access to a file in a folder that is there and can be \
+         written, to \"stdout\" or to \"off\"",
+        path.display()
+    )]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// It has no thread.
+    #[error("the access log has no thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Entries on their way to the log.
+#[derive(Debug)]
+pub struct Access {
+    lanes: Box<[Lane]>,
+    /// Requests whose random number is not above this have a line.
+    threshold: u64,
+    dropped: Arc<AtomicU64>,
+    closed: AtomicBool,
+    writer: OnceLock<Thread>,
+}
+
+/// The running access log; closed when it is dropped.
+#[derive(Debug)]
+pub struct AccessLog {
+    access: Arc<Access>,
+    ended: mpsc::Receiver<()>,
+}
+
+/// Longest time that the end waits for a reader that stalls.
+const CLOSE_MAX: Duration = Duration::from_millis(900);
+
+/// Pauses between two looks at the rings: while requests come, and while none do.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_millis(160);
+
+/// Bytes of lines that are written at once.
+const BATCH_BYTES: usize = 128 << 10;
+
+/// A ring with this share in use wakes the writer.
+const FULL: f32 = 0.25;
+
+/// Batches between two words about lines that were dropped.
+const TOLD_EVERY: u32 = 256;
+
+impl Default for AccessSettings {
+    fn default() -> Self {
+        Self {
+            target: AccessTarget::Off,
+            share: 1.0,
+            // Some 3,000 requests: a fifth of a second of a busy worker's.
+            buffer_bytes_max: 1 << 20,
+            file_bytes_max: 1 << 30,
+        }
+    }
+}
+
+impl Access {
+    fn new(settings: &AccessSettings, workers: usize) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a share of all numbers; ends at the largest"
+        )]
+        let threshold = (settings.share * u64::MAX as f64) as u64;
+        Self {
+            lanes: (0..workers).map(|_| Lane::new(settings.buffer_bytes_max)).collect(),
+            threshold,
+            dropped: Arc::default(),
+            closed: AtomicBool::new(false),
+            writer: OnceLock::new(),
+        }
+    }
+
+    /// True if a request with this random number has a line.
+    pub(super) fn takes(&self, random: u64) -> bool {
+        random <= self.threshold && self.threshold > 0
+    }
+
+    /// Takes the entry of a worker's request, written into `words` on the way.
+    pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, words: &mut Vec<u64>) {
+        entry.write(words);
+        match self.lanes.get(worker.0).and_then(|lane| lane.push(words)) {
+            Some(used) if used < FULL => {}
+            used => {
+                if used.is_none() {
+                    self.dropped.fetch_add(1, Relaxed);
+                }
+                if let Some(writer) = self.writer.get() {
+                    writer.unpark();
+                }
+            }
+        }
+    }
+
+    /// Writes lines of what waits into `lines`, about as many as fit a batch; returns their number.
+    fn take(&self, record: &mut Vec<u64>, lines: &mut String) -> u64 {
+        let mut taken = 0;
+        for lane in &self.lanes {
+            lane.take(record, |record| {
+                if let Some(entry) = Entry::read(record) {
+                    entry.line(lines);
+                    taken += 1;
+                }
+                lines.len() < BATCH_BYTES
+            });
+        }
+        taken
+    }
+}
+
+impl AccessLog {
+    /// Starts the log for so many workers; `stdout` writes to standard output. `None` if it is off.
+    pub fn start(
+        settings: &AccessSettings,
+        workers: usize,
+        stdout: fn(&[u8]) -> io::Result<()>,
+    ) -> Result<Option<Self>, AccessError> {
+        let sink = match &settings.target {
+            AccessTarget::Off => return Ok(None),
+            AccessTarget::Stdout => Sink::Stdout(stdout),
+            AccessTarget::File(path) => {
+                let failed = |source| AccessError::File { path: path.clone(), source };
+                Sink::File(Rolling::open(path, settings.file_bytes_max).map_err(failed)?)
+            }
+        };
+        let access = Arc::new(Access::new(settings, workers));
+        let (end, ended) = mpsc::sync_channel(1);
+        let own = Arc::clone(&access);
+        let thread = thread::Builder::new().name("access".to_owned()).spawn(move || {
+            write_out(&own, sink);
+            // Nobody hears it once the end has waited long enough.
+            let _ = end.try_send(());
+        });
+        let _ = access.writer.set(thread.map_err(AccessError::Thread)?.thread().clone());
+        Ok(Some(Self { access, ended }))
+    }
+
+    /// Where workers put their entries.
+    pub fn access(&self) -> Arc<Access> {
+        Arc::clone(&self.access)
+    }
+
+    /// Lines that were dropped so far.
+    pub fn dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.access.dropped)
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        self.access.closed.store(true, Release);
+        if let Some(writer) = self.access.writer.get() {
+            writer.unpark();
+        }
+        // Whether all was written or not: the process ends.
+        let _ = self.ended.recv_timeout(CLOSE_MAX);
+    }
+}
+
+/// Writes whatever comes, until the log is closed and all is written.
+fn write_out(access: &Access, mut sink: Sink) {
+    let (mut record, mut lines) = (Vec::new(), String::new());
+    let (mut pause, mut told, mut batches, mut works) = (PAUSE_MIN, 0, TOLD_EVERY, true);
+    loop {
+        // Before the look: what was told before the end is found by it.
+        let closed = access.closed.load(Acquire);
+        lines.clear();
+        let taken = access.take(&mut record, &mut lines);
+        if taken == 0 {
+            if closed {
+                return;
+            }
+            thread::park_timeout(pause);
+            pause = (2 * pause).min(PAUSE_MAX);
+            continue;
+        }
+        match sink.write(lines.as_bytes()) {
+            Ok(()) => works = true,
+            Err(error) => {
+                access.dropped.fetch_add(taken, Relaxed);
+                if std::mem::replace(&mut works, false) {
+                    tracing::warn!(
+                        %error,
+                        "lines of the access log are dropped: {sink} cannot be written; it is tried again with every line"
+                    );
+                }
+            }
+        }
+        batches += 1;
+        let dropped = access.dropped.load(Relaxed);
+        if works && dropped > told && batches >= TOLD_EVERY {
+            tracing::warn!(
+                lines = dropped - told,
+                "lines of the access log were dropped: {sink} takes them slower than requests come; raise \
+                 logs.access_buffer or lower logs.access_sample"
+            );
+            (told, batches) = (dropped, 0);
+        }
+        if lines.len() < BATCH_BYTES && !closed {
+            pause = PAUSE_MIN;
+            thread::park_timeout(pause);
+        }
+    }
+}
+
+/// Where lines are written.
+enum Sink {
+    Stdout(fn(&[u8]) -> io::Result<()>),
+    File(Rolling),
+}
+
+impl Sink {
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout(write) => write(lines),
+            Self::File(file) => file.write(lines),
+        }
+    }
+}
+
+impl std::fmt::Display for Sink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdout(_) => f.write_str("standard output"),
+            Self::File(file) => write!(f, "`{}`", file.path.display()),
+        }
+    }
+}
+
+/// A file that begins anew when it is moved away or full.
+struct Rolling {
+    path: PathBuf,
+    file: File,
+    /// Device and inode, by which a file is known after it was moved.
+    identity: (u64, u64),
+    bytes: u64,
+    bytes_max: u64,
+    /// False for pipes and terminals, which are never moved.
+    is_regular: bool,
+}
+
+impl Rolling {
+    fn open(path: &Path, bytes_max: u64) -> io::Result<Self> {
+        // Lines name clients: for the owner and the group that collects logs.
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+        let about = file.metadata()?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            identity: (about.dev(), about.ino()),
+            bytes: about.len(),
+            bytes_max,
+            is_regular: about.is_file(),
+        })
+    }
+
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+        let length = lines.len() as u64;
+        if self.is_regular {
+            let about = fs::metadata(&self.path);
+            let is_same = about.as_ref().is_ok_and(|it| (it.dev(), it.ino()) == self.identity);
+            let is_full = self.bytes > 0 && self.bytes + length > self.bytes_max;
+            if is_same && is_full {
+                let mut before = OsString::from(&self.path);
+                before.push(".1");
+                fs::rename(&self.path, before)?;
+            }
+            if !is_same || is_full {
+                *self = Self::open(&self.path, self.bytes_max)?;
+            } else if let Ok(about) = about {
+                // Others may have cut it.
+                self.bytes = about.len();
+            }
+        }
+        let written = self.file.write_all(lines);
+        if written.is_ok() {
+            self.bytes += length;
+        } else if self.is_regular {
+            // Best effort: a line that was cut would make the next one unreadable, too.
+            let _ = self.file.set_len(self.bytes);
+        }
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_requests_has_a_line() {
+        let takes = |share: f64, random: u64| {
+            let settings = AccessSettings { share, ..AccessSettings::default() };
+            Access::new(&settings, 1).takes(random)
+        };
+        assert!(takes(1.0, u64::MAX) && takes(1.0, 0));
+        assert!(!takes(0.0, 0) && !takes(0.0, u64::MAX));
+        assert!(takes(0.25, u64::MAX / 5) && !takes(0.25, u64::MAX / 3));
+    }
+
+    #[test]
+    fn a_file_that_is_full_or_moved_away_begins_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("access.log");
+        let said = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+        fs::write(&path, "old\n").unwrap();
+        let mut file = Rolling::open(&path, 10).unwrap();
+        file.write(b"one\n").unwrap();
+        assert_eq!(said("access.log"), "old\none\n");
+        file.write(b"two\n").unwrap();
+        assert_eq!([said("access.log"), said("access.log.1")], ["two\n", "old\none\n"]);
+        file.write(b"longer than a file may be\n").unwrap();
+        assert_eq!(said("access.log.1"), "two\n");
+        assert_eq!(said("access.log"), "longer than a file may be\n", "lines are never cut");
+        fs::rename(&path, folder.path().join("moved")).unwrap();
+        file.write(b"three\n").unwrap();
+        assert_eq!(said("access.log"), "three\n");
+        assert_eq!(said("moved"), "longer than a file may be\n");
+        fs::write(&path, "").unwrap();
+        file.write(b"four\n").unwrap();
+        assert_eq!(said("access.log"), "four\n", "others may cut it");
+        fs::remove_file(&path).unwrap();
+        file.write(b"five\n").unwrap();
+        assert_eq!(said("access.log"), "five\n");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_says_what_to_do() {
+        let target = AccessTarget::File("/no/such/folder/access.log".into());
+        let settings = AccessSettings { target, ..AccessSettings::default() };
+        let error = AccessLog::start(&settings, 1, |_| Ok(())).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the access log `/no/such/folder/access.log` cannot be written:"),
+            "{error}"
+        );
+        assert!(error.contains("set logs.access"), "{error}");
+    }
+}

@@ -1,0 +1,402 @@
+//! A request as it is told to whoever reads of it: numbers and short texts in words, and as a line of JSON.
+//!
+//! Always true: a text of a client is cut to its maximum before it leaves the worker, and whatever a terminal or a
+//! reader of lines could take for a command is escaped.
+//!
+//! Not here: the way to the reader (`lane`), what is noted of a request (`visit`).
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use http::Version;
+
+use crate::{
+    model::{Moment, PredictionId, Trace},
+    monitor::Sample,
+};
+
+use super::route::Route;
+
+/// A request that was answered, or will not be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Entry<'a> {
+    /// The time of the answer, since 1970.
+    pub(super) at: Duration,
+    /// The status of the answer; 499 where nobody waits for it any more.
+    pub(super) code: u16,
+    /// The version of HTTP.
+    pub(super) protocol: Version,
+    /// The other end of the connection.
+    pub(super) peer: Option<SocketAddr>,
+    /// The method; empty where the head could not be read.
+    pub(super) method: &'a [u8],
+    /// The path, without what follows a `?`.
+    pub(super) path: &'a [u8],
+    /// The client's name of the request, if it gave one.
+    pub(super) request_id: &'a [u8],
+    /// The arm that answered; empty where none did.
+    pub(super) arm: &'a [u8],
+    /// The arm that could not answer; empty where none failed.
+    pub(super) fallback: &'a [u8],
+    /// The version that answered, where an arm did.
+    pub(super) version: u64,
+    /// The prediction's name, where one was asked for.
+    pub(super) prediction: Option<PredictionId>,
+    /// Its place in a trace, where it has one.
+    pub(super) trace: Option<Trace>,
+    /// Bytes of the body as they came; 0 where it was not read to its end.
+    pub(super) bytes_in: u64,
+    /// Bytes of the answer's body.
+    pub(super) bytes_out: u64,
+    /// From the head to the body's last byte.
+    pub(super) read: Duration,
+    /// The rest, by phase; without a prediction only the total is known.
+    pub(super) sample: Sample,
+}
+
+/// Longest texts of clients, in bytes.
+const METHOD_MAX: usize = 16;
+const PATH_MAX: usize = 1024;
+const REQUEST_ID_MAX: usize = 128;
+
+/// Words before the texts.
+const FIXED: usize = 22;
+const TEXTS: usize = 5;
+
+const HAS_PEER: u64 = 1 << 32;
+const HAS_PREDICTION: u64 = 1 << 33;
+const HAS_TRACE: u64 = 1 << 34;
+const IS_SAMPLED: u64 = 1 << 35;
+const IS_RANDOM: u64 = 1 << 36;
+
+impl<'a> Entry<'a> {
+    fn texts(&self) -> [&'a [u8]; TEXTS] {
+        let cut = |text: &'a [u8], most: usize| &text[..text.len().min(most)];
+        [
+            cut(self.method, METHOD_MAX),
+            cut(self.path, PATH_MAX),
+            cut(self.request_id, REQUEST_ID_MAX),
+            self.arm,
+            self.fallback,
+        ]
+    }
+
+    /// Writes the entry into `words`, whatever was there.
+    pub(super) fn write(&self, words: &mut Vec<u64>) {
+        #[expect(clippy::cast_possible_truncation, reason = "nanoseconds until 2554, and halves")]
+        let (nanos, low) = (|time: Duration| time.as_nanos() as u64, |bits: u128| bits as u64);
+        let protocol = match self.protocol {
+            Version::HTTP_10 => 0,
+            Version::HTTP_2 => 2,
+            _ => 1,
+        };
+        let port = self.peer.map_or(0, |peer| peer.port());
+        let address = self.peer.map_or(0, |peer| match peer.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(ip) => ip.to_bits(),
+        });
+        let prediction = self.prediction.map_or(0, |name| name.bits());
+        let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+        let has = |of: fn(&Trace) -> bool| self.trace.as_ref().is_some_and(of);
+        let (trace, span, parent) = self.trace.map_or((0, 0, 0), |trace| {
+            // No span has the number 0.
+            (trace.id, trace.span, trace.parent.unwrap_or(0))
+        });
+        let texts = self.texts();
+        let lengths = texts.map(|text| text.len() as u64);
+        let sample = &self.sample;
+        words.clear();
+        words.extend([
+            u64::from(self.code)
+                | u64::from(port) << 16
+                | flag(self.peer.is_some(), HAS_PEER)
+                | flag(self.prediction.is_some(), HAS_PREDICTION)
+                | flag(self.trace.is_some(), HAS_TRACE)
+                | flag(has(|trace| trace.is_sampled), IS_SAMPLED)
+                | flag(has(|trace| trace.is_random), IS_RANDOM)
+                | protocol << 40,
+            low(address >> 64),
+            low(address),
+            nanos(self.at),
+            low(prediction >> 64),
+            low(prediction),
+            self.version,
+            self.bytes_in,
+            self.bytes_out,
+            sample.rows,
+            nanos(self.read),
+            nanos(sample.decode),
+            nanos(sample.queue),
+            nanos(sample.run),
+            nanos(sample.encode),
+            nanos(sample.total),
+            lengths[0] | lengths[1] << 16 | lengths[2] << 32 | lengths[3] << 48,
+            lengths[4],
+            low(trace >> 64),
+            low(trace),
+            span,
+            parent,
+        ]);
+        let bytes = texts.iter().map(|text| text.len()).sum::<usize>();
+        words.resize(FIXED + bytes.div_ceil(size_of::<u64>()), 0);
+        let mut left: &mut [u8] = bytemuck::cast_slice_mut(&mut words[FIXED..]);
+        for text in texts {
+            let (here, behind) = left.split_at_mut(text.len());
+            here.copy_from_slice(text);
+            left = behind;
+        }
+    }
+
+    /// Reads the entry of these words; `None` if they are none.
+    pub(super) fn read(words: &'a [u64]) -> Option<Self> {
+        let (fixed, texts) = words.split_first_chunk::<FIXED>()?;
+        let bits = |at: usize| u128::from(fixed[at]) << 64 | u128::from(fixed[at + 1]);
+        let nanos = |at: usize| Duration::from_nanos(fixed[at]);
+        #[expect(clippy::cast_possible_truncation, reason = "parts of words")]
+        let part = |word: u64, at: u32| (word >> at) as u16;
+        let head = fixed[0];
+        let is = |flag: u64| head & flag != 0;
+        let mut left: &[u8] = bytemuck::cast_slice(texts);
+        let mut text = |word: u64, at: u32| {
+            let (text, behind) = left.split_at_checked(usize::from(part(word, at)))?;
+            left = behind;
+            Some(text)
+        };
+        let (first, second) = (fixed[16], fixed[17]);
+        let address = Ipv6Addr::from_bits(bits(1)).to_canonical();
+        Some(Self {
+            at: nanos(3),
+            code: part(head, 0),
+            protocol: match head >> 40 & 0xff {
+                0 => Version::HTTP_10,
+                2 => Version::HTTP_2,
+                _ => Version::HTTP_11,
+            },
+            peer: is(HAS_PEER).then(|| SocketAddr::new(address, part(head, 16))),
+            method: text(first, 0)?,
+            path: text(first, 16)?,
+            request_id: text(first, 32)?,
+            arm: text(first, 48)?,
+            fallback: text(second, 0)?,
+            version: fixed[6],
+            prediction: is(HAS_PREDICTION).then(|| PredictionId::from_bits(bits(4))),
+            trace: is(HAS_TRACE).then(|| Trace {
+                id: bits(18),
+                span: fixed[20],
+                parent: Some(fixed[21]).filter(|parent| *parent > 0),
+                is_sampled: is(IS_SAMPLED),
+                is_random: is(IS_RANDOM),
+            }),
+            bytes_in: fixed[7],
+            bytes_out: fixed[8],
+            read: nanos(10),
+            sample: Sample {
+                rows: fixed[9],
+                decode: nanos(11),
+                queue: nanos(12),
+                run: nanos(13),
+                encode: nanos(14),
+                total: nanos(15),
+                ..Sample::default()
+            },
+        })
+    }
+
+    /// The model that its path names, as the client spelled it.
+    pub(super) fn model(&self) -> Option<String> {
+        // What was cut may name another one.
+        let path = std::str::from_utf8(self.path).ok().filter(|path| path.len() < PATH_MAX)?;
+        match Route::parse(path).ok()? {
+            Route::Model { model, .. } => Some(model.into_owned()),
+            _ => None,
+        }
+    }
+
+    /// Adds the entry as a line of JSON.
+    pub(super) fn line(&self, to: &mut String) {
+        let protocol = match self.protocol {
+            Version::HTTP_10 => "HTTP/1.0",
+            Version::HTTP_2 => "HTTP/2",
+            _ => "HTTP/1.1",
+        };
+        let _ = write!(to, r#"{{"timestamp":"{}","target":"access""#, Moment::at(self.at));
+        let _ = write!(to, r#","code":{},"protocol":"{protocol}""#, self.code);
+        if let Some(peer) = self.peer {
+            let _ = write!(to, r#","peer":"{peer}""#);
+        }
+        text(to, "method", self.method);
+        text(to, "path", self.path);
+        text(to, "model", self.model().unwrap_or_default().as_bytes());
+        if !self.arm.is_empty() {
+            let _ = write!(to, r#","version":"{}""#, self.version);
+        }
+        text(to, "arm", self.arm);
+        text(to, "fallback", self.fallback);
+        let Sample { rows, decode, queue, run, encode, total, .. } = self.sample;
+        if rows > 0 {
+            let _ = write!(to, r#","rows":{rows}"#);
+        }
+        let _ = write!(to, r#","bytes_in":{},"bytes_out":{}"#, self.bytes_in, self.bytes_out);
+        to.push_str(r#","ms":{"#);
+        let phases = [("decode", decode), ("queue", queue), ("run", run), ("encode", encode)];
+        milliseconds(to, "read", self.read);
+        for (phase, time) in phases.into_iter().filter(|_| !self.arm.is_empty()) {
+            to.push(',');
+            milliseconds(to, phase, time);
+        }
+        to.push(',');
+        milliseconds(to, "total", total);
+        to.push('}');
+        if let Some(prediction) = self.prediction {
+            text(to, "prediction_id", prediction.as_str().as_bytes());
+        }
+        text(to, "request_id", self.request_id);
+        if let Some(Trace { id, span, .. }) = self.trace {
+            let _ = write!(to, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
+        }
+        to.push_str("}\n");
+    }
+}
+
+fn milliseconds(to: &mut String, name: &str, time: Duration) {
+    let micros = (time + Duration::from_nanos(500)).as_micros();
+    let _ = write!(to, r#""{name}":{}.{:03}"#, micros / 1000, micros % 1000);
+}
+
+/// Adds `,"name":"text"`, unless the text is empty.
+fn text(to: &mut String, name: &str, text: &[u8]) {
+    if text.is_empty() {
+        return;
+    }
+    let _ = write!(to, r#","{name}":""#);
+    for character in String::from_utf8_lossy(text).chars() {
+        match character {
+            '"' => to.push_str("\\\""),
+            '\\' => to.push_str("\\\\"),
+            // Controls of terminals, and marks that turn the direction of text: all in the first plane.
+            _ if character.is_control() || turns(character) => {
+                let _ = write!(to, "\\u{:04x}", u32::from(character));
+            }
+            _ => to.push(character),
+        }
+    }
+    to.push('"');
+}
+
+/// Line and paragraph separators, and what reorders text (Unicode, annex 9).
+fn turns(character: char) -> bool {
+    matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ENTRY: Entry<'_> = Entry {
+        at: Duration::from_millis(1_796_000_000_123),
+        code: 200,
+        protocol: Version::HTTP_11,
+        peer: None,
+        method: b"POST",
+        path: b"/v2/models/m/versions/3/infer",
+        request_id: b"mine",
+        arm: b"canary",
+        fallback: b"",
+        version: 3,
+        prediction: None,
+        trace: None,
+        bytes_in: 10,
+        bytes_out: 20,
+        read: Duration::from_micros(1500),
+        sample: Sample {
+            rows: 2,
+            decode: Duration::from_nanos(1_499),
+            queue: Duration::ZERO,
+            run: Duration::from_secs(2),
+            encode: Duration::from_micros(7),
+            total: Duration::from_millis(2010),
+            trace: None,
+        },
+    };
+
+    fn line(entry: &Entry<'_>) -> (String, Value) {
+        let mut line = String::new();
+        entry.line(&mut line);
+        let value = serde_json::from_str(&line).unwrap();
+        (line, value)
+    }
+
+    #[test]
+    fn entries_are_read_as_they_were_written() {
+        let check = |entry: Entry<'_>| {
+            let mut words = vec![7; 3];
+            entry.write(&mut words);
+            assert_eq!(Entry::read(&words), Some(entry));
+            assert_eq!(Entry::read(&words[..words.len() - 1]), None, "a part is none");
+        };
+        check(ENTRY);
+        let prediction = Some(PredictionId::from_bits(u128::MAX - 7));
+        for peer in ["127.0.0.1:65535", "[2001:db8::1]:1"] {
+            let trace = Trace::begun(1.0, 7 << 90, 9);
+            check(Entry { trace, ..ENTRY });
+            check(Entry { peer: Some(peer.parse().unwrap()), prediction, ..ENTRY });
+        }
+        for protocol in [Version::HTTP_10, Version::HTTP_2] {
+            check(Entry { protocol, fallback: b"baseline", code: 499, ..ENTRY });
+        }
+    }
+
+    #[test]
+    fn texts_of_clients_are_cut() {
+        let long = [b'x'; 4096];
+        let mut words = Vec::new();
+        Entry { method: &long, path: &long, request_id: &long, ..ENTRY }.write(&mut words);
+        let read = Entry::read(&words).unwrap();
+        let lengths = [read.method.len(), read.path.len(), read.request_id.len()];
+        assert_eq!(lengths, [METHOD_MAX, PATH_MAX, REQUEST_ID_MAX]);
+        assert!(words.len() < 256);
+    }
+
+    #[test]
+    fn a_line_says_what_happened() {
+        let peer = Some("[::1]:80".parse().unwrap());
+        let prediction = Some(PredictionId::from_bits(1));
+        let trace = Trace::begun(1.0, 0xabc, 0xdef);
+        let (text, said) = line(&Entry { peer, prediction, trace, ..ENTRY });
+        assert_eq!(
+            said,
+            json!({"timestamp": "2026-11-30T00:53:20.123Z", "target": "access", "code": 200, "protocol": "HTTP/1.1",
+                "peer": "[::1]:80", "method": "POST", "path": "/v2/models/m/versions/3/infer", "model": "m",
+                "version": "3", "arm": "canary", "rows": 2, "bytes_in": 10, "bytes_out": 20,
+                "ms": {"read": 1.5, "decode": 0.001, "queue": 0.0, "run": 2000.0, "encode": 0.007, "total": 2010.0},
+                "prediction_id": "00000000000000000000000000000001", "request_id": "mine",
+                "trace_id": "00000000000000000000000000000abc", "span_id": "0000000000000def"})
+        );
+        assert_eq!(text.matches('\n').count(), 1);
+        let unread = Entry { method: b"", path: b"", arm: b"", request_id: b"", ..ENTRY };
+        let (_, said) = line(&unread);
+        assert_eq!(said["ms"], json!({"read": 1.5, "total": 2010.0}));
+        assert_eq!(
+            (said.get("method"), said.get("model"), said.get("version")),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn no_text_of_a_client_ends_a_line_or_commands_a_terminal() {
+        let bad = "a\r\n{\"x\":1}\u{1b}[31m\u{9b}2J\u{202e}\u{2028}\\\"é\u{7f}";
+        let given = [bad.as_bytes(), b"\xff\x00"].concat();
+        let (text, said) = line(&Entry { request_id: &given, ..ENTRY });
+        assert_eq!(said["request_id"], format!("{bad}\u{fffd}\0"));
+        let plain = |character: char| !character.is_control() && !turns(character);
+        assert!(text.strip_suffix('\n').unwrap().chars().all(plain), "{text:?}");
+    }
+}

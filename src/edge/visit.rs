@@ -1,0 +1,207 @@
+//! A request while it is answered, and what is noted of it for whoever reads of it later.
+//!
+//! Always true: where requests are noted, each gets one entry, also where it is given up; where they are not, nothing
+//! is noted and no clock is asked.
+//!
+//! Not here: the form of an entry (`entry`), the reader (`access`).
+
+use std::{
+    cell::Cell,
+    net::SocketAddr,
+    os::fd::RawFd,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, request::Parts};
+
+use crate::{
+    model::{ArmName, PredictionId, Trace},
+    monitor::Sample,
+    serve::Receipt,
+};
+
+use super::{entry::Entry, v2::REQUEST_ID, worker::Worker};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The client at the other end of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Client {
+    /// The socket.
+    pub(super) socket: RawFd,
+    /// Its address, where that is told to anybody.
+    pub(super) peer: Option<SocketAddr>,
+}
+
+/// A request that is being answered.
+pub(super) struct Visit<'a> {
+    worker: &'a Worker,
+    head: &'a Parts,
+    client: Client,
+    /// True until its entry is written, if anybody reads of it.
+    is_told: Cell<bool>,
+    /// The arrival of its head, if anybody reads of it.
+    begun: Option<Instant>,
+    body_bytes: Cell<usize>,
+    prediction: Cell<Option<PredictionId>>,
+    receipt: Cell<Option<Receipt>>,
+    is_gone: Cell<bool>,
+    trace: Option<Trace>,
+}
+
+impl<'a> Visit<'a> {
+    /// Begins with a head that was just read.
+    pub(super) fn begin(worker: &'a Worker, head: &'a Parts, client: Client) -> Self {
+        let access = worker.access().filter(|access| access.takes(worker.random()));
+        Self {
+            worker,
+            head,
+            client,
+            is_told: Cell::new(access.is_some()),
+            begun: access.map(|_| worker.clock().now()),
+            body_bytes: Cell::new(0),
+            prediction: Cell::new(None),
+            receipt: Cell::new(None),
+            is_gone: Cell::new(false),
+            trace: trace_of(worker, &head.headers),
+        }
+    }
+
+    /// The socket of the client that asks.
+    pub(super) fn socket(&self) -> RawFd {
+        self.client.socket
+    }
+
+    /// Its place in a trace, where it has one.
+    pub(super) fn trace(&self) -> Option<Trace> {
+        self.trace
+    }
+
+    /// Notes the length of the body, as it came.
+    pub(super) fn note_body(&self, bytes: usize) {
+        self.body_bytes.set(bytes);
+    }
+
+    /// Notes the name of the prediction that it asks for.
+    pub(super) fn note_prediction(&self, id: PredictionId) {
+        self.prediction.set(Some(id));
+    }
+
+    /// Notes who answered.
+    pub(super) fn note_receipt(&self, receipt: &Receipt) {
+        if self.begun.is_some() {
+            self.receipt.set(Some(*receipt));
+        }
+    }
+
+    /// Notes that nobody will see the answer.
+    pub(super) fn note_gone(&self) {
+        self.is_gone.set(true);
+    }
+
+    /// Ends with this answer, which it tells the place in the trace.
+    pub(super) fn end(&self, answer: &mut Response<Bytes>) {
+        let (status, body_bytes) = (answer.status().as_u16(), answer.body().len());
+        if let Some(trace) = self.trace {
+            let value = HeaderValue::from_bytes(&trace.traceparent());
+            answer.headers_mut().insert(TRACEPARENT, value.expect("digits are a header's value"));
+        }
+        let code = if self.is_gone.get() { CLIENT_GONE } else { status };
+        self.tell(code, body_bytes);
+    }
+
+    fn tell(&self, code: u16, bytes_out: usize) {
+        let Some(begun) = self.begun.filter(|_| self.is_told.replace(false)) else { return };
+        let receipt = self.receipt.get();
+        let now = receipt.map_or_else(|| self.worker.clock().now(), |receipt| receipt.at);
+        let sample = receipt.map_or_else(
+            || Sample { total: now.saturating_duration_since(begun), ..Sample::default() },
+            |receipt| receipt.sample,
+        );
+        let read = receipt.map_or(Duration::ZERO, |receipt| {
+            now.saturating_duration_since(begun).saturating_sub(receipt.sample.total)
+        });
+        let (arm, fallback) = receipt.map(|it| (Some(it.arm), it.fallback)).unwrap_or_default();
+        let entry = Entry {
+            at: self.worker.serving().unix_at(now),
+            code,
+            protocol: self.head.version,
+            peer: self.client.peer,
+            method: self.head.method.as_str().as_bytes(),
+            path: self.head.uri.path().as_bytes(),
+            request_id: self.head.headers.get(REQUEST_ID).map_or(&[], |id| id.as_bytes()),
+            arm: arm.as_ref().map_or(&[], bytes_of),
+            fallback: fallback.as_ref().map_or(&[], bytes_of),
+            version: receipt.map_or(0, |receipt| receipt.version.number()),
+            prediction: self.prediction.get(),
+            trace: self.trace,
+            bytes_in: self.body_bytes.get() as u64,
+            bytes_out: bytes_out as u64,
+            read,
+            sample,
+        };
+        self.worker.tell(&entry);
+    }
+}
+
+impl Drop for Visit<'_> {
+    /// A request that is dropped before its answer has a client that left. A worker that was given up writes nothing:
+    /// another one does, in its place.
+    fn drop(&mut self) {
+        if !self.worker.is_given_up() {
+            self.tell(CLIENT_GONE, 0);
+        }
+    }
+}
+
+fn bytes_of(arm: &ArmName) -> &[u8] {
+    arm.as_str().as_bytes()
+}
+
+/// The place of a request in the trace that its head names, or in one that begins with it.
+fn trace_of(worker: &Worker, headers: &HeaderMap) -> Option<Trace> {
+    let mut parents = headers.get_all(TRACEPARENT).iter();
+    let parent = match (parents.next(), parents.next()) {
+        (Some(parent), None) => Trace::continued(parent.as_bytes(), worker.random()),
+        // None, or several that contradict each other.
+        _ => None,
+    };
+    let share = worker.plane().settings().traced_share;
+    parent.or_else(|| {
+        if share == 0.0 {
+            return None;
+        }
+        let id = u128::from(worker.random()) << 64 | u128::from(worker.random());
+        Trace::begun(share, id, worker.random())
+    })
+}
+
+/// Tells of a request whose head could not be read.
+pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
+    if !worker.access().is_some_and(|access| access.takes(worker.random())) {
+        return;
+    }
+    let entry = Entry {
+        at: worker.serving().unix_now(),
+        code,
+        protocol: Version::HTTP_11,
+        peer: client.peer,
+        method: b"",
+        path: b"",
+        request_id: b"",
+        arm: b"",
+        fallback: b"",
+        version: 0,
+        prediction: None,
+        trace: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        read: Duration::ZERO,
+        sample: Sample::default(),
+    };
+    worker.tell(&entry);
+}
+
+/// nginx's code for a client that has gone before its answer.
+const CLIENT_GONE: u16 = 499;
