@@ -22,7 +22,7 @@ use crate::{
     admin::{self, Admin, RepositoryApi, UploadLimits, repository_service, with_outcomes},
     config::{self, Config},
     drift::{Drift, Watching},
-    edge::{self, AccessLog, Listener, Plane},
+    edge::{self, AccessLog, AccessTarget, Listener, Plane},
     engine::{self, Engines},
     feedback::{self, Feedback, Joining},
     lifecycle::{Blame, Lifecycle, Loader, OnNewVersion, Policy, Prover, Verdicts},
@@ -386,7 +386,13 @@ async fn run(config: Config, logs: &Logs) -> anyhow::Result<()> {
 fn access(config: &Config, monitor: &Monitor, workers: usize) -> anyhow::Result<Option<AccessLog>> {
     let access = AccessLog::start(&config.edge.access, workers, logs::write_to_stdout)?;
     if let Some(access) = &access {
-        monitor.upkeep().drops_access_lines(access.dropped());
+        let settings = &config.edge.access;
+        if settings.target != AccessTarget::Off {
+            monitor.upkeep().drops_access_lines(access.dropped());
+        }
+        if settings.spans_to.is_some() {
+            monitor.upkeep().drops_traces(access.spans_dropped());
+        }
     }
     Ok(access)
 }

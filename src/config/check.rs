@@ -39,7 +39,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
     Config {
         edge: edge::Settings {
             traced_share: file.tracing.sample.0,
-            access: access(&file.logs),
+            access: access(&file.logs, file.tracing.otlp.0.0),
             ..edge(&file.server, &file.limits)
         },
         admin: Admin {
@@ -117,12 +117,13 @@ fn proof(proof: &file::Proof) -> lifecycle::ProofSettings {
     }
 }
 
-fn access(logs: &file::LogsSection) -> edge::AccessSettings {
+fn access(logs: &file::LogsSection, spans_to: Option<edge::Endpoint>) -> edge::AccessSettings {
     edge::AccessSettings {
         target: logs.access.0.clone(),
         share: logs.access_sample.0,
         buffer_bytes_max: bytes(logs.access_buffer),
         file_bytes_max: logs.access_bytes.0,
+        spans_to,
     }
 }
 

@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     LogFormat, Logs, Reserved, Uploads,
     value::{
-        Class, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, Objective, RepositoryApi,
-        RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Segments, Size, Switch, TIB, Table,
-        Text, Texts, Time, Webhooks, Whole,
+        Class, Collector, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, Objective,
+        RepositoryApi, RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Segments, Size, Switch,
+        TIB, Table, Text, Texts, Time, Webhooks, Whole,
     },
 };
 use crate::{
@@ -313,6 +313,10 @@ pub(super) struct Tracing {
     /// The share of requests without a valid `traceparent` that begin a trace. Where a request brings one, its flag
     /// says whether it is recorded.
     pub(super) sample: Decimal<0, 1>,
+    /// The collector that spans of recorded requests are sent to, over OTLP with HTTP and protobuf: "off", or an
+    /// address such as `"http://localhost:4318"`. What it does not take is dropped and counted
+    /// (`tidegate_traced_requests_dropped_total`).
+    pub(super) otlp: Text<Collector>,
 }
 
 /// State that outlives a restart.
@@ -881,7 +885,7 @@ impl Default for LogsSection {
     fn default() -> Self {
         let Logs { filter, format, buffer_bytes_max } = Logs::default();
         let buffer = Size(count(buffer_bytes_max));
-        let AccessSettings { target, share, buffer_bytes_max, file_bytes_max } =
+        let AccessSettings { target, share, buffer_bytes_max, file_bytes_max, spans_to: _ } =
             AccessSettings::default();
         Self {
             level: Text(LogFilter(filter)),
@@ -908,7 +912,8 @@ impl Default for Metrics {
 
 impl Default for Tracing {
     fn default() -> Self {
-        Self { sample: Decimal(edge::Settings::default().traced_share) }
+        let edge::Settings { traced_share, access, .. } = edge::Settings::default();
+        Self { sample: Decimal(traced_share), otlp: Text(Collector(access.spans_to)) }
     }
 }
 

@@ -21,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 use super::{LogFormat, keys::nearest};
 use crate::{
     drift,
-    edge::AccessTarget,
+    edge::{AccessTarget, Endpoint},
     lifecycle::OnNewVersion,
     model::{EngineChoice, ModelName},
     monitor,
@@ -94,6 +94,10 @@ pub(super) struct Objective(pub(super) Duration);
 /// A filter of log lines that `tracing` understands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LogFilter(pub(super) String);
+
+/// A collector of spans, or none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Collector(pub(super) Option<Endpoint>);
 
 /// A value that can stand right of `=`.
 trait Value: Sized {
@@ -733,6 +737,27 @@ impl Meaning for AccessTarget {
             Self::Stdout => "stdout".to_owned(),
             Self::File(path) => path.to_text(),
         }
+    }
+}
+
+impl Meaning for Collector {
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let advice = "must be \"off\" or an address such as \"http://localhost:4318\"; TLS is not spoken, a collector \
+                      beside this process can";
+        let endpoint = Endpoint::parse(text).ok_or_else(|| advice.to_owned())?;
+        if cfg!(feature = "otlp") {
+            Ok(Self(Some(endpoint)))
+        } else {
+            Err("must be \"off\": this build sends no spans; build with the feature `otlp`"
+                .to_owned())
+        }
+    }
+
+    fn to_text(&self) -> String {
+        self.0.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)
     }
 }
 

@@ -43,6 +43,42 @@ pub struct AccessSettings {
     pub buffer_bytes_max: usize,
     /// The largest file; with the one before it, twice as much lies on the disk.
     pub file_bytes_max: u64,
+    /// The collector that spans of sampled requests are sent to.
+    pub spans_to: Option<Endpoint>,
+}
+
+/// The place of a collector that speaks OTLP over plain HTTP.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The name or address of its host; that of version 6 in brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The path that spans are sent to.
+    pub path: String,
+}
+
+impl Endpoint {
+    /// The port and the path that OTLP over HTTP has by default.
+    const PORT: u16 = 4318;
+    const PATH: &str = "/v1/traces";
+
+    /// Reads `http://HOST[:PORT][/PATH]`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let uri: http::Uri = text.parse().ok()?;
+        let is_plain = uri.scheme_str() == Some("http") && uri.query().is_none();
+        let authority = uri.authority().filter(|it| is_plain && !it.as_str().contains('@'))?;
+        let path = if uri.path() == "/" { Self::PATH } else { uri.path() };
+        let port = authority.port_u16().unwrap_or(Self::PORT);
+        Some(Self { host: authority.host().to_owned(), port, path: path.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "http://{}:{}{}", self.host, self.port, self.path)
+    }
 }
 
 /// Where lines of the access log go.
@@ -83,6 +119,10 @@ pub struct Access {
     /// Requests whose random number is not above this have a line.
     threshold: u64,
     dropped: Arc<AtomicU64>,
+    /// True if sampled requests have spans.
+    exports: bool,
+    /// Sampled requests whose spans were dropped.
+    spans_dropped: Arc<AtomicU64>,
     closed: AtomicBool,
     writer: OnceLock<Thread>,
 }
@@ -118,6 +158,7 @@ impl Default for AccessSettings {
             // Some 3,000 requests: a fifth of a second of a busy worker's.
             buffer_bytes_max: 1 << 20,
             file_bytes_max: 1 << 30,
+            spans_to: None,
         }
     }
 }
@@ -130,11 +171,16 @@ impl Access {
             clippy::cast_precision_loss,
             reason = "a share of all numbers; ends at the largest"
         )]
-        let threshold = (settings.share * u64::MAX as f64) as u64;
+        let threshold = match settings.target {
+            AccessTarget::Off => 0,
+            _ => (settings.share * u64::MAX as f64) as u64,
+        };
         Self {
             lanes: (0..workers).map(|_| Lane::new(settings.buffer_bytes_max)).collect(),
             threshold,
             dropped: Arc::default(),
+            exports: settings.spans_to.is_some(),
+            spans_dropped: Arc::default(),
             closed: AtomicBool::new(false),
             writer: OnceLock::new(),
         }
@@ -145,6 +191,16 @@ impl Access {
         random <= self.threshold && self.threshold > 0
     }
 
+    /// True if sampled requests have spans.
+    pub(super) fn exports(&self) -> bool {
+        self.exports
+    }
+
+    /// True if the entry's spans are sent.
+    fn has_spans(&self, entry: &Entry<'_>) -> bool {
+        self.exports && entry.trace.is_some_and(|trace| trace.is_sampled)
+    }
+
     /// Takes the entry of a worker's request, written into `words` on the way.
     pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, words: &mut Vec<u64>) {
         entry.write(words);
@@ -152,7 +208,8 @@ impl Access {
             Some(used) if used < FULL => {}
             used => {
                 if used.is_none() {
-                    self.dropped.fetch_add(1, Relaxed);
+                    self.dropped.fetch_add(entry.is_line.into(), Relaxed);
+                    self.spans_dropped.fetch_add(self.has_spans(entry).into(), Relaxed);
                 }
                 if let Some(writer) = self.writer.get() {
                     writer.unpark();
@@ -161,14 +218,26 @@ impl Access {
         }
     }
 
-    /// Writes lines of what waits into `lines`, about as many as fit a batch; returns their number.
-    fn take(&self, record: &mut Vec<u64>, lines: &mut String) -> u64 {
-        let mut taken = 0;
+    /// Writes lines of what waits into `lines`, about as many as fit a batch; returns the number of entries and of
+    /// lines.
+    fn take(
+        &self,
+        record: &mut Vec<u64>,
+        lines: &mut String,
+        spans: impl Fn(&[u64]),
+    ) -> (u64, u64) {
+        let mut taken = (0, 0);
         for lane in &self.lanes {
             lane.take(record, |record| {
                 if let Some(entry) = Entry::read(record) {
-                    entry.line(lines);
-                    taken += 1;
+                    taken.0 += 1;
+                    if entry.is_line {
+                        entry.line(lines);
+                        taken.1 += 1;
+                    }
+                    if self.has_spans(&entry) {
+                        spans(record);
+                    }
                 }
                 lines.len() < BATCH_BYTES
             });
@@ -185,7 +254,8 @@ impl AccessLog {
         stdout: fn(&[u8]) -> io::Result<()>,
     ) -> Result<Option<Self>, AccessError> {
         let sink = match &settings.target {
-            AccessTarget::Off => return Ok(None),
+            AccessTarget::Off if settings.spans_to.is_none() => return Ok(None),
+            AccessTarget::Off => Sink::Nowhere,
             AccessTarget::Stdout => Sink::Stdout(stdout),
             AccessTarget::File(path) => {
                 let failed = |source| AccessError::File { path: path.clone(), source };
@@ -193,10 +263,12 @@ impl AccessLog {
             }
         };
         let access = Arc::new(Access::new(settings, workers));
-        let (end, ended) = mpsc::sync_channel(1);
+        // Each of the threads says so when it has ended.
+        let (end, ended) = mpsc::sync_channel(2);
+        let spans = Spans::start(settings, &access, end.clone()).map_err(AccessError::Thread)?;
         let own = Arc::clone(&access);
         let thread = thread::Builder::new().name("access".to_owned()).spawn(move || {
-            write_out(&own, sink);
+            write_out(&own, sink, &spans);
             // Nobody hears it once the end has waited long enough.
             let _ = end.try_send(());
         });
@@ -209,6 +281,11 @@ impl AccessLog {
         Arc::clone(&self.access)
     }
 
+    /// Sampled requests whose spans were dropped so far.
+    pub fn spans_dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.access.spans_dropped)
+    }
+
     /// Lines that were dropped so far.
     pub fn dropped(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.access.dropped)
@@ -217,24 +294,25 @@ impl AccessLog {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
+        // Of several threads the last one counts.
         self.access.closed.store(true, Release);
         if let Some(writer) = self.access.writer.get() {
             writer.unpark();
         }
         // Whether all was written or not: the process ends.
-        let _ = self.ended.recv_timeout(CLOSE_MAX);
+        while self.ended.recv_timeout(CLOSE_MAX).is_ok() {}
     }
 }
 
 /// Writes whatever comes, until the log is closed and all is written.
-fn write_out(access: &Access, mut sink: Sink) {
+fn write_out(access: &Access, mut sink: Sink, spans: &Spans) {
     let (mut record, mut lines) = (Vec::new(), String::new());
     let (mut pause, mut told, mut batches, mut works) = (PAUSE_MIN, 0, TOLD_EVERY, true);
     loop {
         // Before the look: what was told before the end is found by it.
         let closed = access.closed.load(Acquire);
         lines.clear();
-        let taken = access.take(&mut record, &mut lines);
+        let (taken, told_of) = access.take(&mut record, &mut lines, |entry| spans.take(entry));
         if taken == 0 {
             if closed {
                 return;
@@ -246,7 +324,7 @@ fn write_out(access: &Access, mut sink: Sink) {
         match sink.write(lines.as_bytes()) {
             Ok(()) => works = true,
             Err(error) => {
-                access.dropped.fetch_add(taken, Relaxed);
+                access.dropped.fetch_add(told_of, Relaxed);
                 if std::mem::replace(&mut works, false) {
                     tracing::warn!(
                         %error,
@@ -272,8 +350,47 @@ fn write_out(access: &Access, mut sink: Sink) {
     }
 }
 
+/// The way of sampled requests to a collector, where there is one.
+#[cfg(feature = "otlp")]
+struct Spans(Option<super::otlp::Exporter>);
+
+#[cfg(feature = "otlp")]
+impl Spans {
+    fn start(
+        settings: &AccessSettings,
+        access: &Access,
+        end: mpsc::SyncSender<()>,
+    ) -> io::Result<Self> {
+        let Some(endpoint) = settings.spans_to.clone() else { return Ok(Self(None)) };
+        let dropped = Arc::clone(&access.spans_dropped);
+        super::otlp::Exporter::start(endpoint, dropped, end).map(|exporter| Self(Some(exporter)))
+    }
+
+    fn take(&self, entry: &[u64]) {
+        if let Some(exporter) = &self.0 {
+            exporter.take(entry);
+        }
+    }
+}
+
+/// This build sends spans nowhere; its configuration cannot ask for it.
+#[cfg(not(feature = "otlp"))]
+struct Spans;
+
+#[cfg(not(feature = "otlp"))]
+impl Spans {
+    #[expect(clippy::unnecessary_wraps, reason = "with an exporter it may fail")]
+    fn start(_: &AccessSettings, _: &Access, _: mpsc::SyncSender<()>) -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    #[expect(clippy::unused_self, reason = "with an exporter it has a queue")]
+    fn take(&self, _: &[u64]) {}
+}
+
 /// Where lines are written.
 enum Sink {
+    Nowhere,
     Stdout(fn(&[u8]) -> io::Result<()>),
     File(Rolling),
 }
@@ -281,6 +398,7 @@ enum Sink {
 impl Sink {
     fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         match self {
+            Self::Nowhere => Ok(()),
             Self::Stdout(write) => write(lines),
             Self::File(file) => file.write(lines),
         }
@@ -290,6 +408,7 @@ impl Sink {
 impl std::fmt::Display for Sink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Nowhere => f.write_str("nothing"),
             Self::Stdout(_) => f.write_str("standard output"),
             Self::File(file) => write!(f, "`{}`", file.path.display()),
         }
@@ -359,12 +478,27 @@ mod tests {
     #[test]
     fn a_share_of_requests_has_a_line() {
         let takes = |share: f64, random: u64| {
-            let settings = AccessSettings { share, ..AccessSettings::default() };
+            let target = AccessTarget::Stdout;
+            let settings = AccessSettings { target, share, ..AccessSettings::default() };
             Access::new(&settings, 1).takes(random)
         };
         assert!(takes(1.0, u64::MAX) && takes(1.0, 0));
         assert!(!takes(0.0, 0) && !takes(0.0, u64::MAX));
         assert!(takes(0.25, u64::MAX / 5) && !takes(0.25, u64::MAX / 3));
+    }
+
+    #[test]
+    fn a_collector_is_named_by_its_url() {
+        let check = |text: &str, expected: Option<&str>| {
+            let endpoint = Endpoint::parse(text).map(|endpoint| endpoint.to_string());
+            assert_eq!(endpoint.as_deref(), expected, "{text}");
+        };
+        check("http://localhost", Some("http://localhost:4318/v1/traces"));
+        check("http://[::1]:9/otlp/v1/traces", Some("http://[::1]:9/otlp/v1/traces"));
+        for bad in ["https://a", "a:1", "http://u:p@a", "http://a/?x=1", "grpc://a", "", "http://"]
+        {
+            check(bad, None);
+        }
     }
 
     #[test]

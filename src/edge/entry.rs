@@ -23,6 +23,8 @@ use super::route::Route;
 /// A request that was answered, or will not be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Entry<'a> {
+    /// True if it gets a line in the access log.
+    pub(super) is_line: bool,
     /// The time of the answer, since 1970.
     pub(super) at: Duration,
     /// The status of the answer; 499 where nobody waits for it any more.
@@ -71,6 +73,7 @@ const HAS_PREDICTION: u64 = 1 << 33;
 const HAS_TRACE: u64 = 1 << 34;
 const IS_SAMPLED: u64 = 1 << 35;
 const IS_RANDOM: u64 = 1 << 36;
+const IS_LINE: u64 = 1 << 37;
 
 impl<'a> Entry<'a> {
     fn texts(&self) -> [&'a [u8]; TEXTS] {
@@ -117,6 +120,7 @@ impl<'a> Entry<'a> {
                 | flag(self.trace.is_some(), HAS_TRACE)
                 | flag(has(|trace| trace.is_sampled), IS_SAMPLED)
                 | flag(has(|trace| trace.is_random), IS_RANDOM)
+                | flag(self.is_line, IS_LINE)
                 | protocol << 40,
             low(address >> 64),
             low(address),
@@ -168,6 +172,7 @@ impl<'a> Entry<'a> {
         let (first, second) = (fixed[16], fixed[17]);
         let address = Ipv6Addr::from_bits(bits(1)).to_canonical();
         Some(Self {
+            is_line: is(IS_LINE),
             at: nanos(3),
             code: part(head, 0),
             protocol: match head >> 40 & 0xff {
@@ -301,6 +306,7 @@ mod tests {
     use super::*;
 
     const ENTRY: Entry<'_> = Entry {
+        is_line: true,
         at: Duration::from_millis(1_796_000_000_123),
         code: 200,
         protocol: Version::HTTP_11,

@@ -24,6 +24,8 @@ mod listener;
 mod load;
 mod memory;
 mod objects;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod refusal;
 mod route;
 mod settings;
@@ -32,7 +34,7 @@ mod v2;
 mod visit;
 mod worker;
 
-pub use access::{Access, AccessError, AccessLog, AccessSettings, AccessTarget};
+pub use access::{Access, AccessError, AccessLog, AccessSettings, AccessTarget, Endpoint};
 pub use listener::{Listener, ListenerError};
 pub use memory::share_of_memory;
 pub use settings::{Limits, Settings};

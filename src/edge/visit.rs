@@ -21,7 +21,7 @@ use crate::{
     serve::Receipt,
 };
 
-use super::{entry::Entry, v2::REQUEST_ID, worker::Worker};
+use super::{access::Access, entry::Entry, v2::REQUEST_ID, worker::Worker};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -39,6 +39,8 @@ pub(super) struct Visit<'a> {
     worker: &'a Worker,
     head: &'a Parts,
     client: Client,
+    /// True if it gets a line in the access log.
+    is_line: bool,
     /// True until its entry is written, if anybody reads of it.
     is_told: Cell<bool>,
     /// The arrival of its head, if anybody reads of it.
@@ -53,18 +55,23 @@ pub(super) struct Visit<'a> {
 impl<'a> Visit<'a> {
     /// Begins with a head that was just read.
     pub(super) fn begin(worker: &'a Worker, head: &'a Parts, client: Client) -> Self {
-        let access = worker.access().filter(|access| access.takes(worker.random()));
+        let trace = trace_of(worker, &head.headers);
+        let access = worker.access();
+        let is_line = access.is_some_and(|access| access.takes(worker.random()));
+        let is_span = access.is_some_and(Access::exports) && trace.is_some_and(|it| it.is_sampled);
+        let is_told = is_line || is_span;
         Self {
             worker,
             head,
             client,
-            is_told: Cell::new(access.is_some()),
-            begun: access.map(|_| worker.clock().now()),
+            is_line,
+            is_told: Cell::new(is_told),
+            begun: is_told.then(|| worker.clock().now()),
             body_bytes: Cell::new(0),
             prediction: Cell::new(None),
             receipt: Cell::new(None),
             is_gone: Cell::new(false),
-            trace: trace_of(worker, &head.headers),
+            trace,
         }
     }
 
@@ -124,6 +131,7 @@ impl<'a> Visit<'a> {
         });
         let (arm, fallback) = receipt.map(|it| (Some(it.arm), it.fallback)).unwrap_or_default();
         let entry = Entry {
+            is_line: self.is_line,
             at: self.worker.serving().unix_at(now),
             code,
             protocol: self.head.version,
@@ -183,6 +191,7 @@ pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
         return;
     }
     let entry = Entry {
+        is_line: true,
         at: worker.serving().unix_now(),
         code,
         protocol: Version::HTTP_11,

@@ -60,6 +60,9 @@ impl Exposition {
         let help = "Lines of the access log that were dropped.";
         let dropped = monitor.upkeep().dropped_access_lines().map(|lines| counter(&[], lines));
         page.counters("tidegate_access_lines_dropped_total", help, dropped);
+        let help = "Sampled requests whose spans were dropped.";
+        let dropped = monitor.upkeep().dropped_traces().map(|requests| counter(&[], requests));
+        page.counters("tidegate_traced_requests_dropped_total", help, dropped);
         page
     }
 

@@ -24,6 +24,8 @@ pub struct Upkeep {
     ledger: Mutex<Ledger>,
     /// Counts log lines that were dropped.
     dropped_lines: OnceLock<Arc<AtomicU64>>,
+    /// Counts sampled requests whose spans were dropped.
+    dropped_traces: OnceLock<Arc<AtomicU64>>,
     /// Counts lines of the access log that were dropped.
     dropped_access_lines: OnceLock<Arc<AtomicU64>>,
 }
@@ -224,6 +226,17 @@ impl Upkeep {
     /// Log lines that were dropped so far.
     pub fn dropped_lines(&self) -> u64 {
         self.dropped_lines.get().map_or(0, |counter| counter.load(Relaxed))
+    }
+
+    /// Says what counts the sampled requests whose spans are dropped; the first to say so does.
+    pub fn drops_traces(&self, counter: Arc<AtomicU64>) {
+        // A second one would be a second process's.
+        let _ = self.dropped_traces.set(counter);
+    }
+
+    /// Sampled requests whose spans were dropped so far; `None` where none are sent.
+    pub fn dropped_traces(&self) -> Option<u64> {
+        self.dropped_traces.get().map(|counter| counter.load(Relaxed))
     }
 
     /// Says what counts the lines of the access log that are dropped; the first to say so does.

@@ -258,7 +258,9 @@ impl Recall {
                 }
                 for at in tail..head {
                     let slot = lane.slot(at);
-                    each(Recalled::from_words(std::array::from_fn(|word| slot[word].load(Relaxed))));
+                    each(Recalled::from_words(std::array::from_fn(|word| {
+                        slot[word].load(Relaxed)
+                    })));
                 }
                 lane.tail.0.store(head, Release);
                 taken += usize::try_from(head - tail).unwrap_or(0);
