@@ -29,6 +29,7 @@ mod cli;
 mod clients;
 mod collection;
 mod corpus;
+mod dashboards;
 mod deadlines;
 mod deploy;
 mod division;

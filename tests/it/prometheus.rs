@@ -7,7 +7,7 @@ use std::{
     fs,
     io::Write as _,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Mutex,
@@ -39,12 +39,19 @@ pub(crate) type Found = (BTreeMap<String, String>, f64);
 impl Prometheus {
     /// Starts one that scrapes this address, with these features.
     pub(crate) fn scraping(admin: SocketAddr, features: &str) -> Self {
+        Self::with_rules(admin, features, &[])
+    }
+
+    /// Starts one that scrapes this address, and evaluates the rules of these files each second.
+    pub(crate) fn with_rules(admin: SocketAddr, features: &str, rules: &[PathBuf]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         let file = folder.path().join("prometheus.yml");
         let configuration = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
-             scrape_configs: [{{job_name: tidegate, static_configs: [{{targets: ['{admin}']}}]}}]\n"
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+             rule_files: {}\n\
+             scrape_configs: [{{job_name: tidegate, static_configs: [{{targets: ['{admin}']}}]}}]\n",
+            json!(rules),
         );
         fs::write(&file, configuration).unwrap();
         let said = fs::File::create(folder.path().join("said")).unwrap();
@@ -101,7 +108,16 @@ impl Prometheus {
             parameters.iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
         let request = Request::post(&format!("/api/v1/{what}"), form.join("&"))
             .header("content-type", "application/x-www-form-urlencoded");
-        let answer = Connection::try_open(self.address)?.try_ask(&request).ok()?;
+        self.answer(&request)
+    }
+
+    /// Reads a resource of its API.
+    pub(crate) fn get(&self, what: &str) -> Option<Value> {
+        self.answer(&Request::get(&format!("/api/v1/{what}")))
+    }
+
+    fn answer(&self, request: &Request) -> Option<Value> {
+        let answer = Connection::try_open(self.address)?.try_ask(request).ok()?;
         (answer.status == 200).then(|| answer.json())
     }
 }
