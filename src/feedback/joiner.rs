@@ -7,7 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::{
@@ -99,7 +99,7 @@ impl Joiner {
 
     pub(super) fn run(mut self) {
         self.restore();
-        let (mut patience, mut looked_at) = (LOOK, Instant::now());
+        let (mut patience, mut looked_at) = (LOOK, self.serving.unix_now());
         loop {
             let mut commands = Vec::new();
             match self.commands.recv_timeout(patience) {
@@ -114,9 +114,9 @@ impl Joiner {
             }
             // Before the commands: whoever has an answer may bring its outcome.
             let taken = self.drain();
-            let since = looked_at.elapsed();
-            looked_at = Instant::now();
-            patience = pause(taken, since);
+            let now = self.serving.unix_now();
+            patience = pause(taken, now.saturating_sub(looked_at));
+            looked_at = now;
             if self.obey(commands) {
                 break;
             }
