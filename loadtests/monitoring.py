@@ -35,9 +35,10 @@ wrk.body = '{"inputs":[{"name":"input","shape":[1,30],"datatype":"FP32","data":[
 class Server:
     def __init__(self, mode, options, folder, port):
         self.port = port
-        environment = dict(os.environ, **MODES[mode], TIDEGATE__STATE__PATH=str(folder / mode), TIDEGATE__SERVER__WORKERS="1")
+        library = PROJECT / "third_party" / "onnxruntime" / "libonnxruntime.so"
+        environment = dict({"ORT_DYLIB_PATH": str(library)} | dict(os.environ), **MODES[mode], TIDEGATE__STATE__PATH=str(folder / mode), TIDEGATE__SERVER__WORKERS="1")
         addresses = ["--http", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{port + 50}"]
-        command = [options.binary, "serve", "--repository", str(PROJECT / "models"), *addresses]
+        command = [options.tidegate, "serve", "--repository", str(PROJECT / "models"), *addresses]
         with open(folder / f"{mode}.log", "w") as log:
             self.process = subprocess.Popen(["taskset", "-c", options.core, *command], env=environment, stdout=log, stderr=log)
 
@@ -64,8 +65,9 @@ class Server:
 
 
 def main():
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", default=str(PROJECT / "target/release/tidegate"))
+    parser.add_argument("--tidegate", type=pathlib.Path, default=target / "release" / "tidegate")
     parser.add_argument("--modes", default=",".join(MODES), help="the first is what the others are compared with")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=2)

@@ -147,7 +147,7 @@ pub struct SampledOutcome {
     pub reward: Option<f64>,
 }
 
-/// What is told of a request once it is counted.
+/// Facts of a request, told once it is counted.
 pub(super) struct Ended {
     pub(super) id: PredictionId,
     pub(super) at: Duration,

@@ -1,4 +1,4 @@
-//! What is shipped for Prometheus and Grafana, against a real Prometheus and the real server.
+//! Rules, alerts and dashboards as shipped, against a real Prometheus and the real server.
 
 use std::{
     collections::BTreeSet,
