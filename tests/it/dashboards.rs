@@ -112,7 +112,15 @@ fn rules_and_dashboards_name_documented_metrics() {
 #[test]
 fn prometheus_evaluates_every_rule_and_every_query_of_the_dashboards() {
     let server = Server::over(&Repository::of(&["add_sub"]));
-    let rules = files("deploy/prometheus/rules", "yml");
+    // A group's first evaluation comes within its interval, of half a minute; here it is Prometheus' own, of a second.
+    let folder = tempfile::tempdir().unwrap();
+    let hurried = |path: PathBuf| {
+        let rules = fs::read_to_string(&path).unwrap();
+        let copy = folder.path().join(path.file_name().unwrap());
+        fs::write(&copy, rules.replace("    interval: 30s\n", "")).unwrap();
+        copy
+    };
+    let rules: Vec<_> = files("deploy/prometheus/rules", "yml").into_iter().map(hurried).collect();
     let prometheus = Prometheus::with_rules(server.admin, "", &rules);
     let panels: Vec<_> = files("deploy/grafana/dashboards", "json")
         .into_iter()
