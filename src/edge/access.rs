@@ -30,7 +30,10 @@ use std::{
 
 use crate::monitor::WorkerId;
 
-use super::{entry::Entry, lane::Lane};
+use super::{
+    entry::{Entry, Lines},
+    lane::Lane,
+};
 
 /// Where requests are told, and how many of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -220,19 +223,14 @@ impl Access {
 
     /// Writes lines of what waits into `lines`, about as many as fit a batch; returns the number of entries and of
     /// lines.
-    fn take(
-        &self,
-        record: &mut Vec<u64>,
-        lines: &mut String,
-        spans: impl Fn(&[u64]),
-    ) -> (u64, u64) {
+    fn take(&self, record: &mut Vec<u64>, lines: &mut Lines, spans: impl Fn(&[u64])) -> (u64, u64) {
         let mut taken = (0, 0);
         for lane in &self.lanes {
             lane.take(record, |record| {
                 if let Some(entry) = Entry::read(record) {
                     taken.0 += 1;
                     if entry.is_line {
-                        entry.line(lines);
+                        lines.add(&entry);
                         taken.1 += 1;
                     }
                     if self.has_spans(&entry) {
@@ -306,7 +304,7 @@ impl Drop for AccessLog {
 
 /// Writes whatever comes, until the log is closed and all is written.
 fn write_out(access: &Access, mut sink: Sink, spans: &Spans) {
-    let (mut record, mut lines) = (Vec::new(), String::new());
+    let (mut record, mut lines) = (Vec::new(), Lines::default());
     let (mut pause, mut told, mut batches, mut works) = (PAUSE_MIN, 0, TOLD_EVERY, true);
     loop {
         // Before the look: what was told before the end is found by it.

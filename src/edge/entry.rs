@@ -6,6 +6,7 @@
 //! Not here: the way to the reader (`lane`), what is noted of a request (`visit`).
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -211,84 +212,155 @@ impl<'a> Entry<'a> {
     }
 
     /// The model that its path names, as the client spelled it.
-    pub(super) fn model(&self) -> Option<String> {
+    pub(super) fn model(&self) -> Option<Cow<'a, str>> {
         // What was cut may name another one.
         let path = std::str::from_utf8(self.path).ok().filter(|path| path.len() < PATH_MAX)?;
         match Route::parse(path).ok()? {
-            Route::Model { model, .. } => Some(model.into_owned()),
+            Route::Model { model, .. } => Some(model),
             _ => None,
         }
     }
+}
 
-    /// Adds the entry as a line of JSON.
-    pub(super) fn line(&self, to: &mut String) {
-        let protocol = match self.protocol {
-            Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2",
-            _ => "HTTP/1.1",
-        };
-        let _ = write!(to, r#"{{"timestamp":"{}","target":"access""#, Moment::at(self.at));
-        let _ = write!(to, r#","code":{},"protocol":"{protocol}""#, self.code);
-        if let Some(peer) = self.peer {
-            let _ = write!(to, r#","peer":"{peer}""#);
+/// Entries as lines of JSON.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    text: String,
+    /// The second that `stamp` is of, since 1970.
+    second: u64,
+    /// Date and time up to the second, which many lines share.
+    stamp: String,
+}
+
+impl Lines {
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+    }
+
+    /// Adds an entry.
+    pub(super) fn add(&mut self, entry: &Entry<'_>) {
+        self.raw(r#"{"timestamp":""#);
+        self.time(entry.at);
+        self.raw(r#"","target":"access","code":"#);
+        self.number(entry.code.into());
+        self.raw(match entry.protocol {
+            Version::HTTP_10 => r#","protocol":"HTTP/1.0""#,
+            Version::HTTP_2 => r#","protocol":"HTTP/2""#,
+            _ => r#","protocol":"HTTP/1.1""#,
+        });
+        if let Some(peer) = entry.peer {
+            let _ = write!(self.text, r#","peer":"{peer}""#);
         }
-        text(to, "method", self.method);
-        text(to, "path", self.path);
-        text(to, "model", self.model().unwrap_or_default().as_bytes());
-        if !self.arm.is_empty() {
-            let _ = write!(to, r#","version":"{}""#, self.version);
+        self.field("method", entry.method);
+        self.field("path", entry.path);
+        self.field("model", entry.model().unwrap_or_default().as_bytes());
+        if !entry.arm.is_empty() {
+            self.raw(r#","version":""#);
+            self.number(entry.version);
+            self.raw("\"");
         }
-        text(to, "arm", self.arm);
-        text(to, "fallback", self.fallback);
-        let Sample { rows, decode, queue, run, encode, total, .. } = self.sample;
+        self.field("arm", entry.arm);
+        self.field("fallback", entry.fallback);
+        let Sample { rows, decode, queue, run, encode, total, .. } = entry.sample;
         if rows > 0 {
-            let _ = write!(to, r#","rows":{rows}"#);
+            self.raw(r#","rows":"#);
+            self.number(rows);
         }
-        let _ = write!(to, r#","bytes_in":{},"bytes_out":{}"#, self.bytes_in, self.bytes_out);
-        to.push_str(r#","ms":{"#);
-        let phases = [("decode", decode), ("queue", queue), ("run", run), ("encode", encode)];
-        milliseconds(to, "read", self.read);
-        for (phase, time) in phases.into_iter().filter(|_| !self.arm.is_empty()) {
-            to.push(',');
-            milliseconds(to, phase, time);
+        self.raw(r#","bytes_in":"#);
+        self.number(entry.bytes_in);
+        self.raw(r#","bytes_out":"#);
+        self.number(entry.bytes_out);
+        self.milliseconds(r#","ms":{"read":"#, entry.read);
+        if !entry.arm.is_empty() {
+            self.milliseconds(r#","decode":"#, decode);
+            self.milliseconds(r#","queue":"#, queue);
+            self.milliseconds(r#","run":"#, run);
+            self.milliseconds(r#","encode":"#, encode);
         }
-        to.push(',');
-        milliseconds(to, "total", total);
-        to.push('}');
-        if let Some(prediction) = self.prediction {
-            text(to, "prediction_id", prediction.as_str().as_bytes());
+        self.milliseconds(r#","total":"#, total);
+        self.raw("}");
+        if let Some(prediction) = entry.prediction {
+            self.field("prediction_id", prediction.as_str().as_bytes());
         }
-        text(to, "request_id", self.request_id);
-        if let Some(Trace { id, span, .. }) = self.trace {
-            let _ = write!(to, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
+        self.field("request_id", entry.request_id);
+        if let Some(Trace { id, span, .. }) = entry.trace {
+            let _ = write!(self.text, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
         }
-        to.push_str("}\n");
+        self.raw("}\n");
     }
-}
 
-fn milliseconds(to: &mut String, name: &str, time: Duration) {
-    let micros = (time + Duration::from_nanos(500)).as_micros();
-    let _ = write!(to, r#""{name}":{}.{:03}"#, micros / 1000, micros % 1000);
-}
-
-/// Adds `,"name":"text"`, unless the text is empty.
-fn text(to: &mut String, name: &str, text: &[u8]) {
-    if text.is_empty() {
-        return;
+    fn raw(&mut self, text: &str) {
+        self.text.push_str(text);
     }
-    let _ = write!(to, r#","{name}":""#);
-    for character in String::from_utf8_lossy(text).chars() {
-        match character {
-            '"' => to.push_str("\\\""),
-            '\\' => to.push_str("\\\\"),
-            // Controls of terminals, and marks that turn the direction of text: all in the first plane.
-            _ if character.is_control() || turns(character) => {
-                let _ = write!(to, "\\u{:04x}", u32::from(character));
+
+    fn number(&mut self, number: u64) {
+        self.text.push_str(itoa::Buffer::new().format(number));
+    }
+
+    fn thousandths(&mut self, number: u32) {
+        for place in [100, 10, 1] {
+            self.text.push(char::from_digit(number / place % 10, 10).unwrap_or('0'));
+        }
+    }
+
+    fn milliseconds(&mut self, name: &str, time: Duration) {
+        let time = time + Duration::from_nanos(500);
+        self.raw(name);
+        self.number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        self.raw(".");
+        self.thousandths(time.subsec_micros() % 1000);
+    }
+
+    fn time(&mut self, at: Duration) {
+        if self.second != at.as_secs() || self.stamp.is_empty() {
+            self.second = at.as_secs();
+            self.stamp = Moment::at(Duration::from_secs(self.second)).to_string();
+            // What is left ends with the point before the milliseconds.
+            self.stamp.truncate(self.stamp.len() - "000Z".len());
+        }
+        self.text.push_str(&self.stamp);
+        self.thousandths(at.subsec_millis());
+        self.raw("Z");
+    }
+
+    /// Adds `,"name":"text"`, unless the text is empty.
+    fn field(&mut self, name: &str, text: &[u8]) {
+        if text.is_empty() {
+            return;
+        }
+        self.raw(",\"");
+        self.raw(name);
+        self.raw("\":\"");
+        let is_plain =
+            text.iter().all(|byte| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte));
+        match std::str::from_utf8(text) {
+            Ok(text) if is_plain => self.raw(text),
+            _ => self.escape(text),
+        }
+        self.raw("\"");
+    }
+
+    fn escape(&mut self, text: &[u8]) {
+        for character in String::from_utf8_lossy(text).chars() {
+            match character {
+                '"' => self.raw("\\\""),
+                '\\' => self.raw("\\\\"),
+                // Controls of terminals, and marks that turn the direction of text: all in the first plane.
+                _ if character.is_control() || turns(character) => {
+                    let _ = write!(self.text, "\\u{:04x}", u32::from(character));
+                }
+                _ => self.text.push(character),
             }
-            _ => to.push(character),
         }
     }
-    to.push('"');
 }
 
 /// Line and paragraph separators, and what reorders text (Unicode, annex 9).
@@ -334,10 +406,10 @@ mod tests {
     };
 
     fn line(entry: &Entry<'_>) -> (String, Value) {
-        let mut line = String::new();
-        entry.line(&mut line);
-        let value = serde_json::from_str(&line).unwrap();
-        (line, value)
+        let mut lines = Lines::default();
+        lines.add(entry);
+        let value = serde_json::from_slice(lines.as_bytes()).unwrap();
+        (lines.text, value)
     }
 
     #[test]
