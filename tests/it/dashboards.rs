@@ -3,17 +3,23 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    thread,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
-    clients::assert_success,
+    clients::{assert_success, python},
+    http::Request,
+    models::counted_loop,
     prometheus::Prometheus,
+    receiver::Receiver,
     repository::Repository,
-    server::{Server, eventually},
+    server::{Launch, Server, eventually, free_address},
     tensors::{add_sub, infer},
 };
 
@@ -69,6 +75,163 @@ fn queries(of: &Value, found: &mut Vec<String>) {
     }
 }
 
+/// Copies of the shipped rules without their groups' interval: a first evaluation comes within it, of half a minute, and
+/// here within Prometheus' own, of a second. Only the lines that a test wants.
+fn hurried_rules(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let hurried = |path: PathBuf| {
+        let rules = fs::read_to_string(&path).unwrap();
+        let lines =
+            rules.lines().filter(|line| !line.starts_with("    interval: ") && wanted(line));
+        let copy = folder.join(path.file_name().unwrap());
+        fs::write(&copy, lines.map(|line| line.to_owned() + "\n").collect::<String>()).unwrap();
+        copy
+    };
+    files("deploy/prometheus/rules", "yml").into_iter().map(hurried).collect()
+}
+
+/// A program that is killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Debian's Alertmanager, with the shipped configuration: only the receiver's address is another, and nothing waits.
+fn alertmanager(folder: &Path, receiver: &Receiver) -> (Running, SocketAddr) {
+    let shipped = fs::read_to_string(project("deploy/prometheus/alertmanager.yml")).unwrap();
+    let configuration = shipped
+        .replace("http://127.0.0.1:9099", &receiver.url(""))
+        .replace("group_wait: 30s", "group_wait: 0s")
+        .replace("group_wait: 5s", "group_wait: 0s");
+    assert_ne!(configuration, shipped);
+    let file = folder.join("alertmanager.yml");
+    fs::write(&file, configuration).unwrap();
+    let address = free_address();
+    let child = Command::new("prometheus-alertmanager")
+        .arg(format!("--config.file={}", file.display()))
+        .arg(format!("--storage.path={}", folder.join("alertmanager").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .args(["--cluster.listen-address=", "--log.level=warn"])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!("no Alertmanager ({error}): run scripts/prepare-tests.sh");
+        });
+    (Running(child), address)
+}
+
+/// Is set when dropped, so that the threads of a failed test end too.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn an_alert_about_errors_reaches_whoever_is_paged() {
+    let repository = Repository::of(&["add_sub"]);
+    repository.add_bytes("endless", "1", &counted_loop());
+    let server = Server::over(&repository);
+    let (folder, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
+    let (_running, alertmanager) = alertmanager(folder.path(), &receiver);
+    // How long an expression must hold, the rules' own tests check.
+    let rules = hurried_rules(folder.path(), |line| !line.starts_with("        for: "));
+    let prometheus = Prometheus::with_rules(server.admin, "", &rules, Some(alertmanager));
+    let rounds = json!([1_u64 << 40]);
+    let tensor = json!({"name": "rounds", "shape": [1], "datatype": "INT64", "data": rounds});
+    let late = Request::post_json(&infer("endless"), &json!({"inputs": [tensor]}))
+        .header("x-request-timeout-ms", "5");
+    let page = eventually("somebody is paged", || {
+        let failed = server.ask(&late);
+        assert_eq!(failed.status, 504, "{failed:?}");
+        server.post(&infer("add_sub"), &add_sub()).ok();
+        let deliveries = receiver.taken();
+        let pages = deliveries.iter().filter(|delivery| delivery.path == "/page");
+        let mut alerts = pages.flat_map(|page| page.event()["alerts"].as_array().cloned().unwrap());
+        alerts.find(|alert| alert["labels"]["alertname"] == "TidegateErrorsFast")
+    });
+    assert_eq!(page["status"], "firing");
+    assert_eq!(page["labels"]["model"], "endless");
+    assert_eq!(page["labels"]["severity"], "page");
+    let summary = page["annotations"]["summary"].as_str().unwrap();
+    assert_eq!(summary, "Model endless fails 100% of its requests");
+    let runbook = page["annotations"]["runbook_url"].as_str().unwrap();
+    assert!(runbook.ends_with("/docs/runbooks/TidegateErrorsFast.md"), "{runbook}");
+    // The model that answers is nobody's worry.
+    let raised = prometheus.query(r#"ALERTS{model="add_sub"}"#).unwrap();
+    assert_eq!(raised, []);
+}
+
+#[test]
+fn autoscalers_follow_the_load() {
+    let objects = ["deployment", "service", "disruption", "autoscaler", "keda"]
+        .map(|name| project(&format!("deploy/kubernetes/{name}.yaml")));
+    let output = Command::new(python())
+        .arg(project("tests/clients/kubernetes.py"))
+        .arg(project("tests/fixtures/keda/scaledobject.schema.json"))
+        .args(&objects)
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .unwrap();
+    assert_success("kubernetes.py", &output);
+    let objects: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of = |kind: &str| {
+        objects.as_array().unwrap().iter().find(|object| object["kind"] == kind).unwrap()
+    };
+    let trigger = &of("ScaledObject")["spec"]["triggers"][0]["metadata"];
+    let threshold: f64 = trigger["threshold"].as_str().unwrap().parse().unwrap();
+    assert!((threshold - 0.6).abs() < 1e-9, "{trigger}");
+    let metric = &of("HorizontalPodAutoscaler")["spec"]["metrics"][0]["pods"];
+    assert_eq!(metric["target"]["averageValue"], "600m");
+    let adapter = fs::read_to_string(project("deploy/kubernetes/adapter.yaml")).unwrap();
+    assert!(adapter.contains(metric["metric"]["name"].as_str().unwrap()));
+    let custom = adapter.lines().find_map(|line| line.trim().strip_prefix("metricsQuery: '"));
+    let custom = custom
+        .and_then(|query| query.strip_suffix('\''))
+        .unwrap()
+        .replace("<<.GroupBy>>", "instance")
+        .replace("<<.LabelMatchers>>", r#"job="tidegate""#);
+    // What the autoscalers ask, over the last seconds instead of a minute.
+    let queries = [trigger["query"].as_str().unwrap(), &custom].map(|query| {
+        assert!(query.contains("[1m]"), "{query}");
+        query.replace("[1m]", "[3s]")
+    });
+
+    let repository = Repository::empty();
+    repository.add_bytes("loop", "1", &counted_loop());
+    let server = Launch::of(&repository).set("SERVER__WORKERS", "1").start();
+    let prometheus = Prometheus::scraping(server.admin, "");
+    let wanted = || queries.iter().map(|query| prometheus.number(query).unwrap());
+    eventually("a calm server needs no replicas", || {
+        wanted().all(|number| number < 0.3).then_some(())
+    });
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // Each client asks again once it is answered, so that two always keep the one worker busy.
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let tensor =
+                    json!({"name": "rounds", "shape": [1], "datatype": "INT64", "data": [20_000]});
+                let request = Request::post_json(&infer("loop"), &json!({"inputs": [tensor]}));
+                let mut client = server.connect();
+                while !ended.load(Relaxed) {
+                    client.ask(&request).ok();
+                }
+            });
+        }
+        let _end = Ended(&ended);
+        eventually("a full server needs replicas", || {
+            wanted().all(|number| number > 0.8).then_some(())
+        });
+    });
+    eventually("then no more", || wanted().all(|number| number < threshold).then_some(()));
+}
+
 #[test]
 fn rules_are_valid_and_fire_where_they_should() {
     let promtool = |arguments: &[&str]| {
@@ -78,6 +241,9 @@ fn rules_are_valid_and_fire_where_they_should() {
     };
     promtool(&["check", "config", "prometheus.yml"]);
     promtool(&["test", "rules", "tests/alerts.yml"]);
+    let mut command = Command::new("amtool");
+    command.arg("check-config").arg(project("deploy/prometheus/alertmanager.yml"));
+    assert_success("amtool", &command.output().unwrap());
 }
 
 #[test]
@@ -112,16 +278,9 @@ fn rules_and_dashboards_name_documented_metrics() {
 #[test]
 fn prometheus_evaluates_every_rule_and_every_query_of_the_dashboards() {
     let server = Server::over(&Repository::of(&["add_sub"]));
-    // A group's first evaluation comes within its interval, of half a minute; here it is Prometheus' own, of a second.
     let folder = tempfile::tempdir().unwrap();
-    let hurried = |path: PathBuf| {
-        let rules = fs::read_to_string(&path).unwrap();
-        let copy = folder.path().join(path.file_name().unwrap());
-        fs::write(&copy, rules.replace("    interval: 30s\n", "")).unwrap();
-        copy
-    };
-    let rules: Vec<_> = files("deploy/prometheus/rules", "yml").into_iter().map(hurried).collect();
-    let prometheus = Prometheus::with_rules(server.admin, "", &rules);
+    let prometheus =
+        Prometheus::with_rules(server.admin, "", &hurried_rules(folder.path(), |_| true), None);
     let panels: Vec<_> = files("deploy/grafana/dashboards", "json")
         .into_iter()
         .flat_map(|path| {

@@ -39,19 +39,26 @@ pub(crate) type Found = (BTreeMap<String, String>, f64);
 impl Prometheus {
     /// Starts one that scrapes this address, with these features.
     pub(crate) fn scraping(admin: SocketAddr, features: &str) -> Self {
-        Self::with_rules(admin, features, &[])
+        Self::with_rules(admin, features, &[], None)
     }
 
-    /// Starts one that scrapes this address, and evaluates the rules of these files each second.
-    pub(crate) fn with_rules(admin: SocketAddr, features: &str, rules: &[PathBuf]) -> Self {
+    /// Starts one that scrapes this address, evaluates the rules of these files each second, and tells an Alertmanager.
+    pub(crate) fn with_rules(
+        admin: SocketAddr,
+        features: &str,
+        rules: &[PathBuf],
+        alertmanager: Option<SocketAddr>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let address = free_address();
         let file = folder.path().join("prometheus.yml");
         let configuration = format!(
             "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
              rule_files: {}\n\
-             scrape_configs: [{{job_name: tidegate, static_configs: [{{targets: ['{admin}']}}]}}]\n",
+             scrape_configs: [{{job_name: tidegate, static_configs: [{{targets: ['{admin}']}}]}}]\n\
+             alerting: {{alertmanagers: [{{static_configs: [{{targets: {}}}]}}]}}\n",
             json!(rules),
+            json!(alertmanager.into_iter().collect::<Vec<_>>()),
         );
         fs::write(&file, configuration).unwrap();
         let said = fs::File::create(folder.path().join("said")).unwrap();
