@@ -9,6 +9,7 @@ with what would be made and changes nothing. The weights are random: what counts
     mlp      a perceptron 20-64-32-2: a run costs about 3 us, so nearly all of a request is the server's
     imgmean  the mean of each channel of a 3x224x224 image: what counts is moving 150,528 numbers
     imgnet   four convolutions over the same image: a run costs about 2 ms, as a small vision model's
+    rounds   adds one as often as its input says: as long a run as one likes, about 1 us a round
 """
 
 import argparse
@@ -93,12 +94,32 @@ def imgnet() -> onnx.ModelProto:
     )
 
 
+def rounds() -> onnx.ModelProto:
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["sum", "one"], ["next"])],
+        "round",
+        [value("round", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("sum", TensorProto.FLOAT, [1])],
+        [value("on", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, [1])],
+        [numpy_helper.from_array(np.float32([1]), "one")],
+    )
+    return model(
+        [
+            helper.make_node("Cast", ["x"], ["rounds"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["rounds", "yes", "zero"], ["y"], body=body),
+        ],
+        {"x": [1]},
+        {"y": [1]},
+        [numpy_helper.from_array(np.array(True), "yes"), numpy_helper.from_array(np.float32([0]), "zero")],
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only compare with the committed files")
     check = parser.parse_args().check
     stale = 0
-    for make in (mlp, imgmean, imgnet):
+    for make in (mlp, imgmean, imgnet, rounds):
         file = HOME / make.__name__ / "1" / "model.onnx"
         content = make().SerializeToString(deterministic=True)
         if check:

@@ -11,7 +11,7 @@ say() {
 }
 
 # Debian's packages that tests call, as `command:package`.
-debian='curl:curl python3:python3-venv nginx:nginx-light haproxy:haproxy promtool:prometheus amtool:prometheus-alertmanager'
+debian='curl:curl python3:python3-venv nginx:nginx-light haproxy:haproxy promtool:prometheus amtool:prometheus-alertmanager npm:npm'
 
 missing=
 for need in $debian; do
@@ -56,5 +56,17 @@ if [ -f "$requirements" ] && ! cmp -s "$requirements" "$venv/requirements.txt"; 
         cp "$requirements" "$venv/requirements.txt"
     else
         say "the packages of $requirements could not be installed"
+    fi
+fi
+
+# Grafana's types and the compiler that reads them, for the check of the dashboards.
+packages=tests/packages.txt
+
+if [ -f "$packages" ] && ! cmp -s "$packages" "$venv/packages.txt"; then
+    # shellcheck disable=SC2046 # a list of words
+    if npm install --silent --no-save --no-package-lock --no-audit --no-fund --prefix "$venv/npm" $(grep -v '^#' "$packages"); then
+        cp "$packages" "$venv/packages.txt"
+    else
+        say "the packages of $packages could not be installed"
     fi
 fi

@@ -233,6 +233,19 @@ fn autoscalers_follow_the_load() {
 }
 
 #[test]
+fn dashboards_are_of_grafanas_types() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("node")
+        .arg(project("tests/clients/dashboards.mjs"))
+        .arg(python().ancestors().nth(2).unwrap().join("npm/node_modules"))
+        .arg(folder.path())
+        .args(files("deploy/grafana/dashboards", "json"))
+        .output()
+        .unwrap_or_else(|error| panic!("no Node.js ({error}): run scripts/prepare-tests.sh"));
+    assert_success("dashboards.mjs", &output);
+}
+
+#[test]
 fn rules_are_valid_and_fire_where_they_should() {
     let promtool = |arguments: &[&str]| {
         let mut command = Command::new("promtool");
