@@ -8,18 +8,20 @@ use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
+    time::Instant,
 };
 
 use serde_json::{Value, json};
 
 use crate::{
     clients::{assert_success, python},
-    http::Request,
+    drift::{Dice, flowers, iris, quick, request_of},
+    http::{Connection, Request},
     models::counted_loop,
     prometheus::Prometheus,
     receiver::Receiver,
-    repository::Repository,
-    server::{Launch, Server, eventually, free_address},
+    repository::{Repository, source},
+    server::{Launch, PATIENCE, Server, eventually, free_address},
     tensors::{add_sub, infer},
 };
 
@@ -230,6 +232,70 @@ fn autoscalers_follow_the_load() {
         });
     });
     eventually("then no more", || wanted().all(|number| number < threshold).then_some(()));
+}
+
+/// A rollout whose candidate is first a shadow and then gets a share, for longer than the test lasts.
+fn long_policy() -> Value {
+    json!({
+        "shadow": {"requests": 50},
+        "steps": [{"weight": 0.3, "min_duration": "1h", "min_requests": 20}],
+        "warmup_requests": 5,
+    })
+}
+
+/// Asks for predictions of flowers, and says later what they were, until the flag is set.
+fn load(server: &Server, ended: &AtomicBool) {
+    let (mut client, mut dice) = (server.connect(), Dice(7));
+    while !ended.load(Relaxed) {
+        let flowers = request_of(&flowers(&mut dice, 10, 0.0));
+        let answer = client.ask(&Request::post_json(&infer("iris"), &flowers)).ok();
+        let id = answer.header("x-tidegate-prediction-id").unwrap();
+        let outcome = json!({"prediction_id": id, "row": 0, "label": dice.below(3)});
+        let outcomes = json!({ "outcomes": [outcome] });
+        client.ask(&Request::post_json("/v2/models/iris/feedback", &outcomes)).ok();
+    }
+}
+
+#[test]
+fn each_panel_shows_data_of_a_rollout_under_load() {
+    let repository = iris();
+    repository.add_as("iris", "2", &source("iris", "1"));
+    repository.describe("iris", "model.toml", "versions = [1, 2]\n");
+    let server = quick(&repository).remembering().start();
+    server.wait_for_state("iris", "2", "READY");
+    let mut admin = Connection::open(server.admin);
+    let back = Request::post_json("/api/v1/models/iris/rollback", &json!({"version": 1}));
+    admin.ask(&back).ok();
+    let prometheus = Prometheus::scraping(server.admin, "");
+    let start = json!({"model": "iris", "candidate": 2, "policy": long_policy()});
+    let started = admin.ask(&Request::post_json("/api/v1/rollouts", &start));
+    assert_eq!(started.status, 201, "{}", started.text());
+    // Where people look at them: beside what else the tests leave.
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dashboards");
+    fs::create_dir_all(&pictures).unwrap();
+    let draw = || {
+        let output = Command::new(python())
+            .arg(project("tests/clients/picture.py"))
+            .arg(prometheus.url())
+            .args(["60".as_ref(), pictures.as_os_str(), "iris".as_ref()])
+            .args(files("deploy/grafana/dashboards", "json"))
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .output()
+            .unwrap();
+        assert_success("picture.py", &output);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| load(&server, &ended));
+        let _end = Ended(&ended);
+        let deadline = Instant::now() + PATIENCE / 2;
+        let without = eventually("each panel shows data", || {
+            let without = draw();
+            (without == json!({}) || Instant::now() > deadline).then_some(without)
+        });
+        assert_eq!(without, json!({}), "no data");
+    });
 }
 
 #[test]

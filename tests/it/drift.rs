@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         self.0 = self.0 * 48_271 % 0x7fff_ffff;
         usize::try_from(self.0).unwrap() % bound
     }

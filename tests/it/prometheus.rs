@@ -87,6 +87,11 @@ impl Prometheus {
         prometheus
     }
 
+    /// Where it is asked.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// The answer to a query, now; `None` where it gives none.
     pub(crate) fn query(&self, expression: &str) -> Option<Vec<Found>> {
         let answer = self.ask("query", &[("query", expression)])?;
