@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Measures what drift detection and remembering predictions cost: throughput and CPU time with each against without.
+"""Measures what watching costs: drift detection, remembering predictions, the access log, traces; each against none.
 
     python3 loadtests/monitoring.py                    30 features and 3 outputs, 6 turns of 2 s for each of 4 servers
     python3 loadtests/monitoring.py --turns 20         closer
-    python3 loadtests/monitoring.py --modes off,drift  only these
+    python3 loadtests/monitoring.py --modes off,watch  only these: nothing, and the access log of all requests, one trace
+                                                       in a hundred and a scrape of the metrics each second
 
 Each server has one worker, and one core for all its threads; wrk has another. The model's memory of predictions is
 filled first. The noise of a shared machine is that of `off` between two runs; servers differ, too, by where their
@@ -19,13 +20,28 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 from compare import PROJECT, machine
 
 MODEL = "breast_cancer"
 NO_DRIFT = {"TIDEGATE__DRIFT__ENABLED": "false"}
 NO_FEEDBACK = {f"TIDEGATE__MODELS__{MODEL}__FEEDBACK": '{"enabled":false}'}
-MODES = {"off": NO_DRIFT | NO_FEEDBACK, "drift": NO_FEEDBACK, "feedback": NO_DRIFT, "both": {}}
+OFF = NO_DRIFT | NO_FEEDBACK
+LOG = {"TIDEGATE__LOGS__ACCESS": "access.log", "TIDEGATE__LOGS__ACCESS_BYTES": "64MiB"}
+# The port of discarded bytes, where nobody listens: spans are made, sent for, dropped and counted.
+TRACES = {"TIDEGATE__TRACING__SAMPLE": "0.01", "TIDEGATE__TRACING__OTLP": "http://127.0.0.1:9"}
+MODES = {
+    "off": OFF,
+    "drift": NO_FEEDBACK,
+    "feedback": NO_DRIFT,
+    "both": {},
+    "log": OFF | LOG,
+    "traces": OFF | TRACES,
+    "watch": OFF | LOG | TRACES,
+    "all": LOG | TRACES,
+}
+SCRAPED = ("watch", "all")
 REQUEST = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = '{"inputs":[{"name":"input","shape":[1,30],"datatype":"FP32","data":[%s]}]}'
@@ -34,13 +50,15 @@ wrk.body = '{"inputs":[{"name":"input","shape":[1,30],"datatype":"FP32","data":[
 
 class Server:
     def __init__(self, mode, options, folder, port):
-        self.port = port
+        self.mode, self.port = mode, port
+        own = folder / mode
+        own.mkdir()
         library = PROJECT / "third_party" / "onnxruntime" / "libonnxruntime.so"
-        environment = dict({"ORT_DYLIB_PATH": str(library)} | dict(os.environ), **MODES[mode], TIDEGATE__STATE__PATH=str(folder / mode), TIDEGATE__SERVER__WORKERS="1")
+        environment = dict({"ORT_DYLIB_PATH": str(library)} | dict(os.environ), **MODES[mode], TIDEGATE__STATE__PATH=str(own / "state"), TIDEGATE__SERVER__WORKERS="1")
         addresses = ["--http", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{port + 50}"]
-        command = [options.tidegate, "serve", "--repository", str(PROJECT / "models"), *addresses]
-        with open(folder / f"{mode}.log", "w") as log:
-            self.process = subprocess.Popen(["taskset", "-c", options.core, *command], env=environment, stdout=log, stderr=log)
+        command = [options.tidegate.resolve(), "serve", "--repository", str(PROJECT / "models"), *addresses]
+        with open(own / "log", "w") as log:
+            self.process = subprocess.Popen(["taskset", "-c", options.core, *command], env=environment, stdout=log, stderr=log, cwd=own)
 
     def cpu(self):
         """Nanoseconds on the core so far, by the name of the thread."""
@@ -55,7 +73,12 @@ class Server:
         before = self.cpu()
         url = f"http://127.0.0.1:{self.port}/v2/models/{MODEL}/infer"
         wrk = ["taskset", "-c", options.client_core, "wrk", "-t1", "-c16", f"-d{seconds}s", "-s", script, url]
-        told = subprocess.run(wrk, capture_output=True, text=True, check=True).stdout
+        with subprocess.Popen(wrk, stdout=subprocess.PIPE, text=True) as client:
+            while self.mode in SCRAPED and client.poll() is None:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port + 50}/metrics") as page:
+                    page.read()
+                time.sleep(1)
+            told = client.stdout.read()
         if "Non-2xx" in told or "Socket errors" in told:
             sys.exit(told)
         after = self.cpu()
@@ -68,7 +91,7 @@ def main():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tidegate", type=pathlib.Path, default=target / "release" / "tidegate")
-    parser.add_argument("--modes", default=",".join(MODES), help="the first is what the others are compared with")
+    parser.add_argument("--modes", default="off,drift,feedback,both", help="the first is what the others are compared with")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--warm-up", type=int, default=14, metavar="SECONDS")
