@@ -49,6 +49,9 @@ pub struct OperationReport {
     pub version: Option<u64>,
     /// Whether it outlives the process.
     pub durable: bool,
+    /// Why it came to no newer version, where one cannot be served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The most characters of an actor or a reason.
@@ -148,6 +151,7 @@ async fn operate(
             model: model.to_string(),
             version: done.version.map(VersionId::number),
             durable: done.durable,
+            note: done.note,
         })
         .into_response(),
         Err(error) => refused_operation(&error, None),

@@ -67,7 +67,8 @@ fn tell(report: &OperationReport, text: &str, json: bool) -> anyhow::Result<Outc
             "notice: the server keeps no state; a restart undoes this (set state.path)"
         );
     }
-    print(&format!("{text}\n"))
+    let note = report.note.as_ref().map(|note| format!("note: {note}\n"));
+    print(&format!("{text}\n{}", note.unwrap_or_default()))
 }
 
 fn ask(

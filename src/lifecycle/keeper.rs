@@ -142,6 +142,8 @@ impl Keeper {
             }
             self.start_next();
             self.conclude();
+            // What was decided may need a load.
+            self.start_next();
             self.collect();
             self.grant();
         }
@@ -654,12 +656,13 @@ impl Keeper {
         if is_blamed {
             entry.hold_back();
         }
+        let instead = kept.plan.default == Some(id) || kept.plan.fallback == Some(id);
         if news {
             tracing::error!(model = %name, version = %id, "not served: {reason}");
             self.tell(name, Some(id), EventKind::Failed, reason);
         }
         // A failure that may pass brings the next look forward; an older version that is to serve instead was there.
-        self.reconcile(name, is_blamed);
+        self.reconcile(name, is_blamed || instead);
         self.refresh(name);
         self.publish();
     }

@@ -279,7 +279,8 @@ impl Kept {
             self.versions.get(id).is_some_and(|kept| kept.version.is_some() || kept.is_asleep())
         };
         let before = self.answered.filter(|id| self.is_ready(*id));
-        self.plan.default.filter(stands).or(before).or(self.plan.default)
+        let planned = self.plan.default.filter(stands).or(self.plan.fallback.filter(stands));
+        planned.or(before).or(self.plan.default)
     }
 
     /// The versions that are loaded, ascending.
@@ -331,10 +332,28 @@ impl Kept {
         there.extend(split.filter(|id| self.is_ready(*id)));
         let versions = &self.description.as_ref()?.version_policy;
         let mut plan = Plan::of(&there, versions, &decisions, on_new);
+        // What failed stays wanted: it says why, and is tried again once it looks otherwise.
+        let mut failed = plan.default.filter(|default| self.has_failed(*default));
+        while let Some(id) = failed {
+            there.remove(&id);
+            plan.fallback = Plan::of(&there, versions, &decisions, on_new).default;
+            plan.wanted.extend(plan.fallback);
+            failed = plan.fallback.filter(|fallback| self.has_failed(*fallback));
+        }
+        plan.fallback = plan.fallback.filter(|fallback| !self.has_failed(*fallback));
+        plan.held.retain(|id| !plan.wanted.contains(id));
         if !decisions.unloaded {
             plan.held.extend(blamed);
         }
         Some(plan)
+    }
+
+    /// True if a version could not be loaded as its folder looks now.
+    fn has_failed(&self, id: VersionId) -> bool {
+        let Some(listed) = self.listed.get(&id) else { return false };
+        self.versions.get(&id).is_some_and(|kept| {
+            kept.version.is_none() && !kept.on_demand && kept.tried == Some(listed.fingerprint)
+        })
     }
 
     /// True if a version is held back for ending this server.
@@ -352,7 +371,8 @@ impl Kept {
     /// What answers goes on until the plan's default answers in its place.
     pub(super) fn follow_plan(&mut self, unloaded: bool) -> Vec<Arc<Version>> {
         let replaced = self.plan.wanted.is_empty()
-            || self.plan.default.is_none_or(|default| self.is_ready(default));
+            || self.plan.default.is_none_or(|default| self.is_ready(default))
+            || self.plan.fallback.is_some_and(|fallback| self.is_ready(fallback));
         let answering = self.answering().map(|(id, _)| id);
         let keep: BTreeSet<VersionId> =
             if replaced { BTreeSet::new() } else { answering.into_iter().collect() };

@@ -214,12 +214,14 @@ pub struct RolloutStep {
 }
 
 /// An operation that was carried out: requests that are sent from now on meet it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Done {
     /// The version that it came to, where one is meant.
     pub version: Option<VersionId>,
     /// Whether it outlives the process.
     pub durable: bool,
+    /// Why it came to no newer version, where one cannot be served.
+    pub note: Option<String>,
 }
 
 /// An operation that was begun.

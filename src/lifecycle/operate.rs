@@ -3,7 +3,7 @@
 //! A decision about a version takes effect only once that version is loaded: until then it is on trial, wanted
 //! beside what serves. So a rollback to something that cannot be served changes nothing.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     model::{Alias, ModelName, VersionId},
@@ -45,6 +45,8 @@ pub(super) enum Goal {
     Prepare(Vec<VersionId>),
     /// These versions are loaded, to decide this about them; the first is what it comes to.
     Decide(Vec<VersionId>, Box<Action>),
+    /// The repository decides again, and its newest version cannot be served, for this reason: an older one serves.
+    Fallback(String),
 }
 
 impl Keeper {
@@ -73,7 +75,7 @@ impl Keeper {
             }
             Ok(None) => {
                 // Whoever asked may be gone; it is done all the same.
-                let _ = reply.send(Ok(self.done(None)));
+                let _ = reply.send(Ok(self.done(None, None)));
             }
             Err(error) => {
                 let _ = reply.send(Err(error));
@@ -81,8 +83,8 @@ impl Keeper {
         }
     }
 
-    fn done(&self, version: Option<VersionId>) -> Done {
-        Done { version, durable: self.registry.is_durable() }
+    fn done(&self, version: Option<VersionId>, note: Option<String>) -> Done {
+        Done { version, durable: self.registry.is_durable(), note }
     }
 
     /// Does what can be done at once; gives what has to be waited for.
@@ -248,54 +250,84 @@ impl Keeper {
 
     /// Answers operators whose loads have ended.
     pub(super) fn conclude(&mut self) {
-        let waiting = std::mem::take(&mut self.state.waiting);
-        for waiting in waiting {
-            let model = waiting.model.clone();
+        let mut waiting = VecDeque::from(std::mem::take(&mut self.state.waiting));
+        while let Some(next) = waiting.pop_front() {
             // What is decided about one version waits for no other.
-            let pending = match &waiting.goal {
-                Goal::Serve => self.is_busy(&model),
+            let pending = match &next.goal {
+                Goal::Serve | Goal::Fallback(_) => self.is_busy(&next.model),
                 Goal::Prepare(versions) | Goal::Decide(versions, _) => {
-                    versions.iter().any(|version| self.is_pending(&model, *version))
+                    versions.iter().any(|version| self.is_pending(&next.model, *version))
                 }
             };
             if pending {
-                self.state.waiting.push(waiting);
-                continue;
+                self.state.waiting.push(next);
+            } else {
+                waiting.extend(self.conclude_one(next));
             }
-            let answer = match waiting.goal {
-                Goal::Serve => self.verdict(&model, None),
-                Goal::Prepare(versions) => {
-                    let ready = self.all_ready(&model, &versions);
-                    if ready.is_err()
-                        && let Some(kept) = self.state.models.get_mut(&model)
-                    {
-                        kept.prepared.clear();
-                    }
-                    if self.reconcile(&model, true) {
-                        self.publish();
-                    }
-                    ready
-                }
-                Goal::Decide(versions, action) => {
-                    let releases = matches!(*action, Action::Load { .. } | Action::Unpin);
-                    let decided = self
-                        .all_ready(&model, &versions)
-                        .and_then(|version| self.decide(&model, version, *action, &waiting.asked));
-                    // Whatever came of it, the trial is over.
-                    if self.reconcile(&model, true) {
-                        self.publish();
-                    }
-                    if releases && decided.is_ok() && self.is_busy(&model) {
-                        // The model's other versions come too.
-                        self.state.waiting.push(Waiting { goal: Goal::Serve, ..waiting });
-                        continue;
-                    }
-                    decided
-                }
-            };
-            // Whoever asked may be gone.
-            let _ = waiting.reply.send(answer.map(|version| self.done(Some(version))));
         }
+    }
+
+    /// Answers an operator; gives one who has more to wait for.
+    fn conclude_one(&mut self, waiting: Waiting) -> Option<Waiting> {
+        let model = waiting.model.clone();
+        let mut note = None;
+        let answer = match waiting.goal {
+            Goal::Serve => self.verdict(&model, None),
+            Goal::Fallback(reason) => {
+                let kept = self.state.models.get(&model);
+                let answering = kept.and_then(Kept::answering).map(|(id, _)| id);
+                let answer = answering.ok_or_else(|| failed(&model, &reason));
+                note = Some(reason);
+                answer
+            }
+            Goal::Prepare(versions) => {
+                let ready = self.all_ready(&model, &versions);
+                if ready.is_err()
+                    && let Some(kept) = self.state.models.get_mut(&model)
+                {
+                    kept.prepared.clear();
+                }
+                if self.reconcile(&model, true) {
+                    self.publish();
+                }
+                ready
+            }
+            Goal::Decide(versions, action) => {
+                let releases = matches!(*action, Action::Load { .. } | Action::Unpin);
+                let ready = self.all_ready(&model, &versions);
+                // An unpin is not in vain where only the newest version is broken.
+                let fallback = self.fallback_after(&model, &action).filter(|_| ready.is_err());
+                let failure = ready.as_ref().err().map(|error| match error {
+                    OperationError::Failed { reason, .. } => reason.clone(),
+                    other => other.to_string(),
+                });
+                let decided = fallback
+                    .map_or(ready, Ok)
+                    .and_then(|version| self.decide(&model, version, *action, &waiting.asked));
+                // Whatever came of it, the trial is over.
+                if self.reconcile(&model, true) {
+                    self.publish();
+                }
+                if releases && decided.is_ok() && (failure.is_some() || self.is_busy(&model)) {
+                    // The model's other versions come too.
+                    let goal = failure.map_or(Goal::Serve, Goal::Fallback);
+                    return Some(Waiting { goal, ..waiting });
+                }
+                decided
+            }
+        };
+        // Whoever asked may be gone.
+        let _ = waiting.reply.send(answer.map(|version| self.done(Some(version), note)));
+        None
+    }
+
+    /// The version that would answer after an unpin, while the one that should cannot be served.
+    fn fallback_after(&self, model: &ModelName, action: &Action) -> Option<VersionId> {
+        if !matches!(action, Action::Unpin) {
+            return None;
+        }
+        let after = self.decisions(model).after(action);
+        self.state.models.get(model)?.plan_for(after, self.policy(model))?.fallback
     }
 
     /// The first of these versions, if all of them answer.
@@ -441,7 +473,7 @@ impl Waiting {
     pub(super) fn trials(&self) -> &[VersionId] {
         match &self.goal {
             Goal::Prepare(versions) | Goal::Decide(versions, _) => versions,
-            Goal::Serve => &[],
+            Goal::Serve | Goal::Fallback(_) => &[],
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) held: BTreeSet<VersionId>,
     /// The version that answers by default.
     pub(super) default: Option<VersionId>,
+    /// The version that answers as long as the default one cannot: it was tried and failed.
+    pub(super) fallback: Option<VersionId>,
 }
 
 impl Plan {
@@ -59,7 +61,7 @@ impl Plan {
         let would_serve = policy.select(there.iter().copied());
         let held =
             would_serve.into_iter().filter(|id| !within(id) && !wanted.contains(id)).collect();
-        Self { wanted, held, default }
+        Self { wanted, held, default, fallback: None }
     }
 }
 
@@ -81,7 +83,12 @@ mod tests {
         let free = plan(&Decisions::default(), OnNewVersion::Serve);
         assert_eq!(
             free,
-            Plan { wanted: ids(&[3]), held: ids(&[]), default: Some(VersionId::new(3)) }
+            Plan {
+                wanted: ids(&[3]),
+                held: ids(&[]),
+                default: Some(VersionId::new(3)),
+                fallback: None
+            }
         );
         let all = Plan::of(
             &ids(&[1, 2]),
@@ -98,13 +105,23 @@ mod tests {
         let pinned = plan(&decisions, OnNewVersion::Serve);
         assert_eq!(
             pinned,
-            Plan { wanted: ids(&[2]), held: ids(&[3]), default: Some(VersionId::new(2)) }
+            Plan {
+                wanted: ids(&[2]),
+                held: ids(&[3]),
+                default: Some(VersionId::new(2)),
+                fallback: None
+            }
         );
         decisions.aliases.insert(Alias::parse("canary").unwrap(), VersionId::new(3));
         let with_canary = plan(&decisions, OnNewVersion::Serve);
         assert_eq!(
             with_canary,
-            Plan { wanted: ids(&[2, 3]), held: ids(&[]), default: Some(VersionId::new(2)) }
+            Plan {
+                wanted: ids(&[2, 3]),
+                held: ids(&[]),
+                default: Some(VersionId::new(2)),
+                fallback: None
+            }
         );
         decisions.unloaded = true;
         assert_eq!(plan(&decisions, OnNewVersion::Serve), Plan::default());
@@ -122,7 +139,12 @@ mod tests {
         let held = plan(&decisions, OnNewVersion::Hold);
         assert_eq!(
             held,
-            Plan { wanted: ids(&[1]), held: ids(&[3]), default: Some(VersionId::new(1)) }
+            Plan {
+                wanted: ids(&[1]),
+                held: ids(&[3]),
+                default: Some(VersionId::new(1)),
+                fallback: None
+            }
         );
         let first = plan(&Decisions::default(), OnNewVersion::Hold);
         assert_eq!(first.wanted, ids(&[3]), "what is there at first serves");

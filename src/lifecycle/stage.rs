@@ -314,7 +314,7 @@ impl Keeper {
         self.proven(&model);
         // The repository may have changed meanwhile.
         self.look_soon();
-        Ok(Done { version, durable: self.registry.is_durable() })
+        Ok(Done { version, durable: self.registry.is_durable(), note: None })
     }
 
     /// Whether the loaded versions may take over.

@@ -62,8 +62,9 @@ enum Engine {
 )]
 enum Versions {
     All(All),
-    Latest(Latest),
+    // First: serde would read a list of one number as the fields of `Latest`, in their order.
     Specific(Vec<u64>),
+    Latest(Latest),
 }
 
 #[derive(Debug, Deserialize)]
@@ -220,6 +221,7 @@ label = "labels.txt"
         let policy = |text: &str| read(text.as_bytes()).unwrap().version_policy;
         assert_eq!(policy("versions = 'all'"), VersionPolicy::All);
         assert_eq!(policy("versions = { latest = 2 }"), VersionPolicy::Latest(2));
+        assert_eq!(policy("versions = [3]"), VersionPolicy::Specific(vec![VersionId::new(3)]));
     }
 
     #[test]

@@ -77,8 +77,8 @@ fn queries(of: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Copies of the shipped rules without their groups' interval: a first evaluation comes within it, of half a minute, and
-/// here within Prometheus' own, of a second. Only the lines that a test wants.
+/// Copies of the shipped rules, of the lines that a test wants, without their groups' interval of half a minute: a
+/// first evaluation comes within it, and here within Prometheus' own, of a second.
 fn hurried_rules(folder: &Path, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let hurried = |path: PathBuf| {
         let rules = fs::read_to_string(&path).unwrap();

@@ -384,10 +384,49 @@ fn what_was_acknowledged_is_there_after_a_kill() {
 }
 
 #[test]
-fn a_pin_that_cannot_be_replaced_stays() {
+fn an_unpin_serves_the_newest_good_version_and_notes_the_one_that_is_not() {
     let repository = truth(&[1, 2]);
     let server = serve(&repository).remembering().start();
     operate(&server, "rollback", &json!({})).ok();
+    repository.add_bytes("truth", "3", b"no model");
+    repository.add_bytes("truth", "4", b"none either");
+    let report = operate(&server, "unpin", &json!({})).ok().json();
+    assert_eq!((&report["version"], &report["durable"]), (&json!(2), &json!(true)), "{report}");
+    let note = report["note"].as_str().unwrap();
+    assert!(note.contains("version 4: ") && note.contains("not an ONNX model"), "{note}");
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    assert_eq!(shown(&server)["pinned"], Value::Null);
+    let told = tidegate(&["models", "list", "--admin", &server.admin.to_string()], "");
+    let told = String::from_utf8(told.stdout).unwrap();
+    for version in ["2", "3", "4"] {
+        assert!(told.lines().any(|line| line.contains(&format!(" {version} "))), "{told}");
+    }
+    assert!(told.contains("not an ONNX model"), "{told}");
+}
+
+#[test]
+fn a_start_over_a_broken_newest_version_serves_the_one_before() {
+    let repository = truth(&[1, 2]);
+    repository.add_bytes("truth", "3", b"no model");
+    let server = serve(&repository).start();
+    assert_eq!(version(&server).as_deref(), Some("2"));
+    // The broken one is mended, and takes over.
+    fs::remove_dir_all(repository.path().join("truth/3")).unwrap();
+    add(&repository, 3);
+    eventually("the mended version answers", || {
+        (version(&server).as_deref() == Some("3")).then_some(())
+    });
+    eventually("the one before leaves", || server.indexed("truth", "2").is_none().then_some(()));
+}
+
+#[test]
+fn a_pin_that_cannot_be_replaced_stays() {
+    let repository = truth(&[1]);
+    repository.add_bytes("truth", "2", b"no model");
+    let server = serve(&repository).remembering().start();
+    operate(&server, "rollback", &json!({"version": 1})).ok();
+    fs::remove_dir_all(repository.path().join("truth/2")).unwrap();
+    repository.describe("truth", "model.toml", "versions = [3]\n");
     repository.add_bytes("truth", "3", b"no model");
     let refused = operate(&server, "unpin", &json!({}));
     assert_eq!(refused.status, 400, "{refused:?}");
@@ -395,8 +434,9 @@ fn a_pin_that_cannot_be_replaced_stays() {
     assert_eq!(shown(&server)["pinned"], "pinned to version 1 by an operator");
     assert_eq!(version(&server).as_deref(), Some("1"));
     fs::remove_dir_all(repository.path().join("truth/3")).unwrap();
+    add(&repository, 3);
     operate(&server, "unpin", &json!({})).ok();
-    assert_eq!(version(&server).as_deref(), Some("2"));
+    assert_eq!(version(&server).as_deref(), Some("3"));
 }
 
 #[test]
