@@ -35,6 +35,7 @@ impl Registered {
                 reason: String::new(),
                 version: Some(Arc::clone(&version)),
                 on_demand: false,
+                decided: false,
             };
             let model = Model {
                 name: name.clone(),

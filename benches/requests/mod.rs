@@ -99,6 +99,7 @@ impl Served {
             reason: String::new(),
             version: Some(Arc::clone(&version)),
             on_demand: false,
+            decided: false,
         };
         let model = Model {
             recorder: monitor.model(&name),

@@ -133,7 +133,11 @@ async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Response 
 fn model_report(model: &Model) -> ModelReport {
     ModelReport {
         name: model.name.to_string(),
-        problem: model.problem.clone(),
+        problem: model.problem.clone().or_else(|| {
+            let nothing =
+                || format!("it has no version; put the model at `{}/1/model.onnx`", model.name);
+            model.versions.is_empty().then(nothing)
+        }),
         answering: model.answering().map(|version| version.id().number()),
         pinned: model.pinned.clone(),
         aliases: (model.aliases.iter())

@@ -26,7 +26,7 @@ use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 use axum::{
     Router,
     extract::{RawQuery, Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, StatusCode, Uri, header},
     middleware::{Next, from_fn},
     response::{IntoResponse, Response},
     routing::get,
@@ -47,7 +47,8 @@ use crate::{
     drift::Drift,
     feedback::Feedback,
     lifecycle::Handle,
-    monitor::Monitor,
+    model::VersionState,
+    monitor::{Monitor, told},
     notify::Notifications,
     rollout::Rollouts,
     serve::{Samples, Serving},
@@ -148,11 +149,35 @@ async fn ready_in_words(State(admin): State<Admin>, RawQuery(query): RawQuery) -
     };
     let mut asked = query.as_deref().unwrap_or_default().split('&');
     if asked.any(|word| word == "verbose" || word.starts_with("verbose=")) {
-        for note in admin.monitor.upkeep().notes() {
+        let notes = admin.monitor.upkeep().notes();
+        for note in notes.into_iter().chain(told(not_served(&admin.serving))) {
             let _ = writeln!(text, "note: {note}");
         }
     }
     (status, text).into_response()
+}
+
+/// Versions that nobody decided against and that do not answer, each with its reason.
+fn not_served(serving: &Serving) -> Vec<String> {
+    let table = serving.table();
+    let mut told = Vec::new();
+    for model in table.models() {
+        let name = &model.name;
+        if let Some(problem) = &model.problem {
+            told.push(format!("{name}: {problem}"));
+        } else if model.versions.is_empty() {
+            told.push(format!("{name}: it has no version"));
+        }
+        let silent = model.versions.iter().filter(|entry| {
+            entry.state == VersionState::Unavailable && !entry.on_demand && !entry.decided
+        });
+        told.extend(
+            silent.map(|entry| {
+                format!("{name} version {} is not served: {}", entry.id, entry.reason)
+            }),
+        );
+    }
+    told
 }
 
 async fn forbidden() -> Problem {
@@ -162,11 +187,13 @@ async fn forbidden() -> Problem {
     )
 }
 
-async fn not_found() -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        "there is nothing here; see /api/v1/models, /api/v1/events, /metrics, /livez, /readyz",
-    )
+async fn not_found(path: Uri) -> Problem {
+    let detail = if path.path().starts_with("/v2") {
+        "this port is for operators; predictions go to another (`server.http`, 8000)"
+    } else {
+        "there is nothing here; see /api/v1/models, /api/v1/events, /metrics, /livez, /readyz"
+    };
+    Problem::new(StatusCode::NOT_FOUND, detail)
 }
 
 /// An error as RFC 9457 writes it.

@@ -13,8 +13,9 @@ use crate::{
 
 use super::{
     Outcome,
-    models::{size, table},
+    models::size,
     print, print_json,
+    tables::{self, table},
 };
 
 /// `tidegate audit list`.
@@ -35,7 +36,7 @@ pub(super) fn list(
         for record in &records {
             table.add_row(row(record));
         }
-        print(&format!("{table}\n"))?;
+        print(&tables::text(&table))?;
     }
     let Some(damage) = damage else { return Ok(Outcome::Done) };
     anstream::eprintln!("tidegate: only the records before a damage are shown: {}", damage.chain());

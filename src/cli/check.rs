@@ -16,8 +16,9 @@ use crate::{
 
 use super::{
     Outcome,
-    models::{microseconds, size, table},
+    models::{microseconds, size},
     print, print_json,
+    tables::{self, plain, table},
 };
 
 /// Findings about a version, or about a model as a whole.
@@ -88,13 +89,6 @@ fn check_model(
         Ok(description) => Arc::new(description.clone()),
         Err(error) => return found.push(problem(name, None, error.chain())),
     };
-    if model.versions.is_empty() {
-        found.push(problem(
-            name,
-            None,
-            "it has no versions; put the model into 1/model.onnx".to_owned(),
-        ));
-    }
     for (id, listed) in &model.versions {
         progress.set_message(format!("{name} {id}"));
         found.push(
@@ -102,6 +96,7 @@ fn check_model(
                 name,
                 *id,
                 &Origin::Repository(listed.clone(), Arc::clone(&description)),
+                None,
                 None,
             ) {
                 Ok(version) => Found {
@@ -132,50 +127,43 @@ fn report(found: &[Found], loader: &Loader, problems: usize) -> anyhow::Result<O
     if found.is_empty() {
         return print(&(text + "no models; put one at <repository>/<model>/1/model.onnx\n"));
     }
-    let mut rows = table([
-        "model",
-        "version",
-        "engine",
-        "inputs -> outputs",
-        "size",
-        "load",
-        "warm-up",
-        "problem",
-    ]);
+    let mut rows = table(["model", "version", "engine", "size", "load", "a run"]);
+    let (mut signatures, mut said) = (plain(), plain());
     for found in found {
-        rows.add_row(row(found));
+        let version = found.version.map(|version| format!(" {version}")).unwrap_or_default();
+        let name = format!("{}{version}", found.model);
+        if let Some(loaded) = &found.loaded {
+            rows.add_row(row(found, loaded));
+            let signature =
+                format!("{} -> {}", loaded.inputs.join(", "), loaded.outputs.join(", "));
+            signatures.add_row([&name, &signature]);
+        }
+        let notes = found.loaded.iter().flat_map(|loaded| &loaded.notes);
+        for note in notes {
+            said.add_row([&name, &format!("note: {note}")]);
+        }
+        if let Some(problem) = &found.problem {
+            said.add_row([&name, problem]);
+        }
     }
     let verdict = match problems {
         0 => "all of it can be served".to_owned(),
         1 => "1 problem".to_owned(),
         n => format!("{n} problems"),
     };
-    print(&format!("{text}{rows}\n{verdict}\n"))
+    for part in [rows, signatures, said].iter().filter(|part| !part.is_empty()) {
+        text += &tables::text(part);
+    }
+    print(&format!("{text}{verdict}\n"))
 }
 
-fn row(found: &Found) -> Vec<String> {
-    let loaded = found.loaded.as_ref();
-    let shown =
-        |show: &dyn Fn(&LoadedReport) -> String| loaded.map_or_else(|| "-".to_owned(), show);
-    let notes = loaded.map(|loaded| loaded.notes.join("; ")).filter(|notes| !notes.is_empty());
-    let run = |loaded: &LoadedReport| match loaded.run_us {
-        Some(run) => format!("{} a run", microseconds(run)),
-        None => "-".to_owned(),
-    };
+fn row(found: &Found, loaded: &LoadedReport) -> Vec<String> {
     vec![
         found.model.clone(),
         found.version.map_or_else(|| "-".to_owned(), |version| version.to_string()),
-        shown(&|loaded| loaded.engine.clone()),
-        shown(&|loaded| {
-            format!("{}\n-> {}", loaded.inputs.join("\n"), loaded.outputs.join("\n   "))
-        }),
-        shown(&|loaded| size(loaded.size_bytes)),
-        shown(&|loaded| format!("{:.1} ms", loaded.load_ms)),
-        shown(&run),
-        found
-            .problem
-            .clone()
-            .or_else(|| notes.map(|notes| format!("note: {notes}")))
-            .unwrap_or_default(),
+        loaded.engine.clone(),
+        size(loaded.size_bytes),
+        format!("{:.1} ms", loaded.load_ms),
+        loaded.run_us.map_or_else(|| "-".to_owned(), microseconds),
     ]
 }

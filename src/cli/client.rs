@@ -19,13 +19,15 @@ pub(super) struct Refused {
     pub(super) status: StatusCode,
     pub(super) detail: String,
     /// All errors, where there is more than one.
-    errors: Vec<String>,
+    pub(super) errors: Vec<String>,
 }
 
 impl Refused {
     fn of(status: StatusCode, body: &str) -> Self {
         let problem: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
-        let detail = problem["detail"].as_str().unwrap_or(body.trim()).to_owned();
+        // The data plane says `error`, the admin plane `detail`.
+        let said = ["detail", "error"].iter().find_map(|field| problem[*field].as_str());
+        let detail = said.unwrap_or(body.trim()).to_owned();
         let errors = problem["errors"].as_array().map(Vec::as_slice).unwrap_or_default();
         let errors = errors.iter().filter_map(|error| error.as_str().map(str::to_owned)).collect();
         Self { status, detail, errors }

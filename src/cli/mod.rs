@@ -19,6 +19,7 @@ mod profile;
 mod quality;
 mod rollout;
 mod state;
+mod tables;
 mod terminal;
 mod traffic;
 mod validate;
@@ -46,10 +47,18 @@ enum Outcome {
 
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
-    match dispatch(Cli::parse()) {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match dispatch(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Ok(Outcome::Code(code)) => ExitCode::from(code),
+        Err(error) if json => {
+            let (told, code) = told_in_json(&error);
+            // Where nobody reads, the code still says it.
+            let _ = print_json(&told);
+            code
+        }
         Err(error) => {
             if let Some(refused) = error.downcast_ref::<client::Refused>() {
                 anstream::eprintln!("tidegate: {refused}");
@@ -62,6 +71,26 @@ pub fn run() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// An error for machines: `error`, and `status`, `errors` or `findings` where there are some.
+fn told_in_json(error: &anyhow::Error) -> (serde_json::Value, ExitCode) {
+    if let Some(refused) = error.downcast_ref::<client::Refused>() {
+        let mut told = serde_json::json!({
+            "error": refused.detail,
+            "status": refused.status.as_u16(),
+        });
+        if !refused.errors.is_empty() {
+            told["errors"] = refused.errors.clone().into();
+        }
+        return (told, ExitCode::from(1));
+    }
+    let mut told = serde_json::json!({ "error": format!("{error:#}") });
+    if let Some(findings) = error.downcast_ref::<Findings>() {
+        told["error"] = "the configuration has problems".into();
+        told["findings"] = serde_json::to_value(&findings.findings).unwrap_or_default();
+    }
+    (told, ExitCode::from(2))
 }
 
 fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {

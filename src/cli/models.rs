@@ -1,12 +1,14 @@
 //! `tidegate models`: what a running server serves.
 
 use anyhow::Context as _;
-use comfy_table::{ContentArrangement, Table, presets::UTF8_BORDERS_ONLY};
 use http::Method;
 
 use crate::admin::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 
-use super::{Outcome, client, print};
+use super::{
+    Outcome, client, print,
+    tables::{plain, table, text},
+};
 
 /// `tidegate models list`.
 pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
@@ -16,28 +18,31 @@ pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
     }
     let list: ModelList =
         serde_json::from_str(&body).context("the server's answer is not understood")?;
-    let mut notes = String::new();
-    for note in &list.notes {
-        notes += &format!(
-            "note: {note}
-"
-        );
-    }
+    let server = list.notes.iter().fold(String::new(), |text, note| text + "note: " + note + "\n");
     if list.models.is_empty() {
-        return print(&format!("{notes}no models; put one at <repository>/<model>/1/model.onnx\n"));
+        return print(&format!(
+            "{server}no models; put one at <repository>/<model>/1/model.onnx\n"
+        ));
     }
-    let mut table =
-        table(["model", "version", "state", "engine", "requests", "p50", "p99", "note"]);
+    let mut rows = table(["model", "version", "", "state", "requests", "p50", "p99"]);
+    let mut notes = plain();
     for model in &list.models {
         for version in &model.versions {
-            table.add_row(row(model, version));
+            rows.add_row(row(model, version));
+            let said = said(model, version);
+            if !said.is_empty() {
+                notes.add_row([format!("{} {}", model.name, version.version), said]);
+            }
         }
         if model.versions.is_empty() {
-            let problem = model.problem.as_deref().unwrap_or("no versions");
-            table.add_row(vec![&model.name, "-", "-", "-", "-", "-", "-", problem]);
+            rows.add_row([&*model.name, "-", "", "-", "-", "-", "-"]);
+        }
+        if let Some(problem) = &model.problem {
+            notes.add_row([&model.name, problem]);
         }
     }
-    print(&format!("{table}\n{notes}"))
+    let notes = if notes.is_empty() { String::new() } else { format!("{notes}\n") };
+    print(&format!("{}{notes}{server}", text(&rows)))
 }
 
 fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
@@ -46,6 +51,21 @@ fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
     let requests =
         |loaded: &LoadedReport| loaded.requests.iter().map(|(_, count)| count).sum::<u64>();
     let answered = loaded.filter(|loaded| requests(loaded) > 0);
+    let answers = model.answering == Some(version.version);
+    vec![
+        model.name.clone(),
+        version.version.to_string(),
+        if answers { "answers".to_owned() } else { String::new() },
+        version.state.clone(),
+        loaded.map_or_else(dash, |loaded| requests(loaded).to_string()),
+        answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p50)),
+        answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p99)),
+    ]
+}
+
+/// Aliases of a version, why it answers although a newer one is there, and why it does not.
+fn said(model: &ModelReport, version: &VersionReport) -> String {
+    let loaded = version.loaded.as_ref();
     let note = loaded.and_then(|loaded| loaded.notes.first()).unwrap_or(&version.reason);
     let mut notes: Vec<&str> = model
         .aliases
@@ -57,16 +77,7 @@ fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
         notes.extend(model.pinned.as_deref());
     }
     notes.extend(Some(note.as_str()).filter(|note| !note.is_empty()));
-    vec![
-        model.name.clone(),
-        version.version.to_string(),
-        version.state.clone(),
-        loaded.map_or_else(dash, |loaded| loaded.engine.clone()),
-        loaded.map_or_else(dash, |loaded| requests(loaded).to_string()),
-        answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p50)),
-        answered.map_or_else(dash, |loaded| microseconds(loaded.latency_us.p99)),
-        notes.join("; "),
-    ]
+    notes.join("; ")
 }
 
 /// `tidegate models show`.
@@ -144,15 +155,6 @@ fn quantiles(latency: &Quantiles) -> String {
     let all = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
     let [p50, p90, p99, p999, max] = all.map(microseconds);
     format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}")
-}
-
-/// A table as all commands draw it.
-pub(super) fn table(head: impl Into<comfy_table::Row>) -> Table {
-    let mut table = Table::new();
-    // As wide as the terminal; elsewhere a line a row.
-    let arrangement = ContentArrangement::Dynamic;
-    table.load_style(UTF8_BORDERS_ONLY).set_content_arrangement(arrangement).set_header(head);
-    table
 }
 
 /// A time for people.

@@ -13,8 +13,8 @@ use crate::{
 use super::{
     Outcome, client,
     commands::{NotifyCommand, Why},
-    models::table,
     print, print_json,
+    tables::table,
 };
 
 pub(super) fn run(command: NotifyCommand, json: bool) -> anyhow::Result<Outcome> {

@@ -9,7 +9,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::model::{ModelName, VersionId};
 
-use super::{Outcome, client, commands::PredictArguments, models::table, print};
+use super::{Outcome, client, commands::PredictArguments, print, tables::table};
 
 /// Elements of an output that are shown to people.
 const SHOWN_MAX: usize = 12;
@@ -31,8 +31,8 @@ pub(super) fn run(arguments: &PredictArguments, json: bool) -> anyhow::Result<Ou
         } else if status == StatusCode::OK {
             print(&shown(&text)?)?;
         } else {
-            let error: Value = serde_json::from_str(&text).unwrap_or_default();
-            anstream::eprintln!("{status}: {}", error["error"].as_str().unwrap_or(text.trim()));
+            let refused = client::answered(status, &answer).err();
+            anstream::eprintln!("{}", refused.map_or_else(String::new, |error| error.to_string()));
         }
         if status != StatusCode::OK {
             outcome = Outcome::No;

@@ -10,7 +10,7 @@ use crate::{
     predictions::{Cells, Found, find},
 };
 
-use super::{Outcome, models::table, print, print_json};
+use super::{Outcome, print, print_json, tables::table};
 
 /// Elements of a list that are shown to people.
 const SHOWN_MAX: usize = 12;

@@ -5,7 +5,7 @@ use http::Method;
 
 use crate::feedback::{Metric, QualityReport, VersionQuality};
 
-use super::{Outcome, client, models::table, print, traffic::percent};
+use super::{Outcome, client, print, tables::table, traffic::percent};
 
 /// `tidegate quality`.
 pub(super) fn show(admin: &str, model: &str, window: &str, json: bool) -> anyhow::Result<Outcome> {

@@ -21,8 +21,8 @@ use crate::rollout::{self, Bundle, Plan, Report, State, page, words};
 use super::{
     Outcome, client,
     commands::{FreezeWhat, RolloutCommand, RolloutStart, RolloutTarget, Why},
-    models::table,
     print, print_json,
+    tables::{self, table},
     traffic::said,
     watch::{self, Watched},
 };
@@ -292,7 +292,7 @@ fn list(admin: &str, model: Option<&str>, limit: u32, json: bool) -> anyhow::Res
             words::plain(&rollout.reason),
         ]);
     }
-    print(&format!("{table}\n"))
+    print(&tables::text(&table))
 }
 
 fn show(

@@ -9,8 +9,8 @@ use crate::rollout::TrafficReport;
 use super::{
     Outcome, client,
     commands::{TrafficSet, Why},
-    models::table,
     print,
+    tables::table,
 };
 
 /// `tidegate traffic show`.

@@ -29,8 +29,9 @@ use crate::{
 use super::{
     Outcome,
     commands::{TaskName, ValidateArguments},
-    models::{microseconds, table},
+    models::microseconds,
     print, print_json,
+    tables::table,
 };
 
 pub(super) fn run(arguments: &ValidateArguments, json: bool) -> anyhow::Result<Outcome> {
@@ -207,7 +208,7 @@ pub(super) fn load(
         Err(error) => bail!("{}", error.chain()),
     };
     let version = listed.versions.get(&id).context("it is not in the repository")?;
-    Ok(loader.load(name, id, &Origin::Repository(version.clone(), description), None)?)
+    Ok(loader.load(name, id, &Origin::Repository(version.clone(), description), None, None)?)
 }
 
 /// The report for people.

@@ -158,6 +158,7 @@ fn edge(server: &file::Server, limits: &file::Limits) -> edge::Settings {
             outputs_max: count(limits.outputs),
             parameters_max: count(limits.parameters),
             name_bytes_max: count(limits.name_bytes),
+            compress_bytes_min: bytes(limits.compress_min),
             inflate_ratio_max: nonzero_u32(limits.inflate_ratio.0),
             gzip_members_max: count(limits.gzip_members),
         },

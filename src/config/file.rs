@@ -134,6 +134,9 @@ pub(super) struct Limits {
     pub(super) parameters: Whole<0, 65_536>,
     /// Longest name of a tensor or parameter, in bytes.
     pub(super) name_bytes: Whole<1, 4096>,
+    /// Smallest answer that is compressed for a client that accepts it. Below it, compressing costs more time than the
+    /// bytes would take.
+    pub(super) compress_min: Size<0, GIB>,
     /// Number of times its compressed size that a body may grow to. Numbers as text shrink a few times, a bomb a
     /// thousand times.
     pub(super) inflate_ratio: Whole<1, 10_000>,
@@ -698,6 +701,7 @@ impl Default for Limits {
             outputs: Whole(count(limits.outputs_max)),
             parameters: Whole(count(limits.parameters_max)),
             name_bytes: Whole(count(limits.name_bytes_max)),
+            compress_min: Size(count(limits.compress_bytes_min)),
             inflate_ratio: Whole(u64::from(limits.inflate_ratio_max.get())),
             gzip_members: Whole(count(limits.gzip_members_max)),
         }

@@ -820,7 +820,10 @@ fn read_measured(
     let number: u64 = number.parse().map_err(|_| between())?;
     let inside = |scale: u64| number.checked_mul(scale).filter(|n| (min..=max).contains(n));
     if unit.is_empty() {
-        let fits = units.iter().find(|(_, scale)| inside(*scale).is_some());
+        // Most likely meant: the unit of the example, then the smallest that fits.
+        let usual = example.trim_start_matches(|c: char| c.is_ascii_digit());
+        let usual = units.iter().filter(|(name, _)| *name == usual);
+        let fits = usual.chain(units).find(|(_, scale)| inside(*scale).is_some());
         let example = fits.map_or(example.to_owned(), |(unit, _)| format!("{number}{unit}"));
         return Err(format!("needs a unit, for example \"{example}\""));
     }
@@ -899,7 +902,8 @@ mod tests {
         for (written, expected) in [
             ("10s", "is right"),
             (" 10 s ", "is right"),
-            ("5", "needs a unit, for example \"5ms\""),
+            ("5", "needs a unit, for example \"5s\""),
+            ("7200", "needs a unit, for example \"7200ms\""),
             ("7200000", "needs a unit, for example \"10s\""),
             ("", "must be a whole number with a unit, for example \"10s\""),
             ("-5s", "must be a whole number with a unit, for example \"10s\""),
@@ -913,7 +917,7 @@ mod tests {
         ] {
             assert_eq!(advice::<Timeout>(written), expected, "{written}");
         }
-        assert_eq!(advice::<Timeout>(5), "needs a unit, for example \"5ms\"");
+        assert_eq!(advice::<Timeout>(5), "needs a unit, for example \"5s\"");
         assert_eq!(advice::<Timeout>(true), "must be text with a unit, for example \"10s\"");
     }
 

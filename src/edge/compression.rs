@@ -37,8 +37,12 @@ impl Encoding {
         Self::named(value.as_bytes().trim_ascii()).ok_or_else(Refusal::encoding)
     }
 
-    /// What the client likes best: the highest q, the first of equals; identity if it says nothing.
-    pub(super) fn of_answer(headers: &HeaderMap) -> Self {
+    /// What the client likes best for an answer of so many bytes: the highest q, the first of equals; identity if it
+    /// says nothing, or the answer is small.
+    pub(super) fn of_answer(headers: &HeaderMap, bytes: usize, limits: &Limits) -> Self {
+        if bytes < limits.compress_bytes_min {
+            return Self::Identity;
+        }
         let mut best = (Self::Identity, 0u32);
         for value in headers.get_all(ACCEPT_ENCODING) {
             for item in value.as_bytes().split(|byte| *byte == b',') {
@@ -286,7 +290,11 @@ mod tests {
         let check = |accept: &str, expected| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT_ENCODING, accept.parse().unwrap());
-            assert_eq!(Encoding::of_answer(&headers), expected, "{accept}");
+            assert_eq!(
+                Encoding::of_answer(&headers, 5000, &Limits::default()),
+                expected,
+                "{accept}"
+            );
         };
         check("gzip, deflate", Encoding::Gzip);
         check("deflate, gzip", Encoding::Deflate);

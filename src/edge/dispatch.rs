@@ -68,7 +68,7 @@ impl Worker {
     ) -> Result<Answer, Refusal> {
         self.check_head(head)?;
         let route = Route::parse(head.uri.path()).map_err(|error| match error {
-            NoRoute::Unknown => Refusal::new(StatusCode::NOT_FOUND, "Not Found"),
+            NoRoute::Unknown => Refusal::new(StatusCode::NOT_FOUND, not_found(head.uri.path())),
             NoRoute::Percent => {
                 Refusal::bad_request("the path's percent-encoding is not valid UTF-8")
             }
@@ -210,5 +210,15 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
             "HTTP/1.1 needs one Host header, with a host and perhaps a port",
         )
         .closing()),
+    }
+}
+
+/// The text about a path that is not there; who asks for one of the admin plane took the wrong port.
+fn not_found(path: &str) -> &'static str {
+    let admin = ["/api/", "/metrics", "/livez", "/readyz"];
+    if admin.iter().any(|begin| path.starts_with(begin)) {
+        "Not Found: this port takes predictions; the admin API, health and metrics are on another (`server.admin`, 8002)"
+    } else {
+        "Not Found"
     }
 }

@@ -47,7 +47,7 @@ type Threads = Arc<Mutex<Vec<JoinHandle<()>>>>;
 /// The data plane could not listen.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on {address}: {source}; choose another address with --http, or port 0 for any free one"
+    "cannot listen on {address}; choose another address with --http, or port 0 for any free one"
 )]
 pub struct ListenerError {
     address: SocketAddr,

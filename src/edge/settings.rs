@@ -72,6 +72,8 @@ pub struct Limits {
     pub outputs_max: usize,
     /// Most parameters of one request, or of one of its tensors.
     pub parameters_max: usize,
+    /// Smallest answer in bytes that is compressed for who asks for it.
+    pub compress_bytes_min: usize,
     /// Longest name of a tensor or parameter in bytes.
     pub name_bytes_max: usize,
     /// How many times its compressed size a body may grow to.
@@ -122,6 +124,7 @@ impl Default for Limits {
             inputs_max: 256,
             outputs_max: 256,
             parameters_max: 128,
+            compress_bytes_min: KIB,
             name_bytes_max: 256,
             inflate_ratio_max: nonzero(100),
             gzip_members_max: 1024,

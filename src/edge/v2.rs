@@ -258,7 +258,8 @@ fn predict<'w>(
     tell_segment(&mut call, head);
     let answer = worker.budget().reserve(call.version().answer_bytes()).and_then(|room| {
         let encoded = answer(worker, &mut call, arrived, early)?;
-        let (kind, encoding) = (encoded.json_bytes, Encoding::of_answer(&head.headers));
+        let (kind, bytes) = (encoded.json_bytes, encoded.body.len());
+        let encoding = Encoding::of_answer(&head.headers, bytes, worker.limits());
         let body = compress(encoding, encoded.body)?;
         let body = worker.budget().count(body, room)?;
         call.version().note_answer(body.len());

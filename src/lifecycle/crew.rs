@@ -29,6 +29,8 @@ pub(super) struct Job {
     pub(super) staged: Option<u64>,
     /// The version that serves and that it is to follow, if it still serves then.
     pub(super) before: Option<Weak<Version>>,
+    /// The version that serves under this number, if one does.
+    pub(super) serving: Option<Weak<Version>>,
 }
 
 /// Where a version is taken from.
@@ -42,7 +44,7 @@ pub enum Origin {
 
 impl Job {
     pub(super) fn new(model: &ModelName, id: VersionId, origin: Origin) -> Self {
-        Self { model: model.clone(), id, origin, staged: None, before: None }
+        Self { model: model.clone(), id, origin, staged: None, before: None, serving: None }
     }
 
     /// What its folder looked like, where it has one.
@@ -146,7 +148,13 @@ impl Hand {
             }
             for mut report in incoming {
                 let job = &report.job;
-                let outcome = loader.load(&job.model, job.id, &job.origin, job.before.as_ref());
+                let outcome = loader.load(
+                    &job.model,
+                    job.id,
+                    &job.origin,
+                    job.before.as_ref(),
+                    job.serving.as_ref(),
+                );
                 report.tell(outcome.map_err(Arc::new));
                 loader.make_ready();
             }

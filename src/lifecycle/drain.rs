@@ -191,6 +191,7 @@ mod tests {
                 state: VersionState::Ready,
                 reason: String::new(),
                 on_demand: version.is_none(),
+                decided: false,
                 version,
             };
             let model = Model {

@@ -224,7 +224,12 @@ impl Keeper {
             }
         };
         self.note_unreadable(None);
-        self.looked(Ok(listing.problems.len()));
+        // What is wrong with a model stands with the model.
+        let left_out =
+            listing.problems.iter().filter(|left| !listing.models.contains_key(&*left.what));
+        let left_out: Vec<_> =
+            left_out.map(|left| format!("{}: {}", left.what, left.reason)).collect();
+        self.looked(Ok((listing.problems.len(), left_out)));
         for problem in &listing.problems {
             self.report(&format!("{}: {}", problem.what, problem.reason));
         }
@@ -285,7 +290,7 @@ impl Keeper {
         self.state.collector.start(hold, store.clone(), needed);
     }
 
-    fn looked(&self, outcome: Result<usize, &str>) {
+    fn looked(&self, outcome: Result<(usize, Vec<String>), &str>) {
         let monitor = &self.loader.monitor;
         monitor.upkeep().looked(monitor.clock().unix(), outcome);
     }
@@ -437,6 +442,7 @@ impl Keeper {
         plan.wanted.extend(kept.stand_in);
         plan.held.retain(|id| !plan.wanted.contains(id));
         let news: Vec<_> = plan.held.difference(&kept.plan.held).copied().collect();
+        let held_why = plan.held_why;
         kept.plan = plan;
         let mut jobs = Vec::new();
         for id in kept.plan.wanted.clone() {
@@ -462,15 +468,27 @@ impl Keeper {
                         || Origin::Repository(listed, Arc::clone(&description)),
                         Origin::Store,
                     );
-                    jobs.push(Job { before, ..Job::new(name, id, origin) });
+                    jobs.push(Job {
+                        before,
+                        serving: version.lent(),
+                        ..Job::new(name, id, origin)
+                    });
                 }
             }
         }
         let retired = kept.follow_plan(unloaded);
         for id in news {
-            tracing::info!(model = %name, version = %id, "held back; `tidegate models load {name}` lets it in");
+            tracing::info!(model = %name, version = %id, "{held_why}");
             self.tell(name, Some(id), EventKind::Held, "an operator must let it in");
         }
+        self.queue(name, jobs);
+        let changed = self.refresh(name);
+        self.retire(retired);
+        changed
+    }
+
+    /// Queues loads of a model's versions in place of those that wait.
+    fn queue(&mut self, name: &ModelName, jobs: Vec<Job>) {
         self.state.jobs.retain(|queued| {
             queued.model != *name || jobs.iter().all(|job: &Job| job.id != queued.id)
         });
@@ -478,9 +496,6 @@ impl Keeper {
             self.tell(name, Some(job.id), EventKind::Discovered, "");
         }
         self.state.jobs.extend(jobs);
-        let changed = self.refresh(name);
-        self.retire(retired);
-        changed
     }
 
     /// Loads what comes next, as long as more may be loaded at a time and there is room for it.
@@ -582,6 +597,10 @@ impl Keeper {
             return;
         }
         let (name, id) = (&job.model, job.id);
+        if matches!(&loaded, Err(failure) if matches!(**failure, LoadFailure::Unchanged)) {
+            self.unchanged(job);
+            return;
+        }
         let now = self.now();
         let policy = self.policy(name);
         let loaded = loaded
@@ -623,12 +642,26 @@ impl Keeper {
         }
     }
 
+    /// A version's files were touched, and hold what serves.
+    fn unchanged(&mut self, job: &Job) {
+        let (name, id) = (&job.model, job.id);
+        if let Some(version) = self.version_mut(name, id) {
+            version.unchanged(job.fingerprint());
+        }
+        let detail = "touched: what serves is of the same bytes";
+        tracing::info!(model = %name, version = %id, "{detail}");
+        self.tell(name, Some(id), EventKind::Ready, detail);
+        if self.reconcile(name, true) {
+            self.publish();
+        }
+    }
+
     /// Lets a version that was loaded take its place.
     fn serve(&mut self, job: &Job, version: Version) {
         let (name, id) = (&job.model, job.id);
         let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
         let Some(kept) = self.state.models.get_mut(name) else { return };
-        log_ready(&version);
+        log_ready(&version, kept.answering().map(|(id, _)| id));
         let (identity, detail) = (version.parts().identity.clone(), ready_detail(&version));
         let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
         let mut retired: Vec<_> = entry.succeed(job.fingerprint(), version).into_iter().collect();
@@ -785,11 +818,14 @@ fn pinned(decisions: &Decisions) -> Option<String> {
     pinned.or_else(uploaded)
 }
 
-pub(super) fn log_ready(version: &Version) {
+/// Logs that a version is ready, and which one answered before.
+pub(super) fn log_ready(version: &Version, before: Option<VersionId>) {
     let parts = version.parts();
+    let follows = before.filter(|before| *before != version.id());
     tracing::info!(
         model = %parts.model,
         version = %version.id(),
+        after = follows.map(VersionId::number),
         engine = parts.engine,
         sessions = version.sessions(),
         load_ms = u64::try_from(parts.load.as_millis()).unwrap_or(u64::MAX),

@@ -169,6 +169,23 @@ impl KeptVersion {
         self.version.replace(Arc::new(version))
     }
 
+    /// What serves, for whoever does not keep it.
+    pub(super) fn lent(&self) -> Option<Weak<Version>> {
+        self.version.as_ref().map(Arc::downgrade)
+    }
+
+    /// Its folder was touched, and what it holds is what serves.
+    pub(super) fn unchanged(&mut self, tried: Option<Fingerprint>) {
+        self.loading = self.loading.filter(|loading| Some(*loading) != tried);
+        // One that left meanwhile is loaded after all.
+        self.tried = tried.filter(|_| self.version.is_some());
+        self.retry = None;
+        if self.version.is_some() {
+            // It may have been broken in between.
+            self.reason = String::new();
+        }
+    }
+
     /// It cannot be loaded; gives whether that is news.
     pub(super) fn fail(
         &mut self,
@@ -393,7 +410,7 @@ impl Kept {
             let reason = if unloaded {
                 "unloaded"
             } else if self.plan.held.contains(&id) {
-                "held back; `tidegate models load` lets it in, `tidegate models unpin` clears a pin"
+                self.plan.held_why
             } else {
                 continue;
             };
@@ -477,6 +494,7 @@ impl Kept {
                 reason: if on_trial { ON_TRIAL.to_owned() } else { kept.reason.clone() },
                 version: kept.version.clone().filter(|_| !unloaded),
                 on_demand: kept.is_asleep() && !unloaded,
+                decided: unloaded || self.plan.held.contains(id) && kept.blamed.is_none(),
             }
         };
         self.versions.iter().map(entry).collect()

@@ -75,6 +75,20 @@ pub struct Loader {
     pub body_bytes_max: usize,
 }
 
+/// True if what serves is of these bytes and described so.
+fn is_what_serves(
+    serving: Option<&Weak<Version>>,
+    identity: Option<&String>,
+    description: &ModelDescription,
+) -> bool {
+    serving.and_then(Weak::upgrade).is_some_and(|serving| {
+        let parts = serving.parts();
+        identity.is_some()
+            && parts.identity.as_ref() == identity
+            && *parts.description == *description
+    })
+}
+
 /// Held while a version is loaded into this process and warmed: proofs overlap, loads do not.
 static IN_PROCESS: Mutex<()> = Mutex::new(());
 
@@ -186,6 +200,9 @@ pub enum LoadFailure {
     /// It should come from the content store, and there is none.
     #[error("it is not in the repository, and there is no content store; set state.path")]
     NoStore,
+    /// What serves under its number is of the same bytes and described alike: it was touched.
+    #[error("it is what serves already")]
+    Unchanged,
     /// Nothing can load it.
     #[error("the system gives no thread: {0}")]
     NoThread(std::io::Error),
@@ -261,7 +278,11 @@ impl LoadFailure {
             Self::Golden(_) => Code::Golden,
             Self::NotFinite { .. } => Code::NotFinite,
             Self::Memory(_) | Self::Map(_) => Code::Memory,
-            Self::Panicked | Self::Request(_) | Self::NoStore | Self::NoThread(_) => Code::Internal,
+            Self::Panicked
+            | Self::Request(_)
+            | Self::NoStore
+            | Self::NoThread(_)
+            | Self::Unchanged => Code::Internal,
             Self::Proof(failure) => failure.code,
             Self::Blamed { .. } => Code::Blamed,
         }
@@ -342,16 +363,17 @@ impl Loader {
 
     /// Reads, proves, loads and warms a version. May take long; not for a thread that answers requests.
     ///
-    /// Where `before`, the version that it is to follow, still serves, it must give numbers where that does. A panic on
-    /// the way costs this version only.
+    /// Where `before`, the version that it is to follow, still serves, it must give numbers where that does. `serving`
+    /// serves under its number: of the same bytes nothing is loaded again. A panic on the way costs this version only.
     pub fn load(
         &self,
         model: &ModelName,
         id: VersionId,
         origin: &Origin,
         before: Option<&Weak<Version>>,
+        serving: Option<&Weak<Version>>,
     ) -> Result<Version, LoadFailure> {
-        let load = AssertUnwindSafe(|| self.try_load(model, id, origin, before));
+        let load = AssertUnwindSafe(|| self.try_load(model, id, origin, (before, serving)));
         catch_unwind(load).unwrap_or(Err(LoadFailure::Panicked))
     }
 
@@ -360,13 +382,13 @@ impl Loader {
         model: &ModelName,
         id: VersionId,
         origin: &Origin,
-        before: Option<&Weak<Version>>,
+        (before, serving): (Option<&Weak<Version>>, Option<&Weak<Version>>),
     ) -> Result<Version, LoadFailure> {
-        let (clock, upkeep) = (self.monitor.clock(), self.monitor.upkeep());
-        let begin = clock.now();
         let Fetched { artifact, checked, description, identity } = self.fetch(origin)?;
         let Checked { file, hazards, growth, quotients } = checked;
-        upkeep.took(Phase::Fetch, clock.now() - begin);
+        if is_what_serves(serving, identity.as_ref(), &description) {
+            return Err(LoadFailure::Unchanged);
+        }
         let (digest, description) = (identity.as_deref().unwrap_or(&artifact.sha256), &description);
         let anew = self.is_proven_anew(model, id, digest)?;
         let tag = Tag::new(model.as_str(), id.number(), digest);
@@ -594,6 +616,14 @@ impl Loader {
 
     /// The bytes of a version, kept in the content store where there is one.
     fn fetch(&self, origin: &Origin) -> Result<Fetched, LoadFailure> {
+        let clock = self.monitor.clock();
+        let begin = clock.now();
+        let fetched = self.fetch_from(origin)?;
+        self.monitor.upkeep().took(Phase::Fetch, clock.now() - begin);
+        Ok(fetched)
+    }
+
+    fn fetch_from(&self, origin: &Origin) -> Result<Fetched, LoadFailure> {
         let (listed, description) = match (origin, &self.store) {
             (Origin::Repository(listed, description), _) => (listed, Arc::clone(description)),
             (Origin::Store(digest), Some(store)) => {

@@ -26,6 +26,8 @@ pub(super) struct Plan {
     pub(super) wanted: BTreeSet<VersionId>,
     /// The versions that are held back until an operator lets them in.
     pub(super) held: BTreeSet<VersionId>,
+    /// Why these are held back, and what lets them in.
+    pub(super) held_why: &'static str,
     /// The version that answers by default.
     pub(super) default: Option<VersionId>,
     /// The version that answers as long as the default one cannot: it was tried and failed.
@@ -61,7 +63,14 @@ impl Plan {
         let would_serve = policy.select(there.iter().copied());
         let held =
             would_serve.into_iter().filter(|id| !within(id) && !wanted.contains(id)).collect();
-        Self { wanted, held, default, fallback: None }
+        let held_why = if split.is_some() {
+            "held back while the traffic is split; `tidegate traffic reset`, or the rollout's end, lets it in"
+        } else if decisions.pinned.is_some() {
+            "held back by the pin; `tidegate models unpin` clears it"
+        } else {
+            "held back; `tidegate models load` lets it in"
+        };
+        Self { wanted, held, held_why, default, fallback: None }
     }
 }
 
@@ -82,13 +91,8 @@ mod tests {
     fn without_decisions_the_policy_decides() {
         let free = plan(&Decisions::default(), OnNewVersion::Serve);
         assert_eq!(
-            free,
-            Plan {
-                wanted: ids(&[3]),
-                held: ids(&[]),
-                default: Some(VersionId::new(3)),
-                fallback: None
-            }
+            (free.wanted, free.held, free.default),
+            (ids(&[3]), ids(&[]), Some(VersionId::new(3)))
         );
         let all = Plan::of(
             &ids(&[1, 2]),
@@ -104,24 +108,14 @@ mod tests {
         let mut decisions = Decisions { pinned: Some(VersionId::new(2)), ..Decisions::default() };
         let pinned = plan(&decisions, OnNewVersion::Serve);
         assert_eq!(
-            pinned,
-            Plan {
-                wanted: ids(&[2]),
-                held: ids(&[3]),
-                default: Some(VersionId::new(2)),
-                fallback: None
-            }
+            (pinned.wanted, pinned.held, pinned.default),
+            (ids(&[2]), ids(&[3]), Some(VersionId::new(2)))
         );
         decisions.aliases.insert(Alias::parse("canary").unwrap(), VersionId::new(3));
         let with_canary = plan(&decisions, OnNewVersion::Serve);
         assert_eq!(
-            with_canary,
-            Plan {
-                wanted: ids(&[2, 3]),
-                held: ids(&[]),
-                default: Some(VersionId::new(2)),
-                fallback: None
-            }
+            (with_canary.wanted, with_canary.held, with_canary.default),
+            (ids(&[2, 3]), ids(&[]), Some(VersionId::new(2)))
         );
         decisions.unloaded = true;
         assert_eq!(plan(&decisions, OnNewVersion::Serve), Plan::default());
@@ -138,13 +132,8 @@ mod tests {
         let decisions = Decisions { level: Some(VersionId::new(1)), ..Decisions::default() };
         let held = plan(&decisions, OnNewVersion::Hold);
         assert_eq!(
-            held,
-            Plan {
-                wanted: ids(&[1]),
-                held: ids(&[3]),
-                default: Some(VersionId::new(1)),
-                fallback: None
-            }
+            (held.wanted, held.held, held.default),
+            (ids(&[1]), ids(&[3]), Some(VersionId::new(1)))
         );
         let first = plan(&Decisions::default(), OnNewVersion::Hold);
         assert_eq!(first.wanted, ids(&[3]), "what is there at first serves");

@@ -296,7 +296,7 @@ impl Keeper {
         let mut retired = Vec::new();
         let mut ready = Vec::new();
         for (id, version) in std::mem::take(&mut staged.loaded) {
-            log_ready(&version);
+            log_ready(&version, kept.answering().map(|(id, _)| id));
             ready.push((id, ready_detail(&version)));
             let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
             let looked = kept.listed.get(&id).map(|listed| listed.fingerprint);

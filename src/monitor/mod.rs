@@ -37,4 +37,4 @@ pub use recorder::{
 pub use saturation::Pace;
 pub use settings::{Compat, Settings};
 pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
-pub use upkeep::{Ledger, Phase, Upkeep};
+pub use upkeep::{Ledger, Phase, Upkeep, told};

@@ -61,6 +61,8 @@ pub struct Ledger {
     pub(super) repository: Standing,
     /// What the repository's last listing left out.
     pub(super) left_out: u64,
+    /// What of that stands in no table, and why.
+    left_out_why: Vec<String>,
     /// The mirror, where there is one.
     pub(super) mirror: Option<Standing>,
     pub(super) memory: Option<Memory>,
@@ -168,13 +170,15 @@ impl Upkeep {
         self.ledger().freed.add(bytes);
     }
 
-    /// The repository was looked at: the problem as a whole, or how much of it was left out.
-    pub fn looked(&self, at: Duration, outcome: Result<usize, &str>) {
+    /// The repository was looked at: the problem as a whole, or how many of its files and folders cannot be used, and
+    /// which of them stand in no table, with the reason.
+    pub fn looked(&self, at: Duration, outcome: Result<(usize, Vec<String>), &str>) {
         let mut ledger = self.ledger();
-        if let Ok(left_out) = outcome {
-            ledger.left_out = left_out as u64;
+        ledger.repository.looked(at, outcome.as_ref().err().copied());
+        if let Ok((count, left_out)) = outcome {
+            ledger.left_out = count as u64;
+            ledger.left_out_why = told(left_out);
         }
-        ledger.repository.looked(at, outcome.err());
     }
 
     /// The object store was compared with its mirror.
@@ -255,6 +259,7 @@ impl Upkeep {
         let ledger = self.ledger();
         let mut notes = ledger.broken.clone();
         notes.extend(ledger.repository.problem.clone());
+        notes.extend(ledger.left_out_why.iter().map(|why| format!("left out: {why}")));
         if let Some(problem) = ledger.mirror.as_ref().and_then(|mirror| mirror.problem.as_ref()) {
             notes.push(format!("the repository's mirror is behind its object store: {problem}"));
         }
@@ -315,6 +320,18 @@ impl Durations {
     }
 }
 
+/// Reasons that are told; of more, only how many.
+const TOLD_MAX: usize = 20;
+
+/// As many of these as people read.
+pub fn told(mut all: Vec<String>) -> Vec<String> {
+    if let Some(more) = all.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
+        all.truncate(TOLD_MAX);
+        all.push(format!("and {more} more; `tidegate check` names all"));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,7 +340,7 @@ mod tests {
     fn notes_say_what_is_wrong_now_and_nothing_else() {
         let upkeep = Upkeep::default();
         assert_eq!(upkeep.notes(), Vec::<String>::new());
-        upkeep.looked(Duration::from_secs(1), Ok(0));
+        upkeep.looked(Duration::from_secs(1), Ok((0, Vec::new())));
         upkeep.looked(Duration::from_secs(2), Err("the repository cannot be read"));
         upkeep.mirrored(Duration::from_secs(2), Some("connection refused"));
         upkeep.remembers(false, 1, Some("disk full"));
@@ -332,10 +349,10 @@ mod tests {
         assert!(notes[1].ends_with("object store: connection refused"), "{notes:?}");
         assert_eq!(upkeep.read().repository.well, Some(Duration::from_secs(1)));
 
-        upkeep.looked(Duration::from_secs(3), Ok(2));
+        upkeep.looked(Duration::from_secs(3), Ok((2, vec!["a b: no model name".to_owned()])));
         upkeep.mirrored(Duration::from_secs(3), None);
         upkeep.remembers(true, 1, None);
-        assert_eq!(upkeep.notes(), Vec::<String>::new());
+        assert_eq!(upkeep.notes(), ["left out: a b: no model name"]);
         assert_eq!(upkeep.read().repository.well, Some(Duration::from_secs(3)));
         assert_eq!(upkeep.read().left_out, 2);
     }

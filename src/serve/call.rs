@@ -606,6 +606,7 @@ mod tests {
                 reason: String::new(),
                 version: Some(Arc::new(version)),
                 on_demand: false,
+                decided: false,
             };
             let model = Model {
                 recorder: monitor.model(&name),

@@ -626,6 +626,7 @@ mod tests {
                 reason: String::new(),
                 version: Some(Arc::clone(version)),
                 on_demand: false,
+                decided: false,
             };
             let name = ModelName::parse("m").unwrap();
             let model = Model {

@@ -64,6 +64,8 @@ pub struct Entry {
     pub version: Option<Arc<Version>>,
     /// Whether a request for it has it loaded, while it is not.
     pub on_demand: bool,
+    /// True if it does not answer because that was decided: it is held back or unloaded.
+    pub decided: bool,
 }
 
 impl Entry {
@@ -85,6 +87,7 @@ impl PartialEq for Entry {
             && self.state == other.state
             && self.reason == other.reason
             && self.on_demand == other.on_demand
+            && self.decided == other.decided
     }
 }
 

@@ -27,6 +27,16 @@ pub enum SourceError {
     /// The model's file is not there (yet).
     #[error("`{0}` is missing; put the model there, or name its file in the model's description")]
     Missing(String),
+    /// The model's file is not there, but others are.
+    #[error("`{path}` is missing; found {found}: {advice}")]
+    OthersFound {
+        /// The file.
+        path: String,
+        /// Names of files that are there.
+        found: String,
+        /// What to do with them.
+        advice: &'static str,
+    },
     /// Something else stands where a file should be.
     #[error("`{path}` is a {kind}; it must be a regular file")]
     NotAFile {

@@ -120,7 +120,7 @@ fn model(loader: &Loader, path: &str) -> Model {
     let description = Arc::new(listed.description.clone().unwrap());
     let entries = listed.versions.iter().map(|(id, version)| {
         let origin = Origin::Repository(version.clone(), Arc::clone(&description));
-        let version = loader.load(&name, *id, &origin, None).unwrap_or_else(|error| {
+        let version = loader.load(&name, *id, &origin, None, None).unwrap_or_else(|error| {
             panic!("{name}: {error}; `make engine` fetches the engine's library")
         });
         Entry {
@@ -129,6 +129,7 @@ fn model(loader: &Loader, path: &str) -> Model {
             reason: String::new(),
             version: Some(Arc::new(version)),
             on_demand: false,
+            decided: false,
         }
     });
     let versions = entries.collect();

@@ -57,6 +57,7 @@ mod notify;
 #[cfg(feature = "s3")]
 mod object_store;
 mod operations;
+mod operators;
 mod panics;
 mod predictions;
 mod profile;

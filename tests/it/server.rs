@@ -186,7 +186,12 @@ impl Launch {
 
     /// Starts it where it must refuse to start: its exit status and all it said.
     pub(crate) fn fail(self) -> (ExitStatus, String) {
-        let (mut child, said) = self.spawn("127.0.0.1:0", "127.0.0.1:0");
+        self.fail_at("127.0.0.1:0", "127.0.0.1:0")
+    }
+
+    /// The same at these addresses.
+    pub(crate) fn fail_at(self, http: &str, admin: &str) -> (ExitStatus, String) {
+        let (mut child, said) = self.spawn(http, admin);
         let status = exit_of(&mut child, PATIENCE)
             .unwrap_or_else(|| panic!("the server should not run:\n{}", said.text()));
         eventually("its last words", || (!said.text().is_empty()).then_some(()));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::super::models::table;
+use super::super::tables::table;
 use crate::drift::{Bins, Derivation, Feature, Profile};
 
 /// Rows below which masses of bins say little.

@@ -211,7 +211,10 @@ impl FolderVersion {
             }
             read => read,
         };
-        let (model, digest) = model.map_err(fault)?;
+        let (model, digest) = match model {
+            Err(ReadFault::Missing) => return Err(place.missing()),
+            read => read.map_err(fault)?,
+        };
         let sha256 = digest.unwrap_or_else(|| Digest::of(&model));
         let model_bytes = model.len() as u64;
         Ok(Artifact {
@@ -530,7 +533,44 @@ impl Place {
     fn path(&self, name: &str) -> String {
         below(&self.shown, name)
     }
+
+    /// The model's file is not there; what is there says what would help.
+    fn missing(&self) -> SourceError {
+        let path = self.path(&self.filename);
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().take(FILES_LOOKED_AT);
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut names: Vec<_> =
+            names.filter(|name| ![GOLDEN, PROFILE].contains(&name.as_str())).collect();
+        names.sort();
+        if names.is_empty() {
+            return SourceError::Missing(path);
+        }
+        let is = |endings: &[&str]| {
+            names.iter().any(|name| endings.iter().any(|end| name.ends_with(end)))
+        };
+        let advice = if is(&[".onnx"]) {
+            "rename it, or name it in the model's description (`filename`)"
+        } else if is(&[".pkl", ".joblib", ".pickle"]) {
+            "convert it to ONNX, for example with skl2onnx"
+        } else if is(&[".pt", ".pth", ".ckpt", ".safetensors"]) {
+            "convert it to ONNX, for example with torch.onnx.export"
+        } else if is(&[".pb", ".h5", ".keras", ".tflite"]) {
+            "convert it to ONNX, for example with tf2onnx"
+        } else {
+            "put an ONNX model there"
+        };
+        let shown: Vec<_> = names
+            .iter()
+            .take(FILES_TOLD)
+            .map(|name| format!("`{}`", name.escape_debug()))
+            .collect();
+        SourceError::OthersFound { path, found: shown.join(", "), advice }
+    }
 }
+
+/// Files that are looked at, and that are told, where a model's file is missing.
+const FILES_LOOKED_AT: usize = 1_000;
+const FILES_TOLD: usize = 3;
 
 #[cfg(test)]
 mod tests;
