@@ -677,7 +677,8 @@ impl VersionRecorder {
 }
 
 impl VersionTotals {
-    pub(super) fn add(&mut self, other: &Self) {
+    /// Adds the counts of another arm or version.
+    pub fn add(&mut self, other: &Self) {
         add_codes(&mut self.codes, &other.codes);
         self.success += other.success;
         self.failed += other.failed;

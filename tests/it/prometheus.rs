@@ -190,12 +190,15 @@ fn native_histograms_give_prometheus_our_quantiles() {
     let server = Launch::of(&repository).set("METRICS__OBJECTIVES", "750us, 20ms").start();
     let prometheus = Prometheus::scraping(server.admin, "native-histograms,exemplar-storage");
     let mut connection = server.connect();
-    for _ in 0..500 {
-        connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
+    for number in 0..600 {
+        // On an arm of its own where the path names the version.
+        let named = "/v2/models/add_sub/versions/1/infer".to_owned();
+        let path = if number % 6 == 0 { named } else { infer("add_sub") };
+        connection.ask(&Request::post_json(&path, &add_sub())).ok();
     }
-    let series = r#"tidegate_request_duration_seconds{model="add_sub"}"#;
+    let series = "tidegate_request_duration_seconds";
     eventually("Prometheus has all requests", || {
-        (prometheus.number(&format!("histogram_count({series})"))? > 499.5).then_some(())
+        (prometheus.number(&format!("sum(histogram_count({series}))"))? > 599.5).then_some(())
     });
     let report = server.admin("/api/v1/models/add_sub").ok().json();
     let loaded = &report["versions"][0]["loaded"];
@@ -210,18 +213,59 @@ fn native_histograms_give_prometheus_our_quantiles() {
             assert!(agree, "{series} {name}: {theirs} us for {ours} us");
         }
     };
-    agree(series, &loaded["latency_us"]);
-    for phase in ["queue", "decode", "run", "encode"] {
-        let series = format!(r#"tidegate_phase_duration_seconds{{phase="{phase}"}}"#);
-        agree(&series, &loaded["phases_us"][phase]);
+    agree(&format!("sum({series})"), &loaded["latency_us"]);
+    let arms = loaded["arms"].as_array().unwrap();
+    for (arm, count) in arms.iter().zip([500, 100]) {
+        assert_eq!(arm["requests"], json!([[200, count]]));
+        let label = format!("arm={}", arm["arm"]);
+        agree(&format!("{series}{{{label}}}"), &arm["latency_us"]);
+        for phase in ["queue", "decode", "run", "encode"] {
+            let of =
+                |by: &str| format!(r#"tidegate_phase_duration_seconds{{{by}phase="{phase}"}}"#);
+            agree(&of(&format!("{label},")), &arm["phases_us"][phase]);
+            agree(&format!("sum({})", of("")), &loaded["phases_us"][phase]);
+        }
     }
-    let sum = prometheus.number(&format!("histogram_sum({series})")).unwrap();
+    assert_eq!(arms.iter().map(|arm| &arm["arm"]).collect::<Vec<_>>(), ["baseline", "direct"]);
+    let sum = prometheus.number(&format!("sum(histogram_sum({series}))")).unwrap();
     assert!(sum > 0.0 && sum < 20.0, "{sum} seconds");
     let phases = prometheus.number("sum(histogram_sum(tidegate_phase_duration_seconds))").unwrap();
     assert!((phases - sum).abs() < 1e-6, "the phases take {phases} of {sum} seconds");
     let page = server.admin("/metrics").ok().text();
     for edge in ["0.00075", "0.02"] {
         assert!(page.contains(&format!("le=\"{edge}\"")), "{edge} is not in {page}");
+    }
+}
+
+#[test]
+fn prometheus_stores_exemplars_of_traced_requests() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    // One of them reads OpenMetrics, the other one protobuf.
+    for features in ["exemplar-storage", "exemplar-storage,native-histograms"] {
+        let server = Server::over(&Repository::of(&["add_sub"]));
+        let prometheus = Prometheus::scraping(server.admin, features);
+        let ask = |sampled: &str, trace: &str| {
+            let parent = format!("00-{trace}-00f067aa0ba902b7-{sampled}");
+            let request = Request::post_json(&infer("add_sub"), &add_sub());
+            server.ask(&request.header("traceparent", &parent)).ok();
+        };
+        ask("01", TRACE);
+        // Nobody records this one.
+        ask("00", &TRACE.replace("4b", "5b"));
+        let query = "{__name__=~\"tidegate_request_duration_seconds.*\"}";
+        let asked = [("query", query), ("start", "0"), ("end", "9999999999")];
+        let found = eventually(&format!("exemplars with {features}"), || {
+            let series = prometheus.ask("query_exemplars", &asked)?["data"].take();
+            (!series.as_array()?.is_empty()).then_some(series)
+        });
+        let (series, exemplar) = (&found[0]["seriesLabels"], &found[0]["exemplars"][0]);
+        assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+        assert_eq!((&series["model"], &series["arm"]), (&json!("add_sub"), &json!("baseline")));
+        assert_eq!(exemplar["labels"], json!({"trace_id": TRACE}));
+        let took: f64 = exemplar["value"].as_str().unwrap().parse().unwrap();
+        assert!(took > 0.0 && took < 10.0, "{exemplar}");
+        let is_native = series["__name__"] == "tidegate_request_duration_seconds";
+        assert_eq!(is_native, features.contains("native"), "{series}");
     }
 }
 
