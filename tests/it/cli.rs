@@ -112,8 +112,8 @@ fn models_and_check_tell_people_and_machines_the_same() {
         (&baseline[..3], &direct[..3]),
         (&["baseline", "2", "total"][..], &["direct", "1", "total"][..])
     );
-    let run: Vec<&str> = row("run");
-    assert!(run.iter().any(|cell| ["us", "ms"].contains(cell)), "{text}");
+    let decode: Vec<&str> = row("decode");
+    assert!(decode.iter().any(|cell| ["us", "ms"].contains(cell)), "{text}");
     let shown = json(&tidegate(&["models", "show", "iris", "--json", "--admin", &admin], ""));
     let arms = &shown["versions"][0]["loaded"]["arms"];
     assert_eq!((&arms[0]["rows"], &arms[1]["rows"]), (&Value::from(2), &Value::from(1)), "{shown}");

@@ -9,11 +9,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
 };
 
 use serde_json::{Value, json};
@@ -21,9 +16,9 @@ use serde_json::{Value, json};
 use crate::{
     clients::{assert_success, python},
     http::{Connection, Request},
-    repository::{Repository, source},
-    server::{Launch, PATIENCE, Server, eventually, free_address},
-    tensors::{add_sub, identity, infer},
+    repository::Repository,
+    server::{Launch, Server, eventually, free_address},
+    tensors::{add_sub, infer},
 };
 
 /// A Prometheus that scrapes a server each second; killed when dropped.
@@ -267,135 +262,4 @@ fn prometheus_stores_exemplars_of_traced_requests() {
         let is_native = series["__name__"] == "tidegate_request_duration_seconds";
         assert_eq!(is_native, features.contains("native"), "{series}");
     }
-}
-
-/// Requests that were answered, by version, arm and code.
-type Ledger = BTreeMap<(String, String, u16), u64>;
-
-/// One request of a client that does much right and some things wrong, and the entry that it makes.
-fn ask(server: &Server, connection: &mut Connection, number: usize) -> (String, String, u16) {
-    let truth = identity("FP32", &json!([1.5]));
-    let none = |code| (String::new(), String::new(), code);
-    let named = "/v2/models/truth/versions/1/infer";
-    let (request, is_named) = match number % 10 {
-        0 => (Request::post_json(named, &truth), true),
-        1 => (Request::post_json(named, &json!({"inputs": []})), true),
-        2 => (
-            Request::post(named, "{\"inputs\": [{").header("content-type", "application/json"),
-            true,
-        ),
-        3 => (Request::post_json("/v2/models/truth/versions/77/infer", &truth), true),
-        4 => {
-            // Gone before the last byte.
-            let head =
-                "POST /v2/models/truth/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{";
-            server.connect().send(head);
-            return none(499);
-        }
-        _ => (Request::post_json(&infer("truth"), &truth), false),
-    };
-    let answer = connection.ask(&request);
-    if answer.closes() {
-        *connection = server.connect();
-    }
-    let header = |name| answer.header(name).unwrap_or_default().to_owned();
-    match answer.status {
-        200 => (header("x-tidegate-version"), header("x-tidegate-arm"), 200),
-        400 if is_named => ("1".to_owned(), "direct".to_owned(), 400),
-        code => none(code),
-    }
-}
-
-#[test]
-fn a_clients_ledger_equals_what_prometheus_says() {
-    let repository = Repository::empty();
-    let version = |model| fs::read(source(model, "1")).unwrap();
-    repository.add_bytes("truth", "1", &version("identity_fp32"));
-    let mut server = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "100ms").start();
-    let prometheus = Prometheus::scraping(server.admin, "");
-    let (ledger, done) = (Mutex::new(Ledger::new()), AtomicBool::new(false));
-    let admin = |request: Request| Connection::open(server.admin).ask(&request).ok();
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let mut connection = server.connect();
-                for number in 0.. {
-                    if done.load(Relaxed) {
-                        break;
-                    }
-                    let entry = ask(&server, &mut connection, number);
-                    *ledger.lock().unwrap().entry(entry).or_default() += 1;
-                }
-            });
-        }
-        let seen = |version: &str, arm: &str| {
-            let entry = (version.to_owned(), arm.to_owned(), 200);
-            ledger.lock().unwrap().get(&entry).copied().unwrap_or_default()
-        };
-        let wait = |version: &str, arm: &str| {
-            let before = seen(version, arm);
-            eventually(&format!("{arm} {version} answers"), || {
-                (seen(version, arm) > before + 50).then_some(())
-            });
-        };
-        wait("1", "baseline");
-        repository.add_bytes("truth", "2", &version("doubled_fp32"));
-        wait("2", "baseline");
-        let arms = json!({"arms": [
-            {"name": "baseline", "version": 2, "weight": 0.6},
-            {"name": "canary", "version": 1, "weight": 0.4},
-        ]});
-        admin(Request::post_json("/api/v1/models/truth/traffic", &arms).method("PUT"));
-        wait("1", "canary");
-        admin(Request::get("/api/v1/models/truth/traffic").method("DELETE"));
-        repository.remove("truth", "1");
-        wait("2", "baseline");
-        done.store(true, Relaxed);
-    });
-    let ledger = ledger.into_inner().unwrap();
-    for code in [200, 400, 404, 499] {
-        assert!(ledger.keys().any(|(.., own)| *own == code), "no {code} in {ledger:?}");
-    }
-    let query = r#"sum by (version, arm, code) (tidegate_requests_total{model="truth"})"#;
-    let theirs = || -> Option<Ledger> {
-        let series = prometheus.query(query)?.into_iter().map(|(labels, count)| {
-            let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-            let count = count as u64;
-            ((label("version"), label("arm"), label("code").parse().unwrap()), count)
-        });
-        Some(series.collect())
-    };
-    eventually("Prometheus has it all", || (theirs()? == ledger).then_some(()));
-    let sum = |of: fn(&str) -> bool| -> u64 {
-        ledger.iter().filter(|((version, ..), _)| of(version)).map(|(_, count)| count).sum()
-    };
-    let answered = sum(|version| !version.is_empty());
-    let counted = prometheus.number(r"sum(tidegate_request_duration_seconds_count)").unwrap();
-    assert_eq!(
-        counted.to_bits(),
-        number(answered).to_bits(),
-        "histograms: {counted} of {answered}"
-    );
-    let all = prometheus.number("sum(tidegate_http_responses_total)").unwrap();
-    let heard: u64 = ledger.iter().filter(|((.., code), _)| *code != 499).map(|(_, n)| n).sum();
-    assert!(all >= number(heard), "{all} answers of {heard}");
-    // What was counted after the last scrape is in the log.
-    server.post(&infer("truth"), &identity("FP32", &json!([1.5]))).ok();
-    server.terminate();
-    assert_eq!(server.exit_code(PATIENCE), 0);
-    let said = server.said();
-    let totals = said.lines().filter(|line| line.contains("\"final totals\""));
-    let of = |line: &str, key: &str| -> u64 {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let number = line[key].as_u64().or_else(|| line["fields"][key].as_u64());
-        number.unwrap_or_else(|| panic!("no {key} in {line}"))
-    };
-    let logged: u64 = totals.map(|line| of(line, "success") + of(line, "failed")).sum();
-    assert_eq!(logged, answered + 1, "{said}");
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a count of requests")]
-fn number(count: u64) -> f64 {
-    count as f64
 }
