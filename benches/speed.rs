@@ -1,5 +1,5 @@
-//! How long the pieces of a prediction take: decoding, encoding, and a whole one without sockets; and what a watched
-//! feature costs each second.
+//! How long the pieces of a prediction take: decoding, encoding, and a whole one without sockets; what a watched
+//! feature costs each second; and what recording costs.
 //!
 //! `cargo bench --bench speed -- decode` runs a part. Where clocks are noisy, `instructions` counts instead.
 
@@ -11,7 +11,11 @@ mod registered;
 mod requests;
 mod watched;
 
-use std::hint::black_box;
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -19,8 +23,8 @@ use registered::Registered;
 use requests::Served;
 use tidegate::{
     engine::{self, Engines, ModelFile, SessionOptions},
-    model::EngineChoice,
-    monitor::WorkerId,
+    model::{ArmName, EngineChoice, ModelName, VersionId},
+    monitor::{Clock, Code, Monitor, Sample, WorkerId},
     stats::{Alternatives, BinRole, Correction, ShiryaevRoberts},
     tensor::DataType,
     wire::v2,
@@ -169,10 +173,56 @@ fn count(criterion: &mut Criterion) {
     }
 }
 
+/// The cost of recording on the path, without the readings of the clock: a request in flight, its sample with all its
+/// phases, its answer.
+fn record(criterion: &mut Criterion) {
+    let monitor = Monitor::new(2, Arc::new(StoppedClock(Instant::now())));
+    let name = ModelName::parse("fraud").unwrap();
+    let arm = monitor.version(&name, VersionId::new(1)).arm(ArmName::BASELINE);
+    let (server, worker, ok) = (monitor.server(), WorkerId(0), Code::from_status(200));
+    let mut group = criterion.benchmark_group("record");
+    for (kind, trace) in [("a request", None), ("a traced request", Some(7))] {
+        let mut number = 0u64;
+        group.bench_function(kind, |bencher| {
+            bencher.iter(|| {
+                // Latencies between 20 us and 1 ms, so that no count stays in a register.
+                number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let run = Duration::from_nanos(10_000 + (number >> 44));
+                let sample = Sample {
+                    rows: 1,
+                    decode: run / 8,
+                    queue: Duration::ZERO,
+                    run,
+                    encode: run / 4,
+                    total: run * 2,
+                    trace,
+                };
+                let in_flight = server.begun(worker);
+                arm.record(worker, ok, black_box(&sample), Duration::from_secs(1));
+                server.answered(worker, ok);
+                drop(in_flight);
+            });
+        });
+    }
+}
+
+#[derive(Debug)]
+struct StoppedClock(Instant);
+
+impl Clock for StoppedClock {
+    fn now(&self) -> Instant {
+        self.0
+    }
+
+    fn unix(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
 criterion_group! {
     name = benches;
     // Enough to see a change of some percent, little enough to be run often.
     config = Criterion::default().sample_size(30).without_plots();
-    targets = decode, encode, predict, lookup, advance, count
+    targets = decode, encode, predict, lookup, advance, count, record
 }
 criterion_main!(benches);

@@ -11,8 +11,8 @@ use axum::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::TensorSpec,
-    monitor::{Part, Spread},
+    model::{ArmName, TensorSpec},
+    monitor::{Part, Spread, VersionTotals},
     serve::{Entry, Model, Version},
 };
 
@@ -95,6 +95,24 @@ pub struct LoadedReport {
     /// The parts of it that requests answered with success spent in each phase: `queue`, `decode`, `run`, `encode`.
     #[serde(default)]
     pub phases_us: BTreeMap<String, Quantiles>,
+    /// The same by arm, of arms that have answered.
+    #[serde(default)]
+    pub arms: Vec<ArmReport>,
+}
+
+/// Requests that a version answered on one arm.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ArmReport {
+    /// The arm: `baseline`, `direct` where the path names the version, or one of a split.
+    pub arm: String,
+    /// Requests so far by status.
+    pub requests: Vec<(u16, u64)>,
+    /// Rows predicted.
+    pub rows: u64,
+    /// Latency of all requests, from the last byte in to the finished response, in microseconds.
+    pub latency_us: Quantiles,
+    /// The parts of it that requests answered with success spent in each phase: `queue`, `decode`, `run`, `encode`.
+    pub phases_us: BTreeMap<String, Quantiles>,
 }
 
 /// Quantiles of a latency in microseconds.
@@ -174,9 +192,15 @@ impl LoadedReport {
     /// What is known about a loaded version.
     pub fn of(version: &Version) -> Self {
         let (parts, signature) = (version.parts(), version.signature());
-        let totals = parts.recorder.totals();
+        // Read once, so that the parts add up to the whole.
+        let mut totals = VersionTotals::default();
+        let mut arms = Vec::new();
+        for (arm, recorder) in parts.recorder.arms() {
+            let own = recorder.totals();
+            totals.add(&own);
+            arms.extend(ArmReport::of(arm, &own));
+        }
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
-        let phases = Part::ALL.into_iter().zip(&totals.parts);
         Self {
             engine: parts.engine.to_owned(),
             digest: parts.digest.clone(),
@@ -191,11 +215,31 @@ impl LoadedReport {
             optional_inputs: signature.optional.iter().map(TensorSpec::summary).collect(),
             outputs: signature.outputs.iter().map(TensorSpec::summary).collect(),
             notes: parts.notes.clone(),
-            requests: totals.codes.iter().map(|(code, count)| (code.status(), *count)).collect(),
+            requests: by_status(&totals),
             latency_us: Quantiles::of(&totals.total),
-            phases_us: phases
-                .map(|(part, spread)| (part.name().to_owned(), Quantiles::of(spread)))
-                .collect(),
+            phases_us: by_phase(&totals),
+            arms,
         }
     }
+}
+
+impl ArmReport {
+    fn of(arm: ArmName, totals: &VersionTotals) -> Option<Self> {
+        (!totals.codes.is_empty()).then(|| Self {
+            arm: arm.as_str().to_owned(),
+            requests: by_status(totals),
+            rows: totals.rows,
+            latency_us: Quantiles::of(&totals.total),
+            phases_us: by_phase(totals),
+        })
+    }
+}
+
+fn by_status(totals: &VersionTotals) -> Vec<(u16, u64)> {
+    totals.codes.iter().map(|(code, count)| (code.status(), *count)).collect()
+}
+
+fn by_phase(totals: &VersionTotals) -> BTreeMap<String, Quantiles> {
+    let phases = Part::ALL.into_iter().zip(&totals.parts);
+    phases.map(|(part, spread)| (part.name().to_owned(), Quantiles::of(spread))).collect()
 }

@@ -33,7 +33,7 @@ use axum::{
 };
 use serde::Serialize;
 
-pub use api::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
+pub use api::{ArmReport, LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 pub use notifications::TestList;
 pub use operations::{OperationReport, OperationRequest};
 #[doc(hidden)]

@@ -768,10 +768,11 @@ fn monitor(config: &Config, workers: usize, logs: &Logs) -> Arc<Monitor> {
 }
 
 fn log_totals(monitor: &Monitor, complete: bool) {
-    let log = |model: &ModelName, version: &str, totals: &VersionTotals| {
+    let log = |model: &ModelName, version: &str, arm: &str, totals: &VersionTotals| {
         tracing::info!(
             %model,
             version,
+            arm,
             success = totals.success,
             failed = totals.failed,
             rows = totals.rows,
@@ -782,10 +783,16 @@ fn log_totals(monitor: &Monitor, complete: bool) {
     for model in monitor.models() {
         let totals = model.look(monitor.clock().unix());
         for (version, recorder) in totals.versions {
-            log(model.name(), &version.to_string(), &recorder.totals());
+            for (arm, recorder) in recorder.arms() {
+                let totals = recorder.totals();
+                // Every version has the arms that it might answer on.
+                if !totals.codes.is_empty() {
+                    log(model.name(), &version.to_string(), arm.as_str(), &totals);
+                }
+            }
         }
         if let Some(retired) = totals.retired {
-            log(model.name(), "retired", &retired.totals);
+            log(model.name(), "retired", "", &retired.totals);
         }
         if !totals.unanswered.is_empty() {
             let codes = codes(&totals.unanswered);

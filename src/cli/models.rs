@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use http::Method;
 
-use crate::admin::{LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
+use crate::admin::{ArmReport, LoadedReport, ModelList, ModelReport, Quantiles, VersionReport};
 
 use super::{
     Outcome, client, print,
@@ -134,27 +134,37 @@ fn version_text(version: &VersionReport) -> String {
     let requests = loaded.requests.iter().map(|(code, count)| format!("{count} x {code}"));
     let requests = requests.collect::<Vec<_>>().join(", ");
     line("requests", if requests.is_empty() { "none yet" } else { &requests });
-    let latency = &loaded.latency_us;
-    if latency.max > 0.0 {
-        line("latency", &quantiles(latency));
-        for (phase, latency) in ["queue", "decode", "run", "encode"]
-            .into_iter()
-            .filter_map(|phase| Some((phase, loaded.phases_us.get(phase)?)))
-            .filter(|(_, latency)| latency.max > 0.0)
-        {
-            line(&format!("  {phase}"), &quantiles(latency));
-        }
-    }
     for note in &loaded.notes {
         line("note", note);
+    }
+    for row in latencies(loaded).unwrap_or_default().lines() {
+        text += &format!("    {row}\n");
     }
     text
 }
 
-fn quantiles(latency: &Quantiles) -> String {
+/// Quantiles of latencies by arm and phase; `None` where nothing was answered.
+fn latencies(loaded: &LoadedReport) -> Option<String> {
+    let mut table = table(["arm", "requests", "phase", "p50", "p90", "p99", "p99.9", "max"]);
+    for ArmReport { arm, requests, latency_us, phases_us, .. } in &loaded.arms {
+        let requests = requests.iter().map(|(_, count)| count).sum::<u64>();
+        table.add_row(quantiles([arm, &requests.to_string(), "total"], latency_us));
+        let phases = ["queue", "decode", "run", "encode"];
+        let phases = phases.into_iter().filter_map(|phase| Some((phase, phases_us.get(phase)?)));
+        for (phase, latency) in phases.filter(|(_, latency)| latency.max > 0.0) {
+            table.add_row(quantiles([arm, "", phase], latency));
+        }
+    }
+    // It stands indented.
+    if let Some(columns) = table.width() {
+        table.set_width(columns.saturating_sub(4));
+    }
+    (!loaded.arms.is_empty()).then(|| text(&table))
+}
+
+fn quantiles(first: [&str; 3], latency: &Quantiles) -> Vec<String> {
     let all = [latency.p50, latency.p90, latency.p99, latency.p999, latency.max];
-    let [p50, p90, p99, p999, max] = all.map(microseconds);
-    format!("p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}")
+    first.map(str::to_owned).into_iter().chain(all.map(microseconds)).collect()
 }
 
 /// A time for people.

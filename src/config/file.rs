@@ -152,7 +152,8 @@ pub(super) struct RepositorySection {
     /// stores also take `s3://bucket/prefix`, `gs://`, `az://` and `http(s)://`, with credentials from the environment.
     pub(super) root: Text<RepositoryRoot>,
     /// Time after which the folder is read again. Soon enough for a person who waits for a new version, rare enough to
-    /// cost nothing.
+    /// cost nothing: where file events come, a folder of thousands of models is read less often without one, so that
+    /// this takes no more than 0.4 % of a core, but once a minute.
     pub(super) poll_interval: Time<1, DAY>,
     /// The name of the model if `root` is itself the model's folder. Not set: the folder's own name.
     #[serde(skip_serializing_if = "Option::is_none")]

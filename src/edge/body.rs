@@ -16,6 +16,8 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::CONTENT_LENGTH};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 
+use crate::monitor::Reason;
+
 use super::{
     Limits,
     budget::{Budget, Held},
@@ -120,7 +122,7 @@ fn data(frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Bytes, Unread> {
         // Trailers are read and ignored.
         Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
         Err(error) if error.is_parse() || error.is_user() => {
-            Err(Refusal::bad_request("the body's chunks are malformed").closing().into())
+            Err(Refusal::malformed("the body's chunks are malformed").closing().into())
         }
         Err(_) => Err(Unread::Gone),
     }
@@ -129,7 +131,7 @@ fn data(frame: Result<Frame<Bytes>, hyper::Error>) -> Result<Bytes, Unread> {
 fn declared_length(value: Option<&HeaderValue>) -> Result<Option<usize>, Refusal> {
     let Some(value) = value else { return Ok(None) };
     let length = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    length.map(Some).ok_or_else(|| Refusal::bad_request("Content-Length is not a number").closing())
+    length.map(Some).ok_or_else(|| Refusal::malformed("Content-Length is not a number").closing())
 }
 
 /// The buffer of a body, with room before it that aligns what begins at `align_at`.
@@ -201,7 +203,8 @@ impl<'a> Pace<'a> {
                 "the body comes slower than {} bytes per second",
                 self.limits.body_bytes_per_second_min
             );
-            return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, text).closing());
+            let status = StatusCode::REQUEST_TIMEOUT;
+            return Err(Refusal::new(Reason::SlowBody, status, text).closing());
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ use std::sync::{
 
 use bytes::Bytes;
 
+use crate::monitor::Reason;
+
 use super::refusal::Refusal;
 
 /// Answers below this are not counted.
@@ -60,6 +62,7 @@ impl Budget {
     pub(super) fn hold(&self, bytes: usize) -> Result<Held<'_>, Refusal> {
         self.take(bytes).ok_or_else(|| {
             Refusal::unavailable(
+                Reason::InFlightBytes,
                 "too many bytes of requests and answers are in flight; try again, or raise limits.in_flight_bytes",
             )
             .closing()
@@ -71,6 +74,7 @@ impl Budget {
         let bytes = if bytes < SMALL_BYTES { 0 } else { bytes };
         self.take(bytes).or_else(|| self.take_rest()).ok_or_else(|| {
             Refusal::unavailable(
+                Reason::InFlightBytes,
                 "too many bytes of answers wait to be read; read them, try again, or raise limits.in_flight_bytes",
             )
         })

@@ -17,6 +17,8 @@ use flate2::{
 };
 use http::{HeaderMap, HeaderValue, header::ACCEPT_ENCODING, header::CONTENT_ENCODING};
 
+use crate::monitor::Reason;
+
 use super::{Limits, refusal::Refusal};
 
 /// A compression that both sides know; deflate is the zlib format, as HTTP defines it (RFC 9110, 8.4.1.2).
@@ -231,14 +233,14 @@ fn inflate(
             let text = format!(
                 "the body grows to more than {ratio} times its compressed size; send it less compressed"
             );
-            Refusal::new(http::StatusCode::PAYLOAD_TOO_LARGE, text)
+            Refusal::new(Reason::BodySize, http::StatusCode::PAYLOAD_TOO_LARGE, text)
         });
     }
     read.map_err(|error| match error.kind() {
         io::ErrorKind::QuotaExceeded => {
-            Refusal::bad_request(format!("the compressed body is refused: {error}"))
+            Refusal::malformed(format!("the compressed body is refused: {error}"))
         }
-        _ => Refusal::bad_request(format!("the compressed body is damaged: {error}")),
+        _ => Refusal::malformed(format!("the compressed body is damaged: {error}")),
     })?;
     Ok(body.into())
 }

@@ -269,7 +269,13 @@ pub(super) async fn serve(worker: Rc<Worker>, socket: Socket, watched: Rc<Watche
             return Poll::Ready(());
         }
         if watched.suspect.take() && watched.is_overdue(&worker) {
-            return if watched.part(&worker) { serving.as_mut().poll(cx) } else { Poll::Ready(()) };
+            if watched.part(&worker) {
+                return serving.as_mut().poll(cx);
+            }
+            if watched.phase.get() == Phase::Head {
+                worker.slow_head();
+            }
+            return Poll::Ready(());
         }
         Poll::Pending
     })

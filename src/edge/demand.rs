@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::{
     model::VersionSelector,
+    monitor::Reason,
     serve::{Lease, RouteError},
 };
 
@@ -48,12 +49,13 @@ impl Patience {
         let granted = tokio::time::timeout(self.left, granted).await;
         self.left = self.left.saturating_sub(worker.clock().now().saturating_duration_since(begin));
         self.rounds -= 1;
-        match granted {
-            Ok(granted) => Ok(granted?),
-            Err(_) => Err(Refusal::unavailable(format!(
+        let Ok(granted) = granted else {
+            let text = format!(
                 "version {id} of model '{model}' is being loaded, which takes longer than this request may wait; try again"
-            ))),
-        }
+            );
+            return Err(Refusal::unavailable(Reason::NotReady, text));
+        };
+        Ok(granted?)
     }
 }
 

@@ -15,7 +15,7 @@ use http::{
 use hyper::body::Incoming;
 use tower::ServiceExt as _;
 
-use crate::{monitor::Code, wire::stranger};
+use crate::{monitor::Reason, wire::stranger};
 
 use super::{
     body::{Reading, Unread},
@@ -36,8 +36,7 @@ impl Worker {
     ///
     /// `client` is who the answer goes to.
     pub(super) async fn answer(&self, request: Request<Incoming>, client: Client) -> Answer {
-        let server = self.plane().monitor().server();
-        let _in_flight = server.begun(self.id());
+        let _in_flight = self.plane().monitor().server().begun(self.id());
         let (head, body) = request.into_parts();
         let visit = Visit::begin(self, &head, client);
         let mut answer =
@@ -46,7 +45,10 @@ impl Worker {
             *answer.body_mut() = Bytes::new();
         }
         let status = answer.status().as_u16();
-        server.answered(self.id(), Code::from_status(status));
+        let reason = answer.extensions_mut().remove::<Reason>();
+        if let Some(reason) = reason.or_else(|| (status >= 400).then_some(Reason::Api)) {
+            self.refused(&head, reason);
+        }
         visit.end(&mut answer);
         tracing::debug!(
             target: "access",
@@ -60,6 +62,19 @@ impl Worker {
         answer
     }
 
+    /// Counts a refusal with the registered model that its path names.
+    pub(super) fn refused(&self, head: &Parts, reason: Reason) {
+        let table = self.serving().table();
+        let model = match Route::parse(head.uri.path()) {
+            Ok(Route::Model { model, .. }) => table.model(&model),
+            _ => None,
+        };
+        match model {
+            Some(model) => model.recorder.refused(self.id(), reason),
+            None => self.plane().monitor().server().refused(self.id(), reason),
+        }
+    }
+
     async fn dispatch(
         &self,
         head: &Parts,
@@ -68,9 +83,9 @@ impl Worker {
     ) -> Result<Answer, Refusal> {
         self.check_head(head)?;
         let route = Route::parse(head.uri.path()).map_err(|error| match error {
-            NoRoute::Unknown => Refusal::new(StatusCode::NOT_FOUND, not_found(head.uri.path())),
+            NoRoute::Unknown => Refusal::nothing_at(head.uri.path()),
             NoRoute::Percent => {
-                Refusal::bad_request("the path's percent-encoding is not valid UTF-8")
+                Refusal::malformed("the path's percent-encoding is not valid UTF-8")
             }
         })?;
         let methods = route.methods();
@@ -104,11 +119,12 @@ impl Worker {
         let target_bytes = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
         if target_bytes > limits.uri_bytes_max {
             let text = format!("the request target is longer than {} bytes", limits.uri_bytes_max);
-            return Err(Refusal::new(StatusCode::URI_TOO_LONG, text).closing());
+            return Err(Refusal::new(Reason::Head, StatusCode::URI_TOO_LONG, text).closing());
         }
         if head.headers.len() > limits.headers_max {
             let text = format!("more than {} header lines", limits.headers_max);
-            return Err(Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text).closing());
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            return Err(Refusal::new(Reason::Head, status, text).closing());
         }
         if head.version == Version::HTTP_11 {
             check_host(&head.headers)?;
@@ -117,7 +133,8 @@ impl Worker {
         if head.method == Method::POST && !self.plane().settings().web_pages {
             let asked = stranger::check_asker(&head.uri, &head.headers);
             asked.map_err(|stranger| {
-                Refusal::new(StatusCode::FORBIDDEN, stranger.to_string()).closing()
+                let text = stranger.to_string();
+                Refusal::new(Reason::WebPage, StatusCode::FORBIDDEN, text).closing()
             })?;
         }
         Ok(())
@@ -160,7 +177,7 @@ impl Worker {
             Err(Unread::Refused(refusal)) => return Err(refusal),
             Err(Unread::Gone) => {
                 visit.note_gone();
-                return Err(Refusal::bad_request("the body ended early").closing());
+                return Err(Refusal::gone());
             }
         };
         let mut request = Request::new(body);
@@ -188,7 +205,7 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     match (codings.next(), codings.next()) {
         (None, _) => Ok(()),
         (Some(coding), None) if chunked(coding) => Ok(()),
-        _ => Err(Refusal::bad_request(
+        _ => Err(Refusal::malformed(
             "Transfer-Encoding must be `chunked`, once; compress with Content-Encoding",
         )
         .closing()),
@@ -205,20 +222,10 @@ fn check_host(headers: &HeaderMap) -> Result<(), Refusal> {
     };
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if valid(host) => Ok(()),
-        (None, _) => Err(Refusal::bad_request("HTTP/1.1 needs a Host header").closing()),
-        _ => Err(Refusal::bad_request(
+        (None, _) => Err(Refusal::malformed("HTTP/1.1 needs a Host header").closing()),
+        _ => Err(Refusal::malformed(
             "HTTP/1.1 needs one Host header, with a host and perhaps a port",
         )
         .closing()),
-    }
-}
-
-/// The text about a path that is not there; who asks for one of the admin plane took the wrong port.
-fn not_found(path: &str) -> &'static str {
-    let admin = ["/api/", "/metrics", "/livez", "/readyz"];
-    if admin.iter().any(|begin| path.starts_with(begin)) {
-        "Not Found: this port takes predictions; the admin API, health and metrics are on another (`server.admin`, 8002)"
-    } else {
-        "Not Found"
     }
 }

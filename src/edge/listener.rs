@@ -258,11 +258,11 @@ impl Acceptor {
             };
             match accepted {
                 Ok((stream, peer)) if !is_spare_missing() => self.seat(stream, peer.ip()),
-                Ok((stream, _)) => refuse(stream),
+                Ok((stream, _)) => self.refuse(stream),
                 // Out of descriptors, most likely: those in use must close before another fits.
                 Err(error) => {
                     if let Some(stream) = spare.accept(&listener, &error).await {
-                        refuse(stream);
+                        self.refuse(stream);
                     }
                 }
             }
@@ -342,14 +342,14 @@ impl Acceptor {
         let Ok(stream) = stream.into_std() else { return };
         let total: usize = self.seats.iter().map(|seat| seat.open.load(Relaxed)).sum();
         if total >= self.connections_max {
-            return turn_away(&stream);
+            return self.turn_away(&stream);
         }
         if self.per_address_max.is_some_and(|max| self.of_address(address) >= max.get()) {
-            return turn_away(&stream);
+            return self.turn_away(&stream);
         }
         let load = |seat: &&Seat| (seat.watch.is_overdue(), seat.open.load(Relaxed));
         let Some(seat) = self.seats.iter().min_by_key(load) else { return };
-        let Some(sockets) = &seat.sockets else { return turn_away(&stream) };
+        let Some(sockets) = &seat.sockets else { return self.turn_away(&stream) };
         seat.open.fetch_add(1, Relaxed);
         let address = self.per_address_max.is_some().then(|| {
             *lock(&seat.addresses).entry(address).or_default() += 1;
@@ -358,8 +358,28 @@ impl Acceptor {
         let place = Place { open: Arc::clone(&seat.open), address };
         let listed = seat.watch.list(stream.as_raw_fd());
         if let Err(refused) = sockets.try_send(Socket { listed, stream, seat: place }) {
-            turn_away(&refused.into_inner().stream);
+            self.turn_away(&refused.into_inner().stream);
         }
+    }
+
+    fn refuse(&self, stream: TcpStream) {
+        if let Ok(stream) = stream.into_std() {
+            self.turn_away(&stream);
+        }
+    }
+
+    /// Counts the connection, says why in one write, without waiting; it ends when it is dropped.
+    fn turn_away(&self, mut stream: &std::net::TcpStream) {
+        use std::io::Write as _;
+        self.start.plane.monitor().server().turned_away();
+        let body = r#"{"error":"too many connections; try again"}"#;
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: \
+             application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        // The client may be gone; there is nobody else to tell.
+        let _ = stream.write(answer.as_bytes());
     }
 
     /// Connections of this address.
@@ -385,25 +405,6 @@ impl Drop for Place {
             }
         }
     }
-}
-
-fn refuse(stream: TcpStream) {
-    if let Ok(stream) = stream.into_std() {
-        turn_away(&stream);
-    }
-}
-
-/// Says why in one write, without waiting, and closes.
-fn turn_away(mut stream: &std::net::TcpStream) {
-    use std::io::Write as _;
-    let body = r#"{"error":"too many connections; try again"}"#;
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\ncontent-type: \
-         application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    // The client may be gone; there is nobody else to tell.
-    let _ = stream.write(answer.as_bytes());
 }
 
 /// The life of a worker.

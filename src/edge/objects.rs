@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::{
     model::{TensorSpec, VersionId, VersionPolicy},
+    monitor::Reason,
     serve::{Entry, Model, RouteError, Serving, Table, Version},
     wire::v2::objects::{
         ConfigInput, ConfigOutput, ConfigParameter, DurationStatistic, DynamicBatching, Health,
@@ -47,7 +48,7 @@ pub(super) fn answer(
         }),
         Route::Live => match serving.watchdog().ailment() {
             None => json(&Health { live: true, ready: serving.obstacles().is_empty() }),
-            Some(ailment) => Err(Refusal::unavailable(ailment)),
+            Some(ailment) => Err(Refusal::unavailable(Reason::NotReady, ailment)),
         },
         Route::Ready => ready(serving),
         Route::Models => models(table),
@@ -61,18 +62,19 @@ pub(super) fn answer(
         Route::Logging => {
             Err(unsupported("log settings at run time; set logs.level in tidegate.toml"))
         }
-        Route::Repository => Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found")),
+        Route::Repository => Err(Refusal::nothing_here()),
     }
 }
 
 fn unsupported(what: &str) -> Refusal {
-    Refusal::new(StatusCode::NOT_IMPLEMENTED, format!("tidegate does not offer {what}"))
+    let text = format!("tidegate does not offer {what}");
+    Refusal::new(Reason::Unsupported, StatusCode::NOT_IMPLEMENTED, text)
 }
 
 pub(super) fn json<T: Serialize + ?Sized>(value: &T) -> Result<Answer, Refusal> {
     let body = serde_json::to_vec(value).map_err(|error| {
         tracing::error!(%error, "an object could not be written");
-        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written")
+        Refusal::internal("the answer could not be written")
     })?;
     let mut response = Response::new(Bytes::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -84,7 +86,7 @@ fn ready(serving: &Serving) -> Result<Answer, Refusal> {
     if obstacles.is_empty() {
         return json(&Health { live: true, ready: true });
     }
-    Err(Refusal::unavailable(obstacles.join("; ")))
+    Err(Refusal::unavailable(Reason::NotReady, obstacles.join("; ")))
 }
 
 /// KServe's list of models.
@@ -108,7 +110,7 @@ fn of_model(
         Part::Statistics => json(&statistics_of(model, asked)?),
         Part::Tracing => Err(unsupported("trace settings")),
         Part::Generate => Err(unsupported("text generation")),
-        Part::Feedback => Err(Refusal::new(StatusCode::NOT_FOUND, "Not Found")),
+        Part::Feedback => Err(Refusal::nothing_here()),
         Part::Ready | Part::Metadata | Part::Config | Part::Infer => {
             let version = match model.route(selector(asked)) {
                 // A request for it is answered; who waits until it is ready would wait for ever.

@@ -21,14 +21,20 @@ use crate::{
         ArmName, InferRequest, InferResponse, PredictionId, RequestedOutput, ResponseOutput,
         VersionSelector,
     },
-    monitor::{Code, Outcome},
+    monitor::{Code, Outcome, Reason},
     serve::{Asked, Call, Model, NotRouted, PredictError, Prediction, RouteError, Version},
     wire::v2,
 };
 
 use super::{
-    body::Unread, budget::Held, compression::Encoding, demand::Patience, refusal::Refusal, sticky,
-    visit::Visit, worker::Worker,
+    body::Unread,
+    budget::Held,
+    compression::Encoding,
+    demand::Patience,
+    refusal::Refusal,
+    sticky,
+    visit::{CLIENT_GONE, Visit},
+    worker::Worker,
 };
 
 const JSON_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -66,10 +72,9 @@ pub(super) async fn infer(
         Err(unread) => {
             let (code, refusal) = match unread {
                 Unread::Refused(refusal) => (refusal.status.as_u16(), refusal),
-                // Nobody reads this answer; it only has a code to be counted by.
                 Unread::Gone => {
                     visit.note_gone();
-                    (499, Refusal::bad_request("the body ended early").closing())
+                    (CLIENT_GONE, Refusal::gone())
                 }
             };
             count_unanswered(worker, model, code);
@@ -132,13 +137,13 @@ fn number(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<u
     let Some(value) = headers.get(name) else { return Ok(None) };
     if headers.get_all(name).iter().any(|other| other != value) {
         let text = format!("header `{name}` is there twice, with different values; send it once");
-        return Err(Refusal::bad_request(text).closing());
+        return Err(Refusal::malformed(text).closing());
     }
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     let number = text.and_then(|text| text.parse().ok());
     number
         .map(Some)
-        .ok_or_else(|| Refusal::bad_request(format!("header `{name}` must be {what}")).closing())
+        .ok_or_else(|| Refusal::malformed(format!("header `{name}` must be {what}")).closing())
 }
 
 /// A reason to answer a request later.
@@ -183,7 +188,8 @@ async fn predict_later(
                 let left = left.min(worker.serving().settings().demand_timeout);
                 let settled = worker.serving().settled(wanted.model);
                 if tokio::time::timeout(left, settled).await.is_err() {
-                    return refused(Refusal::unavailable("models are being loaded; try again"));
+                    let text = "models are being loaded; try again";
+                    return refused(Refusal::unavailable(Reason::NotReady, text));
                 }
                 arrived
             }
@@ -403,10 +409,7 @@ fn encode(
 fn compress(encoding: Encoding, body: Vec<u8>) -> Result<Vec<u8>, Refusal> {
     encoding.deflate(body).map_err(|error| {
         tracing::error!(%error, "a response could not be compressed");
-        Refusal::new(
-            http::StatusCode::INTERNAL_SERVER_ERROR,
-            "the response could not be compressed",
-        )
+        Refusal::internal("the response could not be compressed")
     })
 }
 
@@ -444,7 +447,8 @@ fn decimal(number: impl itoa::Integer) -> HeaderValue {
     HeaderValue::from_str(digits.format(number)).expect("digits are a header's value")
 }
 
-fn count_unanswered(worker: &Worker, model: &str, code: u16) {
+/// Counts an inference request that no version answered.
+pub(super) fn count_unanswered(worker: &Worker, model: &str, code: u16) {
     let serving = worker.serving();
     serving.unanswered(&serving.table(), worker.id(), model, Code::from_status(code));
 }

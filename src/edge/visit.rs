@@ -17,11 +17,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, request::Parts
 
 use crate::{
     model::{ArmName, PredictionId, Trace},
-    monitor::Sample,
+    monitor::{Reason, Sample},
     serve::Receipt,
 };
 
-use super::{access::Access, entry::Entry, v2::REQUEST_ID, worker::Worker};
+use super::{
+    access::Access,
+    entry::Entry,
+    route::{Part, Route},
+    v2::{self, REQUEST_ID},
+    worker::Worker,
+};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -41,6 +47,8 @@ pub(super) struct Visit<'a> {
     client: Client,
     /// True if it gets a line in the access log.
     is_line: bool,
+    /// True until it is answered.
+    is_open: Cell<bool>,
     /// True until its entry is written, if anybody reads of it.
     is_told: Cell<bool>,
     /// The arrival of its head, if anybody reads of it.
@@ -65,6 +73,7 @@ impl<'a> Visit<'a> {
             head,
             client,
             is_line,
+            is_open: Cell::new(true),
             is_told: Cell::new(is_told),
             begun: is_told.then(|| worker.clock().now()),
             body_bytes: Cell::new(0),
@@ -107,7 +116,7 @@ impl<'a> Visit<'a> {
         self.is_gone.set(true);
     }
 
-    /// Ends with this answer, which it tells the place in the trace.
+    /// Ends with this answer, which is counted and told the place in the trace.
     pub(super) fn end(&self, answer: &mut Response<Bytes>) {
         let (status, body_bytes) = (answer.status().as_u16(), answer.body().len());
         if let Some(trace) = self.trace {
@@ -115,7 +124,23 @@ impl<'a> Visit<'a> {
             answer.headers_mut().insert(TRACEPARENT, value.expect("digits are a header's value"));
         }
         let code = if self.is_gone.get() { CLIENT_GONE } else { status };
+        self.is_open.set(false);
+        self.worker.answered(code);
         self.tell(code, body_bytes);
+    }
+
+    /// Ends without an answer: its client left while it waited.
+    fn abandon(&self) {
+        self.worker.answered(CLIENT_GONE);
+        self.worker.refused(self.head, Reason::Gone);
+        // A call that a panic ended was counted by itself.
+        if !std::thread::panicking()
+            && let Ok(Route::Model { model, part: Part::Infer, .. }) =
+                Route::parse(self.head.uri.path())
+        {
+            v2::count_unanswered(self.worker, &model, CLIENT_GONE);
+        }
+        self.tell(CLIENT_GONE, 0);
     }
 
     fn tell(&self, code: u16, bytes_out: usize) {
@@ -154,11 +179,11 @@ impl<'a> Visit<'a> {
 }
 
 impl Drop for Visit<'_> {
-    /// A request that is dropped before its answer has a client that left. A worker that was given up writes nothing:
-    /// another one does, in its place.
+    /// A request that is dropped before its answer has a client that left. A worker that was given up
+    /// counts and writes nothing: another one does, in its place.
     fn drop(&mut self) {
-        if !self.worker.is_given_up() {
-            self.tell(CLIENT_GONE, 0);
+        if self.is_open.get() && !self.worker.is_given_up() {
+            self.abandon();
         }
     }
 }
@@ -213,4 +238,4 @@ pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
 }
 
 /// nginx's code for a client that has gone before its answer.
-const CLIENT_GONE: u16 = 499;
+pub(super) const CLIENT_GONE: u16 = 499;

@@ -18,7 +18,7 @@ use tokio::{runtime::RuntimeMetrics, sync::Notify};
 use tower::util::BoxCloneSyncService;
 
 use crate::{
-    monitor::{Clock, Monitor, Pace, WorkerId},
+    monitor::{Clock, Code, Monitor, Pace, Reason, WorkerId},
     serve::{self, Names, Naming, Serving, Watch},
     wire,
 };
@@ -316,6 +316,15 @@ impl Worker {
     /// Counts connections as closed that a lost worker of the same number had open: nobody else counts in its shard.
     pub(super) fn inherit(&self, connections: usize) {
         (0..connections).for_each(|_| self.plane.monitor.server().connection_closed(self.id));
+    }
+
+    pub(super) fn answered(&self, code: u16) {
+        self.plane.monitor.server().answered(self.id, Code::from_status(code));
+    }
+
+    /// Counts a connection that was ended because a head came too slowly.
+    pub(super) fn slow_head(&self) {
+        self.plane.monitor.server().refused(self.id, Reason::SlowHead);
     }
 
     pub(super) fn head_refused(&self) {

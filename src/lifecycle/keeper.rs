@@ -33,6 +33,7 @@ use super::{
     operate::{Asked, Waiting},
     queue::{Jobs, Running},
     reclaim::{Freed, Reclaim, Retired},
+    rest::{Rest, thread_time},
     stage::{Next, Staged, Upload},
     vanished::{Sight, is_uploaded},
 };
@@ -66,6 +67,7 @@ pub(super) struct Keeper {
     pub(super) frozen: Arc<AtomicBool>,
     /// Whether a look waits in the queue.
     pub(super) look_due: Arc<AtomicBool>,
+    pub(super) rest: Arc<Rest>,
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) crew: Crew,
     pub(super) budget: Budget,
@@ -124,7 +126,9 @@ impl Keeper {
             match self.next(messages) {
                 Some(Message::Look) => {
                     self.look_due.store(false, Ordering::Release);
+                    let before = thread_time();
                     self.look(None, false);
+                    self.rest.begin(self.now(), thread_time().saturating_sub(before));
                 }
                 Some(Message::Operate(model, operation, asked, reply)) => {
                     self.operate(&model, &operation, asked, reply);

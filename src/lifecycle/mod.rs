@@ -29,6 +29,7 @@ mod plan;
 mod proof;
 mod queue;
 mod reclaim;
+mod rest;
 mod split;
 mod stage;
 mod vanished;
@@ -59,7 +60,7 @@ use crate::{
     model::{Alias, ArmName, ModelName, ShadowSpec, StickyBy, VersionId},
     registry::{Cause, Registry, Unrecorded},
     serve::{Evidence, Serving},
-    source::{Folder, Override, Settings, Store, UploadError, WatchError, Watcher},
+    source::{Folder, Override, Settings, Store, UploadError, WatchCause, WatchError, Watcher},
 };
 
 pub use blame::Blame;
@@ -70,6 +71,7 @@ use crew::Crew;
 use keeper::{Keeper, Keeping, Message};
 use operate::Asked;
 use reclaim::Reclaim;
+use rest::Rest;
 use stage::Upload;
 
 /// The running keeper; it stops when this is dropped.
@@ -352,6 +354,24 @@ type Reply = oneshot::Sender<Result<Done, OperationError>>;
 /// Operations that may wait for the keeper.
 const WAITING_MAX: usize = 64;
 
+/// Has the keeper look at each sign of a change, and at each poll for which it has rested enough.
+fn watch(
+    settings: &Settings,
+    messages: mpsc::Sender<Message>,
+    due: Arc<AtomicBool>,
+    is_rested: impl Fn() -> bool + Send + 'static,
+) -> Result<Watcher, WatchError> {
+    Watcher::start(&settings.root, settings.poll_interval, move |cause| {
+        if cause == WatchCause::Poll && !is_rested() {
+            return;
+        }
+        // One look covers every change before it, so one waits at most.
+        if !due.swap(true, Ordering::AcqRel) && messages.send(Message::Look).is_err() {
+            due.store(false, Ordering::Release);
+        }
+    })
+}
+
 impl Lifecycle {
     /// Starts the keeper and the watching of its folder.
     ///
@@ -375,13 +395,10 @@ impl Lifecycle {
             uploading: Arc::new(Semaphore::new(1)),
             keep: (loader.store.clone(), loader.artifact_bytes_max),
         };
-        let (due, changed) = (Arc::clone(&look_due), messages.clone());
-        let watcher = Watcher::start(&settings.root, settings.poll_interval, move || {
-            // One look covers every change before it, so one waits at most.
-            if !due.swap(true, Ordering::AcqRel) && changed.send(Message::Look).is_err() {
-                due.store(false, Ordering::Release);
-            }
-        })?;
+        let rest = Arc::new(Rest::default());
+        let (due, rests) = (Arc::clone(&look_due), Arc::clone(&rest));
+        let clock = Arc::clone(loader.monitor.clock());
+        let watcher = watch(&settings, messages.clone(), due, move || rests.is_over(clock.now()))?;
         let wished = messages.clone();
         serving.demand().grant_by(move |wish| {
             // A wish that nobody takes answers by itself.
@@ -404,6 +421,7 @@ impl Lifecycle {
             policies,
             frozen: Arc::clone(&handle.frozen),
             look_due,
+            rest,
             messages,
             reclaim: reclaim.map_err(StartError::Thread)?,
             state: Keeping::default(),

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::model::ModelName;
 
 use super::{
-    Code, Compat, Format, Ledger, Monitor, Part, Phase, Retired, ShadowTotals, Spread,
+    Code, Compat, Format, Ledger, Monitor, Part, Phase, Reason, Retired, ShadowTotals, Spread,
     VersionTotals,
     page::{self, Bucket, Distribution, Exemplar, Family, Kind, Series, Value},
     process::Process,
@@ -137,6 +137,21 @@ impl Exposition {
         self.gauges("tidegate_saturation_ratio", help, &[(vec![], saturation)]);
     }
 
+    fn refusals(&mut self, monitor: &Monitor) {
+        let mut series = Vec::new();
+        let mut add = |model: &str, counts: &[(Reason, u64)]| {
+            series.extend(counts.iter().map(|(reason, count)| {
+                counter(&[("model", model), ("reason", reason.name())], *count)
+            }));
+        };
+        add("", &monitor.server().refusals());
+        for model in monitor.models() {
+            add(model.name().as_str(), &model.refusals());
+        }
+        let help = "Requests that were not answered with what they asked for, by model (empty where none was reached) and reason.";
+        self.counters("tidegate_refusals_total", help, series);
+    }
+
     /// Copies of requests, by the version that got them.
     fn shadows(&mut self, shadows: &[(ModelName, String, ShadowTotals)]) {
         let counts = |of: fn(&ShadowTotals) -> u64| {
@@ -183,6 +198,7 @@ impl Exposition {
                 }
             }
         }
+        self.refusals(monitor);
         // Every version has the arms that it might answer on.
         seen.retain(|seen| !seen.totals.codes.is_empty());
         self.requests(&unanswered, &seen);

@@ -18,6 +18,7 @@ mod histogram;
 mod outcome;
 mod page;
 mod process;
+mod reason;
 mod recorder;
 mod saturation;
 mod settings;
@@ -30,6 +31,7 @@ pub use exposition::Exposition;
 pub use histogram::{Latencies, Spread};
 pub use outcome::Outcome;
 pub use page::Format;
+pub use reason::Reason;
 pub use recorder::{
     ArmRecorder, Code, InFlight, ModelRecorder, ModelTotals, Monitor, Part, Retired, Sample,
     ServerRecorder, Traced, VersionRecorder, VersionTotals, WorkerId,

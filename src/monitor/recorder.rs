@@ -12,7 +12,7 @@ use std::{
 use crate::model::{ArmName, ModelName, VersionId};
 
 use super::{
-    Clock, Events, Latencies, Pace, Settings, ShadowRecorder, ShadowTotals, Spread, Upkeep,
+    Clock, Events, Latencies, Pace, Reason, Settings, ShadowRecorder, ShadowTotals, Spread, Upkeep,
 };
 
 /// The index of a worker: the only thread that writes the shards of this number.
@@ -23,9 +23,10 @@ pub struct WorkerId(pub usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code(usize);
 
-/// The codes that have a counter of their own; others count as the last of their class.
+/// The codes that have a counter of their own, all that the data plane answers with among them; others count as the
+/// first of their class.
 const CODES: [u16; 16] =
-    [200, 400, 403, 404, 405, 408, 411, 413, 415, 422, 429, 499, 500, 501, 503, 504];
+    [200, 400, 403, 404, 405, 408, 413, 414, 415, 422, 431, 499, 500, 501, 503, 504];
 
 impl Code {
     /// The counter for an HTTP status.
@@ -133,6 +134,7 @@ pub struct Monitor {
 pub struct ServerRecorder {
     shards: Box<[Padded<ServerShard>]>,
     workers_lost: AtomicU64,
+    turned_away: AtomicU64,
 }
 
 /// Counts of one model: requests that reached no version, and its versions.
@@ -140,6 +142,8 @@ pub struct ServerRecorder {
 pub struct ModelRecorder {
     name: ModelName,
     shards: Box<[Padded<Codes>]>,
+    /// By worker; made with the first refusal.
+    refusals: OnceLock<Box<[Padded<Refusals>]>>,
     versions: Mutex<Versions>,
 }
 
@@ -251,8 +255,12 @@ impl Count {
 struct Codes([Count; CODES.len()]);
 
 #[derive(Debug, Default)]
+struct Refusals([Count; Reason::ALL.len()]);
+
+#[derive(Debug, Default)]
 struct ServerShard {
     answers: Codes,
+    refusals: Refusals,
     refused_heads: Count,
     connections: Count,
     closed: Count,
@@ -303,8 +311,11 @@ impl Monitor {
     /// Recorders for this many workers.
     #[must_use]
     pub fn new(workers: usize, clock: Arc<dyn Clock>) -> Self {
-        let server =
-            Arc::new(ServerRecorder { shards: shards(workers), workers_lost: AtomicU64::new(0) });
+        let server = Arc::new(ServerRecorder {
+            shards: shards(workers),
+            workers_lost: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
+        });
         Self {
             workers,
             clock,
@@ -354,6 +365,7 @@ impl Monitor {
             Arc::new(ModelRecorder {
                 name: name.clone(),
                 shards: shards(self.workers),
+                refusals: OnceLock::new(),
                 versions: Mutex::default(),
             })
         });
@@ -460,6 +472,16 @@ impl ServerRecorder {
         self.shards[worker.0].0.answers.0[code.0].add(1);
     }
 
+    /// Counts a request that was refused, and is not for a registered model.
+    pub fn refused(&self, worker: WorkerId, reason: Reason) {
+        self.shards[worker.0].0.refusals.0[reason as usize].add(1);
+    }
+
+    /// Counts a connection that no worker took.
+    pub fn turned_away(&self) {
+        self.turned_away.fetch_add(1, Relaxed);
+    }
+
     /// Counts a request whose head the HTTP parser refused.
     pub fn head_refused(&self, worker: WorkerId) {
         self.shards[worker.0].0.refused_heads.add(1);
@@ -532,6 +554,14 @@ impl ServerRecorder {
         self.shards.iter().map(|shard| shard.0.refused_heads.load()).sum()
     }
 
+    /// Refusals so far that no model counts, by reason.
+    pub fn refusals(&self) -> Vec<(Reason, u64)> {
+        let mut sums = merge_refusals(self.shards.iter().map(|shard| &shard.0.refusals));
+        sums[Reason::Head as usize] += self.heads_refused();
+        sums[Reason::Connections as usize] += self.turned_away.load(Relaxed);
+        present(sums)
+    }
+
     /// Connections open now, and taken so far.
     pub fn connections(&self) -> (u64, u64) {
         let closed: u64 = self.shards.iter().map(|shard| shard.0.closed.load()).sum();
@@ -554,6 +584,18 @@ impl ModelRecorder {
     /// Requests so far that no version answered, by status.
     pub fn unanswered_codes(&self) -> Vec<(Code, u64)> {
         merge_codes(self.shards.iter().map(|shard| &shard.0))
+    }
+
+    /// Counts a request to the model that was refused.
+    pub fn refused(&self, worker: WorkerId, reason: Reason) {
+        let refusals = self.refusals.get_or_init(|| shards(self.shards.len()));
+        refusals[worker.0].0.0[reason as usize].add(1);
+    }
+
+    /// Refusals so far of requests to the model, by reason.
+    pub fn refusals(&self) -> Vec<(Reason, u64)> {
+        let shards = self.refusals.get().into_iter().flatten();
+        present(merge_refusals(shards.map(|shard| &shard.0)))
     }
 
     /// All counts so far; versions that left ten minutes before `now`, since 1970, are no longer apart.
@@ -635,7 +677,8 @@ impl VersionRecorder {
 }
 
 impl VersionTotals {
-    pub(super) fn add(&mut self, other: &Self) {
+    /// Adds the counts of another arm or version.
+    pub fn add(&mut self, other: &Self) {
         add_codes(&mut self.codes, &other.codes);
         self.success += other.success;
         self.failed += other.failed;
@@ -755,6 +798,18 @@ fn merge_codes<'a>(shards: impl Iterator<Item = &'a Codes>) -> Vec<(Code, u64)> 
         .collect()
 }
 
+fn merge_refusals<'a>(shards: impl Iterator<Item = &'a Refusals>) -> [u64; Reason::ALL.len()] {
+    let mut sums = [0; Reason::ALL.len()];
+    for shard in shards {
+        sums.iter_mut().zip(&shard.0).for_each(|(sum, count)| *sum += count.load());
+    }
+    sums
+}
+
+fn present(sums: [u64; Reason::ALL.len()]) -> Vec<(Reason, u64)> {
+    Reason::ALL.into_iter().zip(sums).filter(|(_, sum)| *sum > 0).collect()
+}
+
 fn newer(one: Option<Traced>, other: Option<Traced>) -> Option<Traced> {
     one.into_iter().chain(other).max_by_key(|traced| traced.at)
 }
@@ -853,6 +908,7 @@ mod tests {
     #[test]
     fn unlisted_codes_count_with_their_class() {
         assert_eq!(Code::from_status(418).status(), 400);
+        assert_eq!(Code::from_status(431).status(), 431);
         assert_eq!(Code::from_status(204).status(), 200);
         assert_eq!(Code::from_status(599).status(), 500);
         assert_eq!(Code::from_status(999).status(), 500);

@@ -50,7 +50,7 @@ pub use mirror::{Mirror, MirrorError, MirrorNews};
 pub use reading::Refusal;
 pub use store::{Collected, Hold, Store, StoreError};
 pub use upload::{Override, UploadError};
-pub use watch::{WatchError, Watcher};
+pub use watch::{WatchCause, WatchError, Watcher};
 
 /// Where the repository is, and how much of it is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]

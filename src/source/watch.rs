@@ -2,7 +2,8 @@
 //!
 //! Two ears: file events, and a look at every poll interval whatever the events say. Mounted volumes lose
 //! events, watches run out, folders are replaced: polling hears all of that later, but surely. Always true:
-//! - While the watcher lives, its owner is told at least once per poll interval. No error ends it.
+//! - While the watcher lives, its owner is told at least once per poll interval, and whether there is a sign of a
+//!   change. No error ends it.
 //! - A burst of events is one call; calls never overlap and are at least [`QUIET`] apart.
 //! - Dropping the watcher ends its thread, after the call that may be running.
 //!
@@ -30,6 +31,15 @@ pub struct Watcher {
     thread: Option<JoinHandle<()>>,
 }
 
+/// A reason to look at the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchCause {
+    /// A file event came, or none can come.
+    Change,
+    /// The poll interval is over, without a file event in it.
+    Poll,
+}
+
 /// The watcher's thread could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the repository's watcher could not be started")]
@@ -51,7 +61,7 @@ impl Watcher {
     pub fn start(
         root: impl Into<PathBuf>,
         poll_interval: Duration,
-        on_change: impl Fn() + Send + 'static,
+        on_change: impl Fn(WatchCause) + Send + 'static,
     ) -> Result<Self, WatchError> {
         let bell = Arc::new(Bell::default());
         let mut ears = Ears::new(root.into(), Arc::clone(&bell));
@@ -135,18 +145,23 @@ impl Ears {
         Self { root, bell, events: None, polls_before_retry: 0, warned: false }
     }
 
-    fn listen(&mut self, poll_interval: Duration, on_change: &dyn Fn()) {
+    fn listen(&mut self, poll_interval: Duration, on_change: &dyn Fn(WatchCause)) {
+        let mut heard = true;
         loop {
+            let was = self.events.as_ref().map(|(_, of)| *of);
             self.open();
+            let of = self.events.as_ref().map(|(_, of)| *of);
+            let is_quiet = !heard && of.is_some() && of == was;
+            let cause = if is_quiet { WatchCause::Poll } else { WatchCause::Change };
             // A repository is only partly known if its reader fails; the next change may mend it.
-            if catch_unwind(AssertUnwindSafe(on_change)).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| on_change(cause))).is_err() {
                 tracing::error!("looking at the repository failed; it is tried again");
             }
             let rung = self.bell.wait(poll_interval);
             if rung.stop {
                 return;
             }
-            let heard = rung.changed;
+            heard = rung.changed;
             drop(rung);
             if heard && !self.settle() {
                 return;
@@ -268,7 +283,7 @@ mod tests {
 
     fn watch(root: &Path, poll_interval: Duration) -> (Watcher, Receiver<()>) {
         let (sender, calls) = mpsc::channel();
-        let watcher = Watcher::start(root, poll_interval, move || {
+        let watcher = Watcher::start(root, poll_interval, move |_| {
             let _ = sender.send(());
         })
         .unwrap();
@@ -308,7 +323,7 @@ mod tests {
         fs::write(root.path().join("model.onnx"), "x").unwrap();
         let (sender, calls) = mpsc::channel();
         let file = root.path().join("model.onnx");
-        let _watcher = Watcher::start(root.path(), LONG, move || {
+        let _watcher = Watcher::start(root.path(), LONG, move |_| {
             fs::read(&file).unwrap();
             let _ = sender.send(());
         });
@@ -334,6 +349,25 @@ mod tests {
     }
 
     #[test]
+    fn a_poll_without_an_event_is_told_as_one() {
+        let root = tempfile::tempdir().unwrap();
+        let (sender, calls) = mpsc::channel();
+        let tell = move |cause| {
+            let _ = sender.send(cause);
+        };
+        let _watcher = Watcher::start(root.path(), POLL_INTERVAL_MIN, tell).unwrap();
+        let next = || calls.recv_timeout(PATIENCE).expect("told at every poll");
+        assert_eq!(next(), WatchCause::Change, "at the start");
+        assert_eq!([next(), next()], [WatchCause::Poll; 2]);
+        fs::write(root.path().join("x"), "x").unwrap();
+        while next() == WatchCause::Poll {}
+        fs::remove_dir_all(root.path()).unwrap();
+        while next() == WatchCause::Poll {}
+        let (first, second) = (next(), next());
+        assert_eq!([first, second], [WatchCause::Change; 2], "no event can come");
+    }
+
+    #[test]
     fn a_root_that_was_replaced_is_watched_anew() {
         let outer = tempfile::tempdir().unwrap();
         let root = outer.path().join("models");
@@ -354,7 +388,7 @@ mod tests {
     fn a_reader_that_fails_does_not_end_the_watch() {
         let root = tempfile::tempdir().unwrap();
         let (sender, calls) = mpsc::channel();
-        let _watcher = Watcher::start(root.path(), POLL_INTERVAL_MIN, move || {
+        let _watcher = Watcher::start(root.path(), POLL_INTERVAL_MIN, move |_| {
             let _ = sender.send(());
             panic!("on purpose");
         });

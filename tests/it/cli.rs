@@ -9,8 +9,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    http::Request,
     repository::{Repository, SAMPLES, source},
     server::{Launch, Server},
+    tensors::infer,
 };
 
 /// Runs a command to its end.
@@ -88,6 +90,33 @@ fn models_and_check_tell_people_and_machines_the_same() {
     let shown = tidegate(&["models", "show", "iris", "--admin", &admin], "");
     let text = String::from_utf8(shown.stdout).unwrap();
     assert!(text.contains("input FP32[-1,4]") && !text.contains('\x1b'), "{text}");
+    assert!(!text.contains("p99"), "nobody has asked yet: {text}");
+    let request =
+        r#"{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}"#;
+    for path in ["iris", "iris", "iris/versions/1"] {
+        server.ask(&Request::post(&infer(path), request)).ok();
+    }
+    let shown = tidegate(&["models", "show", "iris", "--admin", &admin], "");
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let row = |first: &str| {
+        let row = text.lines().find(|line| line.contains(first));
+        row.unwrap_or_else(|| panic!("no {first} in {text}"))
+            .split_whitespace()
+            .filter(|cell| *cell != "│")
+            .collect()
+    };
+    let cells: Vec<&str> = row("p99.9");
+    assert_eq!(cells, "arm requests phase p50 p90 p99 p99.9 max".split(' ').collect::<Vec<_>>());
+    let (baseline, direct): (Vec<_>, Vec<_>) = (row("baseline"), row("direct"));
+    assert_eq!(
+        (&baseline[..3], &direct[..3]),
+        (&["baseline", "2", "total"][..], &["direct", "1", "total"][..])
+    );
+    let decode: Vec<&str> = row("decode");
+    assert!(decode.iter().any(|cell| ["us", "ms"].contains(cell)), "{text}");
+    let shown = json(&tidegate(&["models", "show", "iris", "--json", "--admin", &admin], ""));
+    let arms = &shown["versions"][0]["loaded"]["arms"];
+    assert_eq!((&arms[0]["rows"], &arms[1]["rows"]), (&Value::from(2), &Value::from(1)), "{shown}");
     let unknown = tidegate(&["models", "show", "nobody", "--admin", &admin], "");
     assert_eq!(unknown.status.code(), Some(1));
     let folder = repository.path().display().to_string();

@@ -208,6 +208,33 @@ fn a_request_that_waits_for_a_session_holds_up_nobody_else() {
 }
 
 #[test]
+fn clients_that_leave_while_they_wait_are_counted() {
+    let server =
+        Launch::of(&repository()).set("SERVER__WORKERS", "2").set("ENGINE__SESSIONS", "1").start();
+    let mut runs = server.connect();
+    let before = worker_ticks(&server);
+    runs.send(count(ENDLESS).header("x-request-timeout-ms", "2000").bytes());
+    eventually("it runs", || (worker_ticks(&server) > before + 3).then_some(()));
+    let mut waits = server.connect();
+    waits.send(count(7).bytes());
+    let in_flight = |least: f64| {
+        eventually("requests are in flight", || {
+            (metric(&server, "tidegate_http_requests_in_flight")? >= least).then_some(())
+        });
+    };
+    in_flight(2.0);
+    drop(waits);
+    let unanswered = "tidegate_requests_total{model=\"count\",version=\"\",arm=\"\",protocol=\"http\",code=\"499\"}";
+    let reason = "tidegate_refusals_total{model=\"count\",reason=\"gone\"}";
+    for series in [unanswered, reason, "tidegate_http_responses_total{code=\"499\"}"] {
+        eventually(series, || metric(&server, series));
+        assert_eq!(metric(&server, series), Some(1.0), "{series}");
+    }
+    assert_eq!(runs.answer().status, 504);
+    assert_eq!(metric(&server, unanswered), Some(1.0));
+}
+
+#[test]
 fn who_waits_for_a_session_takes_the_next_version_instead() {
     let repository = repository();
     let server = Launch::of(&repository)

@@ -22,6 +22,7 @@ mod server;
 mod tensors;
 
 mod access;
+mod accounts;
 mod audit;
 mod blame;
 mod budget;

@@ -250,6 +250,90 @@ fn saturation_follows_the_load() {
     });
 }
 
+/// Sends what is refused for each of many reasons, and gives the model and the reason that counts each.
+fn provoke(server: &Server) -> Vec<(&'static str, &'static str)> {
+    let post = |body: &str| Request::post(&infer("add_sub"), body).header("content-type", "x/json");
+    let mut late = add_sub();
+    late["parameters"] = json!({"timeout": 1});
+    let mut strange = add_sub();
+    strange["inputs"][0]["name"] = json!("nobody");
+    let cases = [
+        (Request::get("/nothing"), 404, "", "path"),
+        (Request::get(&infer("add_sub")), 405, "add_sub", "method"),
+        (post("{\"inputs\": [{"), 400, "add_sub", "malformed"),
+        (Request::post_json(&infer("add_sub"), &strange), 400, "add_sub", "signature"),
+        (Request::post_json(&infer("none"), &add_sub()), 404, "", "unknown_model"),
+        (
+            Request::post_json("/v2/models/add_sub/versions/7/infer", &add_sub()),
+            404,
+            "add_sub",
+            "unknown_version",
+        ),
+        (post("{}").header("content-encoding", "br"), 415, "add_sub", "encoding"),
+        (post(&"9".repeat(5_000)), 413, "add_sub", "body_size"),
+        (post("{}").header("origin", "http://elsewhere"), 403, "add_sub", "web_page"),
+        (Request::get(&format!("/v2/{}", "9".repeat(10_000))), 414, "", "head"),
+        (Request::post_json("/v2/logging", &json!({})), 501, "", "unsupported"),
+        (Request::post_json("/v2/repository/models/none/load", &json!({})), 404, "", "api"),
+        (Request::post_json(&infer("add_sub"), &late), 504, "add_sub", "deadline"),
+    ];
+    let mut expected = Vec::new();
+    for (request, status, model, reason) in cases {
+        assert_eq!(server.ask(&request).status, status, "{reason}");
+        expected.push((model, reason));
+    }
+    let half = "POST /v2/models/add_sub/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{";
+    server.connect().send(half);
+    expected.push(("add_sub", "gone"));
+    let mut slow = server.connect();
+    slow.send("GET /v2 HT");
+    assert!(slow.is_closed());
+    expected.push(("", "slow_head"));
+    // Those that are just ending take a place, too.
+    let mut held: Vec<_> = (0..20).map(|_| server.connect()).collect();
+    eventually("a connection is turned away", || {
+        held.push(server.connect());
+        let request = Request::get("/v2");
+        (held.last_mut()?.try_ask(&request).ok()?.status == 503).then_some(())
+    });
+    expected.push(("", "connections"));
+    expected
+}
+
+#[test]
+fn every_refusal_has_a_reason() {
+    let launch = Launch::of(&Repository::of(&["add_sub"]))
+        .set("LIMITS__BODY", "4KiB")
+        .set("LIMITS__HEADER_TIMEOUT", "200ms")
+        .set("LIMITS__CONNECTIONS", "20");
+    let server = launch.start();
+    let total = |name: &str| sum(&scrape(&server), name, &[]).unwrap_or_default();
+    assert_eq!(total("tidegate_refusals_total").to_bits(), 0.0_f64.to_bits());
+    server.post(&infer("add_sub"), &add_sub()).ok();
+    let expected = provoke(&server);
+    let gone = [("model", "add_sub"), ("reason", "gone")];
+    wait_for(&server, "tidegate_refusals_total", &gone, 1.0);
+    let samples = scrape(&server);
+    for (model, reason) in &expected {
+        let labels = [("model", *model), ("reason", *reason)];
+        let counted = sum(&samples, "tidegate_refusals_total", &labels);
+        // A loop turned one away, perhaps several.
+        let counted = counted.map(|n| if *reason == "connections" { n.min(1.0) } else { n });
+        assert_eq!(counted, Some(1.0), "{model} {reason}");
+    }
+    // Whatever did not end well has one reason.
+    let of = |name: &str, of: &dyn Fn(&Sample) -> bool| -> f64 {
+        let own = samples.iter().filter(|sample| sample.name == name && of(sample));
+        own.map(|sample| sample.value).sum()
+    };
+    let is_bad = |sample: &Sample| sample.label("code") >= "400";
+    let without = |sample: &Sample| ["slow_head", "connections"].contains(&sample.label("reason"));
+    let reasons = of("tidegate_refusals_total", &|sample| !without(sample));
+    let ended = of("tidegate_http_responses_total", &is_bad)
+        + of("tidegate_http_heads_refused_total", &|_| true);
+    assert_eq!(reasons.to_bits(), ended.to_bits(), "{reasons} reasons of {ended}");
+}
+
 /// Kind and labels of each metric on the page about them.
 fn documented() -> BTreeMap<&'static str, (&'static str, BTreeSet<&'static str>)> {
     let page = include_str!("../../docs/metrics.md");
@@ -324,7 +408,8 @@ fn nothing_that_a_client_sends_becomes_a_series() {
     connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
     let values = |samples: &[Sample]| -> BTreeSet<(String, String)> {
         let pairs = samples.iter().flat_map(|sample| sample.labels.clone());
-        pairs.filter(|(key, _)| key != "code" && key != "le").collect()
+        // Words of closed sets.
+        pairs.filter(|(key, _)| !["code", "le", "reason"].contains(&key.as_str())).collect()
     };
     let before = values(&scrape(&server));
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -361,8 +446,8 @@ fn nothing_that_a_client_sends_becomes_a_series() {
         }
     }
     let after = values(&scrape(&server));
-    // Requests that reach no version have an empty one.
-    let empty = ["version", "arm"].map(|label| (label.to_owned(), String::new()));
+    // Requests that reach no model or version have an empty one.
+    let empty = ["model", "version", "arm"].map(|label| (label.to_owned(), String::new()));
     // And a version that is named answers on an arm of its own.
     let direct = [("arm".to_owned(), "direct".to_owned())];
     let new: Vec<_> = after.difference(&before).collect();

@@ -9,11 +9,6 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    thread,
 };
 
 use serde_json::{Value, json};
@@ -21,9 +16,9 @@ use serde_json::{Value, json};
 use crate::{
     clients::{assert_success, python},
     http::{Connection, Request},
-    repository::{Repository, source},
-    server::{Launch, PATIENCE, Server, eventually, free_address},
-    tensors::{add_sub, identity, infer},
+    repository::Repository,
+    server::{Launch, Server, eventually, free_address},
+    tensors::{add_sub, infer},
 };
 
 /// A Prometheus that scrapes a server each second; killed when dropped.
@@ -190,12 +185,15 @@ fn native_histograms_give_prometheus_our_quantiles() {
     let server = Launch::of(&repository).set("METRICS__OBJECTIVES", "750us, 20ms").start();
     let prometheus = Prometheus::scraping(server.admin, "native-histograms,exemplar-storage");
     let mut connection = server.connect();
-    for _ in 0..500 {
-        connection.ask(&Request::post_json(&infer("add_sub"), &add_sub())).ok();
+    for number in 0..600 {
+        // On an arm of its own where the path names the version.
+        let named = "/v2/models/add_sub/versions/1/infer".to_owned();
+        let path = if number % 6 == 0 { named } else { infer("add_sub") };
+        connection.ask(&Request::post_json(&path, &add_sub())).ok();
     }
-    let series = r#"tidegate_request_duration_seconds{model="add_sub"}"#;
+    let series = "tidegate_request_duration_seconds";
     eventually("Prometheus has all requests", || {
-        (prometheus.number(&format!("histogram_count({series})"))? > 499.5).then_some(())
+        (prometheus.number(&format!("sum(histogram_count({series}))"))? > 599.5).then_some(())
     });
     let report = server.admin("/api/v1/models/add_sub").ok().json();
     let loaded = &report["versions"][0]["loaded"];
@@ -210,12 +208,21 @@ fn native_histograms_give_prometheus_our_quantiles() {
             assert!(agree, "{series} {name}: {theirs} us for {ours} us");
         }
     };
-    agree(series, &loaded["latency_us"]);
-    for phase in ["queue", "decode", "run", "encode"] {
-        let series = format!(r#"tidegate_phase_duration_seconds{{phase="{phase}"}}"#);
-        agree(&series, &loaded["phases_us"][phase]);
+    agree(&format!("sum({series})"), &loaded["latency_us"]);
+    let arms = loaded["arms"].as_array().unwrap();
+    for (arm, count) in arms.iter().zip([500, 100]) {
+        assert_eq!(arm["requests"], json!([[200, count]]));
+        let label = format!("arm={}", arm["arm"]);
+        agree(&format!("{series}{{{label}}}"), &arm["latency_us"]);
+        for phase in ["queue", "decode", "run", "encode"] {
+            let of =
+                |by: &str| format!(r#"tidegate_phase_duration_seconds{{{by}phase="{phase}"}}"#);
+            agree(&of(&format!("{label},")), &arm["phases_us"][phase]);
+            agree(&format!("sum({})", of("")), &loaded["phases_us"][phase]);
+        }
     }
-    let sum = prometheus.number(&format!("histogram_sum({series})")).unwrap();
+    assert_eq!(arms.iter().map(|arm| &arm["arm"]).collect::<Vec<_>>(), ["baseline", "direct"]);
+    let sum = prometheus.number(&format!("sum(histogram_sum({series}))")).unwrap();
     assert!(sum > 0.0 && sum < 20.0, "{sum} seconds");
     let phases = prometheus.number("sum(histogram_sum(tidegate_phase_duration_seconds))").unwrap();
     assert!((phases - sum).abs() < 1e-6, "the phases take {phases} of {sum} seconds");
@@ -225,133 +232,34 @@ fn native_histograms_give_prometheus_our_quantiles() {
     }
 }
 
-/// Requests that were answered, by version, arm and code.
-type Ledger = BTreeMap<(String, String, u16), u64>;
-
-/// One request of a client that does much right and some things wrong, and the entry that it makes.
-fn ask(server: &Server, connection: &mut Connection, number: usize) -> (String, String, u16) {
-    let truth = identity("FP32", &json!([1.5]));
-    let none = |code| (String::new(), String::new(), code);
-    let named = "/v2/models/truth/versions/1/infer";
-    let (request, is_named) = match number % 10 {
-        0 => (Request::post_json(named, &truth), true),
-        1 => (Request::post_json(named, &json!({"inputs": []})), true),
-        2 => (
-            Request::post(named, "{\"inputs\": [{").header("content-type", "application/json"),
-            true,
-        ),
-        3 => (Request::post_json("/v2/models/truth/versions/77/infer", &truth), true),
-        4 => {
-            // Gone before the last byte.
-            let head =
-                "POST /v2/models/truth/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n\r\n{";
-            server.connect().send(head);
-            return none(499);
-        }
-        _ => (Request::post_json(&infer("truth"), &truth), false),
-    };
-    let answer = connection.ask(&request);
-    if answer.closes() {
-        *connection = server.connect();
-    }
-    let header = |name| answer.header(name).unwrap_or_default().to_owned();
-    match answer.status {
-        200 => (header("x-tidegate-version"), header("x-tidegate-arm"), 200),
-        400 if is_named => ("1".to_owned(), "direct".to_owned(), 400),
-        code => none(code),
-    }
-}
-
 #[test]
-fn a_clients_ledger_equals_what_prometheus_says() {
-    let repository = Repository::empty();
-    let version = |model| fs::read(source(model, "1")).unwrap();
-    repository.add_bytes("truth", "1", &version("identity_fp32"));
-    let mut server = Launch::of(&repository).set("REPOSITORY__POLL_INTERVAL", "100ms").start();
-    let prometheus = Prometheus::scraping(server.admin, "");
-    let (ledger, done) = (Mutex::new(Ledger::new()), AtomicBool::new(false));
-    let admin = |request: Request| Connection::open(server.admin).ask(&request).ok();
-    thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                let mut connection = server.connect();
-                for number in 0.. {
-                    if done.load(Relaxed) {
-                        break;
-                    }
-                    let entry = ask(&server, &mut connection, number);
-                    *ledger.lock().unwrap().entry(entry).or_default() += 1;
-                }
-            });
-        }
-        let seen = |version: &str, arm: &str| {
-            let entry = (version.to_owned(), arm.to_owned(), 200);
-            ledger.lock().unwrap().get(&entry).copied().unwrap_or_default()
+fn prometheus_stores_exemplars_of_traced_requests() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    // One of them reads OpenMetrics, the other one protobuf.
+    for features in ["exemplar-storage", "exemplar-storage,native-histograms"] {
+        let server = Server::over(&Repository::of(&["add_sub"]));
+        let prometheus = Prometheus::scraping(server.admin, features);
+        let ask = |sampled: &str, trace: &str| {
+            let parent = format!("00-{trace}-00f067aa0ba902b7-{sampled}");
+            let request = Request::post_json(&infer("add_sub"), &add_sub());
+            server.ask(&request.header("traceparent", &parent)).ok();
         };
-        let wait = |version: &str, arm: &str| {
-            let before = seen(version, arm);
-            eventually(&format!("{arm} {version} answers"), || {
-                (seen(version, arm) > before + 50).then_some(())
-            });
-        };
-        wait("1", "baseline");
-        repository.add_bytes("truth", "2", &version("doubled_fp32"));
-        wait("2", "baseline");
-        let arms = json!({"arms": [
-            {"name": "baseline", "version": 2, "weight": 0.6},
-            {"name": "canary", "version": 1, "weight": 0.4},
-        ]});
-        admin(Request::post_json("/api/v1/models/truth/traffic", &arms).method("PUT"));
-        wait("1", "canary");
-        admin(Request::get("/api/v1/models/truth/traffic").method("DELETE"));
-        repository.remove("truth", "1");
-        wait("2", "baseline");
-        done.store(true, Relaxed);
-    });
-    let ledger = ledger.into_inner().unwrap();
-    for code in [200, 400, 404, 499] {
-        assert!(ledger.keys().any(|(.., own)| *own == code), "no {code} in {ledger:?}");
-    }
-    let query = r#"sum by (version, arm, code) (tidegate_requests_total{model="truth"})"#;
-    let theirs = || -> Option<Ledger> {
-        let series = prometheus.query(query)?.into_iter().map(|(labels, count)| {
-            let label = |name: &str| labels.get(name).cloned().unwrap_or_default();
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-            let count = count as u64;
-            ((label("version"), label("arm"), label("code").parse().unwrap()), count)
+        ask("01", TRACE);
+        // Nobody records this one.
+        ask("00", &TRACE.replace("4b", "5b"));
+        let query = "{__name__=~\"tidegate_request_duration_seconds.*\"}";
+        let asked = [("query", query), ("start", "0"), ("end", "9999999999")];
+        let found = eventually(&format!("exemplars with {features}"), || {
+            let series = prometheus.ask("query_exemplars", &asked)?["data"].take();
+            (!series.as_array()?.is_empty()).then_some(series)
         });
-        Some(series.collect())
-    };
-    eventually("Prometheus has it all", || (theirs()? == ledger).then_some(()));
-    let sum = |of: fn(&str) -> bool| -> u64 {
-        ledger.iter().filter(|((version, ..), _)| of(version)).map(|(_, count)| count).sum()
-    };
-    let answered = sum(|version| !version.is_empty());
-    let counted = prometheus.number(r"sum(tidegate_request_duration_seconds_count)").unwrap();
-    assert_eq!(
-        counted.to_bits(),
-        number(answered).to_bits(),
-        "histograms: {counted} of {answered}"
-    );
-    let all = prometheus.number("sum(tidegate_http_responses_total)").unwrap();
-    let heard: u64 = ledger.iter().filter(|((.., code), _)| *code != 499).map(|(_, n)| n).sum();
-    assert!(all >= number(heard), "{all} answers of {heard}");
-    // What was counted after the last scrape is in the log.
-    server.post(&infer("truth"), &identity("FP32", &json!([1.5]))).ok();
-    server.terminate();
-    assert_eq!(server.exit_code(PATIENCE), 0);
-    let said = server.said();
-    let totals = said.lines().filter(|line| line.contains("\"final totals\""));
-    let of = |line: &str, key: &str| -> u64 {
-        let line: Value = serde_json::from_str(line).unwrap();
-        let number = line[key].as_u64().or_else(|| line["fields"][key].as_u64());
-        number.unwrap_or_else(|| panic!("no {key} in {line}"))
-    };
-    let logged: u64 = totals.map(|line| of(line, "success") + of(line, "failed")).sum();
-    assert_eq!(logged, answered + 1, "{said}");
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a count of requests")]
-fn number(count: u64) -> f64 {
-    count as f64
+        let (series, exemplar) = (&found[0]["seriesLabels"], &found[0]["exemplars"][0]);
+        assert_eq!(found.as_array().unwrap().len(), 1, "{found}");
+        assert_eq!((&series["model"], &series["arm"]), (&json!("add_sub"), &json!("baseline")));
+        assert_eq!(exemplar["labels"], json!({"trace_id": TRACE}));
+        let took: f64 = exemplar["value"].as_str().unwrap().parse().unwrap();
+        assert!(took > 0.0 && took < 10.0, "{exemplar}");
+        let is_native = series["__name__"] == "tidegate_request_duration_seconds";
+        assert_eq!(is_native, features.contains("native"), "{series}");
+    }
 }
