@@ -5,13 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use axum::{
     Json, Router,
     extract::{Path, State},
+    http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse as _, Response},
     routing::get,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    model::{ArmName, TensorSpec},
+    model::{ArmName, TensorSpec, VersionId},
     monitor::{Part, Spread, VersionTotals},
     serve::{Entry, Model, Version},
 };
@@ -132,13 +133,41 @@ pub struct Quantiles {
 }
 
 pub(super) fn router() -> Router<Admin> {
-    Router::new().route("/api/v1/models", get(list)).route("/api/v1/models/{model}", get(show))
+    Router::new()
+        .route("/api/v1/models", get(list))
+        .route("/api/v1/models/{model}", get(show))
+        .route("/api/v1/models/{model}/versions/{version}/golden", get(golden))
 }
 
 async fn list(State(admin): State<Admin>) -> Json<ModelList> {
     let table = admin.serving.table();
     let models = table.models().into_iter().map(model_report).collect();
     Json(ModelList { models, notes: admin.monitor.upkeep().notes() })
+}
+
+/// The golden inputs and outputs that a version has reproduced.
+async fn golden(
+    State(admin): State<Admin>,
+    Path((model, version)): Path<(String, String)>,
+) -> Response {
+    let table = admin.serving.table();
+    let Some(found) = table.model(&model) else { return Problem::unknown_model().into_response() };
+    let id = VersionId::parse(&version);
+    let loaded = found.versions.iter().find(|entry| Some(entry.id) == id);
+    let Some(loaded) = loaded.and_then(|entry| entry.version.clone()) else {
+        let detail = format!("version {version} of `{model}` is not loaded");
+        return Problem::new(StatusCode::NOT_FOUND, detail).into_response();
+    };
+    let lifecycle = admin.lifecycle.clone();
+    let read = tokio::task::spawn_blocking(move || lifecycle.golden(&loaded)).await;
+    match read.unwrap_or_else(|_| Err("it could not be read".to_owned())) {
+        Ok(Some(golden)) => ([(CONTENT_TYPE, "application/json")], golden).into_response(),
+        Ok(None) => {
+            let detail = format!("version {version} of `{model}` has no golden.json");
+            Problem::new(StatusCode::NOT_FOUND, detail).into_response()
+        }
+        Err(detail) => Problem::new(StatusCode::CONFLICT, detail).into_response(),
+    }
 }
 
 async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Response {

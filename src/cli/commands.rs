@@ -27,7 +27,7 @@ const EXAMPLES: &str = "Examples:
   tidegate serve                             serve ./models on 127.0.0.1:8000
   tidegate serve --repository /srv/models --http 0.0.0.0:8000
   tidegate check                             load every model and say what is wrong
-  tidegate predict digits --golden           send a model's golden inputs to a running server
+  tidegate predict digits --golden           its golden inputs at a running server, compared
   tidegate profile train.csv --label fraud   how the features of a model are distributed
   tidegate validate fraud 4 --data held-out.csv --threshold accuracy=0.9
   tidegate models list                       what a running server serves
@@ -218,7 +218,7 @@ fn variables() -> Vec<(String, String)> {
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  tidegate predict sentiment --golden
+  tidegate predict sentiment --golden        its golden inputs, and whether the answers are the golden outputs
   tidegate predict sentiment request.json
   echo '{\"inputs\":[{\"name\":\"text\",\"shape\":[1,1],\"datatype\":\"BYTES\",\"data\":[\"lovely\"]}]}' \\
     | tidegate predict sentiment -")]
@@ -226,20 +226,23 @@ pub(super) struct PredictArguments {
     /// The model
     pub(super) model: String,
     /// A file with the request as the protocol writes it; `-` is standard input
-    #[arg(value_name = "FILE", required_unless_present = "golden")]
+    #[arg(value_name = "FILE")]
     pub(super) input: Option<PathBuf>,
-    /// Sends the golden inputs of the model's newest version instead of a file
+    /// Sends the golden inputs of the version that answers, instead of a file, and compares the answers with its
+    /// golden outputs: exit code 1 if one differs
     #[arg(long, conflicts_with = "input")]
     pub(super) golden: bool,
-    /// The folder that the golden inputs lie in
-    #[arg(long, visible_alias = "model-dir", value_name = "DIR", default_value = "./models")]
-    pub(super) repository: PathBuf,
+    /// A repository whose golden.json is taken, of its newest version that has one, instead of what the server loaded
+    #[arg(long, visible_alias = "model-dir", value_name = "DIR", requires = "golden")]
+    pub(super) repository: Option<PathBuf>,
     /// A version other than the one that traffic goes to
     #[arg(long = "model-version", value_name = "VERSION")]
     pub(super) version: Option<String>,
     /// The server
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8000", env = "TIDEGATE_URL")]
     pub(super) url: String,
+    #[command(flatten)]
+    pub(super) server: Server,
 }
 
 #[derive(Debug, Args)]

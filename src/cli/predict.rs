@@ -7,7 +7,11 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
-use crate::model::{ModelName, VersionId};
+use crate::{
+    admin::ModelReport,
+    lifecycle::Golden,
+    model::{ModelName, VersionId},
+};
 
 use super::{Outcome, client, commands::PredictArguments, print, tables::table};
 
@@ -16,34 +20,13 @@ const SHOWN_MAX: usize = 12;
 
 pub(super) fn run(arguments: &PredictArguments, json: bool) -> anyhow::Result<Outcome> {
     let model = ModelName::parse(&arguments.model)?;
-    let version = arguments
-        .version
-        .as_ref()
-        .map(|version| format!("/versions/{version}"))
-        .unwrap_or_default();
-    let url = format!("{}/v2/models/{model}{version}/infer", arguments.url.trim_end_matches('/'));
-    let mut outcome = Outcome::Done;
-    for body in bodies(arguments, &model)? {
-        let (status, answer) = client::send(&Method::POST, &url, body)?;
-        let text = String::from_utf8_lossy(&answer);
-        if json {
-            print(&format!("{}\n", text.trim_end()))?;
-        } else if status == StatusCode::OK {
-            print(&shown(&text)?)?;
-        } else {
-            let refused = client::answered(status, &answer).err();
-            anstream::eprintln!("{}", refused.map_or_else(String::new, |error| error.to_string()));
-        }
-        if status != StatusCode::OK {
-            outcome = Outcome::No;
-        }
+    if arguments.golden {
+        return golden(arguments, &model, json);
     }
-    Ok(outcome)
-}
-
-fn bodies(arguments: &PredictArguments, model: &ModelName) -> anyhow::Result<Vec<Vec<u8>>> {
     let Some(input) = &arguments.input else {
-        return golden(&arguments.repository, model, arguments.version.as_deref());
+        bail!(
+            "name a FILE with the request (`-` for standard input), or --golden for the model's golden inputs"
+        );
     };
     let mut body = Vec::new();
     if input.as_os_str() == "-" {
@@ -52,23 +35,87 @@ fn bodies(arguments: &PredictArguments, model: &ModelName) -> anyhow::Result<Vec
         body = std::fs::read(input)
             .with_context(|| format!("`{}` cannot be read", input.display()))?;
     }
-    Ok(vec![body])
+    let answer = ask(arguments, &model, arguments.version.as_deref(), body, json)?;
+    Ok(if answer.is_some() { Outcome::Done } else { Outcome::No })
 }
 
-/// The golden inputs of a version, or of the newest one that has any.
-fn golden(
+/// Sends a request and shows its answer; gives that where it is a prediction.
+fn ask(
+    arguments: &PredictArguments,
+    model: &ModelName,
+    version: Option<&str>,
+    body: Vec<u8>,
+    json: bool,
+) -> anyhow::Result<Option<String>> {
+    let version = version.map_or_else(String::new, |version| format!("/versions/{version}"));
+    let url = format!("{}/v2/models/{model}{version}/infer", arguments.url.trim_end_matches('/'));
+    let (status, answer) = client::send(&Method::POST, &url, body)?;
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    if json {
+        print(&format!("{}\n", text.trim_end()))?;
+    } else if status == StatusCode::OK {
+        print(&shown(&text)?)?;
+    } else {
+        let refused = client::answered(status, &answer).err();
+        anstream::eprintln!("{}", refused.map_or_else(String::new, |error| error.to_string()));
+    }
+    Ok((status == StatusCode::OK).then_some(text))
+}
+
+/// Sends golden inputs and compares what comes with the golden outputs.
+fn golden(arguments: &PredictArguments, model: &ModelName, json: bool) -> anyhow::Result<Outcome> {
+    let wanted = arguments.version.as_deref();
+    let (version, file) = match &arguments.repository {
+        Some(repository) => (wanted.map(str::to_owned), golden_in(repository, model, wanted)?),
+        None => golden_of(&arguments.server.admin, model, wanted)?,
+    };
+    let golden = Golden::parse(&file)?;
+    let mut failed = Vec::new();
+    for (case, body) in requests(&file)?.into_iter().enumerate() {
+        match ask(arguments, model, version.as_deref(), body, json)? {
+            Some(answer) => {
+                failed.extend(golden.compare(case, &unmarked(outputs(&answer)?.get())).err());
+            }
+            None => return Ok(Outcome::No),
+        }
+    }
+    for error in &failed {
+        anstream::eprintln!("{error}");
+    }
+    if !json && failed.is_empty() {
+        print(&format!("{} golden cases, all as expected\n", golden.len()))?;
+    }
+    Ok(if failed.is_empty() { Outcome::Done } else { Outcome::No })
+}
+
+/// The golden file of a version that a server has loaded, and its number: of the one that answers, if none is named.
+fn golden_of(
+    admin: &str,
+    model: &ModelName,
+    version: Option<&str>,
+) -> anyhow::Result<(Option<String>, Vec<u8>)> {
+    let report =
+        client::admin(&Method::GET, admin, &format!("/api/v1/models/{model}"), Vec::new())?;
+    let report: ModelReport =
+        serde_json::from_str(&report).context("the server's answer is not understood")?;
+    let number = match version {
+        Some(version) => match report.aliases.get(version) {
+            Some(aliased) => aliased.to_string(),
+            None => version.to_owned(),
+        },
+        None => report.answering.context("no version of the model answers")?.to_string(),
+    };
+    let path = format!("/api/v1/models/{model}/versions/{number}/golden");
+    let file = client::admin(&Method::GET, admin, &path, Vec::new())?;
+    Ok((Some(number), file.into_bytes()))
+}
+
+/// The golden file of a version in a folder, or of the newest one that has any.
+fn golden_in(
     repository: &Path,
     model: &ModelName,
     version: Option<&str>,
-) -> anyhow::Result<Vec<Vec<u8>>> {
-    #[derive(Deserialize)]
-    struct Golden {
-        cases: Vec<Case>,
-    }
-    #[derive(Deserialize)]
-    struct Case {
-        inputs: Box<RawValue>,
-    }
+) -> anyhow::Result<Vec<u8>> {
     let folder = repository.join(model.as_str());
     let entries = std::fs::read_dir(&folder).with_context(|| {
         format!("`{}` cannot be read; name the folder with --repository", folder.display())
@@ -79,17 +126,38 @@ fn golden(
         versions.retain(|id| id.to_string() == version);
     }
     versions.sort();
-    for id in versions.into_iter().rev() {
-        let path = folder.join(id.to_string()).join("golden.json");
-        let Ok(file) = std::fs::read(&path) else { continue };
-        let text = marked(&String::from_utf8_lossy(&file));
-        let golden: Golden = serde_json::from_str(&text)
-            .with_context(|| format!("`{}` is malformed", path.display()))?;
-        let body =
-            |case: &Case| format!("{{\"inputs\":{}}}", unmarked(case.inputs.get())).into_bytes();
-        return Ok(golden.cases.iter().map(body).collect());
+    let path = |id: &VersionId| folder.join(id.to_string()).join("golden.json");
+    let found = versions.iter().rev().find_map(|id| std::fs::read(path(id)).ok());
+    found.with_context(|| {
+        format!("no version of `{model}` in `{}` has a golden.json", folder.display())
+    })
+}
+
+/// The requests of a golden file's cases.
+fn requests(file: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
+    #[derive(Deserialize)]
+    struct File {
+        cases: Vec<Case>,
     }
-    bail!("no version of `{model}` in `{}` has a golden.json", folder.display())
+    #[derive(Deserialize)]
+    struct Case {
+        inputs: Box<RawValue>,
+    }
+    let text = marked(&String::from_utf8_lossy(file));
+    let file: File = serde_json::from_str(&text).context("golden.json is malformed")?;
+    let body = |case: &Case| format!("{{\"inputs\":{}}}", unmarked(case.inputs.get())).into_bytes();
+    Ok(file.cases.iter().map(body).collect())
+}
+
+/// The outputs of an answer, as they are written there.
+fn outputs(answer: &str) -> anyhow::Result<Box<RawValue>> {
+    #[derive(Deserialize)]
+    struct Answer {
+        outputs: Box<RawValue>,
+    }
+    let answer: Answer =
+        serde_json::from_str(&marked(answer)).context("the answer is no prediction")?;
+    Ok(answer.outputs)
 }
 
 /// Numbers that the protocol writes and JSON does not know.

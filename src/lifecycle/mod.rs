@@ -59,8 +59,10 @@ pub use proof::{
 use crate::{
     model::{Alias, ArmName, ModelName, ShadowSpec, StickyBy, VersionId},
     registry::{Cause, Registry, Unrecorded},
-    serve::{Evidence, Serving},
-    source::{Folder, Override, Settings, Store, UploadError, WatchCause, WatchError, Watcher},
+    serve::{Evidence, Serving, Version},
+    source::{
+        Digest, Folder, Override, Settings, Store, UploadError, WatchCause, WatchError, Watcher,
+    },
 };
 
 pub use blame::Blame;
@@ -495,6 +497,18 @@ impl Handle {
             ))
             .map_err(|_| self.gone())?;
         answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// The `golden.json` of a loaded version, from the content store; may wait for the disk.
+    ///
+    /// # Errors
+    /// The reason for people, where it cannot be told.
+    pub fn golden(&self, version: &Version) -> Result<Option<Vec<u8>>, String> {
+        let identity = version.parts().identity.as_deref().and_then(Digest::parse);
+        let (Some(store), Some(identity)) = (&self.keep.0, identity) else {
+            return Err("the server keeps no copies of what it loads; set state.path".to_owned());
+        };
+        store.golden(&identity).map_err(|error| error.chain())
     }
 
     /// Has something done to a model as [`Handle::operate`] does, for a thread that waits for nothing: the answer comes

@@ -164,3 +164,40 @@ fn the_log_says_what_a_version_takes_over_from() {
     let line = said.lines().find(|line| line.contains(r#""version":"2""#)).unwrap();
     assert!(line.contains(r#""after":1"#), "{line}");
 }
+
+#[test]
+fn golden_predictions_are_compared_with_what_the_server_loaded() {
+    let file = source("iris", "1").with_file_name("golden.json");
+    let file = fs::read_to_string(file).unwrap();
+    let repository = Repository::of(&["iris"]);
+    repository.describe("iris", "1/golden.json", &file);
+    let server = Launch::of(&repository).remembering().start();
+    let (http, admin) = (server.http.to_string(), server.admin.to_string());
+    let golden = |more: &[&str]| {
+        let arguments = ["predict", "iris", "--golden", "--url", &http, "--admin", &admin];
+        tidegate(&[&arguments, more].concat(), "")
+    };
+    // The command's own folder has no models: the golden inputs are the server's.
+    let right = golden(&[]);
+    assert_eq!(right.status.code(), Some(0), "{right:?}");
+    assert!(text(&right.stdout).contains("golden cases, all as expected"), "{right:?}");
+
+    // Another file than what was loaded does not agree.
+    let mut other: Value = serde_json::from_str(&file).unwrap();
+    other["cases"][0]["outputs"][0]["data"][0] = json!(99);
+    let elsewhere = Repository::empty();
+    elsewhere.add_as("iris", "1", &source("iris", "1"));
+    elsewhere.describe("iris", "1/golden.json", &other.to_string());
+    let folder = elsewhere.path().display().to_string();
+    let wrong = golden(&["--repository", &folder]);
+    assert_eq!(wrong.status.code(), Some(1), "{wrong:?}");
+    let told = text(&wrong.stderr);
+    assert!(told.contains("golden case 0 is not reproduced: output `label`"), "{told}");
+
+    let none = golden(&["--model-version", "7"]);
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(text(&none.stderr).contains("version 7 of `iris` is not loaded"), "{none:?}");
+    let nothing = tidegate(&["predict", "iris", "--url", &http], "");
+    assert_eq!(nothing.status.code(), Some(2));
+    assert!(text(&nothing.stderr).contains("--golden"), "{nothing:?}");
+}

@@ -112,6 +112,16 @@ impl Store {
         Ok(ShelfVersion { shelf: Shelf::Store(self.clone()), manifest, bytes_max })
     }
 
+    /// The `golden.json` of a version that was kept, if it has one; its model is not read.
+    pub fn golden(&self, manifest: &Digest) -> Result<Option<Vec<u8>>, SourceError> {
+        let version = self.kept(manifest, 0)?;
+        match version.folder(version.manifest.folder()).own(GOLDEN, GOLDEN_BYTES_MAX) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(ReadFault::Missing) => Ok(None),
+            Err(fault) => Err(SourceError::from_read(GOLDEN, fault)),
+        }
+    }
+
     /// The blobs of a version that was kept, its manifest among them: what [`Store::collect`] must leave.
     pub fn blobs(&self, manifest: &Digest) -> Result<BTreeSet<Digest>, SourceError> {
         let files = self.manifest(manifest)?;
