@@ -1,0 +1,181 @@
+//! `tidegate replay`: recorded requests give the same answers again, or it says which and by how much not.
+
+use std::{fs, path::Path, process::Output};
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::tidegate,
+    feedback::classes,
+    http::{Connection, Request},
+    repository::Repository,
+    server::{Launch, PATIENCE, Server},
+    tensors::{body, infer, input},
+};
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Starts a server that records every prediction in a folder beside its models.
+fn recording(repository: &Repository) -> Launch {
+    let path = repository.beside("table").display().to_string();
+    Launch::of(repository).set("PREDICTIONS__SAMPLE", "1").set("PREDICTIONS__PATH", &path)
+}
+
+/// Ends a server, which completes its files.
+fn ended(mut server: Server) {
+    server.terminate();
+    assert_eq!(server.exit_code(PATIENCE), 0);
+}
+
+fn predict(connection: &mut Connection, path: &str, inputs: &[Value]) -> String {
+    let answer = connection.ask(&Request::post_json(path, &body(inputs)));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    answer.header("x-tidegate-prediction-id").unwrap().to_owned()
+}
+
+fn replay(repository: &Repository, arguments: &[&str]) -> Output {
+    let (table, models) = (repository.beside("table"), repository.path());
+    let common = ["replay", table.to_str().unwrap(), "--repository", models.to_str().unwrap()];
+    tidegate(&[&common, arguments].concat(), "")
+}
+
+fn copy(repository: &Repository, model: &str) {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(model);
+    let target = repository.path().join(model);
+    let copied = std::process::Command::new("cp").arg("-r").args([&sample, &target]).status();
+    assert!(copied.unwrap().success());
+}
+
+#[test]
+fn recorded_requests_give_the_recorded_answers() {
+    let repository = Repository::of(&["add_sub", "identity_fp16", "identity_bool", "scalar"]);
+    for model in ["iris", "sentiment"] {
+        copy(&repository, model);
+    }
+    // `add_sub` is too wide for columns of its own: its tensors are lists.
+    let server = recording(&repository).set("PREDICTIONS__COLUMNS", "8").start();
+    let mut connection = server.connect();
+    for seed in 0_usize..40 {
+        let rows = seed % 4 + 1;
+        let numbers = |count: usize| (0..count).map(|at| (at * 7 + seed) % 50).collect::<Vec<_>>();
+        let features: Vec<f64> =
+            numbers(rows * 4).iter().map(|x| f64::from(u8::try_from(*x).unwrap()) / 8.0).collect();
+        let texts: Vec<_> = numbers(rows).iter().map(|x| format!("lovely \u{e9} {x}")).collect();
+        let wide = |name| input(name, "INT32", &[rows, 16], &json!(numbers(rows * 16)));
+        let truths: Vec<_> = numbers(rows).iter().map(|x| x % 3 == 0).collect();
+        let all = [
+            ("iris", vec![input("input", "FP32", &[rows, 4], &json!(features))]),
+            ("sentiment", vec![input("text", "BYTES", &[rows, 1], &json!(texts))]),
+            ("add_sub", vec![wide("INPUT0"), wide("INPUT1")]),
+            ("identity_bool", vec![input("INPUT", "BOOL", &[rows], &json!(truths))]),
+        ];
+        for (model, inputs) in all {
+            predict(&mut connection, &infer(model), &inputs);
+        }
+    }
+    ended(server);
+    for (model, outputs) in [("iris", 2), ("sentiment", 1), ("add_sub", 2), ("identity_bool", 1)] {
+        let output = replay(&repository, &["--model", model, "--version", "1", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{model}: {output:?}");
+        let report = report(&output);
+        assert_eq!((&report["rows"], &report["requests"]), (&json!(100), &json!(40)), "{model}");
+        let compared = report["outputs"].as_array().unwrap();
+        assert!(compared.len() >= outputs, "{report:#}");
+        for output in compared {
+            let counts = ["rows", "exact", "within"].map(|count| &output[count]);
+            assert_eq!(counts, [&json!(100); 3], "{model}: {output:#}");
+        }
+    }
+    let page = replay(&repository, &["--model", "iris", "--version", "1"]);
+    let page = String::from_utf8(page.stdout).unwrap();
+    assert!(
+        page.contains("100 rows in 40 requests") && page.ends_with("equal within the tolerance\n")
+    );
+    // Without a table around them, rows come in runs.
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/data/iris.csv");
+    let models = repository.path().to_str().unwrap();
+    let plain = ["replay", data.to_str().unwrap(), "--repository", models, "--model", "iris"];
+    let output = tidegate(&[&plain[..], &["--ignore", "species"]].concat(), "");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(said(&output).contains("no recorded outputs"), "{}", said(&output));
+}
+
+#[test]
+fn answers_that_differ_are_counted_and_the_worst_are_named() {
+    let repository = Repository::empty();
+    repository.add_bytes("judged", "1", &classes(|x| x % 2));
+    let server = recording(&repository).start();
+    let mut connection = server.connect();
+    let mut named = Vec::new();
+    for x in 0..100 {
+        let given = input("x", "INT64", &[1], &json!([x]));
+        let id = predict(&mut connection, &infer("judged"), &[given]);
+        named.extend((x % 50 == 7).then_some(id));
+    }
+    // A number that the model has no class for, among others that it has one for.
+    let outside = body(&[input("x", "INT64", &[3], &json!([1, 1000, 2]))]);
+    let failed = connection.ask(&Request::post_json(&infer("judged"), &outside));
+    assert_eq!(failed.status, 400, "{}", failed.text());
+    ended(server);
+    // Another class for two numbers of a hundred.
+    repository.add_bytes("judged", "2", &classes(|x| if x % 50 == 7 { 5 } else { x % 2 }));
+    let check = |output: &Output, against: &Value| {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let report = report(output);
+        assert_eq!(report["against"], *against);
+        assert_eq!(report["left_out"], json!({"400": 3}));
+        let label = &report["outputs"][0];
+        let counts = ["rows", "exact", "within", "flips", "largest"].map(|count| &label[count]);
+        assert_eq!(counts, [json!(100), json!(98), json!(98), json!(2), json!(4.0)].each_ref());
+        let worst = report["worst"].as_array().unwrap().iter();
+        let mut ids: Vec<_> =
+            worst.map(|row| row["prediction_id"].as_str().unwrap().to_owned()).collect();
+        ids.sort();
+        let mut expected = named.clone();
+        expected.sort();
+        assert_eq!(ids, expected);
+        assert_eq!(report["worst"][0]["actual"], "5");
+    };
+    let new = ["--model", "judged", "--version", "2", "--json"];
+    check(&replay(&repository, &new), &Value::Null);
+    check(&replay(&repository, &[&new[..], &["--against", "1"]].concat()), &json!(1));
+    let page = replay(&repository, &["--model", "judged", "--version", "2", "--worst", "1"]);
+    let page = String::from_utf8(page.stdout).unwrap();
+    assert!(page.contains("3 rows answered with 400 are left out"), "{page}");
+    assert!(page.ends_with("differs: 98 of 100 rows are within the tolerance\n"), "{page}");
+    let itself = replay(&repository, &[&new[..], &["--against", "latest"]].concat());
+    assert_eq!(itself.status.code(), Some(2));
+}
+
+#[test]
+fn inputs_without_their_values_cannot_be_replayed() {
+    let repository = Repository::empty();
+    repository.add_bytes("judged", "1", &classes(|x| x % 2));
+    let table = repository.beside("table");
+    let config = repository.beside("tidegate.toml");
+    let text = format!(
+        "[predictions]\npath = \"{}\"\nsample = 1.0\n[models.judged.predictions]\nredact = [\"x\"]\n",
+        table.display()
+    );
+    fs::write(&config, text).unwrap();
+    let empty = replay(&repository, &["--model", "judged"]);
+    assert_eq!(empty.status.code(), Some(2));
+    let server = Launch::of(&repository).arguments(&["--config", config.to_str().unwrap()]).start();
+    let mut connection = server.connect();
+    for x in 0..3 {
+        let given = input("x", "INT64", &[2], &json!([x, x]));
+        predict(&mut connection, &infer("judged"), &[given]);
+    }
+    ended(server);
+    let output = replay(&repository, &["--model", "judged"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("no values in column `x`"), "{}", said(&output));
+    assert!(said(&output).contains("predictions.redact"), "{}", said(&output));
+}
