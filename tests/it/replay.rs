@@ -8,6 +8,7 @@ use crate::{
     cli::tidegate,
     feedback::classes,
     http::{Connection, Request},
+    models::{INT64, declared, graph, integers, model, node},
     repository::Repository,
     server::{Launch, PATIENCE, Server},
     tensors::{body, infer, input},
@@ -178,4 +179,92 @@ fn inputs_without_their_values_cannot_be_replayed() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("no values in column `x`"), "{}", said(&output));
     assert!(said(&output).contains("predictions.redact"), "{}", said(&output));
+}
+
+/// Records a hundred predictions of a model, each of one number, and the inputs of some with two rows.
+fn recorded(repository: &Repository) {
+    repository.add_bytes("judged", "1", &classes(|x| x % 7));
+    let server = recording(repository).start();
+    let mut connection = server.connect();
+    for x in 0..100_i64 {
+        let numbers = if x % 10 == 0 { vec![x, 99 - x] } else { vec![x] };
+        let given = input("x", "INT64", &[numbers.len()], &json!(numbers));
+        predict(&mut connection, &infer("judged"), &[given]);
+    }
+    ended(server);
+}
+
+#[test]
+fn a_server_is_asked_at_the_pace_that_is_wanted_and_failures_are_counted_by_code() {
+    let repository = Repository::empty();
+    recorded(&repository);
+    // Has no class for numbers from fifty on.
+    let half: Vec<i64> = (0..50).map(|x| x % 7).collect();
+    let half = model(graph(
+        vec![node("Gather", &["table", "x"], &["label"])],
+        vec![integers("table", INT64, &[50], &half)],
+        vec![declared("x", INT64, &[-1])],
+        vec![declared("label", INT64, &[-1])],
+    ));
+    repository.add_bytes("judged", "2", &half);
+    let both = "platform: \"onnxruntime_onnx\"\nversion_policy: { all { } }\n";
+    repository.describe("judged", "config.pbtxt", both);
+    let server = Launch::of(&repository).start();
+    let table = repository.beside("table");
+    let url = format!("http://{}", server.http);
+    let common =
+        ["replay", table.to_str().unwrap(), "--model", "judged", "--json", "--server", &url];
+    for pace in [&[][..], &["--speed", "2x", "--connections", "2"]] {
+        let own = tidegate(&[&common[..], &["--version", "1"], pace].concat(), "");
+        assert_eq!(own.status.code(), Some(0), "{own:?}");
+        let report = report(&own);
+        assert_eq!((&report["rows"], &report["requests"]), (&json!(110), &json!(100)));
+        assert_eq!(report["outputs"][0]["exact"], 110);
+    }
+    let other = tidegate(&[&common[..], &["--version", "2", "--against", "1"]].concat(), "");
+    assert_eq!(other.status.code(), Some(1), "{other:?}");
+    let report = report(&other);
+    // All from fifty on, and those whose second row is.
+    let failed = json!([{"version": 2, "reason": "400 Bad Request", "requests": 55}]);
+    assert_eq!(report["failures"], failed, "{report:#}");
+    assert_eq!(report["outputs"][0]["exact"], report["outputs"][0]["rows"]);
+    let unknown = tidegate(&[&common[..], &["--version", "9"]].concat(), "");
+    assert_eq!(unknown.status.code(), Some(2));
+    let told = String::from_utf8(unknown.stdout).unwrap();
+    assert!(told.contains("has no version `9` of judged"), "{told}");
+}
+
+#[test]
+fn golden_cases_of_recorded_rows_prove_the_version_from_then_on() {
+    let repository = Repository::empty();
+    recorded(&repository);
+    let models = repository.path().to_str().unwrap();
+    let golden = repository.path().join("judged/1/golden.json");
+    let make = |more: &[&str]| {
+        replay(&repository, &[&["--model", "judged", "--golden", "8"], more].concat())
+    };
+    let made = make(&[]);
+    assert_eq!(made.status.code(), Some(0), "{made:?}");
+    assert!(said(&made).contains("8 golden cases are in"), "{}", said(&made));
+    let text = fs::read_to_string(&golden).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let numbers: Vec<i64> = (file["cases"].as_array().unwrap().iter())
+        .map(|case| case["inputs"][0]["data"][0].as_i64().unwrap())
+        .collect();
+    assert!(numbers.len() == 8 && numbers[7] >= 60 && numbers.is_sorted(), "{numbers:?}");
+    let check = || tidegate(&["check", "--json", "--repository", models], "");
+    let passed = check();
+    assert_eq!(passed.status.code(), Some(0), "{passed:?}");
+    let said_again = make(&[]);
+    assert_eq!(said_again.status.code(), Some(2));
+    assert!(said(&said_again).contains("--force"), "{}", said(&said_again));
+    let recorded = make(&["--force", "--golden-from", "recorded"]);
+    assert_eq!(recorded.status.code(), Some(0), "{recorded:?}");
+    assert_eq!(fs::read_to_string(&golden).unwrap(), text, "both are the same here");
+    // Another model in its place does not give what was recorded.
+    repository.replace("judged", "1", &classes(|x| x % 5));
+    let failed = check();
+    assert_eq!(failed.status.code(), Some(1));
+    let found = String::from_utf8(failed.stdout).unwrap();
+    assert!(found.contains("is not reproduced"), "{found}");
 }

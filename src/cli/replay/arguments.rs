@@ -22,6 +22,8 @@ Examples:
   tidegate replay state/predictions --model fraud --version 4       are its answers those of yesterday?
   tidegate replay state/predictions/predictions/fraud/3 --model fraud --version 4 --against 3
   tidegate replay inputs.csv --model fraud --version 4 --against 3 --tolerance 0.001,0.00001 --json
+  tidegate replay state/predictions --model fraud --version 4 --server http://127.0.0.1:8000 --speed 10x
+  tidegate replay state/predictions --model fraud --version 4 --golden 20      proven on them from now on
 
 Exit codes: 0 all is equal within the tolerance; 1 it is not so, or the version cannot be loaded or run; 2 the command, \
 the configuration or the data are wrong."
@@ -51,6 +53,26 @@ pub(in crate::cli) struct ReplayArguments {
     /// Rows of one run, where they do not belong to a prediction
     #[arg(long, value_name = "ROWS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(super) batch: u32,
+    /// Asks a running server, whose inference port is there, and not a version that is loaded here
+    #[arg(long, value_name = "URL", conflicts_with_all = ["repository", "onnxruntime"])]
+    pub(super) server: Option<String>,
+    /// The pace of the recorded requests at a server: 1x as they came, 10x ten times as fast, max as fast as it answers
+    #[arg(long, value_name = "SPEED", default_value = "max", requires = "server")]
+    pub(super) speed: Speed,
+    /// Connections to the server, each with one request at a time
+    #[arg(long, value_name = "N", default_value_t = 8, requires = "server",
+        value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(super) connections: u32,
+    /// Writes golden.json beside the version, from so many different rows spread over all: from then on it must
+    /// reproduce their outputs before it answers
+    #[arg(long, value_name = "N", conflicts_with = "server", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(super) golden: Option<u32>,
+    /// The golden outputs: those that the version gives now, or the recorded ones
+    #[arg(long, value_enum, default_value_t = GoldenFrom::Version, requires = "golden")]
+    pub(super) golden_from: GoldenFrom,
+    /// Replaces a golden.json that is there
+    #[arg(long, requires = "golden")]
+    pub(super) force: bool,
     /// Stops after so many rows
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) limit: Option<u64>,
@@ -74,6 +96,37 @@ impl ReplayArguments {
         };
         Sources { file: self.config.clone(), environment: variables(), flags }
     }
+}
+
+/// The pace of requests.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Speed {
+    /// As fast as they are answered.
+    Max,
+    /// So many times as fast as they were recorded.
+    Times(f64),
+}
+
+impl std::str::FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        let times = text.trim_end_matches('x').parse::<f64>().ok();
+        let times = times.filter(|times| (1e-6..=1e6).contains(times));
+        times.map(Self::Times).ok_or_else(|| "write 1x, 10x, 0.5x or max".to_owned())
+    }
+}
+
+/// Sources of golden outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum GoldenFrom {
+    /// What the version gives
+    Version,
+    /// What was recorded
+    Recorded,
 }
 
 fn tolerance(text: &str) -> Result<Tolerance, String> {

@@ -1,7 +1,9 @@
-//! `tidegate replay`: a version on recorded requests, in this process.
+//! `tidegate replay`: a version on recorded requests, in this process or at a server.
 
 mod arguments;
+mod golden;
 mod page;
+mod server;
 
 use std::{fs, sync::Arc};
 
@@ -31,6 +33,11 @@ const RUNS_SHOWN: u64 = 64;
 
 pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Outcome> {
     let config = crate::config::load(arguments.sources())?;
+    if let Some(url) = &arguments.server {
+        let request = request(arguments, &config, Vec::new());
+        let (report, _) = server::run(arguments, request, url)?;
+        return told(&report, json);
+    }
     let listing = Folder::new(config.source.clone())
         .list()
         .map_err(|error| anyhow!("{}; name the folder with --repository", error.chain()))?;
@@ -43,6 +50,8 @@ pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Out
     if other == Some(own) {
         bail!("version {own} would be compared with itself; name another with --against");
     }
+    let folder = listed.versions.get(&own).and_then(|version| version.folder());
+    let golden = golden::place(arguments, folder)?;
     let monitor = Arc::new(Monitor::new(1, Arc::new(SystemClock)));
     let loader = app::loader(&config, 1, monitor)?;
     let mut versions = Vec::new();
@@ -55,16 +64,27 @@ pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Out
             }
         }
     }
-    let request = request(arguments, &config, listed, &versions);
+    let features = versions.iter().map(|version| names(version, listed)).collect();
+    let request = request(arguments, &config, features);
     let mut subjects =
         versions.iter().map(|version| subject(version, version.rows_max(&config.serve)));
     let own = subjects.next().context("the version is loaded first")?;
     let replay = Replay::open(request, own, subjects.next())?;
-    let (report, _) = in_process(replay)?;
+    let (report, picks) = in_process(replay)?;
+    let outcome = told(&report, json)?;
+    if let Some(path) = golden {
+        let done = golden::write(arguments, &path, &versions[0], picks)?;
+        anstream::eprintln!("tidegate: {done}");
+    }
+    Ok(outcome)
+}
+
+/// Prints the report.
+fn told(report: &ReplayReport, json: bool) -> anyhow::Result<Outcome> {
     if json {
-        print_json(&report)?;
+        print_json(report)?;
     } else {
-        print(&page::shown(&report))?;
+        print(&page::shown(report))?;
     }
     Ok(if report.passed { Outcome::Done } else { Outcome::No })
 }
@@ -72,8 +92,7 @@ pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Out
 fn request(
     arguments: &ReplayArguments,
     config: &Config,
-    listed: &ListedModel,
-    versions: &[Version],
+    names: Vec<Vec<Option<Vec<String>>>>,
 ) -> ReplayRequest {
     ReplayRequest {
         data: arguments.data.clone(),
@@ -82,8 +101,8 @@ fn request(
         rows_max: arguments.limit,
         tolerance: arguments.tolerance,
         worst_max: usize::try_from(arguments.worst).unwrap_or(usize::MAX),
-        picks: 0,
-        names: versions.iter().map(|version| names(version, listed)).collect(),
+        picks: arguments.golden.map_or(0, |golden| golden as usize),
+        names,
         settings: config.validation,
     }
 }
