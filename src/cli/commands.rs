@@ -12,7 +12,7 @@ use crate::{
     validation::Threshold,
 };
 
-use super::replay::ReplayArguments;
+use super::{backtest::BacktestArguments, replay::ReplayArguments};
 
 /// Serves ONNX models and watches over them
 #[derive(Debug, Parser)]
@@ -645,6 +645,8 @@ pub(super) enum RolloutCommand {
         #[command(flatten)]
         server: Server,
     },
+    /// Says what a policy would have decided, and when, on the recorded predictions of two versions; changes nothing
+    Backtest(BacktestArguments),
     /// Repeats a verdict from its evidence alone; exit code 1 if it is another one
     Replay {
         /// A file from `tidegate rollout evidence`; `-` is standard input

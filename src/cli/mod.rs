@@ -6,6 +6,7 @@
 //! rollout have more: see `rollout`.
 
 mod audit;
+mod backtest;
 mod check;
 mod client;
 mod commands;

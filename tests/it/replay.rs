@@ -240,10 +240,10 @@ fn golden_cases_of_recorded_rows_prove_the_version_from_then_on() {
     recorded(&repository);
     let models = repository.path().to_str().unwrap();
     let golden = repository.path().join("judged/1/golden.json");
-    let make = |more: &[&str]| {
+    let golden_of = |more: &[&str]| {
         replay(&repository, &[&["--model", "judged", "--golden", "8"], more].concat())
     };
-    let made = make(&[]);
+    let made = golden_of(&[]);
     assert_eq!(made.status.code(), Some(0), "{made:?}");
     assert!(said(&made).contains("8 golden cases are in"), "{}", said(&made));
     let text = fs::read_to_string(&golden).unwrap();
@@ -255,10 +255,10 @@ fn golden_cases_of_recorded_rows_prove_the_version_from_then_on() {
     let check = || tidegate(&["check", "--json", "--repository", models], "");
     let passed = check();
     assert_eq!(passed.status.code(), Some(0), "{passed:?}");
-    let said_again = make(&[]);
+    let said_again = golden_of(&[]);
     assert_eq!(said_again.status.code(), Some(2));
     assert!(said(&said_again).contains("--force"), "{}", said(&said_again));
-    let recorded = make(&["--force", "--golden-from", "recorded"]);
+    let recorded = golden_of(&["--force", "--golden-from", "recorded"]);
     assert_eq!(recorded.status.code(), Some(0), "{recorded:?}");
     assert_eq!(fs::read_to_string(&golden).unwrap(), text, "both are the same here");
     // Another model in its place does not give what was recorded.
@@ -267,4 +267,51 @@ fn golden_cases_of_recorded_rows_prove_the_version_from_then_on() {
     assert_eq!(failed.status.code(), Some(1));
     let found = String::from_utf8(failed.stdout).unwrap();
     assert!(found.contains("is not reproduced"), "{found}");
+}
+
+#[test]
+fn a_policy_is_tried_on_the_outcomes_of_two_versions_that_were_recorded() {
+    let repository = Repository::empty();
+    repository.add_bytes("judged", "1", &classes(|x| x % 2));
+    // Half of its classes are others.
+    repository.add_bytes("judged", "2", &classes(|x| if x % 4 < 2 { x % 2 } else { 1 - x % 2 }));
+    repository.add_bytes("judged", "3", &classes(|x| x % 2));
+    repository.describe("judged", "model.toml", "versions = \"all\"\n");
+    let server = recording(&repository).remembering().start();
+    let mut connection = server.connect();
+    let mut outcomes = Vec::new();
+    for x in 0..1800_i64 {
+        let given = input("x", "INT64", &[1], &json!([x / 3 % 100]));
+        let path = format!("/v2/models/judged/versions/{}/infer", x % 3 + 1);
+        let id = predict(&mut connection, &path, &[given]);
+        outcomes.push(json!({"prediction_id": id, "label": x / 3 % 2}));
+    }
+    for outcomes in outcomes.chunks(100) {
+        let told = server.post("/v2/models/judged/feedback", &json!({ "outcomes": outcomes }));
+        assert_eq!(told.ok().json()["joined"], 100);
+    }
+    ended(server);
+    let policy = repository.beside("policy.toml");
+    let text = "warmup_requests = 5\n[[steps]]\nweight = 0.5\nmin_duration = \"1s\"\nmin_requests = 50\nmax_duration = \"1d\"\n\
+                [gates.wrong_label]\nmode = \"required\"\n[gates.slow]\nmode = \"off\"\n";
+    fs::write(&policy, text).unwrap();
+    let table = repository.beside("table");
+    let backtest = |candidate: &str, more: &[&str]| {
+        let common = ["rollout", "backtest", "judged", candidate, "--baseline", "1", "--path"];
+        let files = [table.to_str().unwrap(), "--policy", policy.to_str().unwrap()];
+        tidegate(&[&common[..], &files, more].concat(), "")
+    };
+    let worse = backtest("2", &["--json"]);
+    assert_eq!(worse.status.code(), Some(1), "{worse:?}");
+    let worse = report(&worse);
+    assert_eq!((&worse["state"], &worse["gate"]), (&json!("rolled_back"), &json!("wrong_label")));
+    assert_eq!(worse["recorded"], json!({"baseline": 600, "candidate": 600}));
+    let page = String::from_utf8(backtest("2", &[]).stdout).unwrap();
+    assert!(page.contains("gate wrong_label") && page.contains("rolled back after"), "{page}");
+    let equal = report(&backtest("3", &["--json"]));
+    assert_eq!(equal["gate"], Value::Null, "{equal:#}");
+    assert_ne!(equal["state"], "rolled_back");
+    let nobody = backtest("9", &[]);
+    assert_eq!(nobody.status.code(), Some(2));
+    assert!(said(&nobody).contains("no predictions of version 9"), "{}", said(&nobody));
 }
