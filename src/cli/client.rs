@@ -3,10 +3,12 @@
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use http::{
-    Method, Request, StatusCode, Uri,
+    HeaderName, Method, Request, StatusCode, Uri,
     header::{CONTENT_TYPE, HOST},
+    uri::Authority,
 };
 use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -58,6 +60,15 @@ pub(super) async fn ask(
     url: &str,
     body: Vec<u8>,
 ) -> anyhow::Result<(StatusCode, Bytes)> {
+    let uri = server(url)?;
+    exchange(method, &uri, body).await.with_context(|| {
+        let server = uri.authority().map_or(url, |authority| authority.as_str());
+        format!("no answer from {server}; is `tidegate serve` running there?")
+    })
+}
+
+/// Reads a URL.
+fn server(url: &str) -> anyhow::Result<Uri> {
     // `serve` takes an address without a scheme, so it is understood here as well.
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let uri: Uri =
@@ -65,10 +76,7 @@ pub(super) async fn ask(
     if uri.scheme_str() != Some("http") || uri.authority().is_none() {
         bail!("`{url}` cannot be asked; use http://HOST:PORT");
     }
-    exchange(method, &uri, body).await.with_context(|| {
-        let server = uri.authority().map_or(url, |authority| authority.as_str());
-        format!("no answer from {server}; is `tidegate serve` running there?")
-    })
+    Ok(uri)
 }
 
 async fn exchange(
@@ -96,6 +104,68 @@ async fn exchange(
     let body = answer.into_body().collect().await?.to_bytes();
     connection.abort();
     Ok((status, body))
+}
+
+/// A connection that is kept for the next request; it is opened when it is needed.
+pub(super) struct Line {
+    authority: Authority,
+    open: Option<SendRequest<Full<Bytes>>>,
+}
+
+/// The header that tells the JSON of a request from the tensors behind it.
+const JSON_BYTES: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+impl Line {
+    /// A connection to a server, by its URL.
+    pub(super) fn new(url: &str) -> anyhow::Result<Self> {
+        let authority = server(url)?.into_parts().authority.context("the URL names no host")?;
+        Ok(Self { authority, open: None })
+    }
+
+    /// Sends an inference request with binary tensors: the status, the length of the answer's JSON where tensors
+    /// follow it, and the answer.
+    pub(super) async fn infer(
+        &mut self,
+        path: &str,
+        body: Vec<u8>,
+        json_bytes: usize,
+    ) -> anyhow::Result<(StatusCode, Option<usize>, Bytes)> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(HOST, self.authority.as_str())
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .header(JSON_BYTES, json_bytes)
+            .body(Full::new(Bytes::from(body)))?;
+        let is_kept = self.open.as_ref().is_some_and(|sender| !sender.is_closed());
+        let sender = match &mut self.open {
+            Some(sender) if is_kept => sender,
+            open => open.insert(connect(&self.authority).await?),
+        };
+        let exchanged = async {
+            sender.ready().await?;
+            let answer = sender.send_request(request).await?;
+            let (head, body) = answer.into_parts();
+            let length = head.headers.get(JSON_BYTES).and_then(|length| length.to_str().ok());
+            let length = length.and_then(|length| length.parse().ok());
+            anyhow::Ok((head.status, length, body.collect().await?.to_bytes()))
+        };
+        let exchanged = exchanged.await;
+        if exchanged.is_err() {
+            self.open = None;
+        }
+        exchanged
+    }
+}
+
+async fn connect(authority: &Authority) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    let host = authority.host().trim_matches(['[', ']']);
+    let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    // It ends once the sender is dropped.
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// Asks the admin API; an answer other than success is [`Refused`].

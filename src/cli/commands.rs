@@ -12,6 +12,8 @@ use crate::{
     validation::Threshold,
 };
 
+use super::{backtest::BacktestArguments, replay::ReplayArguments};
+
 /// Serves ONNX models and watches over them
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, max_term_width = 100, after_help = EXAMPLES)]
@@ -30,6 +32,7 @@ const EXAMPLES: &str = "Examples:
   tidegate predict digits --golden           its golden inputs at a running server, compared
   tidegate profile train.csv --label fraud   how the features of a model are distributed
   tidegate validate fraud 4 --data held-out.csv --threshold accuracy=0.9
+  tidegate replay state/predictions --model fraud --version 4   yesterday's requests, today's version
   tidegate models list                       what a running server serves
   tidegate traffic set fraud baseline=3 canary=4:10%
   tidegate rollout start fraud 4             a growing share for version 4, or back by itself
@@ -58,6 +61,8 @@ pub(super) enum Command {
     Profile(ProfileArguments),
     /// Runs a version on labelled data and judges its answers, without a server
     Validate(ValidateArguments),
+    /// Runs a version on recorded requests and compares its answers with the recorded ones or another version's
+    Replay(ReplayArguments),
     /// Shows what a running server serves, and changes it
     #[command(subcommand)]
     Models(ModelsCommand),
@@ -210,7 +215,7 @@ impl ServeArguments {
     }
 }
 
-fn variables() -> Vec<(String, String)> {
+pub(super) fn variables() -> Vec<(String, String)> {
     std::env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
         .collect()
@@ -643,6 +648,8 @@ pub(super) enum RolloutCommand {
         #[command(flatten)]
         server: Server,
     },
+    /// Says what a policy would have decided, and when, on the recorded predictions of two versions; changes nothing
+    Backtest(BacktestArguments),
     /// Repeats a verdict from its evidence alone; exit code 1 if it is another one
     Replay {
         /// A file from `tidegate rollout evidence`; `-` is standard input

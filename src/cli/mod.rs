@@ -6,6 +6,7 @@
 //! rollout have more: see `rollout`.
 
 mod audit;
+mod backtest;
 mod check;
 mod client;
 mod commands;
@@ -17,6 +18,7 @@ mod predict;
 mod predictions;
 mod profile;
 mod quality;
+mod replay;
 mod rollout;
 mod state;
 mod tables;
@@ -107,6 +109,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         }
         Command::Profile(arguments) => profile::run(&arguments, cli.json),
         Command::Validate(arguments) => validate::run(&arguments, cli.json),
+        Command::Replay(arguments) => replay::run(&arguments, cli.json),
         Command::Models(command) => about_models(command, cli.json),
         Command::Traffic(TrafficCommand::Show { model, server }) => {
             traffic::show(&server.admin, &model, cli.json)

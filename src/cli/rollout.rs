@@ -19,7 +19,7 @@ use unicode_width::UnicodeWidthStr as _;
 use crate::rollout::{self, Bundle, Plan, Report, State, page, words};
 
 use super::{
-    Outcome, client,
+    Outcome, backtest, client,
     commands::{FreezeWhat, RolloutCommand, RolloutStart, RolloutTarget, Why},
     print, print_json,
     tables::{self, table},
@@ -64,6 +64,7 @@ pub(super) fn run(command: RolloutCommand, json: bool) -> anyhow::Result<Outcome
             let body = ask_plan(&server.admin, &wanted)?;
             if json { print(&(body + "\n")) } else { print(&plan(&model, &parse(&body)?)) }
         }
+        RolloutCommand::Backtest(arguments) => backtest::run(&arguments, json),
         RolloutCommand::Replay { file } => replay(&file, json),
         RolloutCommand::Evidence { rollout, output, server } => {
             let id = id_of(&server.admin, &rollout)?;
@@ -136,7 +137,7 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 /// Reads a policy from TOML or JSON.
-fn read_policy(file: &Path) -> anyhow::Result<Value> {
+pub(super) fn read_policy(file: &Path) -> anyhow::Result<Value> {
     let text = read(file)?;
     let name = file.display();
     let is_json = file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
@@ -371,7 +372,7 @@ fn plan(model: &str, plan: &Plan) -> String {
 }
 
 /// Text in lines as wide as the terminal, broken between words; elsewhere one line.
-fn wrapped(text: &str) -> String {
+pub(super) fn wrapped(text: &str) -> String {
     let columns = table([""; 0]).width().map_or(usize::MAX, usize::from);
     let mut lines = String::new();
     let mut taken = 0;

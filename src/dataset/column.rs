@@ -1,6 +1,6 @@
 //! Columns of cells: whole numbers, floating-point numbers, truth values, text, and what is missing.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use super::error::shown;
 
@@ -26,6 +26,8 @@ pub enum Kind {
     Text,
     /// Text whose spelling says what it is, cell by cell: CSV.
     Written,
+    /// Lists of plain values.
+    List,
     /// Cells that cannot be read as one value.
     Other,
 }
@@ -45,6 +47,8 @@ enum Values {
     Booleans(Vec<bool>),
     Texts(Texts),
     Written(Texts),
+    /// The elements of all lists, and the end of each list.
+    Lists(Box<Cells>, Vec<usize>),
 }
 
 /// Texts one after the other in one buffer.
@@ -127,6 +131,24 @@ impl Cells {
         Self { values: Values::Written(values), missing: Vec::new() }
     }
 
+    /// Lists, one a row: their elements one after the other, and where each of them ends.
+    pub fn lists(elements: Cells, ends: Vec<usize>, missing: Vec<bool>) -> Self {
+        Self { values: Values::Lists(Box::new(elements), ends), missing }
+    }
+
+    /// The list in a row: the elements of all lists, and the place of its own among them; `None` if rows hold no
+    /// lists.
+    pub fn list(&self, row: usize) -> Option<(&Cells, Range<usize>)> {
+        let Values::Lists(elements, ends) = &self.values else { return None };
+        let start = row.checked_sub(1).map_or(0, |before| ends[before]);
+        Some((elements, start..ends[row]))
+    }
+
+    /// True if a row has nothing: NaN is a value here.
+    pub fn is_null(&self, row: usize) -> bool {
+        self.missing.get(row).copied().unwrap_or(false)
+    }
+
     /// The number of cells.
     pub fn len(&self) -> usize {
         match &self.values {
@@ -134,6 +156,7 @@ impl Cells {
             Values::Floats(values) => values.len(),
             Values::Booleans(values) => values.len(),
             Values::Texts(values) | Values::Written(values) => values.len(),
+            Values::Lists(_, ends) => ends.len(),
         }
     }
 
@@ -178,6 +201,7 @@ impl Cells {
                 }
                 truth(text).map(|truth| f64::from(u8::from(truth))).ok_or_else(wrong)
             }
+            Values::Lists(..) => Err(self.wrong(row, "one value belongs there")),
         }
     }
 
@@ -226,6 +250,10 @@ impl Cells {
             Values::Floats(values) => Cow::Owned(values[row].to_string().into_bytes()),
             Values::Booleans(values) => Cow::Owned(values[row].to_string().into_bytes()),
             Values::Texts(texts) | Values::Written(texts) => Cow::Borrowed(texts.get(row)),
+            Values::Lists(..) => {
+                let values = self.list(row).map_or(0, |(_, own)| own.len());
+                Cow::Owned(format!("a list of {values} values").into_bytes())
+            }
         })
     }
 

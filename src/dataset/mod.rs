@@ -30,7 +30,8 @@ pub enum Format {
     /// Text with a line a row, and a first line with the names of the columns. The separator is a comma, a semicolon,
     /// a tab or a bar, whichever the first line has most of.
     Csv,
-    /// Apache Parquet: columns of plain values, uncompressed or compressed with Snappy, zstd or gzip.
+    /// Apache Parquet: columns of plain values or of lists of them, uncompressed or compressed with Snappy, zstd or
+    /// gzip.
     Parquet,
     /// The `.npy` of `numpy.save`: an array whose first dimension counts rows. Columns are named by their index.
     Npy,
@@ -57,6 +58,8 @@ pub struct Dataset {
     /// The columns that batches hold, ascending.
     selected: Vec<usize>,
     limits: Limits,
+    /// True if columns of lists may be selected.
+    takes_lists: bool,
     reader: Reader,
     rows_read: u64,
     /// True after an error: where the reader stands is not known.
@@ -123,7 +126,13 @@ impl Dataset {
         let (reader, columns) = opened.map_err(wrap)?;
         let selected = (0..columns.len()).collect();
         let path = path.to_owned();
-        Ok(Self { path, columns, selected, limits, reader, rows_read: 0, is_broken: false })
+        let (takes_lists, rows_read, is_broken) = (false, 0, false);
+        Ok(Self { path, columns, selected, limits, takes_lists, reader, rows_read, is_broken })
+    }
+
+    /// Lets columns of lists be selected: their cells hold many values, as [`Cells::list`] gives them.
+    pub fn take_lists(&mut self) {
+        self.takes_lists = true;
     }
 
     /// The file.
@@ -167,7 +176,11 @@ impl Dataset {
             last.is_none_or(|last| *last < self.columns.len()),
             "columns are those of the file"
         );
-        let nested = self.selected.iter().find(|column| self.columns[**column].kind == Kind::Other);
+        let is_nested = |column: &&usize| match self.columns[**column].kind {
+            Kind::List => !self.takes_lists,
+            kind => kind == Kind::Other,
+        };
+        let nested = self.selected.iter().find(is_nested);
         match nested {
             Some(column) => {
                 Err(self.error(Trouble::Unreadable(self.columns[*column].name.clone())))

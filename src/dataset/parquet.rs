@@ -1,7 +1,8 @@
 //! Parquet through the `parquet` crate, column by column, one page of each in memory.
 //!
-//! Fields of structures are columns named `structure.field`; lists and maps cannot be read. The index that pandas
-//! writes beside a table (`__index_level_0__`) is left out. Dates and times are whole numbers in the file's own unit.
+//! Fields of structures are columns named `structure.field`; lists of plain values are columns of lists; lists of other
+//! things and maps cannot be read. The index that pandas writes beside a table (`__index_level_0__`) is left out. Dates
+//! and times are whole numbers in the file's own unit.
 
 use std::{
     fs::File,
@@ -11,12 +12,12 @@ use std::{
 };
 
 use parquet::{
-    basic::{ConvertedType, LogicalType, Type},
+    basic::{ConvertedType, LogicalType, Repetition, Type as Physical},
     column::reader::{ColumnReader, ColumnReaderImpl},
     data_type::{self, ByteArray},
     errors::ParquetError,
     file::reader::{FileReader as _, SerializedFileReader},
-    schema::types::ColumnDescriptor,
+    schema::types::{ColumnDescriptor, Type},
 };
 
 use super::{Cells, Column, Kind, Limits, Texts, Trouble, error::shown};
@@ -45,6 +46,8 @@ struct Leaf {
     form: Form,
     /// The definition level of a value that is there; 0 where none may be missing.
     level: i16,
+    /// The definition level of an element of a list, whether it is null or not; `None` if it is no list.
+    element: Option<i16>,
 }
 
 /// Forms of stored values, each of which becomes cells in its own way.
@@ -77,16 +80,15 @@ impl Form {
             ),
         };
         match leaf.physical_type() {
-            _ if leaf.max_rep_level() > 0 => Self::Other,
-            Type::INT96 => Self::Other,
+            Physical::INT96 => Self::Other,
             _ if is_decimal => Self::Decimal(10f64.powi(leaf.type_scale())),
-            Type::BOOLEAN => Self::Boolean,
-            Type::INT32 | Type::INT64 if is_unsigned => Self::Unsigned,
-            Type::INT32 | Type::INT64 => Self::Signed,
-            Type::FLOAT | Type::DOUBLE => Self::Float,
-            Type::BYTE_ARRAY => Self::Text,
-            Type::FIXED_LEN_BYTE_ARRAY if logical == Some(&LogicalType::Float16) => Self::Half,
-            Type::FIXED_LEN_BYTE_ARRAY => Self::Other,
+            Physical::BOOLEAN => Self::Boolean,
+            Physical::INT32 | Physical::INT64 if is_unsigned => Self::Unsigned,
+            Physical::INT32 | Physical::INT64 => Self::Signed,
+            Physical::FLOAT | Physical::DOUBLE => Self::Float,
+            Physical::BYTE_ARRAY => Self::Text,
+            Physical::FIXED_LEN_BYTE_ARRAY if logical == Some(&LogicalType::Float16) => Self::Half,
+            Physical::FIXED_LEN_BYTE_ARRAY => Self::Other,
         }
     }
 
@@ -119,6 +121,24 @@ impl From<ParquetError> for Trouble {
     }
 }
 
+/// The definition level from which a list has an element; `None` if the leaf is no element of a plain list.
+///
+/// Source: Parquet's `LogicalTypes.md`, "Lists", with its rules for older files.
+fn element_level(leaf: &ColumnDescriptor, root: &Type) -> Option<i16> {
+    let basic = root.get_basic_info();
+    let is_list = matches!(basic.logical_type_ref(), Some(LogicalType::List))
+        || basic.converted_type() == ConvertedType::LIST;
+    if !root.is_group() || !is_list || leaf.max_rep_level() != 1 {
+        return None;
+    }
+    let [repeated] = root.get_fields() else { return None };
+    let is_leaf = |field: &Type| field.is_primitive();
+    let is_plain =
+        is_leaf(repeated) || matches!(repeated.get_fields(), [element] if is_leaf(element));
+    let is_optional = leaf.self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
+    is_plain.then(|| leaf.max_def_level() - i16::from(is_optional))
+}
+
 fn shown_whole(text: &str) -> String {
     const SHOWN_MAX: usize = 200;
     text.chars().take(SHOWN_MAX).flat_map(char::escape_debug).collect()
@@ -144,9 +164,17 @@ impl ParquetReader {
             if name.starts_with("__index_level_") {
                 continue;
             }
-            let form = Form::of(leaf);
-            columns.push(Column { name, kind: form.kind() });
-            leaves.push(Leaf { index, form, level: leaf.max_def_level() });
+            let (form, level) = (Form::of(leaf), leaf.max_def_level());
+            let element = element_level(leaf, schema.get_column_root(index));
+            let (name, kind) = match element {
+                Some(_) if form != Form::Other => {
+                    (schema.get_column_root(index).name().to_owned(), Kind::List)
+                }
+                None if leaf.max_rep_level() == 0 => (name, form.kind()),
+                _ => (name, Kind::Other),
+            };
+            columns.push(Column { name, kind });
+            leaves.push(Leaf { index, form, level, element });
         }
         if columns.len() > limits.columns_max {
             return Err(Trouble::Limit {
@@ -182,7 +210,8 @@ impl ParquetReader {
             let rows = rows_max.min(self.left).min(self.fitting(selected));
             let mut cells = Vec::with_capacity(selected.len());
             for (index, reader) in &mut self.readers {
-                let read = cells_of(reader, self.leaves[*index], rows, self.limits);
+                let read =
+                    Reading { leaf: self.leaves[*index], rows, limits: self.limits }.cells(reader);
                 let read = read.map_err(|flaw| {
                     let name = &columns[*index].name;
                     flaw.at(first_row, name, self.limits)
@@ -218,7 +247,10 @@ impl ParquetReader {
     fn fitting(&self, selected: &[usize]) -> usize {
         let group = self.file.metadata().row_group(self.group - 1);
         let bytes = |column: &usize| {
-            let size = group.column(self.leaves[*column].index).uncompressed_size();
+            let (leaf, own) = (self.leaves[*column], group.column(self.leaves[*column].index));
+            // Elements of lists take eight bytes each, however few in the file.
+            let elements = if leaf.element.is_some() { own.num_values() } else { 0 };
+            let size = own.uncompressed_size().max(elements.saturating_mul(8));
             usize::try_from(size).unwrap_or(usize::MAX)
         };
         let bytes = selected.iter().map(bytes).fold(0, usize::saturating_add);
@@ -298,97 +330,159 @@ impl Flaw {
     }
 }
 
-/// Reads so many rows of a column.
-#[expect(clippy::cast_precision_loss, reason = "decimals are read as floating-point numbers")]
-fn cells_of(
-    reader: &mut ColumnReader,
+/// Rows of a column to read.
+#[derive(Clone, Copy)]
+struct Reading {
     leaf: Leaf,
     rows: usize,
     limits: Limits,
-) -> Result<Cells, Flaw> {
-    let (form, level) = (leaf.form, leaf.level);
-    Ok(match reader {
-        ColumnReader::BoolColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            Cells::booleans(spread(values, &missing, |value| value), missing)
-        }
-        ColumnReader::Int32ColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            match form {
-                Form::Decimal(unit) => {
-                    Cells::floats(spread(values, &missing, |n| f64::from(n) / unit), missing)
-                }
-                Form::Unsigned => Cells::integers(
-                    spread(values, &missing, |n| i64::from(n.cast_unsigned())),
-                    missing,
-                ),
-                _ => Cells::integers(spread(values, &missing, i64::from), missing),
-            }
-        }
-        ColumnReader::Int64ColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            if let Form::Decimal(unit) = form {
-                Cells::floats(spread(values, &missing, |n| n as f64 / unit), missing)
-            } else {
-                let values = spread(values, &missing, |n| n);
-                let large = values.iter().position(|n| *n < 0);
-                if let Some(row) = large.filter(|_| form == Form::Unsigned) {
-                    return Err(Flaw::Large(row));
-                }
-                Cells::integers(values, missing)
-            }
-        }
-        ColumnReader::FloatColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            Cells::floats(spread(values, &missing, f64::from), missing)
-        }
-        ColumnReader::DoubleColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            Cells::floats(spread(values, &missing, |n| n), missing)
-        }
-        ColumnReader::ByteArrayColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            if let Form::Decimal(unit) = form {
-                let number = |n: ByteArray| decimal(n.data()) / unit;
-                Cells::floats(spread(values, &missing, number), missing)
-            } else {
-                texts(&values, missing, rows, limits)?
-            }
-        }
-        ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-            let (values, missing) = read(reader, level, rows)?;
-            let number = |bytes: data_type::FixedLenByteArray| match (form, bytes.data()) {
-                (Form::Half, [low, high]) => f64::from(half::f16::from_le_bytes([*low, *high])),
-                (Form::Decimal(unit), bytes) => decimal(bytes) / unit,
-                _ => f64::NAN,
-            };
-            Cells::floats(spread(values, &missing, number), missing)
-        }
-        ColumnReader::Int96ColumnReader(_) => {
-            return Err(Flaw::Decoder(ParquetError::General("INT96 is not supported".to_owned())));
-        }
-    })
 }
 
-/// The values that there are, and whether each row has none; the latter is empty where all have one.
-fn read<T: data_type::DataType>(
-    reader: &mut ColumnReaderImpl<T>,
-    level: i16,
-    rows: usize,
-) -> Result<(Vec<T::T>, Vec<bool>), ParquetError> {
-    let (mut values, mut levels) = (Vec::with_capacity(rows), Vec::new());
-    let mut done = 0;
-    while done < rows {
-        let (records, _, _) =
-            reader.read_records(rows - done, Some(&mut levels), None, &mut values)?;
-        if records == 0 {
-            break;
-        }
-        done += records;
+/// Cells and the lists that they are elements of: where each ends, and true for each row without one.
+struct Lists {
+    ends: Vec<usize>,
+    missing: Vec<bool>,
+}
+
+impl Reading {
+    /// Reads the cells, one a row.
+    #[expect(clippy::cast_precision_loss, reason = "decimals are read as floating-point numbers")]
+    fn cells(self, reader: &mut ColumnReader) -> Result<Cells, Flaw> {
+        let form = self.leaf.form;
+        let (cells, lists) = match reader {
+            ColumnReader::BoolColumnReader(reader) => {
+                let (values, missing, lists) = self.read(reader)?;
+                (Cells::booleans(spread(values, &missing, |value| value), missing), lists)
+            }
+            ColumnReader::Int32ColumnReader(reader) => {
+                let (values, missing, lists) = self.read(reader)?;
+                let cells = match form {
+                    Form::Decimal(unit) => {
+                        Cells::floats(spread(values, &missing, |n| f64::from(n) / unit), missing)
+                    }
+                    Form::Unsigned => Cells::integers(
+                        spread(values, &missing, |n| i64::from(n.cast_unsigned())),
+                        missing,
+                    ),
+                    _ => Cells::integers(spread(values, &missing, i64::from), missing),
+                };
+                (cells, lists)
+            }
+            ColumnReader::Int64ColumnReader(reader) => {
+                let (values, missing, lists) = self.read(reader)?;
+                if let Form::Decimal(unit) = form {
+                    (Cells::floats(spread(values, &missing, |n| n as f64 / unit), missing), lists)
+                } else {
+                    let values = spread(values, &missing, |n| n);
+                    let large = values.iter().position(|n| *n < 0);
+                    if let Some(at) = large.filter(|_| form == Form::Unsigned) {
+                        return Err(Flaw::Large(row_of(lists.as_ref(), at)));
+                    }
+                    (Cells::integers(values, missing), lists)
+                }
+            }
+            ColumnReader::FloatColumnReader(reader) => {
+                let (values, missing, lists) = self.read(reader)?;
+                (Cells::floats(spread(values, &missing, f64::from), missing), lists)
+            }
+            ColumnReader::DoubleColumnReader(reader) => {
+                let (values, missing, lists) = self.read(reader)?;
+                (Cells::floats(spread(values, &missing, |n| n), missing), lists)
+            }
+            ColumnReader::ByteArrayColumnReader(reader) => self.texts(reader)?,
+            ColumnReader::FixedLenByteArrayColumnReader(reader) => {
+                let (values, missing, lists) = self.read(reader)?;
+                let number = |bytes: data_type::FixedLenByteArray| match (form, bytes.data()) {
+                    (Form::Half, [low, high]) => f64::from(half::f16::from_le_bytes([*low, *high])),
+                    (Form::Decimal(unit), bytes) => decimal(bytes) / unit,
+                    _ => f64::NAN,
+                };
+                (Cells::floats(spread(values, &missing, number), missing), lists)
+            }
+            ColumnReader::Int96ColumnReader(_) => {
+                let error = ParquetError::General("INT96 is not supported".to_owned());
+                return Err(Flaw::Decoder(error));
+            }
+        };
+        Ok(match lists {
+            Some(Lists { ends, missing }) => Cells::lists(cells, ends, missing),
+            None => cells,
+        })
     }
-    let all = level == 0 || levels.iter().all(|own| *own == level);
-    let missing = if all { Vec::new() } else { levels.iter().map(|own| *own < level).collect() };
-    Ok((values, missing))
+
+    /// Reads texts, or decimals that are written as bytes.
+    fn texts(
+        self,
+        reader: &mut ColumnReaderImpl<data_type::ByteArrayType>,
+    ) -> Result<(Cells, Option<Lists>), Flaw> {
+        let (values, missing, lists) = self.read(reader)?;
+        if let Form::Decimal(unit) = self.leaf.form {
+            let number = |n: ByteArray| decimal(n.data()) / unit;
+            return Ok((Cells::floats(spread(values, &missing, number), missing), lists));
+        }
+        let elements = |lists: &Lists| lists.ends.last().copied().unwrap_or_default();
+        let cells = lists.as_ref().map_or(self.rows, elements);
+        let read = texts(&values, missing, cells, self.limits).map_err(|flaw| match flaw {
+            Flaw::Long(at, bytes) => Flaw::Long(row_of(lists.as_ref(), at), bytes),
+            other => other,
+        });
+        Ok((read?, lists))
+    }
+
+    /// The values that there are, and whether each cell has none; the latter is empty where all have one.
+    #[expect(clippy::type_complexity, reason = "taken apart at once")]
+    fn read<T: data_type::DataType>(
+        self,
+        reader: &mut ColumnReaderImpl<T>,
+    ) -> Result<(Vec<T::T>, Vec<bool>, Option<Lists>), ParquetError> {
+        let (rows, level) = (self.rows, self.leaf.level);
+        let (mut values, mut levels) = (Vec::with_capacity(rows), Vec::new());
+        let mut repeats = Vec::new();
+        let mut done = 0;
+        while done < rows {
+            let of_lists = self.leaf.element.map(|_| &mut repeats);
+            let (records, _, _) =
+                reader.read_records(rows - done, Some(&mut levels), of_lists, &mut values)?;
+            if records == 0 {
+                break;
+            }
+            done += records;
+        }
+        let lists = self.leaf.element.map(|element| lists(&mut levels, &repeats, element));
+        let all = level == 0 || levels.iter().all(|own| *own == level);
+        let missing =
+            if all { Vec::new() } else { levels.iter().map(|own| *own < level).collect() };
+        Ok((values, missing, lists))
+    }
+}
+
+/// The lists that levels tell of; leaves the levels of their elements.
+fn lists(levels: &mut Vec<i16>, repeats: &[i16], element: i16) -> Lists {
+    let (mut ends, mut missing) = (Vec::new(), Vec::new());
+    let mut elements = Vec::with_capacity(levels.len());
+    for (level, repeat) in levels.iter().zip(repeats) {
+        if *repeat == 0 {
+            ends.push(elements.len());
+            // Below an empty list there is no list.
+            missing.push(*level < element - 1);
+        }
+        if *level >= element {
+            elements.push(*level);
+            if let Some(end) = ends.last_mut() {
+                *end = elements.len();
+            }
+        }
+    }
+    *levels = elements;
+    if !missing.contains(&true) {
+        missing.clear();
+    }
+    Lists { ends, missing }
+}
+
+/// The row of a cell: its list's.
+fn row_of(lists: Option<&Lists>, cell: usize) -> usize {
+    lists.map_or(cell, |lists| lists.ends.partition_point(|end| *end <= cell))
 }
 
 /// One value a row: those that there are in order, and the default where one is missing.
@@ -506,12 +600,19 @@ mod tests {
     }
 
     #[test]
-    fn decimals_dates_and_structures_are_read_and_lists_are_not() {
+    fn decimals_dates_structures_and_lists_are_read() {
         let mut dataset = open("kinds_duckdb.parquet");
         let names: Vec<_> = dataset.columns().iter().map(|column| column.name.as_str()).collect();
-        assert_eq!(names, ["price", "wide", "day", "vector.list.element", "nested.a"]);
+        assert_eq!(names, ["price", "wide", "day", "vector", "nested.a"]);
         let error = dataset.select([3]).unwrap_err().to_string();
         assert!(error.contains("one plain column for each value"), "{error}");
+        dataset.take_lists();
+        dataset.select([3]).unwrap();
+        let batch = dataset.next(9).unwrap().unwrap();
+        let (elements, own) = batch.cells[0].list(0).unwrap();
+        let vector: Vec<_> = own.map(|at| elements.float(at).unwrap()).collect();
+        assert_eq!(vector, [1.0, 2.0]);
+        let mut dataset = open("kinds_duckdb.parquet");
         dataset.select([0, 1, 2, 4]).unwrap();
         assert_eq!(rows(dataset, 1), [["1234.56", "3", "2", "7"]]);
     }

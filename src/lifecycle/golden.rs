@@ -10,7 +10,7 @@ use crate::{
     engine::{RunError, Session},
     model::{Input, Signature, SignatureError},
     tensor::{DataType, Element, Tensor},
-    wire::v2::{DecodeError, GoldenFileError, decode_golden},
+    wire::v2::{DecodeError, EncodeError, GoldenFileError, decode_golden, encode_golden},
 };
 
 /// Cases that a version must reproduce.
@@ -54,6 +54,18 @@ pub enum GoldenError {
         case: usize,
         /// What the engine said.
         source: RunError,
+    },
+    /// A tensor cannot be written into the file.
+    #[error("golden.json holds no {}", datatype.name())]
+    Unwritable {
+        /// The datatype.
+        datatype: DataType,
+    },
+    /// A text cannot be written into the file.
+    #[error("golden.json holds texts in UTF-8 only, and `{tensor}` has others")]
+    NotText {
+        /// The tensor.
+        tensor: String,
     },
     /// The model gives something else.
     #[error("golden case {case} is not reproduced: output `{output}` {difference}")]
@@ -99,6 +111,18 @@ impl Golden {
         let tolerance = file.tolerance.map(|(relative, absolute)| Tolerance { relative, absolute });
         let cases = file.cases.into_iter().map(|(inputs, outputs)| Case { inputs, outputs });
         Ok(Self { tolerance: tolerance.unwrap_or_default(), cases: cases.collect() })
+    }
+
+    /// Writes a file of cases with their inputs and outputs; numbers may be apart by this much, relatively and
+    /// absolutely.
+    pub fn file(
+        tolerance: (f64, f64),
+        cases: &[(Vec<Input>, Vec<Input>)],
+    ) -> Result<Vec<u8>, GoldenError> {
+        encode_golden(tolerance, cases).map_err(|error| match error {
+            EncodeError::NoJsonForm { datatype, .. } => GoldenError::Unwritable { datatype },
+            EncodeError::NotUtf8 { output, .. } => GoldenError::NotText { tensor: output },
+        })
     }
 
     /// How many cases there are.
@@ -252,6 +276,26 @@ mod tests {
         assert_eq!(text, "is 102 at element 1, expected 100");
         assert_eq!(difference(&fp32(&[f32::INFINITY]), &fp32(&[f32::INFINITY]), tolerance), None);
         assert!(difference(&fp32(&[f32::INFINITY]), &fp32(&[1.0]), tolerance).is_some());
+    }
+
+    #[test]
+    fn files_that_are_written_are_read() {
+        let case = |value: f32| {
+            let input = |name: &str, tensor| Input { name: name.to_owned(), tensor };
+            (vec![input("x", fp32(&[value, f32::NAN]))], vec![input("y \"", fp32(&[1.5e-30]))])
+        };
+        let cases = [case(0.1), case(f32::NEG_INFINITY)];
+        let file = Golden::file((1e-3, 0.0), &cases).unwrap();
+        let golden = Golden::parse(&file).unwrap();
+        assert_eq!(golden.len(), 2);
+        assert!(golden.tolerance.absolute <= 0.0 && golden.tolerance.relative > 9e-4);
+        for (read, (inputs, outputs)) in golden.cases.iter().zip(&cases) {
+            assert_eq!(read.outputs, *outputs);
+            assert_eq!(
+                difference(&inputs[0].tensor, &read.inputs[0].tensor, Tolerance::default()),
+                None
+            );
+        }
     }
 
     #[test]

@@ -309,6 +309,14 @@ impl Open {
 }
 
 impl Entry {
+    /// The kind of evidence: 0 of requests, 1 of outcomes; `None` for an entry that is none.
+    fn kind(&self) -> Option<usize> {
+        match &self.body {
+            Body::Evidence(counted) => Some(usize::from(counted.outcomes)),
+            _ => None,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match &self.body {
             Body::Evidence(counted) => {
@@ -365,18 +373,32 @@ impl Ledger {
         let half = self.entries.len() / 2;
         let newer = self.entries.split_off(half);
         let mut thinned: Vec<Entry> = Vec::with_capacity(half);
-        let mut merged = false;
+        let mut merged = [false; 2];
         for entry in std::mem::take(&mut self.entries) {
             if matches!(entry.body, Body::Restarted { .. }) {
                 continue;
             }
+            let Some(kind) = entry.kind() else {
+                merged = [false; 2];
+                thinned.push(entry);
+                continue;
+            };
+            // Where requests and outcomes take turns, neighbours are those of one kind: a meter hears of one only.
+            let last = thinned.last().and_then(Entry::kind);
+            let back = match last {
+                Some(last) if last == kind => Some(1),
+                Some(_) if thinned.iter().rev().nth(1).and_then(Entry::kind) == Some(kind) => {
+                    Some(2)
+                }
+                _ => None,
+            };
+            let before = back.and_then(|back| thinned.iter_mut().rev().nth(back - 1));
             // Pairs, so that every thinning halves the resolution and no more.
-            let joined =
-                !merged && thinned.last_mut().is_some_and(|last| join(policy, last, &entry));
+            let joined = !merged[kind] && before.is_some_and(|before| join(policy, before, &entry));
             if !joined {
                 thinned.push(entry);
             }
-            merged = joined;
+            merged[kind] = joined;
         }
         thinned.extend(newer);
         self.entries = thinned;
@@ -537,6 +559,32 @@ mod tests {
         assert_eq!(last.seq, count);
         let text = serde_json::to_string(&last).unwrap();
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), *last, "{text}");
+    }
+
+    #[test]
+    fn outcomes_that_take_turns_with_requests_are_merged_as_well() {
+        let (policy, mut ledger) = (Policy::default(), Ledger::default());
+        let count = 3 * ENTRIES_MAX as u64;
+        for second in 0..count {
+            open(&policy, &mut ledger, second);
+            let mut outcomes = Open { weight: 0.25, outcomes: true, ..Open::default() };
+            outcomes.trials[LABELS] = Pair::new(1, 1);
+            outcomes.event(LABELS, second % 2 == 0);
+            let body = Body::Evidence(outcomes.counted(&policy, |_| true));
+            ledger.push(&policy, Moment::at(Duration::from_secs(second)), body);
+        }
+        assert!(ledger.entries().len() <= ENTRIES_MAX, "{}", ledger.entries().len());
+        let (mut requests, mut labels) = (Pair::default(), Pair::default());
+        for entry in ledger.entries() {
+            let Body::Evidence(counted) = &entry.body else { panic!("{entry:?}") };
+            requests = requests.plus(counted.requests);
+            if let Some(runs) = counted.events.get("wrong_label") {
+                assert!(counted.outcomes);
+                labels = labels.plus(Runs::parse(runs).unwrap().totals());
+            }
+        }
+        assert_eq!(requests, Pair::new(3 * count, count));
+        assert_eq!(labels, Pair::new(count / 2, count / 2));
     }
 
     #[test]

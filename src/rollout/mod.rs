@@ -11,6 +11,7 @@
 //!
 //! Not here: assigning requests and counting how they end (`serve`), mathematics (`stats`), carrying out effects.
 
+mod backtest;
 mod canonical;
 mod commands;
 mod course;
@@ -22,6 +23,7 @@ mod keys;
 mod ledger;
 mod outputs;
 pub mod page;
+mod past;
 mod plan;
 mod plot;
 pub mod policy;
@@ -38,9 +40,11 @@ mod values;
 pub mod words;
 
 pub use crate::serve::{Marks, Output};
+pub use backtest::{Backtest, BacktestError, Past, PastOutcome, PastRequest, backtest};
 pub use evidence::{Pair, Verdict};
 pub use ledger::{Entry, Operator, Transition};
 pub use outputs::{BinReport, OutputsReport};
+pub use past::{PastError, PastSource, past};
 pub use plot::{Size, svg};
 pub use policy::{Gate, Mode, Policy, PolicyDraft};
 pub use replay::{Bundle, Decided, ReplayError, Replayed, replay};

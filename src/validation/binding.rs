@@ -1,12 +1,18 @@
 //! Columns of data become inputs of a model.
 //!
 //! By name, where every input has its column (`amount`) or its columns (`features[0]`, `features[1]`, ...); else, for
-//! a model of one input, by the names that its description gives, or all columns in the order of the file.
+//! a model of one input, by the names that its description gives, or all columns in the order of the file. A column of
+//! lists fills an input by itself, with the values of a row.
+//!
+//! Recorded rows name their columns by features: by the version's own names, else in the order of the signature, which
+//! is the order in which they were written.
+
+use std::ops::Range;
 
 use half::{bf16, f16};
 
 use crate::{
-    dataset::{Batch, Cells, Dataset, Wrong},
+    dataset::{Batch, Cells, Dataset, DatasetError, Kind, Wrong},
     model::{Input, TensorSpec},
     tensor::{Data, DataType, Element, Shape, Strings, Tensor},
 };
@@ -16,21 +22,25 @@ use super::{Subject, ValidationError};
 /// The columns of each input.
 #[derive(Debug)]
 pub(super) struct Binding {
+    /// Those that must be there come first.
     slots: Vec<Slot>,
+    required: usize,
     /// True if the first dimension of the inputs counts rows.
     has_rows: bool,
     /// True if a run has one row.
     one_row: bool,
 }
 
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    datatype: DataType,
-    /// The dimensions of one row.
-    dims: Vec<i64>,
+/// A tensor and its columns.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    spec: TensorSpec,
+    /// The dimensions of one row; `None` where each list says them.
+    dims: Option<Vec<i64>>,
     /// Columns of the data, in the order of the elements.
     columns: Vec<usize>,
+    /// True if the first dimension counts rows.
+    has_rows: bool,
 }
 
 impl Binding {
@@ -40,7 +50,6 @@ impl Binding {
         features: &[usize],
     ) -> Result<Self, ValidationError> {
         let inputs = &subject.signature.inputs;
-        let (has_rows, one_row) = rows_of(subject);
         let by_name: Option<Vec<Vec<usize>>> =
             inputs.iter().map(|spec| columns_named(&spec.name, data, features)).collect();
         let columns = match (by_name, inputs.as_slice()) {
@@ -49,16 +58,110 @@ impl Binding {
                 let names = subject.feature_names.iter();
                 vec![names.map(|name| data.column(name)).collect::<Result<_, _>>()?]
             }
-            (_, [spec]) => vec![only_input(subject, spec, data, features, has_rows)?],
+            (_, [spec]) => vec![only_input(subject, spec, data, features)?],
             _ => return Err(unnamed(subject, data, features)),
         };
-        let mut slots = Vec::with_capacity(inputs.len());
-        for (spec, columns) in inputs.iter().zip(columns) {
-            let dims = row_dims(spec, columns.len(), has_rows)
-                .map_err(|why| misfit(subject, spec, &columns, data, &why))?;
-            slots.push(Slot { name: spec.name.clone(), datatype: spec.datatype, dims, columns });
+        Self::of(subject, data, columns.into_iter().map(Some).collect())
+    }
+
+    /// Binds columns as the table of predictions names them; `names` are those of each input's features.
+    pub(super) fn recorded(
+        subject: &Subject<'_>,
+        data: &Dataset,
+        features: &[usize],
+        names: &[Option<Vec<String>>],
+    ) -> Result<Self, ValidationError> {
+        let signature = subject.signature;
+        let (has_rows, _) = rows_of(subject);
+        let described = [Some(subject.feature_names.clone()).filter(|names| !names.is_empty())];
+        let described: &[_] = if signature.inputs.len() == 1 { &described } else { &[] };
+        let columns_of = |(place, spec): (usize, &TensorSpec)| {
+            let own = [names, described].into_iter().filter_map(|names| names.get(place)?.as_ref());
+            let all = |names: &Vec<String>| {
+                names.iter().map(|name| feature_named(name, data, features)).collect()
+            };
+            own.map(all).find_map(|found: Option<Vec<usize>>| found).or_else(|| {
+                columns_named(&spec.name, data, features)
+                    .or_else(|| columns_named(&format!("input:{}", spec.name), data, features))
+            })
+        };
+        let all = signature.inputs.iter().chain(&signature.optional).enumerate();
+        let mut columns: Vec<Option<Vec<usize>>> = all.map(columns_of).collect();
+        let taken: Vec<usize> = columns.iter().flatten().flatten().copied().collect();
+        let mut left = features.iter().copied().filter(|column| !taken.contains(column));
+        let mut is_in_order = false;
+        for (place, spec) in signature.inputs.iter().enumerate() {
+            if columns[place].is_none() {
+                let width = width_of(spec, has_rows).unwrap_or(usize::MAX);
+                columns[place] = Some(next_columns(&mut left, width, data));
+                is_in_order = true;
+            }
         }
-        Ok(Self { slots, has_rows, one_row })
+        let surplus = left.count();
+        if is_in_order && surplus > 0 {
+            let names: Vec<_> =
+                features.iter().map(|at| data.columns()[*at].name.clone()).collect();
+            return Err(ValidationError::Columns(format!(
+                "`{}` has {surplus} columns more than the inputs of version {} have values a row; leave out what is no input \
+                 with --ignore: it has {}",
+                data.path().display(),
+                subject.version,
+                super::listed(&names)
+            )));
+        }
+        Self::of(subject, data, columns)
+    }
+
+    /// Binds the required inputs, then those that may be left out and have columns.
+    fn of(
+        subject: &Subject<'_>,
+        data: &Dataset,
+        columns: Vec<Option<Vec<usize>>>,
+    ) -> Result<Self, ValidationError> {
+        let (has_rows, one_row) = rows_of(subject);
+        let inputs = subject.signature.inputs.iter().chain(&subject.signature.optional);
+        let mut slots = Vec::with_capacity(columns.len());
+        for (spec, columns) in inputs.zip(columns) {
+            let Some(columns) = columns else { continue };
+            slots.push(
+                Slot::new(spec, &columns, data, has_rows)
+                    .map_err(|why| misfit(subject, spec, &columns, data, &why))?,
+            );
+        }
+        let required = subject.signature.inputs.len().min(slots.len());
+        Ok(Self { slots, required, has_rows, one_row })
+    }
+
+    /// The outputs that were recorded, by their place in the signature: columns `output:NAME`.
+    pub(super) fn outputs(
+        subject: &Subject<'_>,
+        data: &Dataset,
+    ) -> Result<Vec<Option<Slot>>, ValidationError> {
+        let (has_rows, _) = rows_of(subject);
+        let all: Vec<usize> = (0..data.columns().len()).collect();
+        let slot = |spec: &TensorSpec| {
+            let Some(columns) = columns_named(&format!("output:{}", spec.name), data, &all) else {
+                return Ok(None);
+            };
+            let slot = Slot::new(spec, &columns, data, has_rows);
+            slot.map(Some).map_err(|why| {
+                ValidationError::Columns(format!(
+                    "output `{}` of version {} cannot be compared with columns `output:{0}`: {why}",
+                    spec.name, subject.version
+                ))
+            })
+        };
+        subject.signature.outputs.iter().map(slot).collect()
+    }
+
+    /// The tensors and their columns.
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Those that must be there.
+    pub(super) fn required(&self) -> &[Slot] {
+        &self.slots[..self.required]
     }
 
     /// The columns that are needed.
@@ -71,33 +174,171 @@ impl Binding {
         self.one_row
     }
 
-    /// The inputs for a batch, in the signature's order.
+    /// The inputs for rows of a batch, in the signature's order; those that hold nothing and may be left out are.
     pub(super) fn inputs(
         &self,
         data: &Dataset,
         batch: &Batch,
+        rows: Range<usize>,
     ) -> Result<Vec<Input>, ValidationError> {
+        debug_assert!(self.has_rows || rows.len() == 1, "a run without rows is one row");
+        let (required, optional) = self.slots.split_at(self.required);
+        let given = optional.iter().filter(|slot| slot.lack(data, batch, rows.clone()).is_none());
         let input = |slot: &Slot| {
-            let place = |column: &usize| data.place(*column).expect("needed columns are selected");
-            let cells: Vec<&Cells> =
-                slot.columns.iter().map(|column| &batch.cells[place(column)]).collect();
-            let filled = fill(slot.datatype, &cells, batch.rows);
-            let data = filled.map_err(|(row, column, wrong)| {
-                data.wrong_cell(batch.first_row + row as u64, slot.columns[column], wrong)
-            })?;
-            let leading =
-                self.has_rows.then(|| i64::try_from(batch.rows).expect("a batch is small"));
-            let dims: Vec<i64> = leading.into_iter().chain(slot.dims.iter().copied()).collect();
-            let shape = Shape::new(&dims).expect("dimensions are not negative");
-            let tensor = match data {
-                Data::Raw(raw) => Tensor::from_raw(slot.datatype, shape, raw),
-                data => Tensor::new(shape, data),
-            };
-            let tensor = tensor.expect("columns were counted against the dimensions");
-            Ok(Input { name: slot.name.clone(), tensor })
+            let tensor = slot.tensor(data, batch, rows.clone())?;
+            Ok(Input { name: slot.spec.name.clone(), tensor })
         };
-        self.slots.iter().map(input).collect()
+        required.iter().chain(given).map(input).collect()
     }
+}
+
+impl Slot {
+    fn new(
+        spec: &TensorSpec,
+        columns: &[usize],
+        data: &Dataset,
+        has_rows: bool,
+    ) -> Result<Self, String> {
+        let is_list = |column: &usize| data.columns()[*column].kind == Kind::List;
+        let dims = match columns {
+            [one] if is_list(one) => None,
+            _ if columns.iter().any(is_list) => {
+                return Err("one of them holds lists, which fill an input alone".to_owned());
+            }
+            _ => Some(row_dims(spec, columns.len(), has_rows)?),
+        };
+        Ok(Self { spec: spec.clone(), dims, columns: columns.to_vec(), has_rows })
+    }
+
+    /// Its columns.
+    pub(super) fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
+    /// Values of a row, where lists say it; `None` where columns do, or nothing is there.
+    pub(super) fn length(&self, data: &Dataset, batch: &Batch, row: usize) -> Option<usize> {
+        let cells = self.cells(data, batch);
+        cells.first()?.list(row).map(|(_, own)| own.len())
+    }
+
+    /// The columns without a value in any of these rows.
+    pub(super) fn empty_columns(
+        &self,
+        data: &Dataset,
+        batch: &Batch,
+        rows: &[usize],
+    ) -> impl Iterator<Item = usize> {
+        let cells = self.cells(data, batch).into_iter().zip(&self.columns);
+        let empty = cells.filter(|(cells, _)| rows.iter().all(|row| cells.is_null(*row)));
+        empty.map(|(_, column)| *column)
+    }
+
+    /// The first of these rows that lacks a value, and the column.
+    pub(super) fn lack(
+        &self,
+        data: &Dataset,
+        batch: &Batch,
+        rows: Range<usize>,
+    ) -> Option<(usize, usize)> {
+        let cells = self.cells(data, batch);
+        let lacks = |row: usize| {
+            let mut cells = cells.iter().zip(&self.columns);
+            cells.find(|(cells, _)| cells.is_null(row)).map(|(_, column)| (row, *column))
+        };
+        rows.into_iter().find_map(lacks)
+    }
+
+    fn cells<'b>(&self, data: &Dataset, batch: &'b Batch) -> Vec<&'b Cells> {
+        let place = |column: &usize| data.place(*column).expect("needed columns are selected");
+        self.columns.iter().map(|column| &batch.cells[place(column)]).collect()
+    }
+
+    /// The tensor of rows of a batch.
+    pub(super) fn tensor(
+        &self,
+        data: &Dataset,
+        batch: &Batch,
+        rows: Range<usize>,
+    ) -> Result<Tensor, ValidationError> {
+        let (cells, datatype) = (self.cells(data, batch), self.spec.datatype);
+        let wrong = |row: usize, column: usize, wrong: Wrong| -> DatasetError {
+            data.wrong_cell(batch.first_row + row as u64, self.columns[column], wrong)
+        };
+        let (filled, dims) = match &self.dims {
+            Some(dims) => {
+                let filled = fill(datatype, &cells, rows.clone());
+                let filled = filled.map_err(|(row, column, why)| wrong(row, column, why))?;
+                (filled, dims.clone())
+            }
+            None => {
+                self.of_lists(cells[0], rows.clone()).map_err(|(row, why)| wrong(row, 0, why))?
+            }
+        };
+        let leading = self.has_rows.then(|| i64::try_from(rows.len()).expect("a batch is small"));
+        let dims: Vec<i64> = leading.into_iter().chain(dims).collect();
+        let shape = Shape::new(&dims).expect("dimensions are not negative");
+        let tensor = match filled {
+            Data::Raw(raw) => Tensor::from_raw(datatype, shape, raw),
+            data => Tensor::new(shape, data),
+        };
+        Ok(tensor.expect("columns were counted against the dimensions"))
+    }
+
+    /// The elements of lists, and the dimensions of one row.
+    fn of_lists(
+        &self,
+        cells: &Cells,
+        rows: Range<usize>,
+    ) -> Result<(Data, Vec<i64>), (usize, Wrong)> {
+        let (mut all, mut length) = (0..0, None);
+        for row in rows.clone() {
+            let wrong = |wanted: &str| (row, cells.wrong(row, wanted));
+            let list = cells.list(row).filter(|_| !cells.is_null(row));
+            let (_, own) = list.ok_or_else(|| wrong("the model's input has no missing values"))?;
+            if *length.get_or_insert(own.len()) != own.len() {
+                return Err(wrong("lists of one run are equally long; use --batch 1"));
+            }
+            all = if row == rows.start { own } else { all.start..own.end };
+        }
+        let first = rows.start;
+        let dims = row_dims(&self.spec, length.unwrap_or(0), self.has_rows);
+        let dims = dims.map_err(|why| (first, cells.wrong(first, &why)))?;
+        let Some((elements, _)) = cells.list(first) else { return Ok((Data::Fp32(vec![]), dims)) };
+        let row_of = |element: usize| {
+            let has = |row: &usize| cells.list(*row).is_some_and(|(_, own)| own.contains(&element));
+            rows.clone().find(has).unwrap_or(first)
+        };
+        let filled = fill(self.spec.datatype, &[elements], all);
+        let filled = filled.map_err(|(element, _, why)| (row_of(element), why))?;
+        Ok((filled, dims))
+    }
+}
+
+/// Values of one row, where the signature says it.
+fn width_of(spec: &TensorSpec, has_rows: bool) -> Option<usize> {
+    let dims = spec.dims.as_deref()?;
+    let own = if has_rows { dims.get(1..).unwrap_or_default() } else { dims };
+    own.iter().try_fold(1_usize, |width, dim| width.checked_mul(usize::try_from(*dim).ok()?))
+}
+
+/// The next columns that nobody has: a column of lists, or so many others.
+fn next_columns(
+    left: &mut impl Iterator<Item = usize>,
+    width: usize,
+    data: &Dataset,
+) -> Vec<usize> {
+    let Some(first) = left.next() else { return Vec::new() };
+    if data.columns()[first].kind == Kind::List {
+        return vec![first];
+    }
+    std::iter::once(first).chain(left.take(width.saturating_sub(1))).collect()
+}
+
+/// The column of a feature; one whose name was taken has a prefix.
+fn feature_named(name: &str, data: &Dataset, features: &[usize]) -> Option<usize> {
+    let find =
+        |name: &str| features.iter().copied().find(|column| data.columns()[*column].name == name);
+    find(name).or_else(|| find(&format!("input:{name}")))
 }
 
 /// Tells whether a first dimension counts rows, and whether a run must have one row.
@@ -133,13 +374,10 @@ fn only_input(
     spec: &TensorSpec,
     data: &Dataset,
     features: &[usize],
-    has_rows: bool,
 ) -> Result<Vec<usize>, ValidationError> {
     if features.is_empty() {
         return Err(misfit(subject, spec, &[], data, "there is no column beside the labels"));
     }
-    row_dims(spec, features.len(), has_rows)
-        .map_err(|why| misfit(subject, spec, features, data, &why))?;
     Ok(features.to_vec())
 }
 
@@ -206,7 +444,7 @@ fn unnamed(subject: &Subject<'_>, data: &Dataset, features: &[usize]) -> Validat
 type Misfit = (usize, usize, Wrong);
 
 /// The elements, row after row.
-fn fill(datatype: DataType, cells: &[&Cells], rows: usize) -> Result<Data, Misfit> {
+fn fill(datatype: DataType, cells: &[&Cells], rows: Range<usize>) -> Result<Data, Misfit> {
     match datatype {
         DataType::Fp32 => floats(cells, rows, |number| {
             #[expect(clippy::cast_possible_truncation, reason = "rounding is what the type means")]
@@ -233,7 +471,7 @@ fn fill(datatype: DataType, cells: &[&Cells], rows: usize) -> Result<Data, Misfi
         .map(Data::Bool),
         DataType::Bytes => {
             let mut strings = Strings::default();
-            for row in 0..rows {
+            for row in rows {
                 for (column, cells) in cells.iter().enumerate() {
                     let text = cells.text(row).ok_or_else(|| {
                         (row, column, cells.wrong(row, "the model's input has no missing values"))
@@ -248,11 +486,11 @@ fn fill(datatype: DataType, cells: &[&Cells], rows: usize) -> Result<Data, Misfi
 
 fn all<T>(
     cells: &[&Cells],
-    rows: usize,
+    rows: Range<usize>,
     element: impl Fn(&Cells, usize) -> Result<T, Wrong>,
 ) -> Result<Vec<T>, Misfit> {
-    let mut values = Vec::with_capacity(rows * cells.len());
-    for row in 0..rows {
+    let mut values = Vec::with_capacity(rows.len() * cells.len());
+    for row in rows {
         for (column, cells) in cells.iter().enumerate() {
             values.push(element(cells, row).map_err(|wrong| (row, column, wrong))?);
         }
@@ -261,13 +499,17 @@ fn all<T>(
 }
 
 /// Floating-point numbers; a missing one is NaN.
-fn floats<T>(cells: &[&Cells], rows: usize, convert: impl Fn(f64) -> T) -> Result<Vec<T>, Misfit> {
+fn floats<T>(
+    cells: &[&Cells],
+    rows: Range<usize>,
+    convert: impl Fn(f64) -> T,
+) -> Result<Vec<T>, Misfit> {
     all(cells, rows, |cells, row| cells.float(row).map(&convert))
 }
 
 fn integers<T: TryFrom<i64>>(
     cells: &[&Cells],
-    rows: usize,
+    rows: Range<usize>,
     datatype: &str,
 ) -> Result<Vec<T>, Misfit> {
     all(cells, rows, |cells, row| {
@@ -303,7 +545,7 @@ mod tests {
     #[test]
     fn cells_become_elements_or_say_why_not() {
         let cells = Cells::floats(vec![1.0, 300.0, f64::NAN], Vec::new());
-        let fill = |datatype, rows| fill(datatype, &[&cells], rows);
+        let fill = |datatype, rows| fill(datatype, &[&cells], 0..rows);
         assert_eq!(fill(DataType::Fp32, 2), Ok(Data::Fp32(vec![1.0, 300.0])));
         assert_eq!(fill(DataType::Int64, 2), Ok(Data::Int64(vec![1, 300])));
         let (row, _, wrong) = fill(DataType::Uint8, 2).unwrap_err();

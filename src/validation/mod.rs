@@ -17,6 +17,7 @@ mod compare;
 mod judge;
 mod markdown;
 mod metric;
+pub mod replay;
 mod report;
 mod sample;
 mod survey;
@@ -203,9 +204,29 @@ pub enum ValidationError {
         /// Message of the engine.
         reason: String,
     },
+    /// Inputs that were recorded without their values.
+    #[error(
+        "`{}` has no values in {}, which the version needs: models.NAME.predictions.redact leaves them out; rows recorded without it \
+         can be replayed", path.display(), listed(columns)
+    )]
+    Redacted {
+        /// The file.
+        path: PathBuf,
+        /// The columns.
+        columns: Vec<String>,
+    },
     /// Cancellation before the end.
     #[error("the validation was cancelled")]
     Cancelled,
+}
+
+fn listed(columns: &[String]) -> String {
+    const LISTED_MAX: usize = 12;
+    let more = columns.len().saturating_sub(LISTED_MAX);
+    let listed: Vec<_> = columns.iter().take(LISTED_MAX).map(|name| format!("`{name}`")).collect();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let plural = if columns.len() == 1 { "" } else { "s" };
+    format!("column{plural} {}{more}", listed.join(", "))
 }
 
 impl ValidationError {
@@ -246,6 +267,7 @@ pub fn validate(
             other.judge.task().name()
         )));
     }
+    data.take_lists();
     let needed = asked.columns().chain(other.iter().flat_map(Asked::columns));
     data.select(needed.chain(labels.column()).collect::<Vec<_>>())?;
     let task = asked.judge.task();
@@ -329,7 +351,7 @@ impl<'a> Asked<'a> {
         truth: &survey::Truth,
         clock: &dyn Fn() -> Instant,
     ) -> Result<Vec<Option<f64>>, ValidationError> {
-        let inputs = self.binding.inputs(data, batch)?;
+        let inputs = self.binding.inputs(data, batch, 0..batch.rows)?;
         let begin = clock();
         let ran = (self.subject.predict)(inputs);
         let took = clock().saturating_duration_since(begin);

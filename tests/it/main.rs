@@ -15,6 +15,7 @@ mod choices;
 mod http;
 mod models;
 mod receiver;
+mod replay;
 mod repository;
 mod run_memory;
 mod segments;

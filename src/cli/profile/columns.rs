@@ -223,7 +223,7 @@ impl Choosing<'_> {
         Ok(match self.data.columns()[place].kind {
             Kind::Integer | Kind::Float => numbers,
             Kind::Boolean => Form::Categories,
-            Kind::Text | Kind::Other => Form::Texts,
+            Kind::Text | Kind::List | Kind::Other => Form::Texts,
             Kind::Written => match cells.map(Spelling::of) {
                 None => numbers,
                 Some(Spelling { texts: 0, numbers: 0, truths: 1.., .. }) => Form::Categories,

@@ -6,7 +6,7 @@
 //! Source: Open Inference Protocol, REST, "Inference Response JSON Object"; Triton's binary tensor extension.
 
 use crate::{
-    model::{InferResponse, ResponseOutput},
+    model::{InferResponse, Input, ResponseOutput},
     tensor::{DataType, Element, Tensor, TensorError},
     wire::json::{
         number::{write_float, write_integer},
@@ -87,6 +87,55 @@ pub fn encode_infer(response: &InferResponse<'_>) -> Result<Encoded, EncodeError
     // Triton sends no header where all binary outputs are empty, and its clients expect none.
     let json_bytes = (out.len() > json_end).then_some(json_end);
     Ok(Encoded { body: out, json_bytes })
+}
+
+/// Writes a request whose tensors are all binary, and which asks for binary outputs: the body, and the length of its
+/// JSON for the header `Inference-Header-Content-Length`.
+pub fn encode_request(inputs: &[Input]) -> (Vec<u8>, usize) {
+    let mut out = b"{\"inputs\":[".to_vec();
+    let written = separated(&mut out, inputs, |out, input| {
+        write_output(
+            out,
+            &ResponseOutput { name: &input.name, tensor: &input.tensor, binary: true },
+        )
+    });
+    written.expect("every datatype has a binary form");
+    out.extend_from_slice(b"],\"parameters\":{\"binary_data_output\":true}}");
+    let json_bytes = out.len();
+    for input in inputs {
+        input.tensor.write_raw(&mut out);
+    }
+    (out, json_bytes)
+}
+
+/// Writes `golden.json`: the inputs and outputs of cases, one a line.
+///
+/// # Errors
+/// If a tensor has no JSON form.
+pub fn encode_golden(
+    tolerance: (f64, f64),
+    cases: &[(Vec<Input>, Vec<Input>)],
+) -> Result<Vec<u8>, EncodeError> {
+    let (relative, absolute) = tolerance;
+    let head = format!(
+        "{{\"tolerance\": {{\"relative\": {relative}, \"absolute\": {absolute}}}, \"cases\": [\n"
+    );
+    let mut out = head.into_bytes();
+    let write = |out: &mut Vec<u8>, tensors: &[Input]| {
+        separated(out, tensors, |out, input| {
+            let (name, tensor) = (input.name.as_str(), &input.tensor);
+            write_output(out, &ResponseOutput { name, tensor, binary: false })
+        })
+    };
+    for (place, (inputs, outputs)) in cases.iter().enumerate() {
+        out.extend_from_slice(if place == 0 { b"{\"inputs\": [" } else { b",\n{\"inputs\": [" });
+        write(&mut out, inputs)?;
+        out.extend_from_slice(b"], \"outputs\": [");
+        write(&mut out, outputs)?;
+        out.extend_from_slice(b"]}");
+    }
+    out.extend_from_slice(b"\n]}\n");
+    Ok(out)
 }
 
 /// The response's length, or more, as long as its outputs are small; a large one makes its room as it goes.

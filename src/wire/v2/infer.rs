@@ -58,6 +58,46 @@ pub fn decode_infer(
     }
 }
 
+/// Reads the outputs of a response, as a client of a server does; what they may hold is bounded by their bytes.
+pub fn decode_outputs(body: &Bytes, json_bytes: Option<usize>) -> Result<Vec<Input>, DecodeError> {
+    let json_end = json_bytes.unwrap_or(body.len());
+    let Some(json) = body.get(..json_end) else {
+        return Err(DecodeError::Request(format!(
+            "the JSON cannot be {json_end} bytes long in a body of {} bytes",
+            body.len()
+        )));
+    };
+    // A model may have more than requests usually hold.
+    let limits = Limits {
+        inputs_max: usize::MAX,
+        name_bytes_max: usize::MAX,
+        rank_max: usize::MAX,
+        ..Limits::default()
+    };
+    let mut reader = Reader {
+        cursor: Cursor::new(json, limits.json_depth_max),
+        limits: &limits,
+        body,
+        binary_at: json_end,
+        has_binary: json_bytes.is_some(),
+    };
+    let mut outputs = Vec::new();
+    reader.cursor.open(b'{')?;
+    let mut first = true;
+    while let Some(key) = reader.cursor.next_key(&mut first)? {
+        if *key == *"outputs" && outputs.is_empty() {
+            reader.list(&mut outputs, "`outputs`")?;
+        } else {
+            reader.cursor.skip_value()?;
+        }
+    }
+    reader.cursor.finish()?;
+    match body.len() - reader.binary_at {
+        0 => Ok(outputs),
+        left_over => Err(DecodeError::LeftOver(left_over)),
+    }
+}
+
 /// What is kept while a request is read.
 struct Reader<'a> {
     cursor: Cursor<'a>,

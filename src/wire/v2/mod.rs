@@ -1,8 +1,8 @@
 //! The Open Inference Protocol v2 over REST, with Triton's binary tensors and classification.
 //!
 //! [`decode_infer`] and [`decode_raw_infer`] read a request, [`encode_infer`] writes its response, [`classify`]
-//! turns scores into the best classes; [`objects`] holds the bodies of the control plane, which are small and
-//! left to serde. Always true:
+//! turns scores into the best classes; [`encode_request`] and [`decode_outputs`] are a client's side; [`objects`]
+//! holds the bodies of the control plane, which are small and left to serde. Always true:
 //! - A request that is decoded has at least one input, unless its model takes none, and each tensor has the elements
 //!   that its shape says.
 //! - Each input has one source of data: `data` or the bytes behind the JSON.
@@ -23,10 +23,10 @@ mod raw;
 pub(super) mod reference;
 
 pub use classify::{ClassifyError, classify};
-pub use encode::{EncodeError, Encoded, encode_infer};
+pub use encode::{EncodeError, Encoded, encode_golden, encode_infer, encode_request};
 pub use error::{DecodeError, Syntax};
 pub use golden::{GoldenFile, GoldenFileError, decode_golden};
-pub use infer::decode_infer;
+pub use infer::{decode_infer, decode_outputs};
 pub use load::{LoadRequest, UploadLimits, UploadedFile};
 pub use raw::{decode_raw_infer, strings};
 
