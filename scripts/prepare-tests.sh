@@ -11,7 +11,7 @@ say() {
 }
 
 # Debian's packages that tests call, as `command:package`.
-debian='curl:curl python3:python3-venv nginx:nginx-light haproxy:haproxy promtool:prometheus amtool:prometheus-alertmanager npm:npm'
+debian='curl:curl python3:python3-venv nginx:nginx-light haproxy:haproxy promtool:prometheus amtool:prometheus-alertmanager npm:npm systemd-analyze:systemd'
 
 missing=
 for need in $debian; do

@@ -83,7 +83,11 @@ fn golden(arguments: &PredictArguments, model: &ModelName, json: bool) -> anyhow
         anstream::eprintln!("{error}");
     }
     if !json && failed.is_empty() {
-        print(&format!("{} golden cases, all as expected\n", golden.len()))?;
+        let cases = match golden.len() {
+            1 => "1 golden case, as expected\n".to_owned(),
+            count => format!("{count} golden cases, all as expected\n"),
+        };
+        print(&cases)?;
     }
     Ok(if failed.is_empty() { Outcome::Done } else { Outcome::No })
 }

@@ -665,7 +665,8 @@ impl Keeper {
         let (name, id) = (&job.model, job.id);
         let unloaded = self.registry.decisions(name).is_some_and(|decided| decided.unloaded);
         let Some(kept) = self.state.models.get_mut(name) else { return };
-        log_ready(&version, kept.answering().map(|(id, _)| id));
+        let takes_over = kept.plan.default == Some(id);
+        log_ready(&version, kept.answering().map(|(id, _)| id).filter(|_| takes_over));
         let (identity, detail) = (version.parts().identity.clone(), ready_detail(&version));
         let entry = kept.versions.entry(id).or_insert_with(|| KeptVersion::unavailable(""));
         let mut retired: Vec<_> = entry.succeed(job.fingerprint(), version).into_iter().collect();

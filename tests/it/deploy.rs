@@ -12,6 +12,7 @@ use std::{
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -21,7 +22,7 @@ use crate::{
     http::{Connection, Request, Response},
     proxies::Proxy,
     repository::{Repository, source},
-    server::{Server, eventually},
+    server::{Launch, Server, eventually},
     tensors::add_sub,
 };
 
@@ -261,4 +262,36 @@ fn the_httproute_fits_its_schema_and_leads_to_both_versions() {
     assert_eq!(versions, ["1", "2"]);
     let weights = split.iter().map(|arm| arm["weight"].as_u64().unwrap());
     assert_eq!(weights.sum::<u64>(), 100);
+}
+
+#[test]
+fn the_systemd_unit_is_valid_and_starts_what_it_says() {
+    let unit = fs::read_to_string(example("systemd/tidegate.service")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let program = env!("CARGO_BIN_EXE_tidegate");
+    let installed = folder.path().join("tidegate.service");
+    // systemd wants the program to be there.
+    fs::write(&installed, unit.replace("/usr/local/bin/tidegate", program)).unwrap();
+    let verified = Command::new("systemd-analyze").arg("verify").arg(&installed).output().unwrap();
+    let told = String::from_utf8_lossy(&verified.stderr);
+    let about_it: Vec<_> = told.lines().filter(|line| line.contains("tidegate.service")).collect();
+    assert!(verified.status.success() && about_it.is_empty(), "{told}");
+
+    // Its command, with the configuration that is installed beside it: every key, with its default.
+    let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let mut words = command.split(' ').skip(1);
+    assert_eq!(words.next(), Some("serve"));
+    let configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/tidegate.toml");
+    let repository = Repository::of(&["add_sub"]);
+    let words: Vec<_> = words
+        .map(|word| match word {
+            "/etc/tidegate/tidegate.toml" => configuration.to_str().unwrap(),
+            word => word,
+        })
+        .collect();
+    let mut server = Launch::of(&repository).arguments(&words).start();
+    server.terminate();
+    let stop = unit.lines().find_map(|line| line.strip_prefix("TimeoutStopSec=")).unwrap();
+    let patience = Duration::from_secs(stop.parse().unwrap());
+    assert_eq!(server.exit_code(patience), 0);
 }

@@ -67,6 +67,7 @@ mod prometheus;
 mod proof;
 mod protocol;
 mod proxies;
+mod readme;
 mod real_models;
 mod reload;
 mod rollout_commands;
