@@ -125,7 +125,7 @@ def measure(options, folder):
         running[0].terminate()
         running.pop().wait()
         objective = round(1000 * options.objective_runs / most) / 1000
-        environment["TIDEGATE__METRICS__OBJECTIVES"] = f'["{1000 * objective:.0f}ms"]'
+        environment["TIDEGATE__METRICS__OBJECTIVES"] = f"{1000 * objective:.0f}ms"
         start(command, "server", env=environment)
         start(["prometheus", f"--config.file={prometheus}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address=127.0.0.1:{options.port + 2}"], "prometheus")
         time.sleep(8)

@@ -152,7 +152,7 @@ fn report(found: &[Found], loader: &Loader, problems: usize) -> anyhow::Result<O
         n => format!("{n} problems"),
     };
     for part in [rows, signatures, said].iter().filter(|part| !part.is_empty()) {
-        text += &tables::text(part);
+        text += &(tables::text(part) + "\n");
     }
     print(&format!("{text}{verdict}\n"))
 }

@@ -18,14 +18,13 @@ pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
     }
     let list: ModelList =
         serde_json::from_str(&body).context("the server's answer is not understood")?;
-    let server = list.notes.iter().fold(String::new(), |text, note| text + "note: " + note + "\n");
+    let mut notes = plain();
     if list.models.is_empty() {
-        return print(&format!(
-            "{server}no models; put one at <repository>/<model>/1/model.onnx\n"
-        ));
+        notes.add_rows(list.notes.iter().map(|note| ["note:", note]));
+        let said = if notes.is_empty() { String::new() } else { format!("{notes}\n") };
+        return print(&format!("{said}no models; put one at <repository>/<model>/1/model.onnx\n"));
     }
     let mut rows = table(["model", "version", "", "state", "requests", "p50", "p99"]);
-    let mut notes = plain();
     for model in &list.models {
         for version in &model.versions {
             rows.add_row(row(model, version));
@@ -41,8 +40,9 @@ pub(super) fn list(admin: &str, json: bool) -> anyhow::Result<Outcome> {
             notes.add_row([&model.name, problem]);
         }
     }
-    let notes = if notes.is_empty() { String::new() } else { format!("{notes}\n") };
-    print(&format!("{}{notes}{server}", text(&rows)))
+    notes.add_rows(list.notes.iter().map(|note| ["note:", note]));
+    let notes = if notes.is_empty() { String::new() } else { format!("\n{notes}\n") };
+    print(&format!("{}{notes}", text(&rows)))
 }
 
 fn row(model: &ModelReport, version: &VersionReport) -> Vec<String> {
