@@ -91,7 +91,7 @@ engine = "onnx-runtime"
         r#"
 tidegate.toml: 6 problems
   server.http = "localhost:8000"           must be an IP address and a port, for example "127.0.0.1:8000" (line 3)
-  server.drain_delay = "5"                 needs a unit, for example "5ms" (line 4)
+  server.drain_delay = "5"                 needs a unit, for example "5s" (line 4)
   limits.body = "16MB"                     has an unknown unit; there are B, KiB, MiB, GiB, TiB; did you mean "16MiB"? (line 6)
   limits.headers = 0                       must lie between 1 and 1024 (line 7)
   models.fraud.required = "yes"            must be true or false (line 9)
@@ -156,7 +156,7 @@ default = "tract"
 tidegate.toml: 11 problems
   server = 1                               must be a section [server] (line 2)
   models = []                              must be a section [models.NAME] (line 3)
-  limits.body = 5                          needs a unit, for example "5B" (line 5)
+  limits.body = 5                          needs a unit, for example "5MiB" (line 5)
   limits.headers = "64"                    must stand without quotes: 64 (line 6)
   limits.inputs = 99999999999999999999     must lie between 1 and 65536 (line 7)
   limits.outputs = 1.5                     must be a whole number from 1 to 65536 (line 8)

@@ -927,7 +927,7 @@ mod tests {
         for (written, expected) in [
             ("16MiB", "is right"),
             ("4096B", "is right"),
-            ("5", "needs a unit, for example \"5KiB\""),
+            ("5", "needs a unit, for example \"5MiB\""),
             (
                 "16MB",
                 "has an unknown unit; there are B, KiB, MiB, GiB, TiB; did you mean \"16MiB\"?",
