@@ -71,7 +71,7 @@ engine: ## Fetch ONNX Runtime's library and put it where the binaries look
 	fi
 
 .PHONY: test
-test: prepare-tests engine lint ## Lint, then run every test
+test: prepare-tests engine lint $(if $(FEATURES),,test-stores) ## Lint, then run every test
 	cargo test --locked --quiet $(FLOOR)
 	cargo test --locked --quiet $(SWAP_CRATE)
 	@# Only where there are any: an empty run would still be compiled.
@@ -83,7 +83,19 @@ test: prepare-tests engine lint ## Lint, then run every test
 	fi
 
 # Tests find the environment of tests/requirements.txt through this variable.
-test: export TIDEGATE_TEST_PYTHON := $(VENV)/bin/python
+test test-stores: export TIDEGATE_TEST_PYTHON := $(VENV)/bin/python
+
+# Before the other tests, so that their summary comes last.
+.PHONY: test-stores
+test-stores: prepare-tests engine ## Run the tests that need all features, as those of object stores do
+	@if command -v cargo-nextest >/dev/null; then \
+		set -x; cargo nextest run --locked --all-features --lib --test it --profile $(if $(CI),ci,default) \
+			-E 'test(object_store) | test(mirror::) | test(an_upload_needs)'; \
+	else \
+		set -ex; for part in object_store mirror:: an_upload_needs; do \
+			cargo test --locked --all-features --lib --test it $$part; \
+		done; \
+	fi
 
 .PHONY: test-models
 test-models: build ## Serve 300 real models; compare with Python's ONNX Runtime (fetches 500 MB)
@@ -102,10 +114,11 @@ prepare-tests:
 	@scripts/prepare-tests.sh '$(VENV)'
 
 .PHONY: lint
-lint: ## Check formatting and lints, of the smallest and the default feature set
+lint: ## Check formatting and lints, of the smallest, the default and the whole feature set
 	cargo fmt --check
 	cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	$(if $(FEATURES),,cargo clippy --locked --all-targets -- -D warnings)
+	$(if $(FEATURES),,cargo clippy --locked --all-targets --all-features -- -D warnings)
 	cargo fmt --check --manifest-path loadtests/floor/Cargo.toml
 	cargo clippy --locked --all-targets $(FLOOR) -- -D warnings
 	cargo fmt --check --manifest-path loadtests/swap/Cargo.toml

@@ -29,7 +29,7 @@ use crate::{
     model::{ModelName, PredictionKey, TensorSpec, VersionId},
     monitor::{Clock, Code, Monitor, VersionTotals},
     notify::{self, Notifier},
-    predictions::{self, Recording},
+    predictions::{self, Recording, Uploading},
     registry::Registry,
     rollout::{self, PolicyDraft},
     serve::{AnswerRule, Naming, Samples, Serving, Shadowing, Version, Watchdog},
@@ -164,10 +164,8 @@ async fn repository(
     }
     let looked = Arc::new(tokio::sync::Notify::new());
     let (told, monitor) = (Arc::clone(&looked), Arc::clone(monitor));
-    let environment = std::env::vars_os()
-        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let mirror =
-        source::Mirror::start(settings, Some(&config.state.path), environment, move |news| {
+        source::Mirror::start(settings, Some(&config.state.path), environment(), move |news| {
             if let source::MirrorNews::Looked(problem) = news {
                 monitor.upkeep().mirrored(monitor.clock().unix(), problem);
             }
@@ -183,6 +181,13 @@ async fn repository(
         tracing::warn!("the object store: {problem}");
     }
     Ok((mirror.settings().clone(), Some(mirror)))
+}
+
+/// Where clients of object stores find credentials and endpoints.
+#[cfg(feature = "mirror")]
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// How long the start waits for the object store's first answer.
@@ -269,17 +274,44 @@ fn joining(
     Ok((joining.context("outcomes have no thread")?, key))
 }
 
-/// The thread that writes sampled predictions, and the queue for the loader's versions, where some are sampled.
+/// The object store for files of predictions.
+#[cfg(feature = "mirror")]
+impl predictions::Store for source::Bucket {
+    fn put(&self, key: &str, file: &std::path::Path) -> Result<(), String> {
+        source::Bucket::put(self, key, file).map_err(|error| error.to_string())
+    }
+}
+
+/// The thread that uploads files of predictions, if they are to be.
+#[cfg(feature = "mirror")]
+fn uploading(config: &Config, monitor: &Arc<Monitor>) -> anyhow::Result<Option<Uploading>> {
+    let Some(address) = &config.predictions.upload else { return Ok(None) };
+    let bucket = source::Bucket::open(address, environment()).context("predictions.upload")?;
+    let folder = config.predictions.folder(&config.state.path);
+    let uploading = Uploading::start(Box::new(bucket), Arc::clone(monitor), folder);
+    Ok(Some(uploading.context("uploads have no thread")?))
+}
+
+/// Nothing: the configuration names no store for which this build has no client.
+#[cfg(not(feature = "mirror"))]
+#[expect(clippy::unnecessary_wraps, reason = "with object stores it may fail")]
+fn uploading(_: &Config, _: &Arc<Monitor>) -> anyhow::Result<Option<Uploading>> {
+    Ok(None)
+}
+
+/// The threads that write sampled predictions and upload them, and the queue for the loader's versions, where some are
+/// sampled.
 fn recording(
     config: &Config,
     monitor: &Arc<Monitor>,
     loader: &mut Loader,
-) -> anyhow::Result<Option<Recording>> {
+) -> anyhow::Result<(Option<Recording>, Option<Uploading>)> {
+    let uploading = uploading(config, monitor)?;
     let policy = |policy: &config::ModelPolicy| policy.predictions.clone();
     let policies =
         config.models.iter().map(|(name, model)| (name.clone(), policy(model))).collect();
     let settings = config.predictions.clone();
-    let Some(samples) = settings.samples(&policies) else { return Ok(None) };
+    let Some(samples) = settings.samples(&policies) else { return Ok((None, uploading)) };
     let parts = predictions::Parts {
         samples: Arc::clone(&samples),
         monitor: Arc::clone(monitor),
@@ -287,9 +319,11 @@ fn recording(
         settings,
         policies,
         process: random(),
+        waker: uploading.as_ref().and_then(Uploading::waker),
     };
     loader.samples = Some(samples);
-    Ok(Some(Recording::start(parts).context("predictions have no thread")?))
+    let recording = Recording::start(parts).context("predictions have no thread")?;
+    Ok((Some(recording), uploading))
 }
 
 /// What the operator says about models.
@@ -414,14 +448,16 @@ async fn told_to_end(
 
 /// Ends the threads of the control plane, each before those that it stands on.
 async fn end_control(
-    recording: Option<Recording>,
+    (recording, uploading): (Option<Recording>, Option<Uploading>),
     rollouts: rollout::Running,
     joining: Joining,
     lifecycle: Lifecycle,
     notifier: Notifier,
 ) {
     let late = "predictions were still being written; those in no complete file are lost";
-    end_within(FILES_MAX, recording, late).await;
+    end_within(FILES_MAX, move || drop(recording), late).await;
+    let late = "files of predictions were still being uploaded; those in the folder are uploaded after the next start";
+    end_within(UPLOAD_MAX, move || uploading.into_iter().for_each(Uploading::end), late).await;
     end(rollouts, "a rollout was still being carried out; it goes on at the next start").await;
     end(joining, "outcomes were still being written").await;
     end(lifecycle, "a version was still being loaded").await;
@@ -431,14 +467,17 @@ async fn end_control(
 
 /// Ends what waits for its thread; one that takes longer than a second is left, with a word in the log.
 async fn end(part: impl Send + 'static, late: &str) {
-    end_within(Duration::from_secs(1), part, late).await;
+    end_within(Duration::from_secs(1), move || drop(part), late).await;
 }
 
 /// How long the end waits for files that are being completed.
 const FILES_MAX: Duration = Duration::from_secs(5);
 
-async fn end_within(wait_max: Duration, part: impl Send + 'static, late: &str) {
-    let ended = tokio::task::spawn_blocking(move || drop(part));
+/// How long the end waits for files to be uploaded.
+const UPLOAD_MAX: Duration = Duration::from_secs(10);
+
+async fn end_within(wait_max: Duration, end: impl FnOnce() + Send + 'static, late: &str) {
+    let ended = tokio::task::spawn_blocking(end);
     if tokio::time::timeout(wait_max, ended).await.is_err() {
         tracing::warn!("{late}");
     }

@@ -28,8 +28,8 @@ pub(super) fn show(folder: &Path, id: &str, json: bool) -> anyhow::Result<Outcom
     )?;
     if found.rows.is_empty() {
         anstream::eprintln!(
-            "tidegate: prediction {} is in no complete file below `{}`: it was not sampled, its file is removed, or still \
-             being written (see predictions.rotate_every)",
+            "tidegate: prediction {} is in no complete file below `{}`: it was not sampled, its file is removed, uploaded \
+             (see predictions.upload), or still being written (see predictions.rotate_every)",
             id.as_str(),
             folder.display()
         );

@@ -308,6 +308,7 @@ fn predictions(section: file::Predictions) -> predictions::Settings {
     predictions::Settings {
         share: section.sample.0,
         path: section.path.map(|Text(path)| path),
+        upload: section.upload.map(|Text(address)| address.0),
         rotate_bytes: section.rotate_bytes.0,
         rotate_every: section.rotate_every.0,
         keep_bytes: section.keep_bytes.0,
@@ -379,6 +380,16 @@ impl Contradictions<'_> {
             );
         }
         self.find_in_notify(&file.notify);
+        let key = "predictions.upload";
+        if let Some(Text(upload)) = &file.predictions.upload
+            && let Some(feature) = upload.missing_feature()
+            && let Some(origin) = self.places.origin(key)
+        {
+            let advice = format!(
+                "is an object store that this build has no client for; build with `--features {feature}`"
+            );
+            self.findings.add(key, Some(&written(&Text(upload.clone()))), advice, origin);
+        }
         let (key, most) = ("metrics.objectives", monitor::Settings::OBJECTIVES_MAX);
         if file.metrics.objectives.0.len() > most
             && let Some(origin) = self.places.origin(key)

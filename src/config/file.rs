@@ -16,7 +16,7 @@ use super::{
     value::{
         Class, Collector, DAY, Decimal, EventSource, GIB, HOUR, KIB, LogFilter, MIB, Objective,
         RepositoryApi, RepositoryRoot, RetrainRule, RolloutPolicy, SECOND, Segments, Size, Switch,
-        TIB, Table, Text, Texts, Time, Webhooks, Whole,
+        TIB, Table, Text, Texts, Time, UploadTo, Webhooks, Whole,
     },
 };
 use crate::{
@@ -576,12 +576,18 @@ pub(super) struct Predictions {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Text<PathBuf>")]
     pub(super) path: Option<Text<PathBuf>>,
+    /// An object store to which complete files are moved, laid out as the folder; only in builds with the feature
+    /// `object-store` (`s3`, `gcs`, `azure`), with credentials from the environment as for a repository there. Not set:
+    /// they stay in the folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Text<UploadTo>")]
+    pub(super) upload: Option<Text<UploadTo>>,
     /// Size at which a file is completed and the next one begun.
     pub(super) rotate_bytes: Size<{ 64 * KIB }, TIB>,
     /// Time after which a file is completed. Shorter shows predictions sooner, and loses fewer if the process is
     /// killed: what is in no complete file is lost then.
     pub(super) rotate_every: Time<SECOND, { 7 * DAY }>,
-    /// Most bytes of all files; beyond it the oldest are removed.
+    /// Most bytes of all files in the folder; beyond it the oldest are removed, uploaded or not.
     pub(super) keep_bytes: Size<MIB, { 1024 * TIB }>,
     /// Most predictions that wait for the thread that writes. What does not fit is dropped and counted
     /// (`tidegate_predictions_dropped_total`); answers never wait for it.
@@ -639,6 +645,7 @@ impl File {
         };
         file.models.insert("fraud".to_owned(), fraud);
         file.predictions.path = Some(Text("/var/lib/tidegate/predictions".into()));
+        file.predictions.upload = Some(Text(UploadTo("s3://company/predictions".to_owned())));
         file.notify.ca_file = Some(Text("/etc/ssl/certs/company.pem".into()));
         file.notify.webhook = Webhooks(vec![notify::WebhookDraft {
             name: "ops".to_owned(),
@@ -850,6 +857,7 @@ impl Default for Predictions {
         let predictions::Settings {
             share,
             path,
+            upload,
             rotate_bytes,
             rotate_every,
             keep_bytes,
@@ -860,6 +868,7 @@ impl Default for Predictions {
         Self {
             sample: Decimal(share),
             path: path.map(Text),
+            upload: upload.map(|address| Text(UploadTo(address))),
             rotate_bytes: Size(rotate_bytes),
             rotate_every: Time(rotate_every),
             keep_bytes: Size(keep_bytes),

@@ -443,7 +443,7 @@ fn every_key_is_described() {
 #[test]
 fn every_key_reaches_the_settings() {
     for (section, key, schema) in every_key() {
-        if key == "otlp" && !cfg!(feature = "otlp") {
+        if key == "otlp" && !cfg!(feature = "otlp") || key == "upload" && !cfg!(feature = "s3") {
             continue;
         }
         let section = if section == "models" { "models.a".to_owned() } else { section };
@@ -456,7 +456,7 @@ fn every_key_reaches_the_settings() {
         );
         candidates.extend(["7ms", "triton", "http://h:1", r#"{"owner": "x"}"#].map(Into::into));
         candidates.push(r#"[{"name": "a", "url": "http://h/"}]"#.into());
-        candidates.push(r#"{"feature": "country"}"#.into());
+        candidates.extend([r#"{"feature": "country"}"#, "s3://bucket/x"].map(Into::into));
         candidates
             .extend(["minimum", "maximum", "x-minimum", "x-maximum"].map(|k| schema[k].clone()));
         candidates.extend(schema["enum"].as_array().into_iter().flatten().cloned());
@@ -601,4 +601,24 @@ tidegate.toml: 2 problems
     let variable = [("TIDEGATE__NOTIFY__PRIVATE_ADDRESSES", "10.0.0.0/8, 127.0.0.1")];
     let config = load_all("", variable, Flags::default()).unwrap();
     assert_eq!(config.notify.private_addresses.len(), 2);
+}
+
+#[test]
+fn an_upload_needs_an_address_and_a_client_for_it() {
+    let check = |value: &str, expected: &str| {
+        let found = check_text(&format!("[predictions]\nupload = {value:?}\n"));
+        let found = found.map_err(|findings| findings.to_string());
+        assert!(found.as_ref().is_err_and(|text| text.contains(expected)), "{value}: {found:?}");
+    };
+    for value in
+        ["/data", "ftp://host/x", "s3://", "s3:///x", "s3://me:secret@bucket", "https://h/x"]
+    {
+        check(value, "must be an address such as \"s3://bucket/prefix\"");
+    }
+    if cfg!(feature = "s3") {
+        let config = check_text("[predictions]\nupload = \"s3://bucket/x/\"\n").unwrap();
+        assert_eq!(config.predictions.upload.as_deref(), Some("s3://bucket/x"));
+    } else {
+        check("s3://bucket/x", "build with `--features s3`");
+    }
 }

@@ -99,6 +99,27 @@ pub(super) struct LogFilter(pub(super) String);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Collector(pub(super) Option<Endpoint>);
 
+/// An address in an object store to upload to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct UploadTo(pub(super) String);
+
+impl UploadTo {
+    /// Schemes, and the feature of each.
+    const SCHEMES: [(&str, &str, bool); 3] = [
+        ("s3", "s3", cfg!(feature = "s3")),
+        ("gs", "gcs", cfg!(feature = "gcs")),
+        ("az", "azure", cfg!(feature = "azure")),
+    ];
+
+    /// The feature that this build lacks.
+    pub(super) fn missing_feature(&self) -> Option<&'static str> {
+        let (scheme, _) = self.0.split_once("://")?;
+        let mut schemes = Self::SCHEMES.into_iter();
+        let (_, feature, is_there) = schemes.find(|(name, ..)| *name == scheme)?;
+        (!is_there).then_some(feature)
+    }
+}
+
 /// A value that can stand right of `=`.
 trait Value: Sized {
     fn read(written: &toml::Value) -> Result<Self, String>;
@@ -758,6 +779,24 @@ impl Meaning for Collector {
 
     fn to_text(&self) -> String {
         self.0.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string)
+    }
+}
+
+impl Meaning for UploadTo {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let advice = "must be an address such as \"s3://bucket/prefix\", \"gs://...\" or \"az://...\", without a user or a \
+                      query; credentials come from the environment";
+        let parts = text.split_once("://").filter(|(scheme, rest)| {
+            Self::SCHEMES.iter().any(|(name, ..)| name == scheme)
+                && !rest.is_empty()
+                && !rest.starts_with('/')
+                && !rest.contains(['@', '?', '#', '\\'])
+        });
+        parts.map(|_| Self(text.trim_end_matches('/').to_owned())).ok_or_else(|| advice.to_owned())
+    }
+
+    fn to_text(&self) -> String {
+        self.0.clone()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::ModelName;
 
 use super::{
     Code, Compat, Format, Ledger, Monitor, Part, Phase, Reason, Retired, ShadowTotals, Spread,
-    VersionTotals,
+    Uploads, VersionTotals,
     page::{self, Bucket, Distribution, Exemplar, Family, Kind, Series, Value},
     process::Process,
     saturation::saturation,
@@ -411,6 +411,9 @@ impl Exposition {
                 gauge(name, help, well.as_secs_f64());
             }
         }
+        if let Some(uploads) = &ledger.uploads {
+            self.uploads(uploads);
+        }
         let (well, failed) = ledger.collections;
         let outcomes = [("ok", well), ("failed", failed)];
         let outcomes = outcomes.map(|(outcome, count)| counter(&[("outcome", outcome)], count));
@@ -426,6 +429,26 @@ impl Exposition {
         let help = "Decisions and facts that could not be written down.";
         let failures = counter(&[], memory.failures);
         self.counters("tidegate_state_write_failures_total", help, [failures]);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a page of metrics holds doubles")]
+    fn uploads(&mut self, uploads: &Uploads) {
+        let outcomes = [("ok", uploads.uploaded), ("failed", uploads.failed)];
+        let outcomes = outcomes.map(|(outcome, count)| counter(&[("outcome", outcome)], count));
+        let help =
+            "Tries to upload a file of predictions or outcomes, by outcome: `ok` or `failed`.";
+        self.counters("tidegate_predictions_uploads_total", help, outcomes);
+        let help = "Bytes of files of predictions and outcomes that were uploaded.";
+        let bytes = counter(&[], uploads.uploaded_bytes);
+        self.counters("tidegate_predictions_uploaded_bytes_total", help, [bytes]);
+        let help = "Files of predictions that were removed before they were uploaded, as all together had more than predictions.keep_bytes.";
+        let lost = counter(&[], uploads.lost);
+        self.counters("tidegate_predictions_upload_lost_files_total", help, [lost]);
+        let mut gauge = |name, help, value| self.gauges(name, help, &[(vec![], value)]);
+        let help = "Complete files of predictions and outcomes that wait to be uploaded.";
+        gauge("tidegate_predictions_upload_waiting_files", help, uploads.files as f64);
+        let help = "Bytes of files that wait to be uploaded.";
+        gauge("tidegate_predictions_upload_waiting_bytes", help, uploads.bytes as f64);
     }
 
     /// Bounds the page, and says so on it.

@@ -39,4 +39,4 @@ pub use recorder::{
 pub use saturation::Pace;
 pub use settings::{Compat, Settings};
 pub use shadow::{ShadowRecorder, ShadowSample, ShadowTotals};
-pub use upkeep::{Ledger, Phase, Upkeep, told};
+pub use upkeep::{Ledger, Phase, Upkeep, Uploads, told};

@@ -65,6 +65,8 @@ pub struct Ledger {
     left_out_why: Vec<String>,
     /// The mirror, where there is one.
     pub(super) mirror: Option<Standing>,
+    /// Files of predictions on their way to an object store, where there is one.
+    pub(super) uploads: Option<Uploads>,
     pub(super) memory: Option<Memory>,
     /// Collections of the content store that went well, and that did not.
     pub(super) collections: (u64, u64),
@@ -95,6 +97,25 @@ pub(super) struct Standing {
     pub(super) problem: Option<String>,
     /// The last look that went well, since 1970.
     pub(super) well: Option<Duration>,
+}
+
+/// Files of predictions on their way to an object store.
+#[derive(Debug, Clone, Default)]
+pub struct Uploads {
+    /// Files that wait, by the last look, and those uploaded since taken off.
+    pub files: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Files that were uploaded.
+    pub uploaded: u64,
+    /// Bytes of these.
+    pub uploaded_bytes: u64,
+    /// Tries that failed.
+    pub failed: u64,
+    /// Files that were removed before they were uploaded, as all together had too many bytes.
+    pub lost: u64,
+    /// The fault by the last look, if there was one.
+    pub problem: Option<String>,
 }
 
 /// How what is decided is written down.
@@ -186,6 +207,11 @@ impl Upkeep {
         self.ledger().mirror.get_or_insert_default().looked(at, problem);
     }
 
+    /// Changes the account of files that are uploaded, and opens it.
+    pub fn uploads(&self, change: impl FnOnce(&mut Uploads)) {
+        change(self.ledger().uploads.get_or_insert_default());
+    }
+
     /// Whether decisions outlive the process, how many could not be written down, and why the last one could not.
     pub fn remembers(&self, durable: bool, failures: u64, problem: Option<&str>) {
         let problem = problem.map(str::to_owned);
@@ -262,6 +288,12 @@ impl Upkeep {
         notes.extend(ledger.left_out_why.iter().map(|why| format!("left out: {why}")));
         if let Some(problem) = ledger.mirror.as_ref().and_then(|mirror| mirror.problem.as_ref()) {
             notes.push(format!("the repository's mirror is behind its object store: {problem}"));
+        }
+        if let Some(uploads) = &ledger.uploads
+            && let Some(problem) = &uploads.problem
+        {
+            let files = uploads.files;
+            notes.push(format!("files of predictions are not uploaded, {files} wait: {problem}"));
         }
         if let Some(memory) = &ledger.memory {
             if !memory.durable {

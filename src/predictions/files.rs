@@ -2,7 +2,8 @@
 //!
 //! A file is written in `.open/` under a lock, synced, and renamed to its place. A file in `.open/` without a lock was
 //! left by a process that was killed: it has no footer, so it is removed. Where a version's folder holds other
-//! columns, as of other files under the same number, rows go to `VERSION-2`, and so on.
+//! columns, as of other files under the same number, rows go to `VERSION-2`, and so on. Where complete files leave the
+//! folder, `.columns/` has an empty file for each version's folder that keeps its columns.
 
 use std::{
     fs::{self, File},
@@ -20,12 +21,17 @@ use parquet::{
         reader::{FileReader as _, SerializedFileReader},
         writer::SerializedFileWriter,
     },
-    schema::types::Type,
+    schema::types::{Type, TypePtr},
 };
 
 use crate::model::Moment;
 
 use super::columns::Columns;
+
+/// Folder of files that are being written.
+const OPEN: &str = ".open";
+/// Folder of the columns of folders that complete files leave.
+const COLUMNS: &str = ".columns";
 
 /// Folders of one version with different columns.
 const FOLDERS_MAX: u32 = 1000;
@@ -57,6 +63,8 @@ pub(super) struct Folder {
     root: PathBuf,
     process: u64,
     files: u64,
+    /// True if complete files leave it.
+    is_passed: bool,
 }
 
 /// A file that is being written.
@@ -79,11 +87,16 @@ pub(super) fn in_file(path: &Path) -> impl FnOnce(ParquetError) -> FileError {
 }
 
 impl Folder {
-    /// The folder at this path, made where it is not there; `process` tells its files from those of others.
+    /// The folder at this path, made where it is not there; `process` tells its files from those of others. Complete
+    /// files leave it if `is_passed`.
     ///
     /// Returns as well the files that were lost.
-    pub(super) fn open(root: PathBuf, process: u64) -> Result<(Self, Vec<PathBuf>), FileError> {
-        let folder = Self { root, process, files: 0 };
+    pub(super) fn open(
+        root: PathBuf,
+        process: u64,
+        is_passed: bool,
+    ) -> Result<(Self, Vec<PathBuf>), FileError> {
+        let folder = Self { root, process, files: 0, is_passed };
         let open = folder.being_written();
         fs::create_dir_all(&open).map_err(at(&open))?;
         let mut lost = Vec::new();
@@ -91,7 +104,7 @@ impl Folder {
             let path = entry.path();
             // Whoever writes it holds the lock, until the process ends.
             let is_left = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-            if is_left && fs::remove_file(&path).is_ok() {
+            if is_left && fs::remove_file(&path).is_ok() && is_table(&path) {
                 lost.push(path);
             }
         }
@@ -99,7 +112,7 @@ impl Folder {
     }
 
     fn being_written(&self) -> PathBuf {
-        self.root.join(".open")
+        self.root.join(OPEN)
     }
 
     /// Begins a file with these columns, in `table/MODEL/NAME`.
@@ -109,9 +122,8 @@ impl Folder {
         columns: &Columns,
         now: Duration,
     ) -> Result<Open, FileError> {
-        let base = self.root.join(table).join(model);
-        let folder = fitting(&base, name, columns.schema())?;
         self.files += 1;
+        let folder = self.fitting(&Path::new(table).join(model), name, columns.schema())?;
         let moment: String =
             Moment::at(now).to_string().chars().filter(|c| !"-:.".contains(*c)).collect();
         let name = format!("{moment}-{:08x}-{}.parquet", self.process >> 32, self.files);
@@ -119,19 +131,12 @@ impl Folder {
         let temporary = open.join(&name);
         let file = File::create_new(&temporary).map_err(at(&temporary))?;
         file.lock().map_err(at(&temporary))?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::SNAPPY)
-            .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_created_by(concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_owned())
-            .build();
-        let schema = Arc::clone(columns.schema());
-        let writer = SerializedFileWriter::new(file, schema, Arc::new(properties))
-            .map_err(in_file(&temporary))?;
+        let writer = begun(file, columns.schema()).map_err(in_file(&temporary))?;
         Ok(Open { writer: Some(writer), temporary, target: folder.join(name), rows: 0 })
     }
 
     /// Removes the oldest files until all together have at most so many bytes; returns the number removed.
-    pub(super) fn bound(&self, bytes_max: u64) -> Result<usize, FileError> {
+    pub(super) fn bound(&self, bytes_max: u64) -> Result<u64, FileError> {
         let mut files = Vec::new();
         collect(&self.root, 3, &mut files).map_err(at(&self.root))?;
         let mut sum: u64 = files.iter().map(|(_, _, bytes)| bytes).sum();
@@ -142,11 +147,82 @@ impl Folder {
             if sum <= bytes_max {
                 break;
             }
-            fs::remove_file(&path).map_err(at(&path))?;
-            (sum, removed) = (sum - bytes, removed + 1);
+            match fs::remove_file(&path) {
+                Ok(()) => removed += 1,
+                // Somebody else has.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(at(&path)(error)),
+            }
+            sum -= bytes;
         }
         Ok(removed)
     }
+
+    /// The folder for files with this schema: the first that has none, or one with the same columns.
+    fn fitting(&self, base: &Path, name: &str, schema: &TypePtr) -> Result<PathBuf, FileError> {
+        for number in 1..FOLDERS_MAX {
+            let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+            let folder = self.root.join(base).join(&name);
+            fs::create_dir_all(&folder).map_err(at(&folder))?;
+            if !self.is_passed {
+                if holds(&folder)?.is_none_or(|path| has_schema(&path, schema)) {
+                    return Ok(folder);
+                }
+                continue;
+            }
+            let columns = self.root.join(COLUMNS).join(base).join(&name);
+            let is_noted = columns.try_exists().map_err(at(&columns))?;
+            let known = if is_noted { Some(columns.clone()) } else { holds(&folder)? };
+            if known.is_none_or(|path| has_schema(&path, schema)) {
+                if !is_noted {
+                    let temporary = format!("{:08x}-{}.columns", self.process >> 32, self.files);
+                    note(&columns, schema, &self.being_written().join(temporary))?;
+                }
+                return Ok(folder);
+            }
+        }
+        let base = self.root.join(base);
+        Err(at(&base)(io::Error::other("too many folders of one version; remove old ones")))
+    }
+}
+
+/// Writes down the columns of the folder of a file that is about to leave it.
+pub(super) fn note_columns_of(root: &Path, path: &Path) -> Result<(), FileError> {
+    let (Ok(below), Some(name)) = (path.strip_prefix(root), path.file_name()) else {
+        return Ok(());
+    };
+    let Some(folder) = below.parent() else { return Ok(()) };
+    let columns = root.join(COLUMNS).join(folder);
+    if columns.try_exists().map_err(at(&columns))? {
+        return Ok(());
+    }
+    let file = File::open(path).map_err(at(path))?;
+    let reader = SerializedFileReader::new(file).map_err(in_file(path))?;
+    let schema = reader.metadata().file_metadata().schema_descr().root_schema_ptr();
+    let temporary = root.join(OPEN).join(name).with_extension("columns");
+    note(&columns, &schema, &temporary)
+}
+
+/// Writes down a schema, as a file without rows.
+fn note(columns: &Path, schema: &TypePtr, temporary: &Path) -> Result<(), FileError> {
+    if let Some(folder) = columns.parent() {
+        fs::create_dir_all(folder).map_err(at(folder))?;
+    }
+    let file = File::create(temporary).map_err(at(temporary))?;
+    file.lock().map_err(at(temporary))?;
+    let file = begun(file, schema).and_then(SerializedFileWriter::into_inner);
+    file.map_err(in_file(temporary))?.sync_all().map_err(at(temporary))?;
+    fs::rename(temporary, columns).map_err(at(columns))
+}
+
+/// A file with these columns, without rows.
+fn begun(file: File, schema: &TypePtr) -> Result<SerializedFileWriter<File>, ParquetError> {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_created_by(concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_owned())
+        .build();
+    SerializedFileWriter::new(file, Arc::clone(schema), Arc::new(properties))
 }
 
 /// Finds the complete files so many levels below a folder: name, path, bytes.
@@ -157,7 +233,13 @@ pub(super) fn collect(
 ) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        let (path, metadata) = (entry.path(), entry.metadata()?);
+        let path = entry.path();
+        let metadata = match entry.metadata() {
+            Ok(metadata) => metadata,
+            // It was removed meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         if metadata.is_dir()
             && levels > 0
             && !entry.file_name().as_encoded_bytes().starts_with(b".")
@@ -174,19 +256,10 @@ fn is_table(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "parquet")
 }
 
-/// The folder for files with this schema: the first that has none, or one with the same columns.
-fn fitting(base: &Path, name: &str, schema: &Type) -> Result<PathBuf, FileError> {
-    for number in 1..FOLDERS_MAX {
-        let name = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
-        let folder = base.join(name);
-        fs::create_dir_all(&folder).map_err(at(&folder))?;
-        let entries = fs::read_dir(&folder).map_err(at(&folder))?.flatten();
-        let file = entries.map(|entry| entry.path()).find(|path| is_table(path));
-        if file.is_none_or(|path| has_schema(&path, schema)) {
-            return Ok(folder);
-        }
-    }
-    Err(at(base)(io::Error::other("too many folders of one version; remove old ones")))
+/// A complete file of a folder.
+fn holds(folder: &Path) -> Result<Option<PathBuf>, FileError> {
+    let mut entries = fs::read_dir(folder).map_err(at(folder))?.flatten();
+    Ok(entries.find_map(|entry| Some(entry.path()).filter(|path| is_table(path))))
 }
 
 fn has_schema(path: &Path, schema: &Type) -> bool {
@@ -278,7 +351,7 @@ mod tests {
     #[test]
     fn files_of_one_folder_have_the_same_columns() {
         let root = tempfile::tempdir().unwrap();
-        let (mut folder, lost) = Folder::open(root.path().to_owned(), 7).unwrap();
+        let (mut folder, lost) = Folder::open(root.path().to_owned(), 7, false).unwrap();
         assert_eq!(lost, Vec::<PathBuf>::new());
         let mut write = |inputs: &[&str], seconds| {
             let now = Duration::from_secs(seconds);
@@ -301,14 +374,46 @@ mod tests {
     }
 
     #[test]
+    fn files_that_leave_the_folder_keep_their_columns_in_mind() {
+        let root = tempfile::tempdir().unwrap();
+        let open = |process| Folder::open(root.path().to_owned(), process, true).unwrap().0;
+        let write = |folder: &mut Folder, inputs: &[&str], seconds| {
+            let now = Duration::from_secs(seconds);
+            let file = folder.begin(("predictions", "m", "3"), &columns(inputs), now).unwrap();
+            let target = file.target.clone();
+            file.complete().unwrap();
+            target
+        };
+        let name = |path: &Path| path.parent().unwrap().file_name().unwrap().to_owned();
+        let mut folder = open(7);
+        for (inputs, seconds, expected) in [("x", 1, "3"), ("y", 2, "3-2"), ("x", 3, "3")] {
+            let path = write(&mut folder, &[inputs], seconds);
+            assert_eq!(name(&path), expected);
+            fs::remove_file(path).unwrap();
+        }
+        // One that was written before files left the folder.
+        fs::remove_dir_all(root.path().join(COLUMNS)).unwrap();
+        let (mut before, _) = Folder::open(root.path().to_owned(), 8, false).unwrap();
+        let path = write(&mut before, &["x"], 4);
+        note_columns_of(root.path(), &path).unwrap();
+        fs::remove_file(path).unwrap();
+        let path = write(&mut open(9), &["y"], 5);
+        assert_eq!(name(&path), "3-2");
+        let mut files = Vec::new();
+        collect(root.path(), 3, &mut files).unwrap();
+        assert_eq!(files.len(), 1);
+        assert!(fs::read_dir(root.path().join(OPEN)).unwrap().next().is_none());
+    }
+
+    #[test]
     fn files_that_nobody_writes_any_more_are_removed() {
         let root = tempfile::tempdir().unwrap();
-        let (mut folder, _) = Folder::open(root.path().to_owned(), 7).unwrap();
+        let (mut folder, _) = Folder::open(root.path().to_owned(), 7, false).unwrap();
         let place = ("predictions", "m", "3");
         let open = folder.begin(place, &columns(&["x"]), Duration::from_secs(1)).unwrap();
         let left = root.path().join(".open/left.parquet");
         fs::write(&left, "PAR1").unwrap();
-        let (_, lost) = Folder::open(root.path().to_owned(), 8).unwrap();
+        let (_, lost) = Folder::open(root.path().to_owned(), 8, false).unwrap();
         assert_eq!(lost, [left]);
         let temporary = open.temporary.clone();
         assert!(temporary.try_exists().unwrap());

@@ -7,14 +7,15 @@
 //! - What cannot be written is dropped and counted; memory and files are bounded. A process that is killed loses what
 //!   is not in a complete file.
 //!
-//! In reading order: `columns` turns tensors into columns, `files` is the folder, `writer` is the thread; `find` looks
-//! a prediction up.
+//! In reading order: `columns` turns tensors into columns, `files` is the folder, `writer` is the thread; `upload`
+//! moves complete files to an object store; `find` looks a prediction up.
 //!
 //! Not here: which predictions are sampled (`serve`).
 
 mod columns;
 mod files;
 mod find;
+mod upload;
 mod writer;
 
 use std::{
@@ -30,6 +31,7 @@ use std::{
 
 pub use files::FileError;
 pub use find::{Cells, Found, find};
+pub use upload::{Store, Uploading, Waker};
 
 use crate::{
     model::ModelName,
@@ -44,6 +46,8 @@ pub struct Settings {
     pub share: f64,
     /// The folder; `None` for `predictions` below the state's.
     pub path: Option<PathBuf>,
+    /// The address in an object store that complete files are moved to.
+    pub upload: Option<String>,
     /// Bytes of a file, about.
     pub rotate_bytes: u64,
     /// Time for which rows go to the same file.
@@ -73,6 +77,7 @@ impl Default for Settings {
         Self {
             share: 0.0,
             path: None,
+            upload: None,
             rotate_bytes: 64 << 20,
             rotate_every: Duration::from_mins(15),
             keep_bytes: 10 << 30,
@@ -122,6 +127,8 @@ pub struct Parts {
     pub policies: BTreeMap<ModelName, Policy>,
     /// Tells the files of this process from those of others in the same folder.
     pub process: u64,
+    /// Told of complete files, where they are uploaded.
+    pub waker: Option<Waker>,
 }
 
 /// The thread that writes the table; it completes its files when this is dropped.

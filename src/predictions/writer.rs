@@ -25,6 +25,7 @@ use super::{
     Parts, Policy, Settings,
     columns::Columns,
     files::{FileError, Folder, Open},
+    upload::Waker,
 };
 
 /// Time between two looks at the queue.
@@ -43,7 +44,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_mins(1);
 
 /// Below what answers requests.
-const NICE: i32 = 10;
+pub(super) const NICE: i32 = 10;
 
 pub(super) struct Writer {
     samples: Arc<Samples>,
@@ -57,6 +58,7 @@ pub(super) struct Writer {
     trouble: Option<Trouble>,
     /// Versions whose redacted names were checked.
     checked: HashSet<(ModelName, VersionId)>,
+    waker: Option<Waker>,
 }
 
 /// Tables that are apart.
@@ -123,6 +125,7 @@ impl Writer {
             tables: HashMap::new(),
             trouble: None,
             checked: HashSet::new(),
+            waker: parts.waker,
         }
     }
 
@@ -157,7 +160,8 @@ impl Writer {
 
     fn open_folder(&mut self) -> Result<&mut Folder, FileError> {
         if self.folder.is_none() {
-            let (folder, lost) = Folder::open(self.root.clone(), self.process)?;
+            let (folder, lost) =
+                Folder::open(self.root.clone(), self.process, self.waker.is_some())?;
             for path in lost {
                 let path = path.display();
                 tracing::warn!(
@@ -299,9 +303,20 @@ impl Writer {
                 return self.fail(&error, now);
             }
         }
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
         let bounded = self.folder.as_ref().map_or(Ok(0), |it| it.bound(self.settings.keep_bytes));
         match bounded {
             Ok(0) => {}
+            Ok(files) if self.waker.is_some() => {
+                self.monitor.upkeep().uploads(|it| it.lost += files);
+                tracing::warn!(
+                    files,
+                    "removed the oldest files of predictions before they were uploaded; see to the object store, or give \
+                     predictions.keep_bytes more"
+                );
+            }
             Ok(files) => tracing::info!(files, "removed the oldest files of predictions"),
             Err(error) => tracing::warn!("old files of predictions are not removed: {error}"),
         }

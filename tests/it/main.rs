@@ -58,6 +58,8 @@ mod misread;
 mod notify;
 #[cfg(feature = "s3")]
 mod object_store;
+#[cfg(feature = "s3")]
+mod object_store_predictions;
 mod operations;
 mod operators;
 mod panics;

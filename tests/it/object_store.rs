@@ -28,18 +28,23 @@ use crate::{
 
 /// Longer than any of this takes, however busy the machine.
 const PATIENCE: Duration = Duration::from_mins(2);
-const SECRET: &str = "canary-secret-canary";
+pub(crate) const SECRET: &str = "canary-secret-canary";
 
 /// An S3 server of its own; it ends with the test.
-struct S3 {
+pub(crate) struct S3 {
     process: Child,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl S3 {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
+        Self::start_at(0)
+    }
+
+    /// Starts it at a port; 0: at any.
+    pub(crate) fn start_at(port: u16) -> Self {
         let mut process = Command::new(python())
-            .args(["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
+            .args(["-u", "-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
             // Pages of a listing, so that few objects make many.
             .env("MOTO_S3_DEFAULT_MAX_KEYS", "3")
             .stdout(Stdio::null())
@@ -118,16 +123,20 @@ fn cutting_proxy(to: SocketAddr, bytes_max: u64) -> (SocketAddr, Arc<AtomicUsize
     (address, cuts)
 }
 
-fn mirror(root: &str, endpoint: SocketAddr, state: &Path) -> Mirror {
+/// Variables of a client.
+pub(crate) fn environment(endpoint: SocketAddr) -> [(String, String); 4] {
     let environment = [
         ("AWS_ENDPOINT_URL", format!("http://{endpoint}")),
         ("AWS_ACCESS_KEY_ID", "operator".to_owned()),
         ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
         ("AWS_REGION", "us-east-1".to_owned()),
     ];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value));
+    environment.map(|(name, value)| (name.to_owned(), value))
+}
+
+fn mirror(root: &str, endpoint: SocketAddr, state: &Path) -> Mirror {
     let settings = Settings { poll_interval: Duration::from_millis(100), ..Settings::new(root) };
-    Mirror::start(settings, Some(state), environment, |_| {}).unwrap()
+    Mirror::start(settings, Some(state), environment(endpoint), |_| {}).unwrap()
 }
 
 /// `model: version=content version=content`, by line.
@@ -189,7 +198,8 @@ fn a_repository_in_an_object_store_is_mirrored() {
     let fraud = &listing.models["fraud"];
     assert_eq!(fraud.description.as_ref().unwrap().class_names["y"], ["cat", "dog"]);
     let artifact = fraud.versions[&VersionId::new(2)].read().unwrap();
-    assert_eq!(&artifact.read_beside("data/weights").unwrap()[..], b"w2");
+    let weights = artifact.read_beside("data/weights").unwrap();
+    assert_eq!(&weights.memory().unwrap()[..], b"w2");
 
     // A new version, another file of a version, another description, a model that goes.
     s3.put("prod/models/fraud/3/model.onnx", "f3");

@@ -25,7 +25,7 @@ const COMMON: [&str; 9] =
     ["time", "prediction_id", "row", "model", "version", "arm", "digest", "code", "milliseconds"];
 
 /// A row as other tools read it, by column.
-type Row = BTreeMap<String, Value>;
+pub(crate) type Row = BTreeMap<String, Value>;
 
 fn launch(repository: &Repository) -> Launch {
     let path = repository.beside("table").display().to_string();
@@ -64,7 +64,7 @@ fn read(folder: &Path) -> Vec<(String, Vec<String>, Vec<Vec<Value>>)> {
 }
 
 /// Rows of a folder as all three tools read them.
-fn rows(folder: &Path) -> Vec<Row> {
+pub(crate) fn rows(folder: &Path) -> Vec<Row> {
     let mut tables = read(folder).into_iter().map(|(_, columns, rows)| {
         let row = |row: Vec<Value>| columns.iter().cloned().zip(row).collect::<Row>();
         rows.into_iter().map(row).collect::<Vec<_>>()
@@ -76,14 +76,18 @@ fn rows(folder: &Path) -> Vec<Row> {
     first
 }
 
-fn predict(connection: &mut Connection, model: &str, inputs: &[Value]) -> (String, Value) {
+pub(crate) fn predict(
+    connection: &mut Connection,
+    model: &str,
+    inputs: &[Value],
+) -> (String, Value) {
     let answer = connection.ask(&Request::post_json(&infer(model), &body(inputs)));
     assert_eq!(answer.status, 200, "{}", answer.text());
     (answer.header("x-tidegate-prediction-id").unwrap().to_owned(), answer.json())
 }
 
 /// The exit code of a server that was told to end: all files are complete then.
-fn ended(mut server: Server) -> i32 {
+pub(crate) fn ended(mut server: Server) -> i32 {
     server.terminate();
     server.exit_code(PATIENCE)
 }

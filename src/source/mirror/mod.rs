@@ -8,8 +8,11 @@
 //! - Credentials and endpoints come from the operator's environment alone. No redirect is followed. No
 //!   credential is in a message.
 //!
+//! Beside it, `bucket` puts files into a store.
+//!
 //! Not here: what a repository means ([`Folder`]), when it is read again (`lifecycle`).
 
+mod bucket;
 mod fetch;
 mod pass;
 mod remote;
@@ -33,6 +36,8 @@ use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 
 use super::{Digest, Folder, Settings};
+
+pub use bucket::{Bucket, BucketError};
 
 use pass::Pass;
 use remote::Remote;

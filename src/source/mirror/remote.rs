@@ -102,6 +102,15 @@ impl Remote {
         MirrorError::Remote(redacted(&chain(error), &self.secrets))
     }
 
+    /// The key of what lies at a path below the address.
+    pub(super) fn key(&self, path: &str) -> Result<Key, object_store::path::Error> {
+        let whole = match &self.prefix {
+            Some(prefix) => format!("{prefix}/{path}"),
+            None => path.to_owned(),
+        };
+        Key::parse(whole)
+    }
+
     /// All objects below a folder of the repository, by path; empty for the repository itself. Hidden ones and
     /// those that no folder can hold are passed over.
     pub(super) async fn list(&self, folder: &str) -> Result<Vec<Object>, MirrorError> {
@@ -297,7 +306,7 @@ fn built<S: ObjectStore>(store: object_store::Result<S>) -> Opened {
 
 #[cfg(not(all(feature = "s3", feature = "gcs", feature = "azure", feature = "http-store")))]
 fn missing(feature: &str) -> Opened {
-    Err(format!("this build of tidegate cannot read it; build with `--features {feature}`"))
+    Err(format!("this build of tidegate has no client for it; build with `--features {feature}`"))
 }
 
 fn retry() -> RetryConfig {

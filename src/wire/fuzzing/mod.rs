@@ -5,7 +5,8 @@
 use bytes::Bytes;
 
 use super::v2::{
-    Limits, LoadRequest, UploadLimits, classify, decode_infer, decode_raw_infer, encode_infer,
+    Limits, LoadRequest, UploadLimits, classify, decode_infer, decode_outputs, decode_raw_infer,
+    encode_infer,
     objects::{IndexRequest, UnloadRequest},
     reference,
 };
@@ -92,6 +93,47 @@ pub fn upload(body: &[u8]) {
     }
 }
 
+/// Up to the first zero byte the JSON of an answer, behind it binary tensors; all JSON where there is none: what a
+/// client reads is bounded by its bytes and survives being written.
+pub fn answer(bytes: &[u8]) {
+    let json_bytes = bytes.iter().position(|byte| *byte == 0);
+    let mut body = bytes.to_vec();
+    if let Some(at) = json_bytes {
+        body.remove(at);
+    }
+    let body = Bytes::from(body);
+    let outputs = match decode_outputs(&body, json_bytes) {
+        Ok(outputs) => outputs,
+        Err(error) => return fit_to_read(&error.to_string()),
+    };
+    let raw_bytes: usize = outputs.iter().map(|output| output.tensor.raw_len()).sum();
+    assert!(raw_bytes <= 8 * body.len(), "{raw_bytes} bytes from {}", body.len());
+    let answer = InferRequest { inputs: outputs, ..InferRequest::default() };
+    for binary in [false, true] {
+        echo(&answer, binary, |response| {
+            let has_half = |answer: &InferRequest| {
+                answer.inputs.iter().any(|output| !output.tensor.datatype().has_json_form())
+            };
+            let encoded = match encode_infer(response) {
+                Ok(encoded) => encoded,
+                Err(error) => {
+                    assert!(!binary && has_half(&answer), "{error} for {answer:?}");
+                    return;
+                }
+            };
+            let again = decode_outputs(&Bytes::from(encoded.body), encoded.json_bytes);
+            let inputs = again.expect("what is written can be read");
+            let again = InferRequest { inputs, ..InferRequest::default() };
+            assert!(same_inputs(&answer, &again), "wrote {answer:?}, read {again:?}");
+        });
+    }
+}
+
+fn fit_to_read(message: &str) {
+    assert!(message.len() < 2_000, "an endless message: {message}");
+    assert!(!message.contains(char::is_control), "a control character: {message:?}");
+}
+
 /// Decodes with both decoders; the request if both accept.
 fn agree(body: &Bytes, json_bytes: Option<usize>, limits: &Limits) -> Option<InferRequest> {
     let decoded = decode_infer(body, json_bytes, limits);
@@ -102,11 +144,7 @@ fn agree(body: &Bytes, json_bytes: Option<usize>, limits: &Limits) -> Option<Inf
             let raw_bytes: usize = request.inputs.iter().map(|input| input.tensor.raw_len()).sum();
             assert!(raw_bytes <= 8 * body.len(), "{raw_bytes} bytes from {}", body.len());
         }
-        (Err(error), None) => {
-            let message = error.to_string();
-            assert!(message.len() < 2_000, "an endless message: {message}");
-            assert!(!message.contains(char::is_control), "a control character: {message:?}");
-        }
+        (Err(error), None) => fit_to_read(&error.to_string()),
         _ => panic!("got {decoded:?}, expected {expected:?}"),
     }
     decoded.ok()

@@ -37,7 +37,18 @@ fn uploads_hold_over_the_corpus() {
     over_corpus("upload", upload);
 }
 
+#[test]
+fn answers_hold_over_the_corpus() {
+    over_corpus("answer", answer);
+}
+
 proptest! {
+    #[test]
+    fn any_bytes_of_an_answer_are_read_or_refused(body in vec(any::<u8>(), 0..200)) {
+        answer(&body);
+        answer(&[b"{\"outputs\":[", &body[..], b"]}"].concat());
+    }
+
     #[test]
     fn any_body_of_a_load_is_read_or_refused(body in vec(any::<u8>(), 0..200)) {
         upload(&body);
