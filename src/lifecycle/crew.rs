@@ -64,6 +64,8 @@ pub(super) type Loaded = Result<Version, Arc<LoadFailure>>;
 pub(super) struct Crew {
     loader: Arc<Loader>,
     hands: Vec<Hand>,
+    /// Jobs that nobody has done with, of all hands.
+    pending: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,8 @@ struct Hand {
 struct Report {
     job: Job,
     done: Option<Done>,
-    pending: Arc<AtomicUsize>,
+    /// Of its hand, and of all.
+    pending: [Arc<AtomicUsize>; 2],
 }
 
 type Done = Box<dyn FnOnce(Job, Loaded) + Send>;
@@ -92,7 +95,7 @@ const NICE: i32 = 5;
 
 impl Crew {
     pub(super) fn new(loader: Arc<Loader>) -> Self {
-        Self { loader, hands: Vec::new() }
+        Self { loader, hands: Vec::new(), pending: Arc::default() }
     }
 
     /// Loads a version and says what it came to, later and on another thread.
@@ -106,9 +109,10 @@ impl Crew {
             // Not known before it is read.
             Origin::Store(_) => false,
         };
+        let all = Arc::clone(&self.pending);
         let hand = self.hand(low_priority)?;
-        let pending = Arc::clone(&hand.pending);
-        pending.fetch_add(1, Ordering::Relaxed);
+        let pending = [Arc::clone(&hand.pending), all];
+        pending.iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
         let report = Report { job, done: Some(Box::new(done)), pending };
         // A thread that has ended reports by letting go of it.
         let _ = hand.jobs.send(report);
@@ -157,6 +161,11 @@ impl Hand {
                 );
                 report.tell(outcome.map_err(Arc::new));
                 loader.make_ready();
+                let [_, all] = report.pending.clone();
+                drop(report);
+                if all.load(Ordering::Relaxed) == 0 {
+                    loader.rest();
+                }
             }
         })?;
         Ok(Self { low_priority, jobs, pending: Arc::default(), thread })
@@ -175,6 +184,6 @@ impl Drop for Report {
     fn drop(&mut self) {
         // A job that nobody did: the thread ended in a panic.
         self.tell(Err(Arc::new(LoadFailure::Panicked)));
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+        self.pending.iter().for_each(|count| _ = count.fetch_sub(1, Ordering::Relaxed));
     }
 }

@@ -361,6 +361,13 @@ impl Loader {
         }
     }
 
+    /// Lets go of what is only needed while versions are loaded at a time.
+    pub(super) fn rest(&self) {
+        if let Some(prover) = &self.prover {
+            prover.rest();
+        }
+    }
+
     /// Reads, proves, loads and warms a version. May take long; not for a thread that answers requests.
     ///
     /// Where `before`, the version that it is to follow, still serves, it must give numbers where that does. `serving`
