@@ -43,7 +43,10 @@ impl Copier {
     ///
     /// # Errors
     /// Where the process has other threads, is a copy itself, or the system allows no more processes.
-    #[expect(unsafe_code, reason = "a system call of which only the caller knows whether it is safe")]
+    #[expect(
+        unsafe_code,
+        reason = "a system call of which only the caller knows whether it is safe"
+    )]
     pub fn copy(&self) -> Result<Copied> {
         // What was opened by the original goes on telling of the original.
         if self.process != std::process::id() {

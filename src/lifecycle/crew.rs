@@ -98,10 +98,11 @@ impl Crew {
         Self { loader, hands: Vec::new(), pending: Arc::default() }
     }
 
-    /// Loads a version and says what it came to, later and on another thread.
+    /// Loads a version beside others, so many at a time, and says what it came to, later and on another thread.
     pub(super) fn load(
         &mut self,
         job: Job,
+        at_once: usize,
         done: impl FnOnce(Job, Loaded) + Send + 'static,
     ) -> std::io::Result<()> {
         let low_priority = match &job.origin {
@@ -110,9 +111,11 @@ impl Crew {
             Origin::Store(_) => false,
         };
         let all = Arc::clone(&self.pending);
-        let hand = self.hand(low_priority)?;
+        let hand = self.hand(low_priority, at_once)?;
         let pending = [Arc::clone(&hand.pending), all];
-        pending.iter().for_each(|count| _ = count.fetch_add(1, Ordering::Relaxed));
+        for count in &pending {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let report = Report { job, done: Some(Box::new(done)), pending };
         // A thread that has ended reports by letting go of it.
         let _ = hand.jobs.send(report);
@@ -120,11 +123,11 @@ impl Crew {
     }
 
     /// The thread that has the least to do; a new one while all have something and there may be more.
-    fn hand(&mut self, low_priority: bool) -> std::io::Result<&mut Hand> {
+    fn hand(&mut self, low_priority: bool, at_once: usize) -> std::io::Result<&mut Hand> {
         self.hands.retain(|hand| !hand.thread.is_finished());
         let alike = || self.hands.iter().filter(|hand| hand.low_priority == low_priority);
         let busy = alike().all(|hand| hand.pending.load(Ordering::Relaxed) > 0);
-        if busy && alike().count() < self.loader.loads_at_once.get() {
+        if busy && alike().count() < at_once {
             self.hands.push(Hand::start(Arc::clone(&self.loader), low_priority)?);
         }
         let alike = self.hands.iter_mut().filter(|hand| hand.low_priority == low_priority);
@@ -184,6 +187,8 @@ impl Drop for Report {
     fn drop(&mut self) {
         // A job that nobody did: the thread ended in a panic.
         self.tell(Err(Arc::new(LoadFailure::Panicked)));
-        self.pending.iter().for_each(|count| _ = count.fetch_sub(1, Ordering::Relaxed));
+        for count in &self.pending {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -61,6 +61,8 @@ pub struct Loader {
     pub spare_prover: bool,
     /// How many versions are fetched and proven at a time; one at a time is then loaded into this process.
     pub loads_at_once: NonZeroUsize,
+    /// The same while the versions that are there at the start are tried.
+    pub loads_at_start: NonZeroUsize,
     /// The versions that ended this server before; `None` if that is not known.
     pub blame: Option<Blame>,
     /// Watches the drift of what it loads; `None` where nothing is served.

@@ -23,7 +23,10 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    engine::{self, Copied, Copier, Engines, ExternalFile, LibraryError, ModelFile, Packed, Session, SessionOptions},
+    engine::{
+        self, Copied, Copier, Engines, ExternalFile, LibraryError, ModelFile, Packed, Session,
+        SessionOptions,
+    },
     model::{
         DeclaredTensor, EngineChoice, Guards, Input, ModelDescription, Rows, Signature, TensorSpec,
     },
@@ -287,14 +290,14 @@ pub fn prove_version(clock: &dyn Clock, mut from: File, mut to: impl Write) -> R
     let template = std::process::id();
     // At the end of the socket the server is gone, or needs no more copies.
     while let Ok(streams) = ReceivedFiles::new(&from, STREAMS).collect::<Result<Vec<_>, _>>() {
-        let copied = copier.as_ref().ok().and_then(|copier| copier.copy().ok());
-        if let Some(Copied::Original(copy)) = copied {
+        let made = copier.as_ref().ok().and_then(|copier| copier.copy().ok());
+        if let Some(Copied::Original(copy)) = made {
             drop(streams);
             write(&Word::Copied(copy), &mut to)?;
             await_end(copy, &mut from, &mut to)?;
             continue;
         }
-        if copied.is_none() {
+        if made.is_none() {
             // Where it cannot be copied it is the one that sees a model, and the last thing it sees.
             write(&Word::Copied(template), &mut to)?;
         } else {
@@ -303,12 +306,12 @@ pub fn prove_version(clock: &dyn Clock, mut from: File, mut to: impl Write) -> R
         let from = take_over(from, streams)?;
         let sandbox = begun.complete(status.as_ref(), &preparation.limits);
         drop((status, copier));
-        return answer(&preparation, sandbox, engines, clock, from, to);
+        return answer(&preparation, &sandbox, engines, clock, from, to);
     }
     Ok(())
 }
 
-/// Loads and runs the smallest model: what an engine sets up with its first session is there before the copies are made.
+/// Loads and runs the smallest model: what an engine sets up with its first session is there before it is copied.
 fn warm_up(engines: &Engines) {
     /// An `Identity` of one number.
     const SMALLEST: &[u8] = b"\x08\x08\x42\x02\x10\x0d\x3a\x37\
@@ -360,7 +363,7 @@ fn take_over(from: File, streams: Vec<File>) -> Result<File, String> {
 /// Answers one request, in the sandbox.
 fn answer(
     preparation: &Preparation,
-    sandbox: Sandbox,
+    sandbox: &Sandbox,
     engines: Result<Engines, LibraryError>,
     clock: &dyn Clock,
     mut from: File,

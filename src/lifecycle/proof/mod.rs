@@ -12,9 +12,10 @@
 //! - What ends it on ordinary values refuses the version. What ends it on a size from 0 to 3 becomes a guard of
 //!   the version, and another process tries the other sizes.
 //!
-//! In reading order: this file asks and understands, `process` starts and ends, `child` is the other side, `trial` what a version must show (the
-//! serving process asks the same of it again), `samples` the inputs of that, `probes` what it is tried with beside,
-//! `sandbox` what the child gives up first, `message` how the two speak, `verdicts` what is remembered of it.
+//! In reading order: this file asks and understands, `process` starts and ends, `child` is the other side, `trial` what
+//! a version must show (the serving process asks the same of it again), `samples` the inputs of that, `probes` what it
+//! is tried with beside, `sandbox` what the child gives up first, `message` how the two speak, `verdicts` what is
+//! remembered of it.
 //!
 //! Not here: reading a version's files, loading it for service (`lifecycle::load`).
 
@@ -102,14 +103,30 @@ pub struct ProofSettings {
     pub spare: bool,
     /// How many versions are proven at a time.
     pub at_once: NonZeroUsize,
+    /// How many at the start; `None` for what the CPUs allow.
+    pub at_start: Option<NonZeroUsize>,
     /// How much one proof may use.
     pub limits: ProofLimits,
+}
+
+impl ProofSettings {
+    /// How many versions are proven at a time while nothing serves yet, with so many CPUs.
+    #[must_use]
+    pub fn at_start(&self, cpus: usize) -> NonZeroUsize {
+        /// Each may take the memory that one may.
+        const MAX: usize = 8;
+        let by_cpus = NonZeroUsize::new((cpus + 2).min(MAX)).unwrap_or(NonZeroUsize::MIN);
+        let one = self.at_once == NonZeroUsize::MIN;
+        let chosen = self.at_start.unwrap_or(if one { self.at_once } else { by_cpus });
+        chosen.max(self.at_once)
+    }
 }
 
 impl Default for ProofSettings {
     fn default() -> Self {
         let at_once = NonZeroUsize::MIN.saturating_add(1);
-        Self { enabled: true, remember: true, spare: true, at_once, limits: ProofLimits::default() }
+        let limits = ProofLimits::default();
+        Self { enabled: true, remember: true, spare: true, at_once, at_start: None, limits }
     }
 }
 
@@ -286,8 +303,8 @@ impl Prover {
 
     /// Starts a template ahead of the next proof, if none waits; one that was, waits again after each proof.
     ///
-    /// Loading the engine's library is most of what a proof of a small model costs; so it is done once, and nobody waits
-    /// for it. A template has the calling thread's priority, and ends with that thread at the latest.
+    /// Loading the engine's library is most of what a proof of a small model costs; so it is done once, and nobody
+    /// waits for it. A template has the calling thread's priority, and ends with that thread at the latest.
     pub fn make_ready(&self) {
         let mut templates = self.waiting();
         if templates.is_empty() {
@@ -557,5 +574,28 @@ impl Heard {
             _ => return Err(Trouble::Answer("it says things out of their order".to_owned())),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_proves_on_all_cpus_unless_an_operator_wants_one_at_a_time() {
+        let of = |at_once, at_start| ProofSettings {
+            at_once: NonZeroUsize::new(at_once).unwrap(),
+            at_start: NonZeroUsize::new(at_start),
+            ..ProofSettings::default()
+        };
+        let cases = [(2, 0, 2, 4), (2, 0, 1, 3), (2, 0, 64, 8), (16, 0, 2, 16), (1, 0, 64, 1)];
+        let chosen = [(1, 3, 64, 3), (4, 2, 64, 4)];
+        for (at_once, at_start, cpus, expected) in cases.into_iter().chain(chosen) {
+            assert_eq!(
+                of(at_once, at_start).at_start(cpus).get(),
+                expected,
+                "{at_once} {at_start} {cpus}"
+            );
+        }
     }
 }

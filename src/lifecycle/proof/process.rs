@@ -119,6 +119,8 @@ impl Template {
             .arg(COMMAND)
             .env_clear()
             .envs(kept)
+            // Once, not again in each copy.
+            .env("LD_BIND_NOW", "1")
             .current_dir("/")
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())

@@ -1,9 +1,9 @@
 //! The sandbox of a process that looks at a model nobody trusts yet.
 //!
 //! It is put on by the process itself, before the first byte of the model is read, and cannot be taken off. Files are
-//! closed first, because landlock holds for a thread and those it starts, and the engine's library may start some; the
-//! rest follows once that library is loaded. What is left: memory up to a limit, threads, reading libraries and
-//! locales, and the pipes that the process was started with. Always true:
+//! closed first, by the template, because landlock holds for a thread and those it starts, and the engine's library may
+//! start some; a copy inherits that, and puts the rest on itself. What is left: memory up to a limit, threads, reading
+//! libraries and locales, and the pipes that the process was given. Always true:
 //! - The process ends when its parent does, never dumps core, and is the first that the system ends when memory is
 //!   short.
 //! - A layer that the kernel lacks is reported, never passed over in silence.
@@ -241,8 +241,8 @@ mod linux {
     }
 
     impl Begun {
-        /// Bounds what can be used, and which calls can be made; `status` is `/proc/self/status` of this process or the one
-        /// that it is a copy of, opened before files were closed.
+        /// Bounds what can be used, and which calls can be made; `status` is `/proc/self/status` of this process or
+        /// the one that it is a copy of, opened before files were closed.
         pub(in super::super) fn complete(
             self,
             status: Option<&File>,
