@@ -85,6 +85,7 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         prover: prover.transpose()?,
         spare_prover: config.proof.spare,
         loads_at_once: config.proof.at_once,
+        loads_at_start: config.proof.at_start(cpu_budget()),
         monitor,
         sessions,
         intra_op_threads: config.engine.intra_op_threads.get(),

@@ -109,6 +109,7 @@ fn proof(proof: &file::Proof) -> lifecycle::ProofSettings {
         remember: proof.remember.0,
         spare: proof.spare.0,
         at_once: nonzero(proof.at_once).unwrap_or(NonZeroUsize::MIN),
+        at_start: nonzero(proof.at_start),
         limits: lifecycle::ProofLimits {
             memory_max: proof.memory_max.0,
             time_max: proof.time_max.0,

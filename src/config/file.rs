@@ -234,13 +234,17 @@ pub(super) struct Proof {
     /// Remembers a proof below `state.path`, so that a restart does not make it again: of the same files,
     /// by the same build, engine's library, kernel, CPU and limits. Turn it off where others may write below that path.
     pub(super) remember: Switch,
-    /// True if the process of the next proof waits, its engine loaded: a new version is then served several times
-    /// sooner, for some 20 MB of memory.
+    /// True if a process waits with its engine loaded, to be copied for each proof: a new version is then served
+    /// several times sooner, for some 20 MB of memory.
     pub(super) spare: Switch,
     /// Number of versions that are proven at a time, so that a slow one does not hold up the next; each may take
     /// `memory_max`. Versions of models that serve and what an operator asked for go first. One at a time with a budget
     /// for loaded models.
     pub(super) at_once: Whole<1, 64>,
+    /// The same for the start, as long as not every version that is there has been tried: nothing serves yet that
+    /// could be held up. 0: two more than the process may use CPUs, because some wait for the disk, at most 8 and no
+    /// fewer than `at_once`; where that is 1, so is this.
+    pub(super) at_start: Whole<0, 64>,
     /// Most memory that a version may take in that process, its file included; beyond it the version is refused. In a
     /// container with a memory limit, leave room for it beside what is served.
     pub(super) memory_max: Size<{ 64 * MIB }, TIB>,
@@ -773,13 +777,14 @@ impl Default for Engine {
 
 impl Default for Proof {
     fn default() -> Self {
-        let lifecycle::ProofSettings { enabled, remember, spare, at_once, limits } =
+        let lifecycle::ProofSettings { enabled, remember, spare, at_once, at_start, limits } =
             lifecycle::ProofSettings::default();
         Self {
             enabled: Switch(enabled),
             remember: Switch(remember),
             spare: Switch(spare),
             at_once: Whole(count(at_once.get())),
+            at_start: Whole(count(at_start.map_or(0, Into::into))),
             memory_max: Size(limits.memory_max),
             time_max: Time(limits.time_max),
             cpu_time_max: Time(limits.cpu_time_max),

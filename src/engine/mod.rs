@@ -14,6 +14,7 @@ pub mod onnx;
 
 mod arena;
 mod blame;
+mod copies;
 mod descriptor;
 mod leash;
 mod memory;
@@ -31,6 +32,7 @@ use bytes::Bytes;
 
 pub use arena::Arena;
 pub use blame::{Tag, write_crashes_to};
+pub use copies::{Copied, Copier, memory_peak};
 pub use descriptor::{peer_is_gone, shut_down};
 pub use leash::{Bell, Generation, Leash};
 pub use memory::{Allocator, hand_back_memory};

@@ -64,6 +64,8 @@ pub(super) type Loaded = Result<Version, Arc<LoadFailure>>;
 pub(super) struct Crew {
     loader: Arc<Loader>,
     hands: Vec<Hand>,
+    /// Jobs that nobody has done with, of all hands.
+    pending: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,8 @@ struct Hand {
 struct Report {
     job: Job,
     done: Option<Done>,
-    pending: Arc<AtomicUsize>,
+    /// Of its hand, and of all.
+    pending: [Arc<AtomicUsize>; 2],
 }
 
 type Done = Box<dyn FnOnce(Job, Loaded) + Send>;
@@ -92,13 +95,14 @@ const NICE: i32 = 5;
 
 impl Crew {
     pub(super) fn new(loader: Arc<Loader>) -> Self {
-        Self { loader, hands: Vec::new() }
+        Self { loader, hands: Vec::new(), pending: Arc::default() }
     }
 
-    /// Loads a version and says what it came to, later and on another thread.
+    /// Loads a version beside others, so many at a time, and says what it came to, later and on another thread.
     pub(super) fn load(
         &mut self,
         job: Job,
+        at_once: usize,
         done: impl FnOnce(Job, Loaded) + Send + 'static,
     ) -> std::io::Result<()> {
         let low_priority = match &job.origin {
@@ -106,9 +110,12 @@ impl Crew {
             // Not known before it is read.
             Origin::Store(_) => false,
         };
-        let hand = self.hand(low_priority)?;
-        let pending = Arc::clone(&hand.pending);
-        pending.fetch_add(1, Ordering::Relaxed);
+        let all = Arc::clone(&self.pending);
+        let hand = self.hand(low_priority, at_once)?;
+        let pending = [Arc::clone(&hand.pending), all];
+        for count in &pending {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let report = Report { job, done: Some(Box::new(done)), pending };
         // A thread that has ended reports by letting go of it.
         let _ = hand.jobs.send(report);
@@ -116,11 +123,11 @@ impl Crew {
     }
 
     /// The thread that has the least to do; a new one while all have something and there may be more.
-    fn hand(&mut self, low_priority: bool) -> std::io::Result<&mut Hand> {
+    fn hand(&mut self, low_priority: bool, at_once: usize) -> std::io::Result<&mut Hand> {
         self.hands.retain(|hand| !hand.thread.is_finished());
         let alike = || self.hands.iter().filter(|hand| hand.low_priority == low_priority);
         let busy = alike().all(|hand| hand.pending.load(Ordering::Relaxed) > 0);
-        if busy && alike().count() < self.loader.loads_at_once.get() {
+        if busy && alike().count() < at_once {
             self.hands.push(Hand::start(Arc::clone(&self.loader), low_priority)?);
         }
         let alike = self.hands.iter_mut().filter(|hand| hand.low_priority == low_priority);
@@ -157,6 +164,11 @@ impl Hand {
                 );
                 report.tell(outcome.map_err(Arc::new));
                 loader.make_ready();
+                let [_, all] = report.pending.clone();
+                drop(report);
+                if all.load(Ordering::Relaxed) == 0 {
+                    loader.rest();
+                }
             }
         })?;
         Ok(Self { low_priority, jobs, pending: Arc::default(), thread })
@@ -175,6 +187,8 @@ impl Drop for Report {
     fn drop(&mut self) {
         // A job that nobody did: the thread ended in a panic.
         self.tell(Err(Arc::new(LoadFailure::Panicked)));
-        self.pending.fetch_sub(1, Ordering::Relaxed);
+        for count in &self.pending {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

@@ -556,7 +556,8 @@ impl Keeper {
         let hold = self.loader.store.as_ref().map(Store::hold);
         let rank = self.rank(&job);
         let report = self.messages.clone();
-        let started = self.crew.load(job, move |job, loaded| {
+        let at_once = self.at_once();
+        let started = self.crew.load(job, at_once, move |job, loaded| {
             // A keeper that is gone needs no report.
             let _ = report.send(Message::Loaded(Box::new((job, loaded))));
         });

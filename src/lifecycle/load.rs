@@ -61,6 +61,8 @@ pub struct Loader {
     pub spare_prover: bool,
     /// How many versions are fetched and proven at a time; one at a time is then loaded into this process.
     pub loads_at_once: NonZeroUsize,
+    /// The same while the versions that are there at the start are tried.
+    pub loads_at_start: NonZeroUsize,
     /// The versions that ended this server before; `None` if that is not known.
     pub blame: Option<Blame>,
     /// Watches the drift of what it loads; `None` where nothing is served.
@@ -358,6 +360,13 @@ impl Loader {
         engine::hand_back_memory();
         if let Some(prover) = self.prover.as_ref().filter(|_| self.spare_prover) {
             prover.make_ready();
+        }
+    }
+
+    /// Lets go of what is only needed while versions are loaded at a time.
+    pub(super) fn rest(&self) {
+        if let Some(prover) = &self.prover {
+            prover.rest();
         }
     }
 

@@ -91,7 +91,12 @@ impl Running {
 impl Keeper {
     /// How many versions may be loaded at a time.
     pub(super) fn at_once(&self) -> usize {
-        if self.budget.is_on() { 1 } else { self.loader.loads_at_once.get() }
+        if self.budget.is_on() {
+            return 1;
+        }
+        // At the start nothing serves yet that could be held up.
+        let (at_once, at_start) = (self.loader.loads_at_once, self.loader.loads_at_start);
+        if self.state.complete { at_once.get() } else { at_start.get() }
     }
 
     /// The next job, if it may begin beside those that run.
@@ -108,7 +113,6 @@ impl Keeper {
         };
         let next = state.jobs.iter().position(|job| !runs(job))?;
         let new = state.running.iter().filter(|running| running.rank == Rank::New).count();
-        // At the start nothing serves yet that could be held up.
         let full = state.complete && self.at_once() > 1 && new + 1 >= self.at_once();
         if full && self.rank(&state.jobs.queue[next]) == Rank::New {
             return None;

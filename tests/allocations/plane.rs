@@ -73,6 +73,7 @@ impl Running {
             answers: BTreeMap::new(),
             spare_prover: false,
             loads_at_once: std::num::NonZeroUsize::MIN,
+            loads_at_start: std::num::NonZeroUsize::MIN,
             prover: None,
             blame: None,
             drift: Some(Drift::plain(&monitor)),

@@ -68,6 +68,7 @@ impl Plane {
             answers: BTreeMap::new(),
             spare_prover: false,
             loads_at_once: NonZeroUsize::MIN,
+            loads_at_start: NonZeroUsize::MIN,
             prover: None,
             store: None,
             artifact_bytes_max: 1 << 30,

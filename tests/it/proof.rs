@@ -161,7 +161,7 @@ fn a_model_that_takes_memory_is_refused_within_its_limit() {
         let (peak, done) = (Arc::clone(&peak), Arc::clone(&done));
         thread::spawn(move || {
             while done.load(Ordering::Relaxed) == 0 {
-                let most = children().iter().filter_map(|child| resident_peak(child)).max();
+                let most = copies().iter().filter_map(|copy| resident_peak(copy)).max();
                 peak.fetch_max(most.unwrap_or(0), Ordering::Relaxed);
                 thread::park_timeout(Duration::from_millis(2));
             }
@@ -220,7 +220,7 @@ fn a_proof_ends_with_the_process_that_asked_for_it() {
         .spawn()
         .unwrap();
     let child = eventually("the process that proves is closed in", || {
-        let child = children_of(asker.id()).pop()?;
+        let child = copies_of(asker.id()).pop()?;
         let status = fs::read_to_string(child.join("status")).ok()?;
         let filtered = status.lines().any(|line| line == "Seccomp:\t2");
         (filtered || !kernel_has("seccomp")).then_some(child)
@@ -234,16 +234,25 @@ fn a_proof_ends_with_the_process_that_asked_for_it() {
 }
 
 #[test]
-fn a_process_made_ready_proves_one_version_and_is_replaced_when_it_died() {
+fn a_template_proves_version_after_version_and_is_replaced_when_it_died() {
     let model = fs::read(crate::repository::source("breast_cancer", "2")).unwrap();
-    let prover = prover(short(Duration::from_secs(20)));
+    let lethal = crate::blame::lstm_of_numbers_below(0.5);
+    let prover = prover(ProofLimits { memory_max: 512 << 20, ..short(Duration::from_secs(20)) });
     prover.make_ready();
     let waits = children();
     assert_eq!(waits.len(), 1);
     prover.make_ready();
     assert_eq!(children(), waits, "one is enough");
-    assert!(prove(&prover, &model).is_ok());
-    assert_eq!(children(), Vec::<PathBuf>::new(), "it proves once");
+    for round in 0..3 {
+        let failure = prove(&prover, &lethal).unwrap_err();
+        assert_eq!(failure.code, Code::Crashed, "round {round}: {failure}");
+        let failure = prove(&prover, &hostile("memory_bomb")).unwrap_err();
+        assert_eq!(failure.code, Code::Memory, "round {round}: {failure}");
+        // What one of them did is nothing to the next.
+        let proof = prove(&prover, &model).unwrap();
+        assert!(proof.memory_peak.is_some_and(|peak| peak < 200 << 20), "{proof:?}");
+        assert_eq!((children(), copies()), (waits.clone(), Vec::new()), "it waits again, alone");
+    }
     prover.make_ready();
     let [spare] = children().try_into().unwrap();
     let killed = Command::new("kill").arg("-9").arg(spare.file_name().unwrap()).status().unwrap();
@@ -271,6 +280,16 @@ fn count(folder: &str) -> usize {
 /// The processes that this one has started and not reaped.
 pub(crate) fn children() -> Vec<PathBuf> {
     children_of(std::process::id())
+}
+
+/// The copies that prove versions for this process.
+fn copies() -> Vec<PathBuf> {
+    copies_of(std::process::id())
+}
+
+fn copies_of(process: u32) -> Vec<PathBuf> {
+    let number = |path: &PathBuf| path.file_name()?.to_str()?.parse().ok();
+    children_of(process).iter().filter_map(number).flat_map(children_of).collect()
 }
 
 fn children_of(process: u32) -> Vec<PathBuf> {

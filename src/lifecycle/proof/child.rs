@@ -1,12 +1,13 @@
-//! The process that proves a version: a preparation and one request on standard input, one answer on standard output,
-//! and after it what the process is about to try.
+//! The processes that prove versions: a template, which sees no model, and its copies, each of which sees one.
 //!
-//! Its order is its safety: read the preparation, which the parent wrote; close files; load the engine's library; put
-//! the rest of the sandbox on; only then wait for the request and read the model. It may wait long: the parent starts
-//! it ahead. What goes wrong is an answer as long as there is somebody to write it;
-//! a crash is seen by the parent.
+//! Their order is their safety. The template reads the preparation, which the server wrote; closes files; loads the
+//! engine's library; then waits to be copied, with the streams of the copy as open files. A copy lets go of the
+//! template's streams, puts the rest of the sandbox on, and only then reads its request and the model: one request on
+//! standard input, one answer on standard output, and after it what it is about to try. What goes wrong is an answer as
+//! long as there is somebody to write it; a crash is seen by the server, which has the template end and reap the copy.
+//! Nothing that a copy does reaches the template: its memory is its own, and the template reads nothing of it.
 //!
-//! Not here: starting and ending the process (`super`).
+//! Not here: starting and ending them (`process`).
 
 use std::{
     collections::BTreeSet,
@@ -18,10 +19,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    engine::{self, Engines, ExternalFile, ModelFile, Packed, Session, SessionOptions},
+    engine::{
+        self, Copied, Copier, Engines, ExternalFile, LibraryError, ModelFile, Packed, Session,
+        SessionOptions,
+    },
     model::{
         DeclaredTensor, EngineChoice, Guards, Input, ModelDescription, Rows, Signature, TensorSpec,
     },
@@ -46,6 +51,19 @@ const REQUEST: Bounds =
 
 /// What a preparation may hold: a path.
 const PREPARATION: Bounds = Bounds { head_bytes: 1 << 20, blobs: 0, blob_bytes: 0 };
+
+/// What a template says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Word {
+    /// The process that reads the request: its copy, or itself where it cannot be copied.
+    Copied(u32),
+    /// The copy has ended and was reaped; how, as the system says it.
+    Ended(i32),
+}
+
+/// The streams of a copy, which the template is handed: its standard input, output and error.
+pub(super) const STREAMS: usize = 3;
 
 /// What must be known before the sandbox is closed.
 #[derive(Debug, Serialize, Deserialize)]
@@ -252,7 +270,7 @@ impl Spec {
     }
 }
 
-/// Answers one request: `tidegate prove-version`, which the server starts.
+/// Has itself copied and each copy answer one request: `tidegate prove-version`, which the server starts.
 ///
 /// # Errors
 /// If there is nobody to answer; then the process should end.
@@ -263,16 +281,101 @@ pub fn prove_version(clock: &dyn Clock, mut from: File, mut to: impl Write) -> R
         ..engine::Settings::default()
     };
     let status = File::open("/proc/self/status").ok();
+    let copier = Copier::open();
     let begun = sandbox::begin(preparation.parent, preparation.onnxruntime.as_deref())?;
     let engines = Engines::open(&settings);
-    let sandbox = begun.complete(status.as_ref(), &preparation.limits);
+    if let Ok(engines) = &engines {
+        warm_up(engines);
+    }
+    let template = std::process::id();
+    // At the end of the socket the server is gone, or needs no more copies.
+    while let Ok(streams) = ReceivedFiles::new(&from, STREAMS).collect::<Result<Vec<_>, _>>() {
+        let made = copier.as_ref().ok().and_then(|copier| copier.copy().ok());
+        if let Some(Copied::Original(copy)) = made {
+            drop(streams);
+            write(&Word::Copied(copy), &mut to)?;
+            await_end(copy, &mut from, &mut to)?;
+            continue;
+        }
+        if made.is_none() {
+            // Where it cannot be copied it is the one that sees a model, and the last thing it sees.
+            write(&Word::Copied(template), &mut to)?;
+        } else {
+            sandbox::end_with(template)?;
+        }
+        let from = take_over(from, streams)?;
+        let sandbox = begun.complete(status.as_ref(), &preparation.limits);
+        drop((status, copier));
+        return answer(&preparation, &sandbox, engines, clock, from, to);
+    }
+    Ok(())
+}
+
+/// Loads and runs the smallest model: what an engine sets up with its first session is there before it is copied.
+fn warm_up(engines: &Engines) {
+    /// An `Identity` of one number.
+    const SMALLEST: &[u8] = b"\x08\x08\x42\x02\x10\x0d\x3a\x37\
+        \x0a\x10\x0a\x01x\x12\x01y\x22\x08Identity\x12\x01g\
+        \x5a\x0f\x0a\x01x\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01\
+        \x62\x0f\x0a\x01y\x12\x0a\x0a\x08\x08\x01\x12\x04\x0a\x02\x08\x01";
+    let Ok((summary, _)) = trial::preflight(&Bytes::from_static(SMALLEST)) else { return };
+    let (summary, packed) = (Arc::new(summary), Packed::default());
+    let file =
+        ModelFile { bytes: Bytes::from_static(SMALLEST), external: Vec::new(), summary, packed };
+    let options = SessionOptions { intra_op_threads: 1, arena: None };
+    // It only saves time: what is wrong with an engine is told of a model that somebody wants.
+    let Ok(mut session) =
+        engines.choose(EngineChoice::Auto).and_then(|engine| engine.load(&file, options))
+    else {
+        return;
+    };
+    let samples = samples::samples(session.signature(), None, &Described::default());
+    for sample in samples {
+        let _ = session.run(sample.inputs.into(), &[0]);
+    }
+}
+
+/// Waits for the server's word, which ends the copy, and tells how it ended.
+fn await_end(copy: u32, from: &mut File, to: &mut impl Write) -> Result<(), String> {
+    let unknown = || "the copy has no number".to_owned();
+    let copy = i32::try_from(copy).ok().and_then(Pid::from_raw).ok_or_else(unknown)?;
+    let told = |error: std::io::Error| error.to_string();
+    from.read_exact(&mut [0]).map_err(told)?;
+    // It may have ended by itself; until it is waited for, its number means no other process.
+    let _ = kill_process(copy, Signal::KILL);
+    let ended = waitpid(Some(copy), WaitOptions::empty()).map_err(|error| told(error.into()))?;
+    let status = ended.map(|(_, status)| status.as_raw()).ok_or_else(unknown)?;
+    write(&Word::Ended(status), to)
+}
+
+/// Lets go of the template's streams for those of the copy; gives what the request is read from.
+fn take_over(from: File, streams: Vec<File>) -> Result<File, String> {
+    drop(from);
+    let told = |error: rustix::io::Errno| format!("it gets no streams: {error}");
+    let [input, output, errors] =
+        <[File; STREAMS]>::try_from(streams).map_err(|_| "it gets no streams".to_owned())?;
+    rustix::stdio::dup2_stdin(&input).map_err(told)?;
+    rustix::stdio::dup2_stdout(&output).map_err(told)?;
+    rustix::stdio::dup2_stderr(&errors).map_err(told)?;
+    Ok(input)
+}
+
+/// Answers one request, in the sandbox.
+fn answer(
+    preparation: &Preparation,
+    sandbox: &Sandbox,
+    engines: Result<Engines, LibraryError>,
+    clock: &dyn Clock,
+    mut from: File,
+    mut to: impl Write,
+) -> Result<(), String> {
     let (request, opened) = read::<Request>(&mut from, &REQUEST)?;
     let answer = |outcome| {
-        let memory_peak = sandbox::memory_peak(status.as_ref());
-        Said::Answer(Box::new(Answer { sandbox: Some(sandbox.clone()), memory_peak, outcome }))
+        let (sandbox, memory_peak) = (Some(sandbox.clone()), engine::memory_peak());
+        Said::Answer(Box::new(Answer { sandbox, memory_peak, outcome }))
     };
     if request.self_test {
-        return write(&answer(Outcome::SelfTest(hostility::attempts(&preparation))), &mut to);
+        return write(&answer(Outcome::SelfTest(hostility::attempts(preparation))), &mut to);
     }
     let outcome = || -> Result<(Report, Probed), LoadFailure> {
         let engines = engines.map_err(|error| LoadFailure::Library(error.to_string()))?;
@@ -341,7 +444,7 @@ fn read<T: DeserializeOwned>(from: &mut impl Read, bounds: &Bounds) -> Result<(T
     Ok((head, opened))
 }
 
-fn write(said: &Said, to: &mut impl Write) -> Result<(), String> {
+fn write(said: &impl Serialize, to: &mut impl Write) -> Result<(), String> {
     let head = serde_json::to_vec(said).map_err(|error| error.to_string())?;
     let bytes = message::encode(&head, &[]).map_err(|error| error.to_string())?;
     to.write_all(&bytes).and_then(|()| to.flush()).map_err(|error| error.to_string())

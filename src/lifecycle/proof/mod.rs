@@ -5,15 +5,17 @@
 //! again (`tidegate prove-version`), hands it the bytes, and believes the answer, not the model. Always true:
 //! - One process proves one version, and is gone when [`Prover::prove`] returns: killed at the deadline if need be,
 //!   and reaped.
-//! - The process that [`Prover::make_ready`] starts ahead of the next proof has seen no model.
+//! - It is a copy of a template, a process that has loaded the engine and sees no model. Copies share nothing that one
+//!   of them could change, so that no version has a say in the verdict on another.
 //! - Nothing that it does harms the parent: not its end, not a closed pipe, not an endless answer.
 //! - Where it cannot be started, nothing is proven and the version is refused.
 //! - What ends it on ordinary values refuses the version. What ends it on a size from 0 to 3 becomes a guard of
 //!   the version, and another process tries the other sizes.
 //!
-//! In reading order: this file is the parent's side, `child` the other one, `trial` what a version must show (the
-//! serving process asks the same of it again), `samples` the inputs of that, `probes` what it is tried with beside,
-//! `sandbox` what the child gives up first, `message` how the two speak, `verdicts` what is remembered of it.
+//! In reading order: this file asks and understands, `process` starts and ends, `child` is the other side, `trial` what
+//! a version must show (the serving process asks the same of it again), `samples` the inputs of that, `probes` what it
+//! is tried with beside, `sandbox` what the child gives up first, `message` how the two speak, `verdicts` what is
+//! remembered of it.
 //!
 //! Not here: reading a version's files, loading it for service (`lifecycle::load`).
 
@@ -21,34 +23,24 @@ mod child;
 mod hostility;
 pub(super) mod message;
 mod probes;
+mod process;
 pub(super) mod samples;
 mod sandbox;
 pub(super) mod trial;
 mod verdicts;
 
 use std::{
-    collections::VecDeque,
-    fs::File,
-    io::{ErrorKind, Read, Write},
     num::NonZeroUsize,
-    os::{
-        fd::OwnedFd,
-        unix::{net::UnixStream, process::ExitStatusExt as _},
-    },
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::OFlags,
-};
 use serde::{Deserialize, Serialize};
 
 pub use child::prove_version;
@@ -65,20 +57,12 @@ use crate::{
 use child::{Answer, Location, Outcome, Preparation, Probing, Request, Said};
 use message::Bounds;
 use probes::{Fate, PROBES_MAX, Probe};
+use process::{NoCopy, Part, Parts, Process, Template};
 use samples::Described;
 use verdicts::Verdict;
 
-/// The command under which the program proves a version.
-const COMMAND: &str = "prove-version";
-
 /// What an answer may hold: names and notes.
 const ANSWER: Bounds = Bounds { head_bytes: 64 << 20, blobs: 0, blob_bytes: 0 };
-
-/// The last words of a process that are shown to people.
-const LAST_WORDS: usize = 4096;
-
-/// How long a process may take to end after it closed its output.
-const LAST_MOMENTS: Duration = Duration::from_millis(300);
 
 /// The most probes that may end their process; after that no more are run.
 const FATAL_MAX: usize = 6;
@@ -86,9 +70,6 @@ const FATAL_MAX: usize = 6;
 /// The share of a proof's time that probes may take, and the least that one may.
 const PROBES_SHARE: u32 = 20;
 const PROBE_TIME_MIN: Duration = Duration::from_secs(1);
-
-/// The variables that the engine's library may need; no others are passed on.
-const VARIABLES: [&str; 5] = ["ORT_DYLIB_PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "LOCPATH"];
 
 /// How much one proof may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,14 +103,30 @@ pub struct ProofSettings {
     pub spare: bool,
     /// How many versions are proven at a time.
     pub at_once: NonZeroUsize,
+    /// How many at the start; `None` for what the CPUs allow.
+    pub at_start: Option<NonZeroUsize>,
     /// How much one proof may use.
     pub limits: ProofLimits,
+}
+
+impl ProofSettings {
+    /// How many versions are proven at a time while nothing serves yet, with so many CPUs.
+    #[must_use]
+    pub fn at_start(&self, cpus: usize) -> NonZeroUsize {
+        /// Each may take the memory that one may.
+        const MAX: usize = 8;
+        let by_cpus = NonZeroUsize::new((cpus + 2).min(MAX)).unwrap_or(NonZeroUsize::MIN);
+        let one = self.at_once == NonZeroUsize::MIN;
+        let chosen = self.at_start.unwrap_or(if one { self.at_once } else { by_cpus });
+        chosen.max(self.at_once)
+    }
 }
 
 impl Default for ProofSettings {
     fn default() -> Self {
         let at_once = NonZeroUsize::MIN.saturating_add(1);
-        Self { enabled: true, remember: true, spare: true, at_once, limits: ProofLimits::default() }
+        let limits = ProofLimits::default();
+        Self { enabled: true, remember: true, spare: true, at_once, at_start: None, limits }
     }
 }
 
@@ -140,8 +137,8 @@ pub struct Prover {
     limits: ProofLimits,
     onnxruntime: Option<PathBuf>,
     clock: Arc<dyn Clock>,
-    /// Started ahead, for the next proof.
-    spare: Mutex<Option<Process>>,
+    /// Wait for the next proofs.
+    templates: Mutex<Vec<Template>>,
     /// The log has said which layers of the sandbox are missing.
     warned: AtomicBool,
     /// What was proven before; without it each start proves.
@@ -220,8 +217,8 @@ impl Prover {
     ) -> Self {
         // The child is no place to resolve a relative path: only the parent knows where that was meant.
         let onnxruntime = onnxruntime.map(|path| std::path::absolute(&path).unwrap_or(path));
-        let (spare, warned) = (Mutex::new(None), AtomicBool::new(false));
-        Self { program, limits, onnxruntime, clock, spare, warned, verdicts: None }
+        let (templates, warned) = (Mutex::default(), AtomicBool::new(false));
+        Self { program, limits, onnxruntime, clock, templates, warned, verdicts: None }
     }
 
     /// Believes what was proven before, and remembers what is.
@@ -304,28 +301,61 @@ impl Prover {
         }
     }
 
-    /// Starts the process of the next proof ahead of time, if none waits.
+    /// Starts a template ahead of the next proof, if none waits; one that was, waits again after each proof.
     ///
-    /// Loading the engine's library is most of what a proof of a small model costs; so nobody waits for it. It has the
-    /// calling thread's priority, and ends with that thread at the latest.
+    /// Loading the engine's library is most of what a proof of a small model costs; so it is done once, and nobody
+    /// waits for it. A template has the calling thread's priority, and ends with that thread at the latest.
     pub fn make_ready(&self) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        if !spare.as_ref().is_some_and(Process::is_waiting) {
+        let mut templates = self.waiting();
+        if templates.is_empty() {
             // Without one the next proof starts its own, and says what is wrong.
-            *spare = self.start().inspect_err(|error| tracing::debug!(%error, "no spare")).ok();
+            match self.start() {
+                Ok(mut template) => {
+                    template.is_kept = true;
+                    templates.push(template);
+                }
+                Err(error) => tracing::debug!(%error, "no template"),
+            }
         }
     }
 
-    /// The process that was made ready, if it lives.
-    fn spare(&self) -> Option<Process> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        spare.filter(Process::is_waiting)
+    /// Ends all templates that wait but one: there is nothing left to prove.
+    pub fn rest(&self) {
+        self.waiting().truncate(1);
     }
 
-    fn start(&self) -> std::io::Result<Process> {
+    /// The templates that wait and live.
+    fn waiting(&self) -> MutexGuard<'_, Vec<Template>> {
+        let mut templates = self.templates.lock().unwrap_or_else(PoisonError::into_inner);
+        templates.retain(Template::is_waiting);
+        templates
+    }
+
+    fn start(&self) -> std::io::Result<Template> {
         let preparation = serde_json::to_vec(&self.preparation(std::process::id()))?;
         let preparation = message::encode(&preparation, &[]).map_err(std::io::Error::other)?;
-        Process::start(&self.program, &preparation)
+        Template::start(&self.program, &preparation, Arc::clone(&self.clock))
+    }
+
+    /// A process for one version.
+    fn process(&self) -> Result<Process, ProofFailure> {
+        let kept = self.waiting().pop();
+        // One that waited may have been ended by the system meanwhile, which says nothing about the version.
+        if let Some(process) = kept.and_then(|kept| kept.copied(self.limits.time_max).ok()) {
+            return Ok(process);
+        }
+        let template = self.start().map_err(NoCopy::Refused);
+        template.and_then(|template| template.copied(self.limits.time_max)).map_err(|none| match none {
+            NoCopy::Refused(error) => ProofFailure::new(
+                Code::Start,
+                format!(
+                    "the proving process cannot be started: {error}; let this process start another one (program file, \
+                     limits on processes and memory), or set proof.enabled = false and trust the repository"
+                ),
+            ),
+            NoCopy::Ended(status, words) => crashed(status, &words),
+            NoCopy::Trouble(trouble) => self.troubled(trouble),
+        })
     }
 
     fn preparation(&self, parent: u32) -> Preparation {
@@ -388,16 +418,10 @@ impl Prover {
         let bytes = std::iter::once(&*head).chain(parts.blobs.iter().copied());
         let files = parts.files.chunks(message::FILES_AT_ONCE);
         let mut parts = bytes.map(Part::Bytes).chain(files.map(Part::Files)).collect();
-        let mut process = self.spare().map_or_else(|| self.start(), Ok).map_err(|error| {
-            let reason = format!(
-                "the proving process cannot be started: {error}; let this process start another one (program file, \
-                 limits on processes and memory), or set proof.enabled = false and trust the repository"
-            );
-            ProofFailure::new(Code::Start, reason)
-        })?;
+        let mut process = self.process()?;
         let mut told =
             Heard { probe_max: self.probes_time_max().max(PROBE_TIME_MIN), ..Heard::default() };
-        let ended = process.converse(&mut parts, time_max, &mut told, &*self.clock);
+        let ended = process.converse(&mut parts, time_max, &mut told);
         self.outcome(ended, told, process)
     }
 
@@ -408,23 +432,33 @@ impl Prover {
         heard: Heard,
         mut process: Process,
     ) -> Result<Heard, ProofFailure> {
-        let status = process.end();
+        let (status, template) = process.end();
+        if let Some(template) = template.filter(|template| template.is_kept) {
+            self.waiting().push(template);
+        }
         match ended {
             // What came after is told by the last probe.
             Ok(()) | Err(Trouble::Deadline) if heard.answer.is_some() => Ok(heard),
             Ok(()) => Err(crashed(status, &process.last_words())),
-            Err(Trouble::Deadline) => {
-                let text = format!(
+            Err(trouble) => Err(self.troubled(trouble)),
+        }
+    }
+
+    /// What it means that a process gives no answer.
+    fn troubled(&self, trouble: Trouble) -> ProofFailure {
+        let (code, text) = match trouble {
+            Trouble::Deadline => (
+                Code::Timeout,
+                format!(
                     "it was not done after {:?} and was ended; find out what takes so long, or raise proof.time_max",
                     self.limits.time_max
-                );
-                Err(ProofFailure::new(Code::Timeout, text))
+                ),
+            ),
+            Trouble::Answer(text) => {
+                (Code::Crashed, format!("the proving process gave no proper answer: {text}"))
             }
-            Err(Trouble::Answer(text)) => {
-                let text = format!("the proving process gave no proper answer: {text}");
-                Err(ProofFailure::new(Code::Crashed, text))
-            }
-        }
+        };
+        ProofFailure::new(code, text)
     }
 }
 
@@ -507,20 +541,6 @@ struct Heard {
     begun: Option<Instant>,
 }
 
-/// The parts that follow a request's head.
-#[derive(Debug, Default)]
-struct Parts<'a> {
-    blobs: Vec<&'a [u8]>,
-    /// Open files, which are handed over as they are.
-    files: Vec<&'a File>,
-}
-
-/// The next part to write.
-enum Part<'a> {
-    Bytes(&'a [u8]),
-    Files(&'a [&'a File]),
-}
-
 /// A probe that a process has begun.
 #[derive(Debug)]
 struct Tried {
@@ -557,218 +577,25 @@ impl Heard {
     }
 }
 
-/// A running process with the parent's ends of its pipes; gone when dropped.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    /// A socket, so that open files can be handed over.
-    input: Option<UnixStream>,
-    output: Option<ChildStdout>,
-    errors: Option<ChildStderr>,
-    heard: Vec<u8>,
-    words: VecDeque<u8>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Process {
-    fn start(program: &PathBuf, preparation: &[u8]) -> std::io::Result<Self> {
-        let kept = VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
-        let (input, theirs) = UnixStream::pair()?;
-        let mut child = Command::new(program)
-            .arg(COMMAND)
-            .env_clear()
-            .envs(kept)
-            .current_dir("/")
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let (output, errors) = (child.stdout.take(), child.stderr.take());
-        let (input, heard, words) = (Some(input), Vec::new(), VecDeque::new());
-        let mut process = Self { child, input, output, errors, heard, words };
-        if let Some(input) = &mut process.input {
-            // A socket takes this much at once; where nobody reads, the end of the process says more.
-            let _ = input.write_all(preparation);
-        }
-        process.never_wait()?;
-        Ok(process)
-    }
-
-    /// Only this side's ends: those of the child are other open files.
-    fn never_wait(&self) -> std::io::Result<()> {
-        if let Some(input) = &self.input {
-            input.set_nonblocking(true)?;
-        }
-        if let Some(output) = &self.output {
-            rustix::fs::fcntl_setfl(output, OFlags::NONBLOCK)?;
-        }
-        if let Some(errors) = &self.errors {
-            rustix::fs::fcntl_setfl(errors, OFlags::NONBLOCK)?;
-        }
-        Ok(())
-    }
-
-    /// Whether it lives and has said nothing, so that it can be asked.
-    fn is_waiting(&self) -> bool {
-        let Some(output) = &self.output else { return false };
-        // The end of a process closes its pipes; one that lives and has said nothing has nothing to be read.
-        matches!(poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&Timespec::default())), Ok(0))
-    }
-
-    /// Writes the request and reads what it says, whichever is possible, until it is done or ends.
-    fn converse(
-        &mut self,
-        parts: &mut VecDeque<Part<'_>>,
-        time_max: Duration,
-        heard: &mut Heard,
-        clock: &dyn Clock,
-    ) -> Result<(), Trouble> {
-        let mut deadline = clock.now() + time_max;
-        loop {
-            let due = heard.probe_due.map_or(deadline, |due| due.min(deadline));
-            let left = due.saturating_duration_since(clock.now());
-            if left.is_zero() {
-                return Err(Trouble::Deadline);
-            }
-            self.wait(left).map_err(|error| Trouble::Answer(error.to_string()))?;
-            if self.write(parts) {
-                // Its own work begins when it has all that it was asked.
-                let now = clock.now();
-                deadline = now + time_max;
-                heard.begun = Some(now);
-            }
-            read(&mut self.errors, |bytes| {
-                self.words.extend(bytes);
-                let surplus = self.words.len().saturating_sub(LAST_WORDS);
-                self.words.drain(..surplus);
-            });
-            let ended = read(&mut self.output, |bytes| self.heard.extend_from_slice(bytes));
-            while let Some(said) = self.said()? {
-                heard.hear(said, clock.now())?;
-            }
-            if heard.done {
-                return Ok(());
-            }
-            if ended {
-                self.wait_for_end(left.min(LAST_MOMENTS));
-                return Ok(());
-            }
-        }
-    }
-
-    /// Waits until something can be read or written, at most `left`.
-    fn wait(&self, left: Duration) -> std::io::Result<()> {
-        let mut all = Vec::with_capacity(3);
-        all.extend(self.input.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
-        all.extend(self.output.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        all.extend(self.errors.as_ref().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
-        let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        match poll(&mut all, Some(&left)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Writes what the socket takes, and closes it at the end, or where nobody reads any more; true if anything went.
-    fn write(&mut self, parts: &mut VecDeque<Part<'_>>) -> bool {
-        let Some(input) = &mut self.input else { return false };
-        let mut any = false;
-        while let Some(part) = parts.front_mut() {
-            let written = match part {
-                Part::Bytes([]) => Ok(None),
-                Part::Bytes(bytes) => input.write(bytes).map(|written| bytes.get(written..)),
-                Part::Files(files) => message::send_files(input, files).map(|()| None),
-            };
-            match written {
-                Ok(Some(rest)) => (*part, any) = (Part::Bytes(rest), true),
-                Ok(None) => {
-                    parts.pop_front();
-                    any = true;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return any,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // It refuses before it has read everything, or it has ended: its answer or its end says more.
-                Err(_) => break,
-            }
-        }
-        self.input = None;
-        any
-    }
-
-    /// The first whole message of what was read.
-    fn said(&mut self) -> Result<Option<Said>, Trouble> {
-        if self.heard.is_empty() {
-            return Ok(None);
-        }
-        let told = |error: &dyn std::fmt::Display| Trouble::Answer(error.to_string());
-        // Looked at without being copied; what follows is left for the next look.
-        let bytes = Bytes::from(std::mem::take(&mut self.heard));
-        let decoded = message::decode(&bytes, &ANSWER).map_err(|error| told(&error))?;
-        let Some(message) = decoded else {
-            self.heard = bytes.into();
-            return Ok(None);
+    #[test]
+    fn the_start_proves_on_all_cpus_unless_an_operator_wants_one_at_a_time() {
+        let of = |at_once, at_start| ProofSettings {
+            at_once: NonZeroUsize::new(at_once).unwrap(),
+            at_start: NonZeroUsize::new(at_start),
+            ..ProofSettings::default()
         };
-        self.heard = bytes[message.encoded_bytes()..].to_vec();
-        serde_json::from_slice(&message.head).map(Some).map_err(|error| told(&error))
-    }
-
-    /// A process that closed its output is about to end; how it does says more than that it was killed.
-    #[cfg(target_os = "linux")]
-    fn wait_for_end(&self, left: Duration) {
-        use rustix::process::{Pid, PidfdFlags};
-        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else { return };
-        let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return };
-        let left = Timespec::try_from(left).unwrap_or_default();
-        // An interruption only makes it less patient.
-        let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left));
-    }
-
-    /// Elsewhere there is nothing to wait on.
-    #[cfg(not(target_os = "linux"))]
-    fn wait_for_end(&self, _left: Duration) {}
-
-    /// Ends the process, whatever it does, and waits until it is gone.
-    fn end(&mut self) -> Option<ExitStatus> {
-        // It may have ended by itself: then this changes nothing, not even how it ended.
-        let _ = self.child.kill();
-        let status = self.child.wait().ok();
-        // A pipe holds a little; a process that inherited it could hold it open for ever.
-        for _ in 0..16 {
-            read(&mut self.errors, |bytes| self.words.extend(bytes));
-        }
-        status
-    }
-
-    fn last_words(&self) -> String {
-        let surplus = self.words.len().saturating_sub(LAST_WORDS);
-        let words: Vec<u8> = self.words.iter().skip(surplus).copied().collect();
-        let text = String::from_utf8_lossy(&words);
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // On every way out, also that of a panic.
-        self.end();
-    }
-}
-
-/// Reads what is there, once; true at the end of the pipe, which is then closed.
-fn read<P: Read>(pipe: &mut Option<P>, mut each: impl FnMut(&[u8])) -> bool {
-    let mut buffer = [0; 16 << 10];
-    let Some(open) = pipe else { return true };
-    loop {
-        match open.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                each(&buffer[..count]);
-                return false;
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => break,
+        let cases = [(2, 0, 2, 4), (2, 0, 1, 3), (2, 0, 64, 8), (16, 0, 2, 16), (1, 0, 64, 1)];
+        let chosen = [(1, 3, 64, 3), (4, 2, 64, 4)];
+        for (at_once, at_start, cpus, expected) in cases.into_iter().chain(chosen) {
+            assert_eq!(
+                of(at_once, at_start).at_start(cpus).get(),
+                expected,
+                "{at_once} {at_start} {cpus}"
+            );
         }
     }
-    *pipe = None;
-    true
 }

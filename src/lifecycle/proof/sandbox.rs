@@ -1,9 +1,9 @@
 //! The sandbox of a process that looks at a model nobody trusts yet.
 //!
 //! It is put on by the process itself, before the first byte of the model is read, and cannot be taken off. Files are
-//! closed first, because landlock holds for a thread and those it starts, and the engine's library may start some; the
-//! rest follows once that library is loaded. What is left: memory up to a limit, threads, reading libraries and
-//! locales, and the pipes that the process was started with. Always true:
+//! closed first, by the template, because landlock holds for a thread and those it starts, and the engine's library may
+//! start some; a copy inherits that, and puts the rest on itself. What is left: memory up to a limit, threads, reading
+//! libraries and locales, and the pipes that the process was given. Always true:
 //! - The process ends when its parent does, never dumps core, and is the first that the system ends when memory is
 //!   short.
 //! - A layer that the kernel lacks is reported, never passed over in silence.
@@ -92,14 +92,14 @@ impl Begun {
     }
 }
 
-/// Most memory that was resident, in bytes.
+/// Where the system does not tell, the parent ends the process.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn memory_peak(_status: Option<&std::fs::File>) -> Option<u64> {
-    None
+pub(super) fn end_with(_parent: u32) -> Result<(), String> {
+    Ok(())
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{begin, memory_peak};
+pub(super) use linux::{begin, end_with};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -212,11 +212,11 @@ mod linux {
 
     type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-    /// Closes files; `parent` is the process that started this one, `library` the engine's where it was named.
+    /// Has the process end when its parent does.
     ///
     /// # Errors
-    /// If the process could outlive its parent.
-    pub(in super::super) fn begin(parent: u32, library: Option<&Path>) -> Result<Begun, String> {
+    /// If the process could outlive it.
+    pub(in super::super) fn end_with(parent: u32) -> Result<(), String> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .map_err(|error| format!("the end of its parent cannot be heard of: {error}"))?;
         // The parent may have ended before that was set up.
@@ -224,6 +224,15 @@ mod linux {
         if current.and_then(|pid| u32::try_from(pid).ok()) != Some(parent) {
             return Err("its parent has ended".to_owned());
         }
+        Ok(())
+    }
+
+    /// Closes files; `parent` is the process that started this one, `library` the engine's where it was named.
+    ///
+    /// # Errors
+    /// If the process could outlive its parent.
+    pub(in super::super) fn begin(parent: u32, library: Option<&Path>) -> Result<Begun, String> {
+        end_with(parent)?;
         // What fails here only makes the process a worse neighbour: it has no more rights for it.
         let _ = fs::write("/proc/self/oom_score_adj", "1000");
         let _ = rustix::process::setpriority_process(None, 10);
@@ -232,7 +241,8 @@ mod linux {
     }
 
     impl Begun {
-        /// Bounds what can be used, and which calls can be made.
+        /// Bounds what can be used, and which calls can be made; `status` is `/proc/self/status` of this process or
+        /// the one that it is a copy of, opened before files were closed.
         pub(in super::super) fn complete(
             self,
             status: Option<&File>,
@@ -371,11 +381,6 @@ mod linux {
     /// A pointer is compared with all its bits.
     fn wide(index: u8, value: u64) -> Result<SeccompCondition, Failure> {
         Ok(SeccompCondition::new(index, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, value)?)
-    }
-
-    /// Most memory that was resident, in bytes; `status` is `/proc/self/status`, opened before the sandbox closed.
-    pub(in super::super) fn memory_peak(status: Option<&File>) -> Option<u64> {
-        status_bytes(&status_now(status)?, "VmHWM:")
     }
 
     fn status_now(status: Option<&File>) -> Option<String> {

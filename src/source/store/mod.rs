@@ -1,7 +1,7 @@
 //! The content-addressed store: bytes by their SHA-256, in a folder that is ours alone.
 //!
 //! `<state path>/blobs/ab/cd/<digest>` holds the bytes of that digest. Always true:
-//! - A blob appears whole or not at all: it is written aside, synced, renamed, and its folder is synced.
+//! - A blob appears whole or not at all: it is written aside, synced, renamed, and what names it is synced.
 //! - What is read was hashed while it was read. A damaged blob is never given out: it is moved to `damaged/`, so
 //!   that the next fetch writes it again.
 //! - A blob that was asked for to be put is kept for the grace of [`Store::collect`] from then on, whether it was
@@ -14,7 +14,7 @@
 //! Not here: what blobs mean ([`Manifest`](super::Manifest)), which of them are still needed (the caller).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -114,6 +114,15 @@ struct Held {
     put: BTreeSet<Digest>,
 }
 
+/// Which names a crash would not take back.
+#[derive(Debug, Default)]
+struct Names {
+    /// Folders that are in their parents for good, by their inodes: one may be removed and made again.
+    folders: BTreeMap<PathBuf, u64>,
+    /// Blobs that have a name which is not for good yet.
+    fresh: BTreeSet<Digest>,
+}
+
 #[derive(Debug)]
 struct Inner {
     /// `<state path>/blobs`.
@@ -121,6 +130,7 @@ struct Inner {
     /// Whoever makes a blob appear or vanish holds it, in this process and, by the file's lock, in others.
     gate: Mutex<File>,
     held: Mutex<Held>,
+    names: Mutex<Names>,
     /// Makes names of files that are being written.
     serial: AtomicU64,
 }
@@ -143,6 +153,7 @@ impl Store {
             folder: folder.clone(),
             gate: Mutex::new(gate),
             held: Mutex::default(),
+            names: Mutex::default(),
             serial: AtomicU64::new(0),
         };
         let store = Self { inner: Arc::new(inner) };
@@ -197,13 +208,16 @@ impl Store {
     /// Keeps a blob that is there from being collected for the grace; gives its file, `None` where it is not there.
     fn keep_again(&self, digest: &Digest, length: u64) -> io::Result<Option<File>> {
         let path = self.blob(digest);
-        let _gate = self.gate()?;
+        let gate = self.gate()?;
         if !is_blob(&path, length)? {
             return Ok(None);
         }
         self.held().note(digest);
         touch(&path)?;
-        self.open_blob(digest).map(Some)
+        let file = self.open_blob(digest)?;
+        drop(gate);
+        self.sync_if_fresh(&path, digest)?;
+        Ok(Some(file))
     }
 
     /// Keeps a blob that was put before from being collected for the grace.
@@ -313,10 +327,12 @@ impl Store {
     fn put_hashed(&self, bytes: &[u8], digest: &Digest) -> io::Result<()> {
         let path = self.blob(digest);
         {
-            let _gate = self.gate()?;
+            let gate = self.gate()?;
             if is_blob(&path, bytes.len() as u64)? {
                 self.held().note(digest);
-                return touch(&path);
+                touch(&path)?;
+                drop(gate);
+                return self.sync_if_fresh(&path, digest);
             }
         }
         let mut incoming = self.incoming()?;
@@ -329,16 +345,38 @@ impl Store {
     fn commit(&self, incoming: Incoming, path: &Path, digest: &Digest) -> io::Result<()> {
         let gate = self.gate()?;
         self.held().note(digest);
-        let leaf = path.parent().expect("a blob's path has three parts");
-        let middle = leaf.parent().expect("a blob's path has three parts");
-        for folder in [middle, leaf] {
-            if private_folder(folder)? {
-                sync_folder(folder.parent().expect("it lies in the store's folder"))?;
-            }
+        for folder in [parent(parent(path)), parent(path)] {
+            private_folder(folder)?;
         }
+        self.names().fresh.insert(*digest);
         incoming.rename(path)?;
         drop(gate);
-        sync_folder(leaf)
+        self.sync(path, digest)
+    }
+
+    /// Makes a blob's name one that no crash takes back. Not behind the gate: a disk syncs at once what many wait for.
+    fn sync(&self, path: &Path, digest: &Digest) -> io::Result<()> {
+        let leaf = parent(path);
+        sync_folder(leaf)?;
+        for folder in [leaf, parent(leaf)] {
+            let inode = fs::metadata(folder)?.ino();
+            if self.names().folders.get(folder) != Some(&inode) {
+                sync_folder(parent(folder))?;
+                self.names().folders.insert(folder.to_owned(), inode);
+            }
+        }
+        self.names().fresh.remove(digest);
+        Ok(())
+    }
+
+    /// The same for a blob that somebody else may just be putting.
+    fn sync_if_fresh(&self, path: &Path, digest: &Digest) -> io::Result<()> {
+        let is_fresh = self.names().fresh.contains(digest);
+        if is_fresh { self.sync(path, digest) } else { Ok(()) }
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.inner.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn move_aside(&self, digest: &Digest, inode: u64) -> io::Result<()> {
@@ -532,21 +570,24 @@ impl Drop for Incoming {
     }
 }
 
-/// Makes sure of a folder that only we may enter; `true` if it is new.
-fn private_folder(path: &Path) -> io::Result<bool> {
-    let made = match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+/// The folder above a blob or above one of the two folders on the way to it.
+fn parent(path: &Path) -> &Path {
+    path.parent().expect("it lies in the store's folder")
+}
+
+/// Makes sure of a folder that only we may enter.
+fn private_folder(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             DirBuilder::new().mode(0o700).recursive(true).create(path)?;
-            true
         }
-        Err(error) => return Err(error),
-    };
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     if fs::metadata(path)?.mode() & 0o077 != 0 {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     }
-    Ok(made)
+    Ok(())
 }
 
 fn create(path: &Path, new: bool) -> io::Result<File> {

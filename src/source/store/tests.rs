@@ -224,3 +224,24 @@ fn a_blob_that_is_put_again_while_everything_is_collected_stays() {
         done.store(true, Ordering::Relaxed);
     });
 }
+
+#[test]
+fn a_folder_that_was_removed_and_made_again_is_synced_again() {
+    let (_state, store) = store();
+    let known = || store.names().folders.clone();
+    let digest = store.put(b"abc").unwrap();
+    let first = known();
+    assert_eq!(first.len(), 2, "both folders on the way to it");
+    assert!(store.names().fresh.is_empty());
+    // Something keeps the first inodes in use, so that the new folders have others.
+    let open: Vec<_> = first.keys().map(|folder| File::open(folder).unwrap()).collect();
+    store.collect(&BTreeSet::new(), Duration::ZERO).unwrap();
+    assert_eq!(store.put(b"abc").unwrap(), digest);
+    let second = known();
+    assert!(first.keys().eq(second.keys()) && first.values().ne(second.values()), "{second:?}");
+    drop(open);
+    // Another thread has given it its name and not come further.
+    store.names().fresh.insert(digest);
+    store.put(b"abc").unwrap();
+    assert!(store.names().fresh.is_empty());
+}
