@@ -24,11 +24,22 @@ READY_SECONDS_MAX = 900
 
 
 def spent(pid):
-    """CPU seconds of a process: its own, and those of its children that have ended."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    user, system, user_of_children, system_of_children = (int(field) for field in fields[11:15])
+    """CPU seconds of a process: its own, and those of its children, whether they have ended or live."""
     ticks = os.sysconf("SC_CLK_TCK")
-    return (user + system) / ticks, (user_of_children + system_of_children) / ticks
+
+    def fields(folder):
+        return (folder / "stat").read_text().rpartition(")")[2].split()
+
+    user, system, *ended = (int(field) for field in fields(pathlib.Path(f"/proc/{pid}"))[11:15])
+    live = 0
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            found = fields(folder)
+        except OSError:
+            continue
+        if int(found[1]) == pid:
+            live += sum(int(field) for field in found[11:15])
+    return (user + system) / ticks, (sum(ended) + live) / ticks
 
 
 def page(port, path):
@@ -68,7 +79,8 @@ def start(options, folder, name):
     begin = time.monotonic()
     try:
         while not is_ready(options.port + 1):
-            if process.poll() is not None or time.monotonic() - begin > READY_SECONDS_MAX:
+            failed = '"not served' in (folder / "log").read_text()
+            if failed or process.poll() is not None or time.monotonic() - begin > READY_SECONDS_MAX:
                 raise SystemExit(f"the server does not get ready: {(folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
         took = time.monotonic() - begin
