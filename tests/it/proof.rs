@@ -22,7 +22,7 @@ use tidegate::{
 
 use crate::{
     repository::{Repository, SAMPLES, source},
-    server::eventually,
+    server::{PATIENCE, eventually},
 };
 
 /// A prover that starts the real program.
@@ -167,10 +167,17 @@ fn a_model_that_takes_memory_is_refused_within_its_limit() {
             }
         })
     };
-    let failure = prove(&prover, &hostile("memory_bomb")).unwrap_err();
+    // A copy is refused its memory and gone within milliseconds: again, until one was seen.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let failure = prove(&prover, &hostile("memory_bomb")).unwrap_err();
+        assert_eq!(failure.code, Code::Memory, "{failure}");
+        if peak.load(Ordering::Relaxed) > 0 || Instant::now() > deadline {
+            break;
+        }
+    }
     done.store(1, Ordering::Relaxed);
     watcher.join().unwrap();
-    assert_eq!(failure.code, Code::Memory, "{failure}");
     let peak = peak.load(Ordering::Relaxed);
     // The program and the engine's library come on top.
     assert!(peak > 0 && peak < LIMIT + (200 << 20), "{peak} bytes were resident");
