@@ -474,7 +474,7 @@ async fn end(part: impl Send + 'static, late: &str) {
 /// How long the end waits for files that are being completed.
 const FILES_MAX: Duration = Duration::from_secs(5);
 
-/// How long the end waits for files to be uploaded.
+/// Longest time that the end waits for files to be uploaded.
 const UPLOAD_MAX: Duration = Duration::from_secs(10);
 
 async fn end_within(wait_max: Duration, end: impl FnOnce() + Send + 'static, late: &str) {

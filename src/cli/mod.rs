@@ -189,6 +189,22 @@ fn print(text: &str) -> anyhow::Result<Outcome> {
     }
 }
 
+/// Writes a file as a whole or not at all: a server may look at it meanwhile.
+fn write_whole(path: &std::path::Path, content: &[u8]) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let aside = path.with_file_name(name);
+    let written = std::fs::File::create(&aside).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&aside, path)
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    written
+}
+
 fn print_json<T: serde::Serialize>(value: &T) -> anyhow::Result<Outcome> {
     print(&(serde_json::to_string_pretty(value)? + "\n"))
 }

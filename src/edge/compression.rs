@@ -39,7 +39,7 @@ impl Encoding {
         Self::named(value.as_bytes().trim_ascii()).ok_or_else(Refusal::encoding)
     }
 
-    /// What the client likes best for an answer of so many bytes: the highest q, the first of equals; identity if it
+    /// Chooses the encoding of an answer of so many bytes: the highest q, the first of equals; identity if the client
     /// says nothing, or the answer is small.
     pub(super) fn of_answer(headers: &HeaderMap, bytes: usize, limits: &Limits) -> Self {
         if bytes < limits.compress_bytes_min {

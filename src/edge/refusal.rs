@@ -18,7 +18,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
-    /// What it is counted under, beside its status.
+    /// Reason that it is counted under, beside its status.
     reason: Reason,
     pub(super) text: String,
     extra: Extra,

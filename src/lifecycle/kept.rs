@@ -169,7 +169,7 @@ impl KeptVersion {
         self.version.replace(Arc::new(version))
     }
 
-    /// What serves, for whoever does not keep it.
+    /// Borrows the loaded version without keeping it.
     pub(super) fn lent(&self) -> Option<Weak<Version>> {
         self.version.as_ref().map(Arc::downgrade)
     }

@@ -202,7 +202,7 @@ pub enum LoadFailure {
     /// It should come from the content store, and there is none.
     #[error("it is not in the repository, and there is no content store; set state.path")]
     NoStore,
-    /// What serves under its number is of the same bytes and described alike: it was touched.
+    /// The version that serves under this number has the same bytes and description: the files were only touched.
     #[error("it is what serves already")]
     Unchanged,
     /// Nothing can load it.

@@ -61,7 +61,7 @@ pub struct Ledger {
     pub(super) repository: Standing,
     /// What the repository's last listing left out.
     pub(super) left_out: u64,
-    /// What of that stands in no table, and why.
+    /// Items of that which stand in no table, with the reason.
     left_out_why: Vec<String>,
     /// The mirror, where there is one.
     pub(super) mirror: Option<Standing>,

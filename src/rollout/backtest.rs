@@ -126,7 +126,7 @@ struct Player<'p> {
     next: [usize; 2],
     taken: Pair,
     coming: BinaryHeap<Coming>,
-    /// What the coming outcomes say, by their place; true for the first word of each.
+    /// Words of the coming outcomes, by their place; true for the first word of each.
     told: Vec<(Outcome, bool)>,
     heard: u64,
     /// Requests and outcomes that are heard next, and the time when others were heard.

@@ -34,7 +34,7 @@ pub enum SourceError {
         path: String,
         /// Names of files that are there.
         found: String,
-        /// What to do with them.
+        /// Next step.
         advice: &'static str,
     },
     /// Something else stands where a file should be.

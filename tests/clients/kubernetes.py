@@ -14,20 +14,10 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from schemas import strict
+
 # Versions of Kubernetes that are supported: the oldest of the schemas at hand that has all objects, and the newest.
 VERSIONS = ["1.27", kubernetes_validate.latest_version()]
-
-
-def strict(schema):
-    """The schema with every object closed that lists its fields."""
-    if isinstance(schema, list):
-        return [strict(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    closed = {key: strict(part) for key, part in schema.items()}
-    if isinstance(schema.get("properties"), dict):
-        closed.setdefault("additionalProperties", False)
-    return closed
 
 
 def errors(scaled, thing):

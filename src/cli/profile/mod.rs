@@ -5,15 +5,11 @@ mod page;
 mod passes;
 mod subject;
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 
-use super::{Outcome, commands::ProfileArguments, print, print_json};
+use super::{Outcome, commands::ProfileArguments, print, print_json, write_whole};
 use crate::{
     dataset::{Dataset, Limits},
     drift::{self, PROFILE_BYTES_MAX, PROFILE_FILE, Profiler, ProfilerSettings},
@@ -70,7 +66,7 @@ pub(super) fn run(arguments: &ProfileArguments, json: bool) -> anyhow::Result<Ou
     let beside = subject.as_ref().map(|subject| subject.folder.join(PROFILE_FILE));
     let path = arguments.output.clone().or(beside).unwrap_or_else(|| PathBuf::from(PROFILE_FILE));
     let path = path.as_path();
-    write(path, text.as_bytes())
+    write_whole(path, text.as_bytes())
         .with_context(|| format!("the profile cannot be written to `{}`", path.display()))?;
     if let Some(model) = &arguments.contract {
         return print(&page::contract(model.as_str(), &profile));
@@ -79,20 +75,4 @@ pub(super) fn run(arguments: &ProfileArguments, json: bool) -> anyhow::Result<Ou
         return print_json(&page::Report::of(&profile, path, &notes));
     }
     print(&page::shown(&profile, path, text.len(), &notes))
-}
-
-/// Writes a file as a whole or not at all: a server may look at it meanwhile.
-fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let aside = path.with_file_name(name);
-    let written = fs::File::create(&aside).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
-    written
 }

@@ -123,9 +123,9 @@ impl std::str::FromStr for Speed {
 /// Sources of golden outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum GoldenFrom {
-    /// What the version gives
+    /// Outputs that the version gives
     Version,
-    /// What was recorded
+    /// Recorded outputs
     Recorded,
 }
 

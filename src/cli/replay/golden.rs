@@ -1,10 +1,6 @@
 //! `golden.json` from recorded requests: what a version must reproduce from now on before it answers.
 
-use std::{
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 
@@ -15,7 +11,10 @@ use crate::{
     validation::replay::{Pick, Tolerance},
 };
 
-use super::arguments::{GoldenFrom, ReplayArguments};
+use super::{
+    super::write_whole,
+    arguments::{GoldenFrom, ReplayArguments},
+};
 
 const FILE: &str = "golden.json";
 
@@ -65,7 +64,7 @@ pub(super) fn write(
     }
     let Tolerance { relative, absolute } = arguments.tolerance;
     let file = Golden::file((relative, absolute), &cases)?;
-    whole(path, &file).with_context(|| format!("`{}` cannot be written", path.display()))?;
+    write_whole(path, &file).with_context(|| format!("`{}` cannot be written", path.display()))?;
     let wanted = arguments.golden.map_or(0, |wanted| wanted as usize);
     let fewer = if cases.len() < wanted { ": there are no more different rows" } else { "" };
     Ok(format!(
@@ -73,18 +72,4 @@ pub(super) fn write(
         cases.len(),
         path.display()
     ))
-}
-
-/// Writes a file as a whole or not at all: a server may look at it meanwhile.
-fn whole(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let aside = path.with_file_name(format!(".{FILE}.{}.tmp", std::process::id()));
-    let written = fs::File::create(&aside).and_then(|mut file| {
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&aside, path)
-    });
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
-    written
 }

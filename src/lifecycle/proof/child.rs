@@ -52,7 +52,7 @@ const REQUEST: Bounds =
 /// What a preparation may hold: a path.
 const PREPARATION: Bounds = Bounds { head_bytes: 1 << 20, blobs: 0, blob_bytes: 0 };
 
-/// What a template says.
+/// Message of a template.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Word {

@@ -103,14 +103,14 @@ pub struct ProofSettings {
     pub spare: bool,
     /// How many versions are proven at a time.
     pub at_once: NonZeroUsize,
-    /// How many at the start; `None` for what the CPUs allow.
+    /// Number at the start; `None` for what the CPUs allow.
     pub at_start: Option<NonZeroUsize>,
     /// How much one proof may use.
     pub limits: ProofLimits,
 }
 
 impl ProofSettings {
-    /// How many versions are proven at a time while nothing serves yet, with so many CPUs.
+    /// Number of versions that are proven at a time while nothing serves yet, with so many CPUs.
     #[must_use]
     pub fn at_start(&self, cpus: usize) -> NonZeroUsize {
         /// Each may take the memory that one may.
@@ -444,7 +444,7 @@ impl Prover {
         }
     }
 
-    /// What it means that a process gives no answer.
+    /// Names the failure of a process that gives no answer.
     fn troubled(&self, trouble: Trouble) -> ProofFailure {
         let (code, text) = match trouble {
             Trouble::Deadline => (

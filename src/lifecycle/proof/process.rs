@@ -43,10 +43,10 @@ const COMMAND: &str = "prove-version";
 /// The last words of a process that are shown to people.
 const LAST_WORDS: usize = 4096;
 
-/// How long a process may take to end after it closed its output.
+/// Longest time that a process may take to end after it closed its output.
 const LAST_MOMENTS: Duration = Duration::from_millis(300);
 
-/// How long a template may take to end a copy: the system frees its memory meanwhile.
+/// Longest time that a template may take to end a copy: the system frees its memory meanwhile.
 const ENDING_MAX: Duration = Duration::from_mins(1);
 
 /// The variables that the engine's library may need; no others are passed on.
@@ -63,7 +63,7 @@ pub(super) struct Template {
     heard: Vec<u8>,
     words: Words,
     clock: Arc<dyn Clock>,
-    /// Whether it waits for the next version when one is proven.
+    /// True if it waits for the next version when one is proven.
     pub(super) is_kept: bool,
 }
 
@@ -137,7 +137,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Whether it lives and has said nothing, so that it can be copied.
+    /// True if it lives and has said nothing, so that it can be copied.
     pub(super) fn is_waiting(&self) -> bool {
         let Some(output) = &self.output else { return false };
         // The end of a process closes its pipes; one that lives and has said nothing has nothing to be read.
