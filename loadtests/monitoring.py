@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 """Measures what watching costs: drift detection, remembering predictions, the access log, traces; each against none.
 
-    python3 loadtests/monitoring.py                    30 features and 3 outputs, 6 turns of 2 s for each of 4 servers
+    python3 loadtests/monitoring.py                    30 features and 3 outputs; 6 turns of 1 s for 3 servers of 4 kinds
     python3 loadtests/monitoring.py --turns 20         closer
     python3 loadtests/monitoring.py --modes off,watch  only these: nothing, and the access log of all requests, one trace
                                                        in a hundred and a scrape of the metrics each second
 
 Each server has one worker, and one core for all its threads; wrk has another. The model's memory of predictions is
-filled first. The noise of a shared machine is that of `off` between two runs; servers differ, too, by where their
-memory happens to lie, so run it in another order of `--modes` as well.
+filled first. Servers of one kind differ by up to 4 %, by where their memory happens to lie, so that each kind has
+several, and the mean of their rates counts; `off,off2` shows what noise is left.
 """
 
 import argparse
@@ -33,6 +33,7 @@ LOG = {"TIDEGATE__LOGS__ACCESS": "access.log", "TIDEGATE__LOGS__ACCESS_BYTES": "
 TRACES = {"TIDEGATE__TRACING__SAMPLE": "0.01", "TIDEGATE__TRACING__OTLP": "http://127.0.0.1:9"}
 MODES = {
     "off": OFF,
+    "off2": OFF,
     "drift": NO_FEEDBACK,
     "feedback": NO_DRIFT,
     "both": {},
@@ -51,7 +52,7 @@ wrk.body = '{"inputs":[{"name":"input","shape":[1,30],"datatype":"FP32","data":[
 class Server:
     def __init__(self, mode, options, folder, port):
         self.mode, self.port = mode, port
-        own = folder / mode
+        own = folder / str(port)
         own.mkdir()
         library = PROJECT / "third_party" / "onnxruntime" / "libonnxruntime.so"
         environment = dict({"ORT_DYLIB_PATH": str(library)} | dict(os.environ), **MODES[mode], TIDEGATE__STATE__PATH=str(own / "state"), TIDEGATE__SERVER__WORKERS="1")
@@ -69,7 +70,7 @@ class Server:
         return spent
 
     def turn(self, options, script, seconds):
-        """Requests a second, and nanoseconds per request of the worker and of the thread that joins outcomes."""
+        """Requests a second, and nanoseconds per request of the worker and of all other threads."""
         before = self.cpu()
         url = f"http://127.0.0.1:{self.port}/v2/models/{MODEL}/infer"
         wrk = ["taskset", "-c", options.client_core, "wrk", "-t1", "-c16", f"-d{seconds}s", "-s", script, url]
@@ -83,8 +84,9 @@ class Server:
             sys.exit(told)
         after = self.cpu()
         count = int(re.search(r"(\d+) requests in", told)[1])
-        spent = [(after[name] - before.get(name, 0)) / count if name in after else 0 for name in ("worker-0", "feedback")]
-        return [float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1]), *spent]
+        spent = {name: (after[name] - before.get(name, 0)) / count for name in after}
+        worker = spent.pop("worker-0")
+        return [float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1]), worker, sum(spent.values())]
 
 
 def main():
@@ -92,9 +94,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tidegate", type=pathlib.Path, default=target / "release" / "tidegate")
     parser.add_argument("--modes", default="off,drift,feedback,both", help="the first is what the others are compared with")
+    parser.add_argument("--servers", type=int, default=3, help="of each kind")
     parser.add_argument("--turns", type=int, default=6)
-    parser.add_argument("--seconds", type=int, default=2)
-    parser.add_argument("--warm-up", type=int, default=14, metavar="SECONDS")
+    parser.add_argument("--seconds", type=int, default=1, help="of each server in a turn")
+    parser.add_argument("--warm-up", type=int, default=5, metavar="SECONDS")
     parser.add_argument("--core", default="0")
     parser.add_argument("--client-core", default="1")
     parser.add_argument("--port", type=int, default=9100)
@@ -105,25 +108,29 @@ def main():
         folder = pathlib.Path(folder)
         script = folder / "request.lua"
         script.write_text(REQUEST)
-        servers = {mode: Server(mode, options, folder, options.port + at) for at, mode in enumerate(modes)}
+        kinds = [mode for _ in range(options.servers) for mode in modes]
+        servers = [Server(mode, options, folder, options.port + at) for at, mode in enumerate(kinds)]
         try:
             time.sleep(8)
-            for server in servers.values():
+            for server in servers:
                 server.turn(options, script, options.warm_up)
             turns = {mode: [] for mode in modes}
             for turn in range(options.turns):
-                for mode in modes if turn % 2 == 0 else modes[::-1]:
-                    turns[mode].append(servers[mode].turn(options, script, options.seconds))
+                measured = {mode: [] for mode in modes}
+                for server in servers if turn % 2 == 0 else servers[::-1]:
+                    measured[server.mode].append(server.turn(options, script, options.seconds))
+                for mode, each in measured.items():
+                    turns[mode].append([statistics.mean(column) for column in zip(*each)])
         finally:
-            for server in servers.values():
+            for server in servers:
                 server.process.terminate()
                 server.process.wait()
-    print(f"{'':10}{'requests/s':>12}{'ratio':>8}{'(least to most)':>18}{'worker':>10}{'joiner':>10}  per request")
+    print(f"{'':10}{'requests/s':>12}{'ratio':>8}{'(least to most)':>18}{'worker':>10}{'others':>10}  per request")
     for mode in modes:
-        rate, worker, joiner = (statistics.median(column) for column in zip(*turns[mode]))
+        rate, worker, others = (statistics.median(column) for column in zip(*turns[mode]))
         ratios = [mine[0] / first[0] for mine, first in zip(turns[mode], turns[modes[0]])]
         between = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{mode:10}{rate:12.0f}{statistics.median(ratios):8.3f}{between:>18}{worker:7.0f} ns{joiner:7.0f} ns")
+        print(f"{mode:10}{rate:12.0f}{statistics.median(ratios):8.3f}{between:>18}{worker:7.0f} ns{others:7.0f} ns")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 //! The access log: a line of JSON for each request, written by a thread of its own.
 //!
-//! Workers put entries into rings; the thread looks at them a few times a second, or at once where one fills. Always
-//! true:
-//! - No request waits for the log: where the ring of its worker is full, its line is dropped and counted.
+//! Workers write lines into outboxes of their own; the thread looks at them a few times a second, or at once where one
+//! fills, and hands them to the file as they are. Always true:
+//! - No request waits for the log: where the outbox of its worker is full, its line is dropped and counted.
 //! - A line is written whole, or cut off again where the disk is full.
 //! - A file that was moved away is opened anew under its name with the next lines, without a signal; one that reaches
 //!   its maximum is moved to `PATH.1`, in place of the one before.
 //! - The end waits for a reader that stalls at most [`CLOSE_MAX`].
 //!
-//! Not here: the content of lines (`entry`), what is noted on the path (`visit`).
+//! Not here: the content of lines (`line`), what is noted on the path (`visit`), spans (`otlp`).
 
 use std::{
     ffi::OsString,
@@ -30,10 +30,7 @@ use std::{
 
 use crate::monitor::WorkerId;
 
-use super::{
-    entry::{Entry, Lines},
-    lane::Lane,
-};
+use super::{entry::Entry, lane::Lane, outbox::Outbox};
 
 /// Where requests are told, and how many of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +39,7 @@ pub struct AccessSettings {
     pub target: AccessTarget,
     /// The share of requests that have a line, 0 to 1; chosen at random.
     pub share: f64,
-    /// Bytes of entries of one worker that may wait to be written.
+    /// Bytes of lines of one worker that may wait to be written.
     pub buffer_bytes_max: usize,
     /// The largest file; with the one before it, twice as much lies on the disk.
     pub file_bytes_max: u64,
@@ -118,6 +115,10 @@ pub enum AccessError {
 /// Entries on their way to the log.
 #[derive(Debug)]
 pub struct Access {
+    /// Lines of each worker, and bytes of them that wake the writer.
+    outboxes: Box<[Outbox]>,
+    wake_bytes: usize,
+    /// Entries of each worker whose spans are sent.
     lanes: Box<[Lane]>,
     /// Requests whose random number is not above this have a line.
     threshold: u64,
@@ -140,14 +141,16 @@ pub struct AccessLog {
 /// Longest time that the end waits for a reader that stalls.
 const CLOSE_MAX: Duration = Duration::from_millis(900);
 
-/// Pauses between two looks at the rings: while requests come, and while none do.
+/// Pauses between two looks at the outboxes: while requests come, and while none do.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// Bytes of lines that are written at once.
-const BATCH_BYTES: usize = 128 << 10;
+/// Bytes of lines that are written at once, and that wake the writer. A wake costs as much as a dozen lines, and pages
+/// of a file cost less the more of them are written together: a megabyte takes a third off the cost of 64 KiB.
+const BATCH_BYTES: usize = 1 << 20;
 
-/// A ring with this share in use wakes the writer.
+/// Bytes of one worker's entries that wait for the exporter of spans, and the share of them that wakes the writer.
+const SPANS_BYTES: usize = 256 << 10;
 const FULL: f32 = 0.25;
 
 /// Batches between two words about lines that were dropped.
@@ -158,8 +161,8 @@ impl Default for AccessSettings {
         Self {
             target: AccessTarget::Off,
             share: 1.0,
-            // Some 3,000 requests: a fifth of a second of a busy worker's.
-            buffer_bytes_max: 1 << 20,
+            // Some 9,000 requests: what a busy worker answers in a tenth of a second.
+            buffer_bytes_max: 4 << 20,
             file_bytes_max: 1 << 30,
             spans_to: None,
         }
@@ -178,11 +181,15 @@ impl Access {
             AccessTarget::Off => 0,
             _ => (settings.share * u64::MAX as f64) as u64,
         };
+        let (most, exports) = (settings.buffer_bytes_max, settings.spans_to.is_some());
+        let spans_bytes = if exports { SPANS_BYTES } else { 0 };
         Self {
-            lanes: (0..workers).map(|_| Lane::new(settings.buffer_bytes_max)).collect(),
+            outboxes: (0..workers).map(|_| Outbox::new(most)).collect(),
+            wake_bytes: BATCH_BYTES.min(most / 4),
+            lanes: (0..workers).map(|_| Lane::new(spans_bytes)).collect(),
             threshold,
             dropped: Arc::default(),
-            exports: settings.spans_to.is_some(),
+            exports,
             spans_dropped: Arc::default(),
             closed: AtomicBool::new(false),
             writer: OnceLock::new(),
@@ -204,43 +211,34 @@ impl Access {
         self.exports && entry.trace.is_some_and(|trace| trace.is_sampled)
     }
 
-    /// Takes the entry of a worker's request, written into `words` on the way.
-    pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, words: &mut Vec<u64>) {
-        entry.write(words);
-        match self.lanes.get(worker.0).and_then(|lane| lane.push(words)) {
-            Some(used) if used < FULL => {}
-            used => {
-                if used.is_none() {
-                    self.dropped.fetch_add(entry.is_line.into(), Relaxed);
-                    self.spans_dropped.fetch_add(self.has_spans(entry).into(), Relaxed);
-                }
-                if let Some(writer) = self.writer.get() {
-                    writer.unpark();
-                }
+    /// Takes the entry of a worker's request, for a line or for its spans alone; `words` is room for it.
+    pub(super) fn tell(
+        &self,
+        worker: WorkerId,
+        entry: &Entry<'_>,
+        is_line: bool,
+        words: &mut Vec<u64>,
+    ) {
+        let mut wakes = false;
+        if is_line {
+            let added = self.outboxes.get(worker.0).and_then(|outbox| outbox.add(entry));
+            let full = self.wake_bytes;
+            wakes = added.is_none_or(|(bytes, before)| before < full && full <= bytes);
+            if added.is_none() {
+                self.dropped.fetch_add(1, Relaxed);
             }
         }
-    }
-
-    /// Writes lines of what waits into `lines`, about as many as fit a batch; returns the number of entries and of
-    /// lines.
-    fn take(&self, record: &mut Vec<u64>, lines: &mut Lines, spans: impl Fn(&[u64])) -> (u64, u64) {
-        let mut taken = (0, 0);
-        for lane in &self.lanes {
-            lane.take(record, |record| {
-                if let Some(entry) = Entry::read(record) {
-                    taken.0 += 1;
-                    if entry.is_line {
-                        lines.add(&entry);
-                        taken.1 += 1;
-                    }
-                    if self.has_spans(&entry) {
-                        spans(record);
-                    }
-                }
-                lines.len() < BATCH_BYTES
-            });
+        if self.has_spans(entry) {
+            entry.write(words);
+            let used = self.lanes.get(worker.0).and_then(|lane| lane.push(words));
+            wakes |= used.is_none_or(|used| used >= FULL);
+            if used.is_none() {
+                self.spans_dropped.fetch_add(1, Relaxed);
+            }
         }
-        taken
+        if wakes && let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
     }
 }
 
@@ -266,7 +264,7 @@ impl AccessLog {
         let spans = Spans::start(settings, &access, end.clone()).map_err(AccessError::Thread)?;
         let own = Arc::clone(&access);
         let thread = thread::Builder::new().name("access".to_owned()).spawn(move || {
-            write_out(&own, sink, &spans);
+            write_out(&own, Writer::new(&own, sink), &spans);
             // Nobody hears it once the end has waited long enough.
             let _ = end.try_send(());
         });
@@ -303,27 +301,75 @@ impl Drop for AccessLog {
 }
 
 /// Writes whatever comes, until the log is closed and all is written.
-fn write_out(access: &Access, mut sink: Sink, spans: &Spans) {
-    let (mut record, mut lines) = (Vec::new(), Lines::default());
-    let (mut pause, mut told, mut batches, mut works) = (PAUSE_MIN, 0, TOLD_EVERY, true);
+fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
+    let (mut record, mut spare, mut pause) = (Vec::new(), Vec::new(), PAUSE_MIN);
     loop {
         // Before the look: what was told before the end is found by it.
         let closed = access.closed.load(Acquire);
-        lines.clear();
-        let (taken, told_of) = access.take(&mut record, &mut lines, |entry| spans.take(entry));
-        if taken == 0 {
-            if closed {
-                return;
-            }
-            thread::park_timeout(pause);
-            pause = (2 * pause).min(PAUSE_MAX);
-            continue;
+        let mut is_idle = true;
+        for lane in &access.lanes {
+            lane.take(&mut record, |record| {
+                is_idle = false;
+                spans.take(record);
+                true
+            });
         }
-        match sink.write(lines.as_bytes()) {
-            Ok(()) => works = true,
+        for outbox in &access.outboxes {
+            outbox.take(&mut spare, |lines| {
+                is_idle = false;
+                writer.write(lines);
+            });
+        }
+        if is_idle && closed {
+            return;
+        }
+        if !closed {
+            pause = if is_idle { (2 * pause).min(PAUSE_MAX) } else { PAUSE_MIN };
+            thread::park_timeout(pause);
+        }
+    }
+}
+
+/// Where lines end, and what is said of those that do not.
+struct Writer<'a> {
+    access: &'a Access,
+    sink: Sink,
+    /// Bytes that are written at once.
+    batch_max: usize,
+    /// False after a failure, until lines were written again.
+    works: bool,
+    /// Dropped lines that were spoken of, and batches since then.
+    told: u64,
+    batches: u32,
+}
+
+impl<'a> Writer<'a> {
+    fn new(access: &'a Access, sink: Sink) -> Self {
+        let batch_max = match &sink {
+            Sink::File(file) => usize::try_from(file.bytes_max).unwrap_or(BATCH_BYTES),
+            _ => BATCH_BYTES,
+        };
+        let batch_max = batch_max.min(BATCH_BYTES);
+        Self { access, sink, batch_max, works: true, told: 0, batches: TOLD_EVERY }
+    }
+
+    /// Writes whole lines, in batches.
+    fn write(&mut self, mut lines: &[u8]) {
+        while !lines.is_empty() {
+            let (batch, rest) = lines.split_at(end_of_batch(lines, self.batch_max));
+            self.write_batch(batch);
+            lines = rest;
+        }
+    }
+
+    fn write_batch(&mut self, lines: &[u8]) {
+        let (sink, dropped) = (&mut self.sink, &self.access.dropped);
+        match sink.write(lines) {
+            Ok(()) => self.works = true,
             Err(error) => {
-                access.dropped.fetch_add(told_of, Relaxed);
-                if std::mem::replace(&mut works, false) {
+                let ends = lines.iter().filter(|byte| **byte == b'\n');
+                dropped.fetch_add(ends.count() as u64, Relaxed);
+                if std::mem::replace(&mut self.works, false) {
                     tracing::warn!(
                         %error,
                         "lines of the access log are dropped: {sink} cannot be written; it is tried again with every line"
@@ -331,21 +377,26 @@ fn write_out(access: &Access, mut sink: Sink, spans: &Spans) {
                 }
             }
         }
-        batches += 1;
-        let dropped = access.dropped.load(Relaxed);
-        if works && dropped > told && batches >= TOLD_EVERY {
+        self.batches += 1;
+        let dropped = dropped.load(Relaxed);
+        if self.works && dropped > self.told && self.batches >= TOLD_EVERY {
             tracing::warn!(
-                lines = dropped - told,
+                lines = dropped - self.told,
                 "lines of the access log were dropped: {sink} takes them slower than requests come; raise \
                  logs.access_buffer or lower logs.access_sample"
             );
-            (told, batches) = (dropped, 0);
-        }
-        if lines.len() < BATCH_BYTES && !closed {
-            pause = PAUSE_MIN;
-            thread::park_timeout(pause);
+            (self.told, self.batches) = (dropped, 0);
         }
     }
+}
+
+/// The end of the last line that fits a batch, or of the first one if that is longer.
+fn end_of_batch(lines: &[u8], batch_max: usize) -> usize {
+    let Some((fitting, rest)) = lines.split_at_checked(batch_max) else { return lines.len() };
+    let is_end = |byte: &u8| *byte == b'\n';
+    let last = fitting.iter().rposition(is_end).map(|end| end + 1);
+    let next = || rest.iter().position(is_end).map(|end| batch_max + end + 1);
+    last.or_else(next).unwrap_or(lines.len())
 }
 
 /// The way of sampled requests to a collector, where there is one.
@@ -523,6 +574,13 @@ mod tests {
         fs::remove_file(&path).unwrap();
         file.write(b"five\n").unwrap();
         assert_eq!(said("access.log"), "five\n");
+    }
+
+    #[test]
+    fn batches_end_with_a_line_and_fit_unless_a_line_is_longer() {
+        let end = |text: &str, batch_max| end_of_batch(text.as_bytes(), batch_max);
+        assert_eq!([end("ab\ncd\n", 9), end("ab\ncd\n", 6), end("ab\ncd\n", 5)], [6, 6, 3]);
+        assert_eq!([end("abcd\ne\n", 2), end("abcd\n", 2), end("ab\n", 0)], [5, 5, 3]);
     }
 
     #[test]

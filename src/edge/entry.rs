@@ -1,21 +1,19 @@
-//! A request as it is told to whoever reads of it: numbers and short texts in words, and as a line of JSON.
+//! A request as it is told to whoever reads of it, and its numbers and short texts in words.
 //!
-//! Always true: a text of a client is cut to its maximum before it leaves the worker, and whatever a terminal or a
-//! reader of lines could take for a command is escaped.
+//! Always true: a text of a client is cut to its maximum before anybody reads it.
 //!
-//! Not here: the way to the reader (`lane`), what is noted of a request (`visit`).
+//! Not here: the way to the reader (`lane`), the line of an entry (`line`), what is noted of a request (`visit`).
 
 use std::{
     borrow::Cow,
-    fmt::Write as _,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use http::Version;
 
 use crate::{
-    model::{Moment, PredictionId, Trace},
+    model::{PredictionId, Trace},
     monitor::Sample,
 };
 
@@ -24,8 +22,6 @@ use super::route::Route;
 /// A request that was answered, or will not be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Entry<'a> {
-    /// True if it gets a line in the access log.
-    pub(super) is_line: bool,
     /// The time of the answer, since 1970.
     pub(super) at: Duration,
     /// The status of the answer; 499 where nobody waits for it any more.
@@ -67,28 +63,23 @@ const REQUEST_ID_MAX: usize = 128;
 
 /// Words before the texts.
 const FIXED: usize = 22;
-const TEXTS: usize = 5;
 
 const HAS_PEER: u64 = 1 << 32;
 const HAS_PREDICTION: u64 = 1 << 33;
 const HAS_TRACE: u64 = 1 << 34;
 const IS_SAMPLED: u64 = 1 << 35;
 const IS_RANDOM: u64 = 1 << 36;
-const IS_LINE: u64 = 1 << 37;
 
 impl<'a> Entry<'a> {
-    fn texts(&self) -> [&'a [u8]; TEXTS] {
+    /// Cuts each text to its maximum.
+    pub(super) fn cut(&mut self) {
         let cut = |text: &'a [u8], most: usize| &text[..text.len().min(most)];
-        [
-            cut(self.method, METHOD_MAX),
-            cut(self.path, PATH_MAX),
-            cut(self.request_id, REQUEST_ID_MAX),
-            self.arm,
-            self.fallback,
-        ]
+        self.method = cut(self.method, METHOD_MAX);
+        self.path = cut(self.path, PATH_MAX);
+        self.request_id = cut(self.request_id, REQUEST_ID_MAX);
     }
 
-    /// Writes the entry into `words`, whatever was there.
+    /// Writes the entry, whose texts are cut, into `words`, whatever was there.
     pub(super) fn write(&self, words: &mut Vec<u64>) {
         #[expect(clippy::cast_possible_truncation, reason = "nanoseconds until 2554, and halves")]
         let (nanos, low) = (|time: Duration| time.as_nanos() as u64, |bits: u128| bits as u64);
@@ -109,7 +100,7 @@ impl<'a> Entry<'a> {
             // No span has the number 0.
             (trace.id, trace.span, trace.parent.unwrap_or(0))
         });
-        let texts = self.texts();
+        let texts = [self.method, self.path, self.request_id, self.arm, self.fallback];
         let lengths = texts.map(|text| text.len() as u64);
         let sample = &self.sample;
         words.clear();
@@ -121,7 +112,6 @@ impl<'a> Entry<'a> {
                 | flag(self.trace.is_some(), HAS_TRACE)
                 | flag(has(|trace| trace.is_sampled), IS_SAMPLED)
                 | flag(has(|trace| trace.is_random), IS_RANDOM)
-                | flag(self.is_line, IS_LINE)
                 | protocol << 40,
             low(address >> 64),
             low(address),
@@ -156,6 +146,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Reads the entry of these words; `None` if they are none.
+    #[cfg(any(feature = "otlp", test))]
     pub(super) fn read(words: &'a [u64]) -> Option<Self> {
         let (fixed, texts) = words.split_first_chunk::<FIXED>()?;
         let bits = |at: usize| u128::from(fixed[at]) << 64 | u128::from(fixed[at + 1]);
@@ -171,9 +162,8 @@ impl<'a> Entry<'a> {
             Some(text)
         };
         let (first, second) = (fixed[16], fixed[17]);
-        let address = Ipv6Addr::from_bits(bits(1)).to_canonical();
+        let address = std::net::Ipv6Addr::from_bits(bits(1)).to_canonical();
         Some(Self {
-            is_line: is(IS_LINE),
             at: nanos(3),
             code: part(head, 0),
             protocol: match head >> 40 & 0xff {
@@ -222,163 +212,12 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Entries as lines of JSON.
-#[derive(Debug, Default)]
-pub(super) struct Lines {
-    text: String,
-    /// The second that `stamp` is of, since 1970.
-    second: u64,
-    /// Date and time up to the second, which many lines share.
-    stamp: String,
-}
-
-impl Lines {
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        self.text.as_bytes()
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.text.len()
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.text.clear();
-    }
-
-    /// Adds an entry.
-    pub(super) fn add(&mut self, entry: &Entry<'_>) {
-        self.raw(r#"{"timestamp":""#);
-        self.time(entry.at);
-        self.raw(r#"","target":"access","code":"#);
-        self.number(entry.code.into());
-        self.raw(match entry.protocol {
-            Version::HTTP_10 => r#","protocol":"HTTP/1.0""#,
-            Version::HTTP_2 => r#","protocol":"HTTP/2""#,
-            _ => r#","protocol":"HTTP/1.1""#,
-        });
-        if let Some(peer) = entry.peer {
-            let _ = write!(self.text, r#","peer":"{peer}""#);
-        }
-        self.field("method", entry.method);
-        self.field("path", entry.path);
-        self.field("model", entry.model().unwrap_or_default().as_bytes());
-        if !entry.arm.is_empty() {
-            self.raw(r#","version":""#);
-            self.number(entry.version);
-            self.raw("\"");
-        }
-        self.field("arm", entry.arm);
-        self.field("fallback", entry.fallback);
-        let Sample { rows, decode, queue, run, encode, total, .. } = entry.sample;
-        if rows > 0 {
-            self.raw(r#","rows":"#);
-            self.number(rows);
-        }
-        self.raw(r#","bytes_in":"#);
-        self.number(entry.bytes_in);
-        self.raw(r#","bytes_out":"#);
-        self.number(entry.bytes_out);
-        self.milliseconds(r#","ms":{"read":"#, entry.read);
-        if !entry.arm.is_empty() {
-            self.milliseconds(r#","decode":"#, decode);
-            self.milliseconds(r#","queue":"#, queue);
-            self.milliseconds(r#","run":"#, run);
-            self.milliseconds(r#","encode":"#, encode);
-        }
-        self.milliseconds(r#","total":"#, total);
-        self.raw("}");
-        if let Some(prediction) = entry.prediction {
-            self.field("prediction_id", prediction.as_str().as_bytes());
-        }
-        self.field("request_id", entry.request_id);
-        if let Some(Trace { id, span, .. }) = entry.trace {
-            let _ = write!(self.text, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
-        }
-        self.raw("}\n");
-    }
-
-    fn raw(&mut self, text: &str) {
-        self.text.push_str(text);
-    }
-
-    fn number(&mut self, number: u64) {
-        self.text.push_str(itoa::Buffer::new().format(number));
-    }
-
-    fn thousandths(&mut self, number: u32) {
-        for place in [100, 10, 1] {
-            self.text.push(char::from_digit(number / place % 10, 10).unwrap_or('0'));
-        }
-    }
-
-    fn milliseconds(&mut self, name: &str, time: Duration) {
-        let time = time + Duration::from_nanos(500);
-        self.raw(name);
-        self.number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.raw(".");
-        self.thousandths(time.subsec_micros() % 1000);
-    }
-
-    fn time(&mut self, at: Duration) {
-        if self.second != at.as_secs() || self.stamp.is_empty() {
-            self.second = at.as_secs();
-            self.stamp = Moment::at(Duration::from_secs(self.second)).to_string();
-            // What is left ends with the point before the milliseconds.
-            self.stamp.truncate(self.stamp.len() - "000Z".len());
-        }
-        self.text.push_str(&self.stamp);
-        self.thousandths(at.subsec_millis());
-        self.raw("Z");
-    }
-
-    /// Adds `,"name":"text"`, unless the text is empty.
-    fn field(&mut self, name: &str, text: &[u8]) {
-        if text.is_empty() {
-            return;
-        }
-        self.raw(",\"");
-        self.raw(name);
-        self.raw("\":\"");
-        let is_plain =
-            text.iter().all(|byte| matches!(byte, b' '..=b'~') && !b"\"\\".contains(byte));
-        match std::str::from_utf8(text) {
-            Ok(text) if is_plain => self.raw(text),
-            _ => self.escape(text),
-        }
-        self.raw("\"");
-    }
-
-    fn escape(&mut self, text: &[u8]) {
-        for character in String::from_utf8_lossy(text).chars() {
-            match character {
-                '"' => self.raw("\\\""),
-                '\\' => self.raw("\\\\"),
-                // Controls of terminals, and marks that turn the direction of text: all in the first plane.
-                _ if character.is_control() || turns(character) => {
-                    let _ = write!(self.text, "\\u{:04x}", u32::from(character));
-                }
-                _ => self.text.push(character),
-            }
-        }
-    }
-}
-
-/// Line and paragraph separators, and what reorders text (Unicode, annex 9).
-fn turns(character: char) -> bool {
-    matches!(
-        character,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    )
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
+pub(super) mod tests {
     use super::*;
 
-    const ENTRY: Entry<'_> = Entry {
-        is_line: true,
+    /// What a candidate answered.
+    pub(in crate::edge) const ENTRY: Entry<'static> = Entry {
         at: Duration::from_millis(1_796_000_000_123),
         code: 200,
         protocol: Version::HTTP_11,
@@ -405,11 +244,9 @@ mod tests {
         },
     };
 
-    fn line(entry: &Entry<'_>) -> (String, Value) {
-        let mut lines = Lines::default();
-        lines.add(entry);
-        let value = serde_json::from_slice(lines.as_bytes()).unwrap();
-        (lines.text, value)
+    /// A request for this path.
+    pub(in crate::edge) fn of_path(path: &str) -> Entry<'_> {
+        Entry { path: path.as_bytes(), ..ENTRY }
     }
 
     #[test]
@@ -436,45 +273,12 @@ mod tests {
     fn texts_of_clients_are_cut() {
         let long = [b'x'; 4096];
         let mut words = Vec::new();
-        Entry { method: &long, path: &long, request_id: &long, ..ENTRY }.write(&mut words);
+        let mut entry = Entry { method: &long, path: &long, request_id: &long, ..ENTRY };
+        entry.cut();
+        entry.write(&mut words);
         let read = Entry::read(&words).unwrap();
         let lengths = [read.method.len(), read.path.len(), read.request_id.len()];
         assert_eq!(lengths, [METHOD_MAX, PATH_MAX, REQUEST_ID_MAX]);
         assert!(words.len() < 256);
-    }
-
-    #[test]
-    fn a_line_says_what_happened() {
-        let peer = Some("[::1]:80".parse().unwrap());
-        let prediction = Some(PredictionId::from_bits(1));
-        let trace = Trace::begun(1.0, 0xabc, 0xdef);
-        let (text, said) = line(&Entry { peer, prediction, trace, ..ENTRY });
-        assert_eq!(
-            said,
-            json!({"timestamp": "2026-11-30T00:53:20.123Z", "target": "access", "code": 200, "protocol": "HTTP/1.1",
-                "peer": "[::1]:80", "method": "POST", "path": "/v2/models/m/versions/3/infer", "model": "m",
-                "version": "3", "arm": "canary", "rows": 2, "bytes_in": 10, "bytes_out": 20,
-                "ms": {"read": 1.5, "decode": 0.001, "queue": 0.0, "run": 2000.0, "encode": 0.007, "total": 2010.0},
-                "prediction_id": "00000000000000000000000000000001", "request_id": "mine",
-                "trace_id": "00000000000000000000000000000abc", "span_id": "0000000000000def"})
-        );
-        assert_eq!(text.matches('\n').count(), 1);
-        let unread = Entry { method: b"", path: b"", arm: b"", request_id: b"", ..ENTRY };
-        let (_, said) = line(&unread);
-        assert_eq!(said["ms"], json!({"read": 1.5, "total": 2010.0}));
-        assert_eq!(
-            (said.get("method"), said.get("model"), said.get("version")),
-            (None, None, None)
-        );
-    }
-
-    #[test]
-    fn no_text_of_a_client_ends_a_line_or_commands_a_terminal() {
-        let bad = "a\r\n{\"x\":1}\u{1b}[31m\u{9b}2J\u{202e}\u{2028}\\\"é\u{7f}";
-        let given = [bad.as_bytes(), b"\xff\x00"].concat();
-        let (text, said) = line(&Entry { request_id: &given, ..ENTRY });
-        assert_eq!(said["request_id"], format!("{bad}\u{fffd}\0"));
-        let plain = |character: char| !character.is_control() && !turns(character);
-        assert!(text.strip_suffix('\n').unwrap().chars().all(plain), "{text:?}");
     }
 }

@@ -20,12 +20,14 @@ mod demand;
 mod dispatch;
 mod entry;
 mod lane;
+mod line;
 mod listener;
 mod load;
 mod memory;
 mod objects;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod outbox;
 mod refusal;
 mod route;
 mod settings;

@@ -155,8 +155,7 @@ impl<'a> Visit<'a> {
             now.saturating_duration_since(begun).saturating_sub(receipt.sample.total)
         });
         let (arm, fallback) = receipt.map(|it| (Some(it.arm), it.fallback)).unwrap_or_default();
-        let entry = Entry {
-            is_line: self.is_line,
+        let mut entry = Entry {
             at: self.worker.serving().unix_at(now),
             code,
             protocol: self.head.version,
@@ -174,7 +173,7 @@ impl<'a> Visit<'a> {
             read,
             sample,
         };
-        self.worker.tell(&entry);
+        self.worker.tell(&mut entry, self.is_line);
     }
 }
 
@@ -215,8 +214,7 @@ pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
     if !worker.access().is_some_and(|access| access.takes(worker.random())) {
         return;
     }
-    let entry = Entry {
-        is_line: true,
+    let mut entry = Entry {
         at: worker.serving().unix_now(),
         code,
         protocol: Version::HTTP_11,
@@ -234,7 +232,7 @@ pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
         read: Duration::ZERO,
         sample: Sample::default(),
     };
-    worker.tell(&entry);
+    worker.tell(&mut entry, true);
 }
 
 /// nginx's code for a client that has gone before its answer.

@@ -123,7 +123,7 @@ pub(super) struct Worker {
     load: Load,
     /// The state of its random numbers.
     random: Cell<u64>,
-    /// Room for an entry of the access log.
+    /// Room for an entry whose spans are sent.
     words: RefCell<Vec<u64>>,
     leaving: Cell<bool>,
     draining: Cell<bool>,
@@ -249,10 +249,11 @@ impl Worker {
         self.plane.access.as_deref()
     }
 
-    /// Writes a request's entry.
-    pub(super) fn tell(&self, entry: &Entry<'_>) {
+    /// Tells of a request, with a line or by its spans alone.
+    pub(super) fn tell(&self, entry: &mut Entry<'_>, is_line: bool) {
         if let Some(access) = self.access() {
-            access.tell(self.id, entry, &mut self.words.borrow_mut());
+            entry.cut();
+            access.tell(self.id, entry, is_line, &mut self.words.borrow_mut());
         }
     }
 
