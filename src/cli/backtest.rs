@@ -18,6 +18,7 @@ use super::{
     Outcome,
     commands::variables,
     print, print_json,
+    recorded::{Recorded, Wanted},
     rollout::{read_policy, wrapped},
     tables::{self, table},
 };
@@ -31,6 +32,7 @@ order of time; the same --seed gives the same decision.
 Examples:
   tidegate rollout backtest fraud 4 --baseline 3
   tidegate rollout backtest fraud 4 --baseline 3 --policy careful.toml --path /data/table
+  tidegate rollout backtest fraud 4 --baseline 3 --path s3://company/ml/predictions
   tidegate rollout backtest fraud 4 --baseline 3 --shift --classes fine,fraud --json
 
 Exit codes: 0 promoted; 1 rolled back; 3 neither, when the recorded predictions ended; 2 the command or the table failed."
@@ -47,7 +49,8 @@ pub(super) struct BacktestArguments {
     /// A policy as TOML or JSON; what it leaves out is the model's
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The folder of the table [default: `predictions.path` of the configuration, `predictions` below `state.path`]
+    /// The folder of the table, or the address of an object store with it [default: `predictions.upload` of the
+    /// configuration, else `predictions.path`, `predictions` below `state.path`]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
     /// The output with the prediction [default: the only one that can be it]
@@ -80,9 +83,13 @@ pub(super) fn run(arguments: &BacktestArguments, json: bool) -> anyhow::Result<O
     let wrong = |wrong: Vec<String>| anyhow!("the policy is wrong: {}", wrong.join("; "));
     let drafts: Vec<PolicyDraft> = given.map_err(wrong)?.into_iter().chain(own).collect();
     let policy = Policy::from_drafts(&drafts.iter().collect::<Vec<_>>()).map_err(wrong)?;
-    let folder = arguments.path.clone();
+    let place = arguments.path.clone().unwrap_or_else(|| {
+        let upload = config.predictions.upload.as_ref().map(PathBuf::from);
+        upload.unwrap_or_else(|| config.predictions.folder(&config.state.path))
+    });
+    let recorded = Recorded::open(&place, Wanted::Model(arguments.model.as_str()))?;
     let source = PastSource {
-        folder: folder.unwrap_or_else(|| config.predictions.folder(&config.state.path)),
+        folder: recorded.path().to_owned(),
         model: arguments.model.to_string(),
         baseline: arguments.baseline,
         candidate: arguments.candidate,

@@ -952,6 +952,7 @@ pub(super) enum PredictionsCommand {
     #[command(after_help = "Examples:
   tidegate predictions show 692a54f3deadb00100000007a1b2c3d4
   tidegate predictions show 692a54f3deadb00100000007a1b2c3d4 --path /data/table --json
+  tidegate predictions show 692a54f3deadb00100000007a1b2c3d4 --path s3://company/ml/predictions
 
 Exit codes: 0 it is shown; 1 it is in no complete file; 2 the command is wrong, or the table cannot be read.")]
     Show {
@@ -967,20 +968,23 @@ pub(super) struct TableFolder {
     /// The configuration file, which names the folder
     #[arg(long, value_name = "FILE", env = "TIDEGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// The folder of the table [default: `predictions.path` of the configuration, `predictions` below `state.path`]
+    /// The folder of the table, or the address of an object store with it [default: `predictions.path` of the
+    /// configuration, `predictions` below `state.path`; then `predictions.upload`]
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 }
 
 impl TableFolder {
-    pub(super) fn path(self) -> Result<PathBuf, Findings> {
+    /// Places of the table, in the order in which they are looked at.
+    pub(super) fn places(self) -> Result<Vec<PathBuf>, Findings> {
         if let Some(path) = self.path {
-            return Ok(path);
+            return Ok(vec![path]);
         }
         let sources =
             Sources { file: self.config, environment: variables(), flags: Flags::default() };
         let config = config::load(sources)?;
-        Ok(config.predictions.folder(&config.state.path))
+        let folder = config.predictions.folder(&config.state.path);
+        Ok([folder].into_iter().chain(config.predictions.upload.map(PathBuf::from)).collect())
     }
 }
 

@@ -18,6 +18,7 @@ mod predict;
 mod predictions;
 mod profile;
 mod quality;
+mod recorded;
 mod replay;
 mod rollout;
 mod state;
@@ -105,7 +106,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
         Command::Health(server) => client::health(&server.admin, cli.json),
         Command::Predict(arguments) => predict::run(&arguments, cli.json),
         Command::Predictions(PredictionsCommand::Show { id, folder }) => {
-            predictions::show(&folder.path()?, &id, cli.json)
+            predictions::show(&folder.places()?, &id, cli.json)
         }
         Command::Profile(arguments) => profile::run(&arguments, cli.json),
         Command::Validate(arguments) => validate::run(&arguments, cli.json),

@@ -1,6 +1,6 @@
 //! `tidegate predictions`: looks a prediction up in the table of predictions.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -10,7 +10,11 @@ use crate::{
     predictions::{Cells, Found, find},
 };
 
-use super::{Outcome, print, print_json, tables::table};
+use super::{
+    Outcome, print, print_json,
+    recorded::{NothingThere, Recorded, Wanted},
+    tables::table,
+};
 
 /// Elements of a list that are shown to people.
 const SHOWN_MAX: usize = 12;
@@ -19,19 +23,38 @@ const SHOWN_MAX: usize = 12;
 const COMMON: [&str; 9] =
     ["time", "prediction_id", "row", "model", "version", "arm", "digest", "code", "milliseconds"];
 
-pub(super) fn show(folder: &Path, id: &str, json: bool) -> anyhow::Result<Outcome> {
+pub(super) fn show(places: &[PathBuf], id: &str, json: bool) -> anyhow::Result<Outcome> {
     let id = PredictionId::parse(id).with_context(|| {
         format!("`{id}` is no prediction's id; it is the 32 digits of `x-tidegate-prediction-id`")
     })?;
-    let found = find(folder, id).context(
-        "the table of predictions cannot be read; name its folder with --path, the value of predictions.path",
-    )?;
+    let mut found = Found::default();
+    for (at, place) in places.iter().enumerate() {
+        let recorded = match Recorded::open(place, Wanted::Prediction(id)) {
+            Ok(recorded) => recorded,
+            Err(error) if error.is::<NothingThere>() => continue,
+            Err(error) => return Err(error),
+        };
+        found = match find(recorded.path(), id) {
+            Ok(found) => found,
+            // Complete files have left it, or none was completed.
+            Err(error) if error.is_not_found() && at + 1 < places.len() => continue,
+            Err(error) => {
+                return Err(anyhow::Error::new(error).context(
+                    "the table of predictions cannot be read; name its folder with --path, the value of predictions.path",
+                ));
+            }
+        };
+        if !found.rows.is_empty() {
+            break;
+        }
+    }
     if found.rows.is_empty() {
+        let places: Vec<_> = places.iter().map(|place| format!("`{}`", place.display())).collect();
         anstream::eprintln!(
-            "tidegate: prediction {} is in no complete file below `{}`: it was not sampled, its file is removed, uploaded \
-             (see predictions.upload), or still being written (see predictions.rotate_every)",
+            "tidegate: prediction {} is in no complete file below {}: it was not sampled, its file is removed or uploaded \
+             (see predictions.upload), or it is still being written (see predictions.rotate_every)",
             id.as_str(),
-            folder.display()
+            places.join(" or ")
         );
         return Ok(Outcome::No);
     }

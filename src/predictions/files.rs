@@ -57,6 +57,14 @@ pub enum FileError {
     },
 }
 
+impl FileError {
+    /// True if the file or folder is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// The folder.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -74,6 +82,18 @@ pub(super) struct Open {
     target: PathBuf,
     /// Rows in it.
     pub(super) rows: u64,
+}
+
+/// The time that the name of a file begins with: that at which the file was begun.
+#[must_use]
+pub fn stamp(begun: Duration) -> String {
+    Moment::at(begun).to_string().chars().filter(|c| !"-:.".contains(*c)).collect()
+}
+
+/// False if a file of this name was begun after a time.
+#[must_use]
+pub fn is_begun_by(name: &str, time: Duration) -> bool {
+    name.split('-').next().is_none_or(|begun| begun <= stamp(time).as_str())
 }
 
 pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> FileError {
@@ -124,9 +144,7 @@ impl Folder {
     ) -> Result<Open, FileError> {
         self.files += 1;
         let folder = self.fitting(&Path::new(table).join(model), name, columns.schema())?;
-        let moment: String =
-            Moment::at(now).to_string().chars().filter(|c| !"-:.".contains(*c)).collect();
-        let name = format!("{moment}-{:08x}-{}.parquet", self.process >> 32, self.files);
+        let name = format!("{}-{:08x}-{}.parquet", stamp(now), self.process >> 32, self.files);
         let open = self.being_written();
         let temporary = open.join(&name);
         let file = File::create_new(&temporary).map_err(at(&temporary))?;

@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-pub use files::FileError;
+pub use files::{FileError, is_begun_by, stamp};
 pub use find::{Cells, Found, find};
 pub use upload::{Store, Uploading, Waker};
 

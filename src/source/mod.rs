@@ -46,7 +46,7 @@ pub use fingerprint::Fingerprint;
 pub use folder::{Folder, ListedModel, Listing, Problem, RootId};
 pub use manifest::{Manifest, ManifestError, ManifestFile};
 #[cfg(feature = "mirror")]
-pub use mirror::{Bucket, BucketError, Mirror, MirrorError, MirrorNews};
+pub use mirror::{Bucket, BucketError, BucketFile, Mirror, MirrorError, MirrorNews};
 pub use reading::Refusal;
 pub use store::{Collected, Hold, Store, StoreError};
 pub use upload::{Override, UploadError};

@@ -116,6 +116,80 @@ fn every_prediction_of_a_load_is_in_the_store_as_the_folder_would_be() {
     assert!(outcomes.len() == 3 && ids(&outcomes).is_subset(&sent));
 }
 
+/// Runs a command where a store is known to the environment; returns its exit code, and what it printed.
+fn command(store: SocketAddr, variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(arguments).envs(environment(store)).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    (output.status.code().unwrap(), text)
+}
+
+#[test]
+fn what_was_uploaded_can_be_shown_replayed_and_backtested() {
+    let (s3, repository) = (S3::start(), judged());
+    repository.add_bytes("judged", "2", &classes(|x| i64::from(x == 3)));
+    repository.add_bytes("other", "1", &classes(|_| 0));
+    repository.describe("judged", "model.toml", "versions = \"all\"\n");
+    let server = launch(&repository, s3.address).start();
+    let mut connection = server.connect();
+    let ids: Vec<_> =
+        (0..10).map(|x| predict(&mut connection, "judged/versions/1", &[one(x)]).0).collect();
+    (0..10).for_each(|x| drop(predict(&mut connection, "judged/versions/2", &[one(x)])));
+    predict(&mut connection, "other", &[one(1)]);
+    let outcome = json!({"outcomes": [{"prediction_id": ids[7], "label": 0}]});
+    server.post("/v2/models/judged/feedback", &outcome).ok();
+    assert_eq!(ended(server), 0);
+    assert_eq!(left(&repository), Vec::<PathBuf>::new());
+
+    let (table, path) = ("s3://bucket/prod/table", repository.beside("table"));
+    let run = |arguments: &[&str]| command(s3.address, &[], arguments);
+    let (code, text) = run(&["predictions", "show", &ids[7], "--path", table, "--json"]);
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &found["rows"][0]["x"]), (0, &json!(7)), "{text}");
+    assert_eq!(found["outcomes"][0]["label"], "0", "{text}");
+    // The configuration names the folder that it left, and where it went.
+    let names = ["TIDEGATE__PREDICTIONS__PATH", "TIDEGATE__PREDICTIONS__UPLOAD"];
+    let places = [(names[0], path.to_str().unwrap()), (names[1], table)];
+    let (code, text) = command(s3.address, &places, &["predictions", "show", &ids[8]]);
+    assert!(code == 0 && text.contains("judged version 1"), "{code}: {text}");
+    let nobody = "6a".repeat(16);
+    let (code, text) = command(s3.address, &places, &["predictions", "show", &nobody]);
+    assert!(code == 1 && text.contains("in no complete file below") && text.contains(table));
+
+    let models = repository.path();
+    let own = ["--repository", models.to_str().unwrap(), "--model", "judged", "--json"];
+    let replay = |data: &str, version: &str| {
+        let (code, text) = run(&[&["replay", data][..], &own, &["--version", version]].concat());
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+        (
+            code,
+            report["data"] == data,
+            report["rows"].clone(),
+            report["outputs"][0]["exact"].clone(),
+        )
+    };
+    let folder = format!("{table}/predictions/judged/1");
+    assert_eq!(replay(&folder, "1"), (0, true, json!(10), json!(10)));
+    assert_eq!(replay(table, "1").2, 20, "of all versions of the model, and of it alone");
+    // Version 2 says what version 1 said for the even numbers, and for 3.
+    assert_eq!(replay(&folder, "2"), (1, true, json!(10), json!(6)));
+
+    let tried = ["rollout", "backtest", "judged", "2", "--baseline", "1", "--json", "--shift"];
+    let (code, text) = command(s3.address, &places, &tried);
+    let report: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+    assert_eq!((code, &report["recorded"]), (3, &json!({"baseline": 10, "candidate": 10})));
+
+    let nothing = format!("{table}/predictions/judged/1/none.parquet");
+    let (code, text) = run(&["replay", &nothing, "--model", "judged"]);
+    assert!(code == 2 && text.contains("there is no such file at"), "{code}: {text}");
+    let (code, text) = run(&["replay", table, "--model", "nobody"]);
+    assert!(code == 2 && text.contains("there is no complete file of `nobody`"), "{code}: {text}");
+    let away = free_address();
+    let (code, text) = command(away, &[], &["predictions", "show", &ids[7], "--path", table]);
+    assert!(code == 2 && text.contains("cannot be read") && !text.contains(SECRET), "{text}");
+}
+
 #[test]
 fn a_store_that_is_away_is_told_and_nothing_is_lost() {
     let (address, repository) = (free_address(), judged());

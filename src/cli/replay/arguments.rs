@@ -23,13 +23,15 @@ Examples:
   tidegate replay state/predictions/predictions/fraud/3 --model fraud --version 4 --against 3
   tidegate replay inputs.csv --model fraud --version 4 --against 3 --tolerance 0.001,0.00001 --json
   tidegate replay state/predictions --model fraud --version 4 --server http://127.0.0.1:8000 --speed 10x
+  tidegate replay s3://company/ml/predictions --model fraud --version 4
   tidegate replay state/predictions --model fraud --version 4 --golden 20      proven on them from now on
 
 Exit codes: 0 all is equal within the tolerance; 1 it is not so, or the version cannot be loaded or run; 2 the command, \
 the configuration or the data are wrong."
 )]
 pub(in crate::cli) struct ReplayArguments {
-    /// The recorded rows: a folder of the table of predictions, or a .parquet, .csv, .tsv or .npy file
+    /// The recorded rows: a folder of the table of predictions, or a .parquet, .csv, .tsv or .npy file; or the address
+    /// of either in an object store
     #[arg(value_name = "DATA")]
     pub(super) data: PathBuf,
     /// The model

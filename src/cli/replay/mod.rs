@@ -5,7 +5,7 @@ mod golden;
 mod page;
 mod server;
 
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use anyhow::{Context as _, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -24,7 +24,11 @@ use crate::{
     },
 };
 
-use super::{Outcome, print, print_json, validate};
+use super::{
+    Outcome, print, print_json,
+    recorded::{Recorded, Wanted},
+    validate,
+};
 
 pub(super) use arguments::ReplayArguments;
 
@@ -33,10 +37,11 @@ const RUNS_SHOWN: u64 = 64;
 
 pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Outcome> {
     let config = crate::config::load(arguments.sources())?;
+    let recorded = Recorded::open(&arguments.data, Wanted::Model(arguments.model.as_str()))?;
     if let Some(url) = &arguments.server {
-        let request = request(arguments, &config, Vec::new());
+        let request = request(arguments, &config, recorded.path(), Vec::new());
         let (report, _) = server::run(arguments, request, url)?;
-        return told(&report, json);
+        return told(arguments, report, json);
     }
     let listing = Folder::new(config.source.clone())
         .list()
@@ -65,13 +70,13 @@ pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Out
         }
     }
     let features = versions.iter().map(|version| names(version, listed)).collect();
-    let request = request(arguments, &config, features);
+    let request = request(arguments, &config, recorded.path(), features);
     let mut subjects =
         versions.iter().map(|version| subject(version, version.rows_max(&config.serve)));
     let own = subjects.next().context("the version is loaded first")?;
     let replay = Replay::open(request, own, subjects.next())?;
     let (report, picks) = in_process(replay)?;
-    let outcome = told(&report, json)?;
+    let outcome = told(arguments, report, json)?;
     if let Some(path) = golden {
         let done = golden::write(arguments, &path, &versions[0], picks)?;
         anstream::eprintln!("tidegate: {done}");
@@ -79,12 +84,17 @@ pub(super) fn run(arguments: &ReplayArguments, json: bool) -> anyhow::Result<Out
     Ok(outcome)
 }
 
-/// Prints the report.
-fn told(report: &ReplayReport, json: bool) -> anyhow::Result<Outcome> {
+/// Prints the report, which names the data as the command did.
+fn told(
+    arguments: &ReplayArguments,
+    mut report: ReplayReport,
+    json: bool,
+) -> anyhow::Result<Outcome> {
+    report.data = arguments.data.display().to_string();
     if json {
-        print_json(report)?;
+        print_json(&report)?;
     } else {
-        print(&page::shown(report))?;
+        print(&page::shown(&report))?;
     }
     Ok(if report.passed { Outcome::Done } else { Outcome::No })
 }
@@ -92,10 +102,11 @@ fn told(report: &ReplayReport, json: bool) -> anyhow::Result<Outcome> {
 fn request(
     arguments: &ReplayArguments,
     config: &Config,
+    data: &Path,
     names: Vec<Vec<Option<Vec<String>>>>,
 ) -> ReplayRequest {
     ReplayRequest {
-        data: arguments.data.clone(),
+        data: data.to_owned(),
         ignored: arguments.ignore.clone(),
         batch_rows: usize::try_from(arguments.batch).unwrap_or(usize::MAX),
         rows_max: arguments.limit,

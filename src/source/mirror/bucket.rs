@@ -1,16 +1,20 @@
-//! Files put into an object store: whole or not at all, in parts where they are large.
+//! Files put into an object store, whole or not at all, in parts where they are large; and files taken from one.
 
 use std::{
     fs::File,
     future::Future,
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
 use object_store::{ObjectStoreExt as _, PutPayload, path::Path as Key};
 
-use super::{MirrorError, remote::Remote};
+use super::{
+    MirrorError,
+    remote::{Object, Remote},
+};
 
 /// Bytes above which a file is put in parts, and of each part. Stores ask for 5 MiB at least.
 const PART_BYTES: u64 = 8 << 20;
@@ -20,25 +24,49 @@ const PARTS_MAX: u64 = 9_000;
 const TIME_MIN: Duration = Duration::from_mins(2);
 const BYTES_PER_SECOND: u64 = 64 << 10;
 
-/// Prefix of an object store that files are put into.
+/// Prefix of an object store that files are put into or taken from.
 #[derive(Debug)]
 pub struct Bucket {
     remote: Remote,
     runtime: tokio::runtime::Runtime,
 }
 
-/// Why a file was not put.
+/// A file that lies there.
+#[derive(Debug)]
+pub struct BucketFile(Object);
+
+impl BucketFile {
+    /// Its path below the address: parts that are not empty, `.`, `..` or hidden.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.0.path
+    }
+
+    /// Its length.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// The time at which it was put, since 1970, to the second.
+    #[must_use]
+    pub fn changed(&self) -> Duration {
+        self.0.changed
+    }
+}
+
+/// Why a file was not put or taken.
 #[derive(Debug, thiserror::Error)]
 pub enum BucketError {
     /// The address cannot be written to.
-    #[error("nothing can be put into `{address}`: {what}")]
+    #[error("`{address}` cannot be used: {what}")]
     Address {
         /// As it was configured, without what may be secret.
         address: String,
         /// The fault, and what would be right.
         what: String,
     },
-    /// The file cannot be read.
+    /// The file cannot be read or written.
     #[error("`{}`: {source}", file.display())]
     File {
         /// The file.
@@ -132,6 +160,41 @@ impl Bucket {
             let _ = upload.abort().await;
         }
         put
+    }
+
+    /// All files below the address, by path; hidden ones and those that no folder can hold are passed over. Blocks.
+    ///
+    /// # Errors
+    /// If the store does not answer or says no, or there are more than 200,000.
+    pub fn list(&self) -> Result<Vec<BucketFile>, BucketError> {
+        let listed = self.runtime.block_on(self.remote.list(""))?;
+        Ok(listed.into_iter().map(BucketFile).collect())
+    }
+
+    /// Takes a file into a new one, piece by piece; `progress` hears the length of each. Blocks as [`Bucket::put`]
+    /// does.
+    ///
+    /// # Errors
+    /// If the store does not give it, or the new file cannot be written; a part of it may be there then.
+    pub fn take(
+        &self,
+        file: &BucketFile,
+        target: &Path,
+        progress: impl Fn(u64),
+    ) -> Result<(), BucketError> {
+        let refused = |source| BucketError::File { file: target.to_owned(), source };
+        let mut written = File::create_new(target).map_err(refused)?;
+        let taken = async {
+            let got = self.remote.store.get(&file.0.key).await;
+            let mut pieces = got.map_err(|error| self.refused(&error))?.into_stream();
+            while let Some(piece) = pieces.next().await {
+                let piece = piece.map_err(|error| self.refused(&error))?;
+                written.write_all(&piece).map_err(refused)?;
+                progress(piece.len() as u64);
+            }
+            Ok(())
+        };
+        self.runtime.block_on(async { within(file.bytes(), taken).await? })
     }
 
     fn refused(&self, error: &object_store::Error) -> BucketError {

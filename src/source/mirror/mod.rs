@@ -37,7 +37,7 @@ use tokio::sync::oneshot;
 
 use super::{Digest, Folder, Settings};
 
-pub use bucket::{Bucket, BucketError};
+pub use bucket::{Bucket, BucketError, BucketFile};
 
 use pass::Pass;
 use remote::Remote;

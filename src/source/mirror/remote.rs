@@ -38,6 +38,8 @@ pub(super) struct Object {
     /// Its `ETag`, or its time where there is none: another one means other bytes.
     pub(super) state: String,
     pub(super) e_tag: Option<String>,
+    /// The time of its last change, since 1970.
+    pub(super) changed: Duration,
 }
 
 /// Objects below the address, needed or not.
@@ -146,7 +148,15 @@ impl Remote {
                 Some(e_tag) => e_tag.escape_default().to_string(),
                 None => object.last_modified.to_rfc3339(),
             };
-            objects.push(Object { path, key, bytes: object.size, state, e_tag: object.e_tag });
+            let changed = u64::try_from(object.last_modified.timestamp()).unwrap_or(0);
+            objects.push(Object {
+                path,
+                key,
+                bytes: object.size,
+                state,
+                e_tag: object.e_tag,
+                changed: Duration::from_secs(changed),
+            });
         }
         objects.sort_by(|left, right| left.path.cmp(&right.path));
         Ok(objects)
