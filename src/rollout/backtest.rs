@@ -45,6 +45,8 @@ pub struct PastRequest {
     pub code: u16,
     /// Time to its answer.
     pub took: Duration,
+    /// True if a floating-point output held NaN or an infinity.
+    pub is_invalid: bool,
 }
 
 /// An outcome of a recorded prediction.
@@ -289,6 +291,9 @@ impl Player<'_> {
                     marks = marks | Marks::slow(index);
                 }
             }
+            if request.is_invalid {
+                marks = marks | Marks::INVALID;
+            }
             if !candidate && self.limits.is_empty() && self.latencies.len() < LATENCIES_MAX {
                 self.latencies.push(request.took.as_secs_f64());
             }
@@ -374,12 +379,6 @@ impl Player<'_> {
                 .push("the shadow was passed over: copies of requests are not recorded".to_owned());
         }
         let decides = |gate: Gate| policy.gate(gate).mode.decides();
-        if decides(Gate::InvalidOutput) {
-            notes.push(
-                "gate invalid_output: outputs are not looked at, so none counts as invalid"
-                    .to_owned(),
-            );
-        }
         for gate in
             [Gate::Disagreement, Gate::FewerPositives].into_iter().filter(|gate| decides(*gate))
         {
@@ -421,7 +420,7 @@ mod tests {
                 let at = BEGIN + Duration::from_millis(u64::from(number) * 100 + u64::from(arm));
                 let code = if random.unit() < failing[place] { 500 } else { 200 };
                 let took = Duration::from_secs_f64(0.002 + 0.001 * random.unit());
-                let request = PastRequest { at, prediction, code, took };
+                let request = PastRequest { at, prediction, code, took, is_invalid: false };
                 let own = if arm == 0 { &mut past.baseline } else { &mut past.candidate };
                 own.push(request);
                 let outcome = PastOutcome {
@@ -470,6 +469,14 @@ mod tests {
         let worse = play(&past(3, 30_000, [0.1; 2], [0.01, 0.2]), 1);
         assert_eq!(worse.state, State::RolledBack);
         assert_eq!(worse.gate, Some(Gate::Errors), "{}", worse.rollout.reason);
+    }
+
+    #[test]
+    fn invalid_outputs_are_rolled_back_by_their_gate() {
+        let mut worse = past(6, 30_000, [0.1; 2], [0.0; 2]);
+        worse.candidate.iter_mut().step_by(5).for_each(|request| request.is_invalid = true);
+        let worse = play(&worse, 1);
+        assert_eq!((worse.state, worse.gate), (State::RolledBack, Some(Gate::InvalidOutput)));
     }
 
     #[test]

@@ -244,7 +244,9 @@ impl Reader<'_> {
             Answer::Class(column) => vec![*column],
             Answer::Scores(columns) => columns.clone(),
         };
-        data.select(all.into_iter().chain(answers))?;
+        data.take_lists();
+        let floats = floats(&data);
+        data.select(all.into_iter().chain(answers).chain(floats.iter().copied()))?;
         while let Some(batch) = data.next(ROWS)? {
             let [time, prediction, row, code, took] = all.map(|at| cells(&data, &batch, at));
             for at in 0..batch.rows {
@@ -261,7 +263,13 @@ impl Reader<'_> {
                         prediction: id,
                         code: u16::try_from(code).unwrap_or(0),
                         took: Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+                        is_invalid: false,
                     });
+                }
+                // Rows of a request come one after the other.
+                if let Some(request) = self.requests.last_mut().filter(|it| it.prediction == id) {
+                    request.is_invalid |=
+                        floats.iter().any(|column| is_invalid(cells(&data, &batch, *column), at));
                 }
                 if let Some(joined) = self.joins.get(&(id, place)) {
                     let said = said(&data, &batch, &answer, at);
@@ -296,6 +304,25 @@ fn is_wrong(said: &str, label: &str, classes: &[String]) -> Option<bool> {
         (Some(named), false) => Some(named != label),
         (_, true) => Some(true),
         (None, false) => None,
+    }
+}
+
+/// The columns of outputs that may hold NaN or an infinity.
+fn floats(data: &Dataset) -> Vec<usize> {
+    let columns = data.columns().iter().enumerate().filter(|(_, column)| {
+        column.name.starts_with("output:") && matches!(column.kind, Kind::Float | Kind::List)
+    });
+    columns.map(|(at, _)| at).collect()
+}
+
+/// True if a cell, or an element of its list, is NaN or an infinity.
+fn is_invalid(cells: &Cells, row: usize) -> bool {
+    let is_wrong = |cells: &Cells, row: usize| {
+        !cells.is_null(row) && cells.float(row).is_ok_and(|value| !value.is_finite())
+    };
+    match cells.list(row) {
+        Some((elements, mut places)) => places.any(|place| is_wrong(elements, place)),
+        None => is_wrong(cells, row),
     }
 }
 
@@ -352,6 +379,20 @@ fn said(data: &Dataset, batch: &Batch, answer: &Answer, row: usize) -> Option<St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_output_that_is_no_number_is_invalid_and_one_that_is_missing_is_not() {
+        let numbers = Cells::floats(vec![1.5, f64::NAN, f64::NAN, f64::NEG_INFINITY], Vec::new());
+        let found = |cells: &Cells| (0..4).map(|row| is_invalid(cells, row)).collect::<Vec<_>>();
+        assert_eq!(found(&numbers), [false, true, true, true]);
+        let missing = Cells::floats(vec![1.5, f64::NAN, 0.0, 0.0], vec![false, false, true, false]);
+        assert_eq!(found(&missing), [false, true, false, false]);
+        let lists = Cells::lists(numbers, vec![1, 1, 3, 4], Vec::new());
+        assert_eq!(found(&lists), [false, false, true, true]);
+        let texts =
+            Cells::lists(Cells::integers(vec![1; 4], Vec::new()), vec![1, 2, 3, 4], Vec::new());
+        assert_eq!(found(&texts), [false; 4]);
+    }
 
     #[test]
     fn labels_are_compared_as_numbers_or_by_names() {

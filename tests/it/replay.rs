@@ -10,6 +10,7 @@ use crate::{
     http::{Connection, Request},
     models::{INT64, declared, graph, integers, model, node},
     repository::Repository,
+    rollouts::{broken_below, delayed},
     server::{Launch, PATIENCE, Server},
     tensors::{body, infer, input},
 };
@@ -314,4 +315,39 @@ fn a_policy_is_tried_on_the_outcomes_of_two_versions_that_were_recorded() {
     let nobody = backtest("9", &[]);
     assert_eq!(nobody.status.code(), Some(2));
     assert!(said(&nobody).contains("no predictions of version 9"), "{}", said(&nobody));
+}
+
+#[test]
+fn a_policy_sees_recorded_outputs_that_are_no_numbers() {
+    let repository = Repository::empty();
+    repository.add_bytes("tried", "1", &delayed(1));
+    repository.add_bytes("tried", "2", &broken_below());
+    repository.describe("tried", "model.toml", "versions = \"all\"\n");
+    let server = recording(&repository).start();
+    let mut connection = server.connect();
+    for number in 0..1200 {
+        // Every tenth request of each version is one that the second answers with NaN.
+        let value = if number / 2 % 10 == 0 { -2000.0 } else { 1.0 };
+        let path = format!("/v2/models/tried/versions/{}/infer", number % 2 + 1);
+        predict(&mut connection, &path, &[input("x", "FP32", &[1], &json!([value]))]);
+    }
+    ended(server);
+    let policy = repository.beside("policy.toml");
+    let text = "warmup_requests = 5\n[[steps]]\nweight = 0.5\nmin_duration = \"0s\"\nmin_requests = 50\nmax_duration = \"1d\"\n\
+                [gates.slow]\nmode = \"off\"\n[gates.disagreement]\nmode = \"off\"\n";
+    fs::write(&policy, text).unwrap();
+    let table = repository.beside("table");
+    let files = ["--path", table.to_str().unwrap(), "--policy", policy.to_str().unwrap(), "--json"];
+    let common = ["rollout", "backtest", "tried"];
+    let backtest = |versions: [&str; 3]| tidegate(&[&common[..], &versions, &files].concat(), "");
+    let worse = backtest(["2", "--baseline", "1"]);
+    assert_eq!(worse.status.code(), Some(1), "{worse:?}");
+    let worse = report(&worse);
+    assert_eq!(
+        (&worse["state"], &worse["gate"]),
+        (&json!("rolled_back"), &json!("invalid_output"))
+    );
+    // The other way round there is nothing to blame.
+    let better = backtest(["1", "--baseline", "2"]);
+    assert_eq!(report(&better)["gate"], Value::Null, "{better:?}");
 }

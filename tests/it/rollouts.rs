@@ -114,7 +114,7 @@ fn wave(number: i64) -> Value {
 }
 
 /// Gives its input back after so many rounds of a loop.
-fn delayed(rounds: i64) -> Vec<u8> {
+pub(crate) fn delayed(rounds: i64) -> Vec<u8> {
     model(graph(
         vec![
             adding_loop("zero"),
@@ -132,7 +132,7 @@ fn delayed(rounds: i64) -> Vec<u8> {
 }
 
 /// Gives its input back, or NaN below -1000.
-fn broken_below() -> Vec<u8> {
+pub(crate) fn broken_below() -> Vec<u8> {
     model(graph(
         vec![
             node("Add", &["x", "thousand"], &["shifted"]),
