@@ -40,9 +40,12 @@ MODES = {
     "log": OFF | LOG,
     "traces": OFF | TRACES,
     "watch": OFF | LOG | TRACES,
+    # Without the memory of predictions; the same with a line for one request in ten.
+    "seen": NO_FEEDBACK | LOG | TRACES,
+    "sampled": NO_FEEDBACK | LOG | TRACES | {"TIDEGATE__LOGS__ACCESS_SAMPLE": "0.1"},
     "all": LOG | TRACES,
 }
-SCRAPED = ("watch", "all")
+SCRAPED = ("watch", "seen", "sampled", "all")
 REQUEST = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.body = '{"inputs":[{"name":"input","shape":[1,30],"datatype":"FP32","data":[%s]}]}'

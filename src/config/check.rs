@@ -30,6 +30,8 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
 
     let drift = drift_settings(&file.drift);
     let http = file.server.http.0;
+    let table = file.predictions.path.as_ref().map(|Text(path)| path.clone());
+    let own_folders = [file.state.path.0.clone()].into_iter().chain(table).collect();
     let Text(api) = file.repository.api;
     let uploads = Uploads {
         allowed: file.repository.uploads.0,
@@ -69,7 +71,7 @@ pub(super) fn check(file: File, places: &Places, findings: &mut Findings) -> Con
         },
         notify: notify(file.notify, &file.models),
         loaded_bytes_max: Some(file.repository.loaded_bytes.0).filter(|bytes| *bytes > 0),
-        source: repository(file.repository),
+        source: source::Settings { own_folders, ..repository(file.repository) },
         metrics: monitor::Settings {
             objectives: file.metrics.objectives.0.into_iter().map(|it| it.0).collect(),
             series_max: count(file.metrics.series),
@@ -177,6 +179,7 @@ fn repository(section: file::RepositorySection) -> source::Settings {
         versions_max: count(section.versions),
         hard_links: section.hard_links.0,
         vanished_grace: section.vanished_grace.0,
+        own_folders: Vec::new(),
     }
 }
 

@@ -731,6 +731,7 @@ impl Default for RepositorySection {
             versions_max,
             hard_links,
             vanished_grace,
+            own_folders: _,
         } = source::Settings::default();
         let serve::Settings { demand_timeout, demand_waiting_max, .. } = serve::Settings::default();
         let uploads = Uploads::default();

@@ -318,7 +318,10 @@ impl Default for Config {
             uploads: Uploads::default(),
             edge,
             admin: Admin::default(),
-            source: source::Settings::default(),
+            source: source::Settings {
+                own_folders: vec![state::Settings::default().path],
+                ..source::Settings::default()
+            },
             loaded_bytes_max: None,
             engine: engine::Settings::default(),
             proof: lifecycle::ProofSettings::default(),

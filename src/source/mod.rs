@@ -72,6 +72,8 @@ pub struct Settings {
     pub hard_links: bool,
     /// How long a repository without any of its models is taken for a lost volume.
     pub vanished_grace: Duration,
+    /// Folders that are written by the server, and no models where they lie in the root.
+    pub own_folders: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -92,6 +94,7 @@ impl Default for Settings {
             versions_max: 1_000,
             hard_links: true,
             vanished_grace: Duration::from_mins(10),
+            own_folders: Vec::new(),
         }
     }
 }

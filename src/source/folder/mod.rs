@@ -11,6 +11,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
     fs, io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::Path,
@@ -236,9 +237,11 @@ impl Folder {
         let root = &self.settings.root;
         let mut names = BTreeSet::new();
         let mut surplus = 0_usize;
+        let own_names = self.own_names();
         for entry in fs::read_dir(root).map_err(SourceError::Root)? {
             let name = entry.map_err(SourceError::Root)?.file_name();
-            if name.as_bytes().starts_with(b".") || name.as_bytes() == RECOVERED_FILES {
+            let is_hidden = name.as_bytes().starts_with(b".") || name.as_bytes() == RECOVERED_FILES;
+            if is_hidden || own_names.contains(&name.as_os_str()) {
                 continue;
             }
             let text = name.to_string_lossy();
@@ -288,6 +291,18 @@ impl Folder {
         }
         self.rename_only_model(listing);
         Ok(())
+    }
+
+    /// Names of what the server itself writes into the root.
+    fn own_names(&self) -> Vec<&OsStr> {
+        let identity = |folder: &Path| {
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            fs::metadata(folder).ok().map(|about| (about.dev(), about.ino()))
+        };
+        let root = identity(&self.settings.root);
+        let own = self.settings.own_folders.iter();
+        let own = own.filter(|folder| root.is_some() && folder.parent().and_then(identity) == root);
+        own.filter_map(|folder| folder.file_name()).collect()
     }
 
     /// A name given for the repository is the name of its model, where it has just one.

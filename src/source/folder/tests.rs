@@ -75,6 +75,24 @@ fn triton_repositories_are_listed() {
 }
 
 #[test]
+fn what_the_server_writes_into_the_root_is_no_model() {
+    let (outer, root) = repository(&[
+        ("good/1/model.onnx", "a"),
+        ("state/log", ""),
+        ("table/predictions/good/1/x.parquet", ""),
+        ("elsewhere/1/model.onnx", "a"),
+    ]);
+    // However the same folder is spelled; one of this name that lies elsewhere is another.
+    let same = outer.path().join("models/../models/state");
+    let own_folders =
+        vec![same, root.join("table"), outer.path().join("elsewhere"), "gone/x".into()];
+    let settings = Settings { own_folders, ..Settings::new(&root) };
+    let listing = Folder::new(settings).list().unwrap();
+    assert_eq!(summary(&listing), ["elsewhere: 1", "good: 1"]);
+    assert_eq!(problems(&listing), [""; 0]);
+}
+
+#[test]
 fn what_cannot_be_used_is_a_problem_and_hides_nothing() {
     let (_outer, root) = repository(&[
         ("good/1/model.onnx", "a"),
