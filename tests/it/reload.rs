@@ -269,7 +269,9 @@ fn slow_proofs_hold_up_neither_what_serves_nor_what_is_asked_for() {
 fn two_versions_are_proven_at_a_time() {
     let repository = Repository::empty();
     let _left = add_slow(&repository, 4);
-    let server = watching(&repository).set("PROOF__TIME_MAX", "3s").start_until_alive();
+    // By default the start proves more, as nothing serves yet.
+    let launch = watching(&repository).set("PROOF__TIME_MAX", "3s").set("PROOF__AT_START", "2");
+    let server = launch.start_until_alive();
     let proven = || {
         let index = server.index();
         index.iter().filter(|entry| entry["reason"].as_str().unwrap().contains("proven,")).count()
