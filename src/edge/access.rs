@@ -181,7 +181,8 @@ impl Access {
             AccessTarget::Off => 0,
             _ => (settings.share * u64::MAX as f64) as u64,
         };
-        let (most, exports) = (settings.buffer_bytes_max, settings.spans_to.is_some());
+        let most = if threshold > 0 { settings.buffer_bytes_max } else { 0 };
+        let exports = settings.spans_to.is_some();
         let spans_bytes = if exports { SPANS_BYTES } else { 0 };
         Self {
             outboxes: (0..workers).map(|_| Outbox::new(most)).collect(),
@@ -302,7 +303,8 @@ impl Drop for AccessLog {
 
 /// Writes whatever comes, until the log is closed and all is written.
 fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
-    let (mut record, mut spare, mut pause) = (Vec::new(), Vec::new(), PAUSE_MIN);
+    let mut spare = access.outboxes.first().map(Outbox::spare).unwrap_or_default();
+    let (mut record, mut pause) = (Vec::new(), PAUSE_MIN);
     loop {
         // Before the look: what was told before the end is found by it.
         let closed = access.closed.load(Acquire);

@@ -37,6 +37,11 @@ pub(super) struct Lines {
 }
 
 impl Lines {
+    /// None, with room for so many bytes of them.
+    pub(super) fn with_room(bytes: usize) -> Self {
+        Self { text: Vec::with_capacity(bytes), ..Self::default() }
+    }
+
     /// All lines.
     pub(super) fn text(&self) -> &[u8] {
         &self.text

@@ -24,7 +24,14 @@ pub(super) struct Outbox {
 impl Outbox {
     /// An empty one, for so many bytes of lines.
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { rooms: Default::default(), bytes_max }
+        // At once, as growing copies; the system gives the memory once it is written.
+        let rooms = [(); 2].map(|()| Mutex::new(Lines::with_room(bytes_max)));
+        Self { rooms, bytes_max }
+    }
+
+    /// A room for [`Outbox::take`].
+    pub(super) fn spare(&self) -> Vec<u8> {
+        Vec::with_capacity(self.bytes_max)
     }
 
     /// Adds the line of an entry; returns the bytes that wait with it and those without, `None` if there was no room.
