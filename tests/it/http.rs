@@ -115,10 +115,10 @@ impl Connection {
         Ok(response)
     }
 
-    /// Sends a request whose answer does not end, and reads until it says something, or for a second.
+    /// Sends a request whose answer does not end, and reads until it says something, or nothing for long.
     pub(crate) fn listen(&mut self, request: &Request, said: impl Fn(&str) -> bool) -> String {
         self.send(request.bytes());
-        self.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        self.stream.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
         let mut heard = Vec::new();
         while !said(&String::from_utf8_lossy(&heard)) {
             match self.reader.fill_buf() {
