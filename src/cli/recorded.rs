@@ -16,7 +16,7 @@ pub(super) struct Recorded {
     _copy: Option<tempfile::TempDir>,
 }
 
-/// What a command looks for.
+/// Aim of a command.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wanted<'a> {
     /// Predictions and outcomes of this model.
@@ -43,7 +43,7 @@ impl Wanted<'_> {
 }
 
 impl Recorded {
-    /// What is wanted at a place: a path, or the address of an object store.
+    /// Files that are wanted at a place: a path, or the address of an object store.
     pub(super) fn open(place: &Path, wanted: Wanted<'_>) -> anyhow::Result<Self> {
         match place.to_str().filter(|place| place.contains("://")) {
             Some(address) => copied(address, wanted),

@@ -216,7 +216,7 @@ impl<'a> Entry<'a> {
 pub(super) mod tests {
     use super::*;
 
-    /// What a candidate answered.
+    /// An answer of a candidate.
     pub(in crate::edge) const ENTRY: Entry<'static> = Entry {
         at: Duration::from_millis(1_796_000_000_123),
         code: 200,

@@ -146,7 +146,9 @@ impl Lines {
 
     fn peer(&mut self, peer: SocketAddr) {
         self.raw(r#","peer":""#);
-        if let IpAddr::V4(address) = peer.ip() {
+        // Where a socket takes both families, clients of version 4 come under addresses of version 6.
+        let address = peer.ip().to_canonical();
+        if let IpAddr::V4(address) = address {
             let [a, b, c, d] = address.octets();
             for (part, end) in [(a, "."), (b, "."), (c, "."), (d, ":")] {
                 self.number(part.into());
@@ -154,7 +156,7 @@ impl Lines {
             }
             self.number(peer.port().into());
         } else {
-            let _ = write!(self.text, "{peer}");
+            let _ = write!(self.text, "{}", SocketAddr::new(address, peer.port()));
         }
         self.raw("\"");
     }
@@ -270,6 +272,17 @@ mod tests {
             (said.get("method"), said.get("model"), said.get("version")),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn a_peer_is_told_by_its_own_address() {
+        let said = |peer: &str| {
+            let (_, said) = line(&Entry { peer: Some(peer.parse().unwrap()), ..ENTRY });
+            said["peer"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(said("10.200.0.7:65535"), "10.200.0.7:65535");
+        assert_eq!(said("[::ffff:10.0.0.7]:80"), "10.0.0.7:80");
+        assert_eq!(said("[2001:db8::1]:9"), "[2001:db8::1]:9");
     }
 
     #[test]
