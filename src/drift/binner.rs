@@ -7,7 +7,12 @@
 //!   order, and edges are rounded in the same way.
 //! - Nothing here allocates after a column was made.
 
-use super::profile::{Bins, Feature, category_key, written};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use super::{
+    profile::{Bins, Feature, category_key, written},
+    waiting::Waiting,
+};
 
 /// Edges that a number is compared with: those of the most bins, filled up to whole vectors.
 const LANES: usize = 20;
@@ -26,12 +31,20 @@ pub(super) trait Real: Copy + PartialOrd + std::fmt::Debug {
     fn is_number(self) -> bool;
     /// The same number in double precision.
     fn wide(self) -> f64;
+    /// A place where one thread leaves a number and others read it.
+    type Slot: Default + std::fmt::Debug + Send + Sync;
+    /// Leaves the number.
+    fn put(self, slot: &Self::Slot);
+    /// Reads what was left.
+    fn get(slot: &Self::Slot) -> Self;
     /// Those of the columns that are for numbers of this type.
     fn of<'a>(single: &'a [Column<f32>], double: &'a [Column<f64>]) -> &'a [Column<Self>];
+    /// Those of the rows that wait that have numbers of this type.
+    fn waiting<'a>(single: &'a Waiting<f32>, double: &'a Waiting<f64>) -> &'a Waiting<Self>;
 }
 
 macro_rules! real {
-    ($($real:ty: $place:tt),*) => {$(
+    ($($real:ty: $place:tt, $slot:ty),*) => {$(
         impl Real for $real {
             const INFINITY: Self = <$real>::INFINITY;
 
@@ -59,19 +72,37 @@ macro_rules! real {
                 self.into()
             }
 
+            type Slot = $slot;
+
+            #[inline]
+            fn put(self, slot: &Self::Slot) {
+                slot.store(self.to_bits(), Relaxed);
+            }
+
+            #[inline]
+            fn get(slot: &Self::Slot) -> Self {
+                Self::from_bits(slot.load(Relaxed))
+            }
+
             fn of<'a>(single: &'a [Column<f32>], double: &'a [Column<f64>]) -> &'a [Column<Self>] {
+                (single, double).$place
+            }
+
+            fn waiting<'a>(single: &'a Waiting<f32>, double: &'a Waiting<f64>) -> &'a Waiting<Self> {
                 (single, double).$place
             }
         }
     )*};
 }
 
-real!(f32: 0, f64: 1);
+real!(f32: 0, AtomicU32, f64: 1, AtomicU64);
 
 /// The bins of one column of numbers.
 #[derive(Debug, Clone)]
 pub(super) struct Column<T> {
     thresholds: [T; LANES],
+    /// Thresholds that a number may reach; the others fill up.
+    used: usize,
     /// Where its categories are, if it has such.
     codes: Option<Categories>,
     /// The cell of its first bin.
@@ -242,6 +273,7 @@ impl<T: Real> Column<T> {
         let last = first + cell(bins.len());
         let mut column = Self {
             thresholds: [T::INFINITY; LANES],
+            used: 0,
             codes: None,
             first,
             non_finite: last - 2,
@@ -255,6 +287,7 @@ impl<T: Real> Column<T> {
                         *threshold = T::round(*edge);
                     }
                     column.thresholds[lower.len()] = T::round(*largest).above();
+                    column.used = lower.len() + 1;
                 } else {
                     column.first += 1;
                 }
@@ -269,7 +302,7 @@ impl<T: Real> Column<T> {
     /// A column that nothing is compared with: each value counts in this cell.
     pub(super) fn sink(cell: u32) -> Self {
         let thresholds = [T::INFINITY; LANES];
-        Self { thresholds, codes: None, first: cell, non_finite: cell, missing: cell }
+        Self { thresholds, used: 0, codes: None, first: cell, non_finite: cell, missing: cell }
     }
 
     /// The cell of a value.
@@ -282,8 +315,29 @@ impl<T: Real> Column<T> {
             let value = value.wide();
             return codes.find(bits_key(value), || number_key(value));
         }
+        self.first + self.reached(value)
+    }
+
+    /// The cells of several values, of which a processor compares some at a time.
+    #[inline]
+    pub(super) fn cells<const VALUES: usize>(&self, values: &[T; VALUES]) -> [u32; VALUES] {
+        if self.codes.is_some() || !values.iter().fold(true, |all, value| all & value.is_number()) {
+            return values.map(|value| self.cell(value));
+        }
+        let mut cells = [self.first; VALUES];
+        for threshold in &self.thresholds[..self.used] {
+            for (cell, value) in cells.iter_mut().zip(values) {
+                *cell += u32::from(*value >= *threshold);
+            }
+        }
+        cells
+    }
+
+    /// Thresholds that a value has reached.
+    #[inline]
+    fn reached(&self, value: T) -> u32 {
         let reached = |count, threshold: &T| count + u32::from(value >= *threshold);
-        self.first + self.thresholds.iter().fold(0, reached)
+        self.thresholds.iter().fold(0, reached)
     }
 }
 
@@ -391,9 +445,11 @@ mod tests {
                 let expected = 100 + cell(bins.of_number(f64::from(value)));
                 assert_eq!(single.cell(value), expected, "{value} in {edges:?}");
                 assert_eq!(double.cell(value.into()), expected, "{value} in {edges:?}");
+                assert_eq!(single.cells(&[value, -9.0]), [value, -9.0].map(|it| single.cell(it)));
             }
             for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
                 assert_eq!(double.cell(value), 100 + cell(bins.of_number(value)), "{value}");
+                assert_eq!(double.cells(&[value, 0.5]), [value, 0.5].map(|it| double.cell(it)));
             }
         }
     }

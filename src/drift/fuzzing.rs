@@ -80,7 +80,7 @@ fn count(signature: &Signature, layout: Layout) {
     let stage = recorder.stage();
     assert_eq!(stage.plan.cells.len(), features);
     for (_, shard) in stage.shards() {
-        let cells: Vec<u32> = shard.cells().collect();
+        let cells = shard.counts(&stage.plan);
         let inputs = stage.plan.cells.iter().take(stage.layout.inputs_end());
         for (feature, place) in inputs.enumerate() {
             let Some((first, len)) = *place else { continue };

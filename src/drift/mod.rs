@@ -29,6 +29,7 @@ mod test;
 mod texts;
 mod vectors;
 mod version;
+mod waiting;
 mod watch;
 mod window;
 mod words;

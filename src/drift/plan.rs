@@ -41,6 +41,8 @@ impl Counting {
 pub(super) struct Plan {
     pub(super) inputs: Box<[Counting]>,
     pub(super) outputs: Box<[Counting]>,
+    /// Work of a row of inputs, and of outputs.
+    pub(super) work: [usize; 2],
     /// By feature: its first cell and the number of its bins; none where there is no reference yet.
     pub(super) cells: Box<[Option<(usize, usize)>]>,
     /// Cells of a shard.
@@ -59,9 +61,12 @@ impl Plan {
         });
         let cells: Box<[_]> = cells.collect();
         let place = Placing { layout, cells: &cells };
-        let inputs = layout.inputs.iter().map(|reading| place.counting(reading)).collect();
-        let outputs = layout.outputs.iter().map(|reading| place.counting(reading)).collect();
-        Self { inputs, outputs, cells, len }
+        let all = |readings: &[Reading]| -> Box<[Counting]> {
+            readings.iter().map(|reading| place.counting(reading)).collect()
+        };
+        let (inputs, outputs) = (all(&layout.inputs), all(&layout.outputs));
+        let work = [&inputs, &outputs].map(|all| all.iter().map(Counting::work).sum());
+        Self { inputs, outputs, work, cells, len }
     }
 }
 

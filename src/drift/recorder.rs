@@ -14,13 +14,12 @@ use std::{
     sync::{
         Arc, Mutex, OnceLock, TryLockError,
         atomic::{
-            AtomicU32, AtomicU64,
-            Ordering::{Acquire, Relaxed},
+            AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Acquire, Relaxed, Release},
+            fence,
         },
     },
 };
-
-use arc_swap::ArcSwap;
 
 use crate::{model::Input, monitor::WorkerId, tensor::Tensor};
 
@@ -31,13 +30,16 @@ use super::{
     reader::{Items, Visit, visit},
     summary::Summary,
     tap::Tap,
+    waiting::Waiting,
     words,
 };
 
 /// Counts one version's live values.
 #[derive(Debug)]
 pub struct Recorder {
-    stage: ArcSwap<Stage>,
+    /// One after the other: found without a count of those who hold them.
+    stages: [OnceLock<Arc<Stage>>; STAGES],
+    present: AtomicUsize,
     workers: usize,
     values_max: usize,
 }
@@ -70,10 +72,22 @@ pub(super) struct Shard {
 /// The sample of inputs or of outputs.
 #[derive(Debug)]
 struct Side {
+    /// By tensor: rows that are counted later.
+    waiting: Box<[Later]>,
     /// Rows to pass over before the next one that is sampled.
     skip: AtomicU32,
     tap: Mutex<Tap>,
 }
+
+/// Rows of one tensor that are counted later, in the precision that it has.
+#[derive(Debug)]
+struct Later {
+    single: Waiting<f32>,
+    double: Waiting<f64>,
+}
+
+/// Most stages of a recorder: references of inputs are learned once, and those of outputs.
+const STAGES: usize = 3;
 
 /// Keeps shards of different workers off each other's cache lines.
 #[derive(Debug, Default)]
@@ -109,8 +123,9 @@ impl Picked {
 impl Recorder {
     /// A recorder for a layout.
     pub(super) fn new(layout: Layout, workers: usize, values_max: usize) -> Self {
-        let stage = ArcSwap::from_pointee(Stage::new(layout, workers));
-        Self { stage, workers, values_max }
+        let first = OnceLock::from(Arc::new(Stage::new(layout, workers)));
+        let stages = [first, OnceLock::new(), OnceLock::new()];
+        Self { stages, present: AtomicUsize::new(0), workers, values_max }
     }
 
     /// Counts the inputs of a request that is about to run: those that a request must bring come first, in the
@@ -122,20 +137,19 @@ impl Recorder {
 
     /// The same for some rows of the request.
     pub(super) fn inputs_of(&self, worker: WorkerId, inputs: &[Input], block: &Block) {
-        let stage = self.stage.load();
+        let stage = self.present();
         let Some(shard) = stage.shard(worker) else { return };
         add(&shard.seen, block.range.len() as u64);
         let tensors = |index: usize| inputs.get(index).map(|input| &input.tensor);
-        let plan = &stage.plan.inputs;
-        if let Some(picked) = self.pick(shard, plan, block) {
+        let plan = &stage.plan;
+        if let Some(picked) = self.pick(shard, plan.work[0], block) {
             add(&shard.counted, picked.count as u64);
-            for (index, counting) in plan.iter().enumerate() {
-                if let Some(tensor) = tensors(index) {
-                    shard.count(counting, tensor, block.rows, picked);
-                }
+            let side = plan.inputs.iter().zip(&shard.inputs.waiting).zip(inputs);
+            for ((counting, waiting), input) in side {
+                shard.count((counting, waiting), &input.tensor, block.rows, picked);
             }
         }
-        shard.sample(&shard.inputs, &stage, &stage.layout.inputs, tensors, block);
+        shard.sample(&shard.inputs, stage, &stage.layout.inputs, tensors, block);
     }
 
     /// Counts outputs, as they are given to the client; `wanted` has the index of each in the signature.
@@ -150,24 +164,24 @@ impl Recorder {
         (outputs, wanted): (&[Tensor], &[usize]),
         block: &Block,
     ) {
-        let stage = self.stage.load();
+        let stage = self.present();
         let Some(shard) = stage.shard(worker) else { return };
-        let plan = &stage.plan.outputs;
-        if let Some(picked) = self.pick(shard, plan, block) {
+        let plan = &stage.plan;
+        if let Some(picked) = self.pick(shard, plan.work[1], block) {
             for (tensor, index) in outputs.iter().zip(wanted) {
-                shard.count(&plan[*index], tensor, block.rows, picked);
+                let place = (&plan.outputs[*index], &shard.outputs.waiting[*index]);
+                shard.count(place, tensor, block.rows, picked);
             }
         }
         let tensors = |index: usize| {
             let place = wanted.iter().position(|wanted| *wanted == index)?;
             outputs.get(place)
         };
-        shard.sample(&shard.outputs, &stage, &stage.layout.outputs, tensors, block);
+        shard.sample(&shard.outputs, stage, &stage.layout.outputs, tensors, block);
     }
 
     /// The rows that are counted; `None` if nothing is.
-    fn pick(&self, shard: &Shard, plan: &[Counting], block: &Block) -> Option<Picked> {
-        let work: usize = plan.iter().map(Counting::work).sum();
+    fn pick(&self, shard: &Shard, work: usize, block: &Block) -> Option<Picked> {
         let (rows, len, first) = (block.rows, block.range.len(), block.range.start);
         if work == 0 || len == 0 {
             return None;
@@ -187,14 +201,20 @@ impl Recorder {
         Some(Picked { start, step, count })
     }
 
+    /// The present stage.
+    fn present(&self) -> &Arc<Stage> {
+        let stage = self.stages[self.present.load(Acquire)].get();
+        stage.expect("a stage is present only after it was put there")
+    }
+
     /// Returns the present stage.
     pub(super) fn stage(&self) -> Arc<Stage> {
-        self.stage.load_full()
+        Arc::clone(self.present())
     }
 
     /// Names of the columns of each input that a request must bring; `None` where they are not features one by one.
     pub fn columns(&self) -> Vec<Option<Vec<String>>> {
-        let stage = self.stage.load();
+        let stage = self.present();
         let named = stage.layout.inputs.iter().zip(stage.layout.names());
         named
             .map(|(reading, names)| {
@@ -205,8 +225,17 @@ impl Recorder {
     }
 
     /// Counts by another layout from now on; returns what was counted before, which may still be written for a moment.
+    ///
+    /// # Panics
+    ///
+    /// Panics if it has had as many layouts as references can be learned for.
     pub(super) fn turn_to(&self, layout: Layout) -> Arc<Stage> {
-        self.stage.swap(Arc::new(Stage::new(layout, self.workers)))
+        let before = self.stage();
+        let next = self.present.load(Relaxed) + 1;
+        let is_new = self.stages[next].set(Arc::new(Stage::new(layout, self.workers))).is_ok();
+        assert!(is_new, "one thread turns to the next layout");
+        self.present.store(next, Release);
+        before
     }
 }
 
@@ -241,8 +270,8 @@ impl Stage {
             counted: AtomicU64::new(0),
             cells: (0..self.plan.len).map(|_| AtomicU32::new(0)).collect(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15 ^ worker.0 as u64),
-            inputs: Side::new(self.tap_rows),
-            outputs: Side::new(self.tap_rows),
+            inputs: Side::new(&self.plan.inputs, self.tap_rows),
+            outputs: Side::new(&self.plan.outputs, self.tap_rows),
         }))
     }
 
@@ -264,8 +293,24 @@ impl Stage {
 }
 
 impl Side {
-    fn new(rows: usize) -> Self {
-        Self { skip: AtomicU32::new(0), tap: Mutex::new(Tap::new(rows)) }
+    fn new(plan: &[Counting], rows: usize) -> Self {
+        let waiting = plan.iter().map(Later::of).collect();
+        Self { waiting, skip: AtomicU32::new(0), tap: Mutex::new(Tap::new(rows)) }
+    }
+}
+
+impl Later {
+    fn of(counting: &Counting) -> Self {
+        let width = if let Counting::Numbers { single, .. } = counting { single.len() } else { 0 };
+        Self { single: Waiting::new(width), double: Waiting::new(width) }
+    }
+
+    /// Hands out the cells of what waits.
+    fn cells(&self, counting: &Counting, mut each: impl FnMut(u32)) {
+        if let Counting::Numbers { single, double } = counting {
+            self.single.cells(single, &mut each);
+            self.double.cells(double, &mut each);
+        }
     }
 }
 
@@ -285,9 +330,23 @@ impl Shard {
         (self.seen.load(Acquire), self.counted.load(Relaxed))
     }
 
-    /// Counts by cell; they wrap.
-    pub(super) fn cells(&self) -> impl Iterator<Item = u32> {
-        self.cells.iter().map(|cell| cell.load(Relaxed))
+    /// Counts by cell, with those of rows that wait; they wrap.
+    ///
+    /// While rows are counted, some of them are missing until the next look.
+    pub(super) fn counts(&self, plan: &Plan) -> Vec<u32> {
+        let mut counts: Vec<_> = self.cells.iter().map(|cell| cell.load(Relaxed)).collect();
+        // What was counted by now is not found again among what waits.
+        fence(Acquire);
+        let sides = [(&plan.inputs, &self.inputs), (&plan.outputs, &self.outputs)];
+        for (plan, side) in sides {
+            for (counting, waiting) in plan.iter().zip(&side.waiting) {
+                waiting.cells(counting, |cell| {
+                    let count = &mut counts[cell as usize];
+                    *count = count.wrapping_add(1);
+                });
+            }
+        }
+        counts
     }
 
     /// Takes the sampled rows of inputs and of outputs, and leaves room of the same size for more.
@@ -313,12 +372,18 @@ impl Shard {
         ((u128::from(state) * bound as u128) >> 64) as usize
     }
 
-    fn count(&self, counting: &Counting, tensor: &Tensor, rows: usize, picked: Picked) {
+    fn count(
+        &self,
+        (counting, waiting): (&Counting, &Later),
+        tensor: &Tensor,
+        rows: usize,
+        picked: Picked,
+    ) {
         let cells = &*self.cells;
         match counting {
             Counting::Skipped => {}
             Counting::Numbers { single, double } => {
-                visit(tensor, &mut Numbers { cells, single, double, rows, picked });
+                visit(tensor, &mut Numbers { cells, single, double, waiting, rows, picked });
             }
             Counting::Texts(columns) => {
                 let Some(strings) = tensor.strings() else { return };
@@ -413,6 +478,7 @@ struct Numbers<'a> {
     cells: &'a [AtomicU32],
     single: &'a [Column<f32>],
     double: &'a [Column<f64>],
+    waiting: &'a Later,
     rows: usize,
     picked: Picked,
 }
@@ -428,7 +494,14 @@ impl Visit for Numbers<'_> {
         if items.len() != self.rows * width {
             return;
         }
+        let waiting = T::waiting(&self.waiting.single, &self.waiting.double);
+        let waits = waiting.takes(self.picked.count);
         for row in self.picked.rows() {
+            if waits {
+                let row = items.row(row * width, width);
+                waiting.push(row, real, columns, |cell| bump(self.cells, cell));
+                continue;
+            }
             let mut columns = columns.iter();
             items.row(row * width, width).each(|item| {
                 if let Some(column) = columns.next() {
@@ -533,7 +606,7 @@ pub(super) fn nearest<I: bytemuck::AnyBitPattern, T: Real>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use crate::{
@@ -559,7 +632,7 @@ mod tests {
     }
 
     /// Two numbers and a category a row.
-    fn layout() -> Layout {
+    pub(in crate::drift) fn layout() -> Layout {
         let inputs =
             vec![spec("x", DataType::Fp32, &[-1, 2]), spec("c", DataType::Bytes, &[-1, 1])];
         let signature = Signature { inputs, rows: Rows::Same, ..Signature::default() };
@@ -583,7 +656,7 @@ mod tests {
         layout
     }
 
-    fn request(rows: &[(f32, f32, &str)]) -> Vec<Input> {
+    pub(in crate::drift) fn request(rows: &[(f32, f32, &str)]) -> Vec<Input> {
         let count = i64::try_from(rows.len()).unwrap();
         let shape = |dims: &[i64]| Shape::new(dims).unwrap();
         let numbers = rows.iter().flat_map(|(a, b, _)| [*a, *b]).collect();
@@ -598,7 +671,8 @@ mod tests {
         let stage = recorder.stage();
         let mut sums = vec![0_u64; stage.plan.len];
         for (_, shard) in stage.shards() {
-            sums.iter_mut().zip(shard.cells()).for_each(|(sum, cell)| *sum += u64::from(cell));
+            let counts = shard.counts(&stage.plan);
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += u64::from(count));
         }
         let own = |place: &Option<(usize, usize)>| {
             place.map_or_else(Vec::new, |(first, len)| sums[first..first + len].to_vec())

@@ -443,8 +443,12 @@ impl Merging {
             }
             let last = &mut self.cells[worker];
             last.resize(stage.plan.len, 0);
-            for ((sum, last), now) in sums.iter_mut().zip(last).zip(shard.cells()) {
-                *sum += u64::from(now.wrapping_sub(std::mem::replace(last, now)));
+            for ((sum, last), now) in sums.iter_mut().zip(last).zip(shard.counts(&stage.plan)) {
+                let new = now.wrapping_sub(*last);
+                // Half of the numbers lie behind: rows that waited at the last look are just being counted.
+                if new <= u32::MAX / 2 {
+                    (*sum, *last) = (*sum + u64::from(new), now);
+                }
             }
         }
         let own = |place: &Option<(usize, usize)>| match place {
@@ -564,5 +568,45 @@ impl Values {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::recorder::tests::{layout, request},
+        *,
+    };
+    use crate::monitor::WorkerId;
+
+    #[test]
+    fn looks_find_each_row_once_while_others_are_counted() {
+        const ROWS: u16 = 20_000;
+        let recorder = Recorder::new(layout(), 1, 1 << 20);
+        let stage = recorder.stage();
+        let rows: Vec<_> = (0..ROWS).map(|row| (f32::from(row % 5), 0.5, "a")).collect();
+        let mut merging = Merging::default();
+        let mut sums: Vec<Vec<u64>> = stage.plan.cells.iter().map(|_| Vec::new()).collect();
+        let mut look = || {
+            for (sum, new) in sums.iter_mut().zip(merging.counts(&stage)) {
+                sum.resize(new.len(), 0);
+                sum.iter_mut().zip(new).for_each(|(sum, new)| *sum += new);
+                assert!(sum.iter().sum::<u64>() <= ROWS.into(), "{sum:?}");
+            }
+        };
+        std::thread::scope(|threads| {
+            let worker = threads.spawn(|| {
+                for row in &rows {
+                    recorder.inputs(WorkerId(0), &request(&[*row]), 1);
+                }
+            });
+            while !worker.is_finished() {
+                look();
+            }
+        });
+        look();
+        let whole = Recorder::new(layout(), 1, 1 << 20);
+        whole.inputs(WorkerId(0), &request(&rows), ROWS.into());
+        assert_eq!(sums, Merging::default().counts(&whole.stage()));
     }
 }

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt::Write as _,
     fs,
+    io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
@@ -706,7 +707,7 @@ fn keep(path: &Path, learned: Profile, model: &ModelName) {
         fs::create_dir_all(folder)?;
         let fresh = path.with_extension("new");
         let mut file = fs::File::create(&fresh)?;
-        serde_json::to_writer(&mut file, &all)?;
+        file.write_all(&serde_json::to_vec(&all)?)?;
         file.sync_all()?;
         fs::rename(&fresh, path)?;
         fs::File::open(folder)?.sync_all()
