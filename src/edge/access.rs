@@ -1,21 +1,17 @@
 //! The access log: a line of JSON for each request, written by a thread of its own.
 //!
-//! Workers write lines into outboxes of their own; the thread looks at them a few times a second, or at once where one
-//! fills, and hands them to the file as they are. Always true:
+//! Workers leave entries in outboxes of their own; the thread looks at them a few times a second, or at once where one
+//! fills, and writes their lines, many at a time. Always true:
 //! - No request waits for the log: where the outbox of its worker is full, its line is dropped and counted.
-//! - A line is written whole, or cut off again where the disk is full.
-//! - A file that was moved away is opened anew under its name with the next lines, without a signal; one that reaches
-//!   its maximum is moved to `PATH.1`, in place of the one before.
+//! - Lines are written whole, and whole ones are lost.
 //! - The end waits for a reader that stalls at most [`CLOSE_MAX`].
 //!
-//! Not here: the content of lines (`line`), what is noted on the path (`visit`), spans (`otlp`).
+//! Not here: the content of lines (`line`), their file (`rolling`), what is noted on the path (`visit`), spans
+//! (`otlp`).
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{
@@ -30,7 +26,12 @@ use std::{
 
 use crate::monitor::WorkerId;
 
-use super::{entry::Entry, lane::Lane, outbox::Outbox};
+use super::{
+    entry::{Entry, Record, Use},
+    line::Lines,
+    outbox::Outbox,
+    rolling::Rolling,
+};
 
 /// Where requests are told, and how many of them.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +40,7 @@ pub struct AccessSettings {
     pub target: AccessTarget,
     /// The share of requests that have a line, 0 to 1; chosen at random.
     pub share: f64,
-    /// Bytes of lines of one worker that may wait to be written.
+    /// Bytes of one worker's requests that may wait for their lines.
     pub buffer_bytes_max: usize,
     /// The largest file; with the one before it, twice as much lies on the disk.
     pub file_bytes_max: u64,
@@ -115,11 +116,11 @@ pub enum AccessError {
 /// Entries on their way to the log.
 #[derive(Debug)]
 pub struct Access {
-    /// Lines of each worker, and bytes of them that wake the writer.
+    /// Entries of each worker.
     outboxes: Box<[Outbox]>,
+    /// Bytes of one worker's entries that wake the writer, and those that tell of a disk that stalls.
     wake_bytes: usize,
-    /// Entries of each worker whose spans are sent.
-    lanes: Box<[Lane]>,
+    late_bytes: usize,
     /// Requests whose random number is not above this have a line.
     threshold: u64,
     dropped: Arc<AtomicU64>,
@@ -145,13 +146,15 @@ const CLOSE_MAX: Duration = Duration::from_millis(900);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// Bytes of lines that are written at once, and that wake the writer. A wake costs as much as a dozen lines, and pages
-/// of a file cost less the more of them are written together: a megabyte takes a third off the cost of 64 KiB.
+/// Bytes of one worker's entries that wake the writer. A wake costs as much as a dozen lines; of more bytes, the first
+/// have left the processor's nearest caches when they are taken.
+const WAKE_BYTES: usize = 128 << 10;
+
+/// Bytes of lines that are written at once: a write past the system's cache costs the same however long it is.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Bytes of one worker's entries that wait for the exporter of spans, and the share of them that wakes the writer.
+/// Bytes of one worker's entries that wait where there are no lines, only spans.
 const SPANS_BYTES: usize = 256 << 10;
-const FULL: f32 = 0.25;
 
 /// Batches between two words about lines that were dropped.
 const TOLD_EVERY: u32 = 256;
@@ -161,7 +164,7 @@ impl Default for AccessSettings {
         Self {
             target: AccessTarget::Off,
             share: 1.0,
-            // Some 9,000 requests: what a busy worker answers in a tenth of a second.
+            // Some 18,000 requests: what a busy worker answers in a quarter of a second.
             buffer_bytes_max: 4 << 20,
             file_bytes_max: 1 << 30,
             spans_to: None,
@@ -181,13 +184,16 @@ impl Access {
             AccessTarget::Off => 0,
             _ => (settings.share * u64::MAX as f64) as u64,
         };
-        let most = if threshold > 0 { settings.buffer_bytes_max } else { 0 };
         let exports = settings.spans_to.is_some();
-        let spans_bytes = if exports { SPANS_BYTES } else { 0 };
+        let most = match (threshold, exports) {
+            (0, false) => 0,
+            (0, true) => SPANS_BYTES,
+            _ => settings.buffer_bytes_max,
+        };
         Self {
             outboxes: (0..workers).map(|_| Outbox::new(most)).collect(),
-            wake_bytes: BATCH_BYTES.min(most / 4),
-            lanes: (0..workers).map(|_| Lane::new(spans_bytes)).collect(),
+            wake_bytes: WAKE_BYTES.min(most / 4),
+            late_bytes: most / 2,
             threshold,
             dropped: Arc::default(),
             exports,
@@ -212,32 +218,21 @@ impl Access {
         self.exports && entry.trace.is_some_and(|trace| trace.is_sampled)
     }
 
-    /// Takes the entry of a worker's request, for a line or for its spans alone; `words` is room for it.
-    pub(super) fn tell(
-        &self,
-        worker: WorkerId,
-        entry: &Entry<'_>,
-        is_line: bool,
-        words: &mut Vec<u64>,
-    ) {
-        let mut wakes = false;
-        if is_line {
-            let added = self.outboxes.get(worker.0).and_then(|outbox| outbox.add(entry));
-            let full = self.wake_bytes;
-            wakes = added.is_none_or(|(bytes, before)| before < full && full <= bytes);
-            if added.is_none() {
-                self.dropped.fetch_add(1, Relaxed);
-            }
+    /// Takes the entry of a worker's request, for a line or for its spans alone.
+    pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, is_line: bool) {
+        let wanted = Use { is_line, has_spans: self.has_spans(entry) };
+        if !wanted.is_line && !wanted.has_spans {
+            return;
         }
-        if self.has_spans(entry) {
-            entry.write(words);
-            let used = self.lanes.get(worker.0).and_then(|lane| lane.push(words));
-            wakes |= used.is_none_or(|used| used >= FULL);
-            if used.is_none() {
-                self.spans_dropped.fetch_add(1, Relaxed);
-            }
+        let added = self.outboxes.get(worker.0).and_then(|outbox| outbox.add(entry, wanted));
+        if added.is_none() {
+            self.dropped.fetch_add(wanted.is_line.into(), Relaxed);
+            self.spans_dropped.fetch_add(wanted.has_spans.into(), Relaxed);
         }
-        if wakes && let Some(writer) = self.writer.get() {
+        let wakes = |(before, bytes)| before < self.wake_bytes && self.wake_bytes <= bytes;
+        if added.is_none_or(wakes)
+            && let Some(writer) = self.writer.get()
+        {
             writer.unpark();
         }
     }
@@ -304,24 +299,23 @@ impl Drop for AccessLog {
 /// Writes whatever comes, until the log is closed and all is written.
 fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
     let mut spare = access.outboxes.first().map(Outbox::spare).unwrap_or_default();
-    let (mut record, mut pause) = (Vec::new(), PAUSE_MIN);
+    let mut pause = PAUSE_MIN;
     loop {
         // Before the look: what was told before the end is found by it.
         let closed = access.closed.load(Acquire);
-        let mut is_idle = true;
-        for lane in &access.lanes {
-            lane.take(&mut record, |record| {
-                is_idle = false;
-                spans.take(record);
-                true
-            });
-        }
+        let mut most = 0;
         for outbox in &access.outboxes {
-            outbox.take(&mut spare, |lines| {
-                is_idle = false;
-                writer.write(lines);
+            outbox.take(&mut spare, |words| {
+                most = most.max(size_of_val(words));
+                tell(words, &mut writer, spans);
             });
         }
+        writer.is_late |= most > access.late_bytes;
+        // Where workers fill their outboxes, more is there soon.
+        if most < access.wake_bytes || closed {
+            writer.flush();
+        }
+        let is_idle = most == 0;
         if is_idle && closed {
             return;
         }
@@ -332,12 +326,30 @@ fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
     }
 }
 
+/// Tells of all entries in these words.
+fn tell(mut words: &[u64], writer: &mut Writer<'_>, spans: &Spans) {
+    while let Some((record, rest)) = Record::first(words) {
+        words = rest;
+        if record.wanted.has_spans {
+            spans.take(record.words);
+        }
+        if record.wanted.is_line
+            && let Some(entry) = Entry::read(record.words)
+        {
+            writer.add(&entry);
+        }
+    }
+}
+
 /// Where lines end, and what is said of those that do not.
 struct Writer<'a> {
     access: &'a Access,
     sink: Sink,
-    /// Bytes that are written at once.
+    lines: Lines,
+    /// Bytes of lines that are written at once, unless one is longer.
     batch_max: usize,
+    /// True if an outbox was more than half full since the last batch.
+    is_late: bool,
     /// False after a failure, until lines were written again.
     works: bool,
     /// Dropped lines that were spoken of, and batches since then.
@@ -347,26 +359,33 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(access: &'a Access, sink: Sink) -> Self {
-        let batch_max = match &sink {
-            Sink::File(file) => usize::try_from(file.bytes_max).unwrap_or(BATCH_BYTES),
-            _ => BATCH_BYTES,
-        };
-        let batch_max = batch_max.min(BATCH_BYTES);
-        Self { access, sink, batch_max, works: true, told: 0, batches: TOLD_EVERY }
+        let batch_max = sink.batch_max();
+        let mut lines = Lines::with_room(batch_max);
+        lines.begin(sink.phase());
+        let (is_late, works) = (false, true);
+        Self { access, sink, lines, batch_max, is_late, works, told: 0, batches: TOLD_EVERY }
     }
 
-    /// Writes whole lines, in batches.
-    fn write(&mut self, mut lines: &[u8]) {
-        while !lines.is_empty() {
-            let (batch, rest) = lines.split_at(end_of_batch(lines, self.batch_max));
-            self.write_batch(batch);
-            lines = rest;
+    /// Takes an entry; writes the lines of those before it where both are too many.
+    fn add(&mut self, entry: &Entry<'_>) {
+        let before = self.lines.text().len();
+        self.lines.add(entry);
+        if before > 0 && self.lines.text().len() > self.batch_max {
+            let last = self.lines.text()[before..].to_vec();
+            self.lines.cut(before);
+            self.flush();
+            self.lines.put(&last);
         }
     }
 
-    fn write_batch(&mut self, lines: &[u8]) {
+    /// Writes what was taken.
+    fn flush(&mut self) {
+        let lines = self.lines.text();
+        if lines.is_empty() {
+            return;
+        }
         let (sink, dropped) = (&mut self.sink, &self.access.dropped);
-        match sink.write(lines) {
+        match sink.write(lines, std::mem::take(&mut self.is_late)) {
             Ok(()) => self.works = true,
             Err(error) => {
                 let ends = lines.iter().filter(|byte| **byte == b'\n');
@@ -389,16 +408,8 @@ impl<'a> Writer<'a> {
             );
             (self.told, self.batches) = (dropped, 0);
         }
+        self.lines.begin(self.sink.phase());
     }
-}
-
-/// The end of the last line that fits a batch, or of the first one if that is longer.
-fn end_of_batch(lines: &[u8], batch_max: usize) -> usize {
-    let Some((fitting, rest)) = lines.split_at_checked(batch_max) else { return lines.len() };
-    let is_end = |byte: &u8| *byte == b'\n';
-    let last = fitting.iter().rposition(is_end).map(|end| end + 1);
-    let next = || rest.iter().position(is_end).map(|end| batch_max + end + 1);
-    last.or_else(next).unwrap_or(lines.len())
 }
 
 /// The way of sampled requests to a collector, where there is one.
@@ -447,11 +458,22 @@ enum Sink {
 }
 
 impl Sink {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    /// Most bytes that are written at once.
+    fn batch_max(&self) -> usize {
+        let Self::File(file) = self else { return BATCH_BYTES };
+        usize::try_from(file.bytes_max()).unwrap_or(BATCH_BYTES).min(BATCH_BYTES)
+    }
+
+    /// The place in a page of memory where the next batch is best.
+    fn phase(&self) -> usize {
+        if let Self::File(file) = self { file.phase() } else { 0 }
+    }
+
+    fn write(&mut self, lines: &[u8], is_late: bool) -> io::Result<()> {
         match self {
             Self::Nowhere => Ok(()),
             Self::Stdout(write) => write(lines),
-            Self::File(file) => file.write(lines),
+            Self::File(file) => file.write(lines, is_late),
         }
     }
 }
@@ -461,70 +483,15 @@ impl std::fmt::Display for Sink {
         match self {
             Self::Nowhere => f.write_str("nothing"),
             Self::Stdout(_) => f.write_str("standard output"),
-            Self::File(file) => write!(f, "`{}`", file.path.display()),
+            Self::File(file) => write!(f, "`{}`", file.path().display()),
         }
-    }
-}
-
-/// A file that begins anew when it is moved away or full.
-struct Rolling {
-    path: PathBuf,
-    file: File,
-    /// Device and inode, by which a file is known after it was moved.
-    identity: (u64, u64),
-    bytes: u64,
-    bytes_max: u64,
-    /// False for pipes and terminals, which are never moved.
-    is_regular: bool,
-}
-
-impl Rolling {
-    fn open(path: &Path, bytes_max: u64) -> io::Result<Self> {
-        // Lines name clients: for the owner and the group that collects logs.
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
-        let about = file.metadata()?;
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            identity: (about.dev(), about.ino()),
-            bytes: about.len(),
-            bytes_max,
-            is_regular: about.is_file(),
-        })
-    }
-
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let length = lines.len() as u64;
-        if self.is_regular {
-            let about = fs::metadata(&self.path);
-            let is_same = about.as_ref().is_ok_and(|it| (it.dev(), it.ino()) == self.identity);
-            let is_full = self.bytes > 0 && self.bytes + length > self.bytes_max;
-            if is_same && is_full {
-                let mut before = OsString::from(&self.path);
-                before.push(".1");
-                fs::rename(&self.path, before)?;
-            }
-            if !is_same || is_full {
-                *self = Self::open(&self.path, self.bytes_max)?;
-            } else if let Ok(about) = about {
-                // Others may have cut it.
-                self.bytes = about.len();
-            }
-        }
-        let written = self.file.write_all(lines);
-        if written.is_ok() {
-            self.bytes += length;
-        } else if self.is_regular {
-            // Best effort: a line that was cut would make the next one unreadable, too.
-            let _ = self.file.set_len(self.bytes);
-        }
-        written
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::edge::entry;
 
     #[test]
     fn a_share_of_requests_has_a_line() {
@@ -553,36 +520,28 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_full_or_moved_away_begins_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("access.log");
-        let said = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap_or_default();
-        fs::write(&path, "old\n").unwrap();
-        let mut file = Rolling::open(&path, 10).unwrap();
-        file.write(b"one\n").unwrap();
-        assert_eq!(said("access.log"), "old\none\n");
-        file.write(b"two\n").unwrap();
-        assert_eq!([said("access.log"), said("access.log.1")], ["two\n", "old\none\n"]);
-        file.write(b"longer than a file may be\n").unwrap();
-        assert_eq!(said("access.log.1"), "two\n");
-        assert_eq!(said("access.log"), "longer than a file may be\n", "lines are never cut");
-        fs::rename(&path, folder.path().join("moved")).unwrap();
-        file.write(b"three\n").unwrap();
-        assert_eq!(said("access.log"), "three\n");
-        assert_eq!(said("moved"), "longer than a file may be\n");
-        fs::write(&path, "").unwrap();
-        file.write(b"four\n").unwrap();
-        assert_eq!(said("access.log"), "four\n", "others may cut it");
-        fs::remove_file(&path).unwrap();
-        file.write(b"five\n").unwrap();
-        assert_eq!(said("access.log"), "five\n");
-    }
-
-    #[test]
-    fn batches_end_with_a_line_and_fit_unless_a_line_is_longer() {
-        let end = |text: &str, batch_max| end_of_batch(text.as_bytes(), batch_max);
-        assert_eq!([end("ab\ncd\n", 9), end("ab\ncd\n", 6), end("ab\ncd\n", 5)], [6, 6, 3]);
-        assert_eq!([end("abcd\ne\n", 2), end("abcd\n", 2), end("ab\n", 0)], [5, 5, 3]);
+    fn batches_are_whole_lines_that_fit_unless_a_line_is_longer() {
+        let written = |file_bytes_max: u64| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("access.log");
+            let file = Rolling::open(&path, file_bytes_max).unwrap();
+            let access = Access::new(&AccessSettings::default(), 1);
+            let mut writer = Writer::new(&access, Sink::File(file));
+            for path in ["/1", "/2", "/3"] {
+                writer.add(&entry::tests::of_path(path));
+            }
+            writer.flush();
+            let lines = |name: &str| {
+                let text = std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+                assert!(text.is_empty() || text.ends_with('\n'));
+                text.lines().count()
+            };
+            (lines("access.log.1"), lines("access.log"))
+        };
+        let mut one = Lines::with_room(0);
+        one.add(&entry::tests::of_path("/1"));
+        let bytes = one.text().len() as u64;
+        assert_eq!([written(3 * bytes), written(2 * bytes), written(1)], [(0, 3), (2, 1), (1, 1)]);
     }
 
     #[test]

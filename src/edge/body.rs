@@ -57,11 +57,12 @@ pub(super) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Reads the whole body. Dropped half-way it gives back what it holds.
+    /// Reads the whole body; `waits` is called where it is not there yet. Dropped half-way it gives back what it holds.
     pub(super) async fn read(
         &self,
         headers: &HeaderMap,
         mut body: Incoming,
+        waits: impl FnOnce(),
     ) -> Result<(Bytes, Held<'a>), Unread> {
         let declared = declared_length(headers.get(CONTENT_LENGTH))?;
         let bytes_max = self.limits.body_bytes_max;
@@ -78,6 +79,7 @@ impl<'a> Reading<'a> {
             let held = self.budget.hold(first.len())?;
             return Ok((first, held));
         }
+        waits();
         self.collect(declared, first, body).await
     }
 

@@ -157,7 +157,7 @@ impl Worker {
     ) -> Result<(Bytes, Held<'_>), Unread> {
         let encoding = Encoding::of_body(headers)?;
         let reading = Reading { limits: self.limits(), budget: self.budget(), align_at, timeout };
-        let (bytes, mut held) = reading.read(headers, body).await?;
+        let (bytes, mut held) = reading.read(headers, body, || visit.note_wait()).await?;
         self.load().moved(bytes.len());
         visit.note_body(bytes.len());
         let bytes = encoding.inflate(bytes, self.limits())?;

@@ -2,7 +2,7 @@
 //!
 //! Always true: a text of a client is cut to its maximum before anybody reads it.
 //!
-//! Not here: the way to the reader (`lane`), the line of an entry (`line`), what is noted of a request (`visit`).
+//! Not here: the way to the reader (`outbox`), the line of an entry (`line`), what is noted of a request (`visit`).
 
 use std::{
     borrow::Cow,
@@ -69,6 +69,49 @@ const HAS_PREDICTION: u64 = 1 << 33;
 const HAS_TRACE: u64 = 1 << 34;
 const IS_SAMPLED: u64 = 1 << 35;
 const IS_RANDOM: u64 = 1 << 36;
+const IS_LINE: u64 = 1 << 37;
+const HAS_SPANS: u64 = 1 << 38;
+
+/// What becomes of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Use {
+    /// It gets a line in the access log.
+    pub(super) is_line: bool,
+    /// Its spans are sent.
+    pub(super) has_spans: bool,
+}
+
+/// An entry in words, the first of several.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    /// Its words.
+    pub(super) words: &'a [u64],
+    /// What becomes of it.
+    pub(super) wanted: Use,
+}
+
+impl<'a> Record<'a> {
+    /// Parts the first record from what follows it; `None` if there is none.
+    pub(super) fn first(words: &'a [u64]) -> Option<(Self, &'a [u64])> {
+        let fixed: &[u64; FIXED] = words.first_chunk()?;
+        let (words, rest) = words.split_at_checked(FIXED + words_of_texts(fixed))?;
+        let is = |flag: u64| fixed[0] & flag != 0;
+        let wanted = Use { is_line: is(IS_LINE), has_spans: is(HAS_SPANS) };
+        Some((Self { words, wanted }, rest))
+    }
+}
+
+/// Words of the texts behind these.
+fn words_of_texts(fixed: &[u64; FIXED]) -> usize {
+    let lengths = (0..4).map(|at| part(fixed[16], 16 * at)).chain([part(fixed[17], 0)]);
+    lengths.map(usize::from).sum::<usize>().div_ceil(size_of::<u64>())
+}
+
+/// Sixteen bits of a word.
+#[expect(clippy::cast_possible_truncation, reason = "parts of words")]
+fn part(word: u64, at: u32) -> u16 {
+    (word >> at) as u16
+}
 
 impl<'a> Entry<'a> {
     /// Cuts each text to its maximum.
@@ -79,8 +122,18 @@ impl<'a> Entry<'a> {
         self.request_id = cut(self.request_id, REQUEST_ID_MAX);
     }
 
-    /// Writes the entry, whose texts are cut, into `words`, whatever was there.
-    pub(super) fn write(&self, words: &mut Vec<u64>) {
+    /// Words that [`Entry::append`] adds.
+    pub(super) fn words(&self) -> usize {
+        let bytes: usize = self.texts().iter().map(|text| text.len()).sum();
+        FIXED + bytes.div_ceil(size_of::<u64>())
+    }
+
+    fn texts(&self) -> [&'a [u8]; 5] {
+        [self.method, self.path, self.request_id, self.arm, self.fallback]
+    }
+
+    /// Adds the entry, whose texts are cut, to some words.
+    pub(super) fn append(&self, wanted: Use, words: &mut Vec<u64>) {
         #[expect(clippy::cast_possible_truncation, reason = "nanoseconds until 2554, and halves")]
         let (nanos, low) = (|time: Duration| time.as_nanos() as u64, |bits: u128| bits as u64);
         let protocol = match self.protocol {
@@ -100,11 +153,11 @@ impl<'a> Entry<'a> {
             // No span has the number 0.
             (trace.id, trace.span, trace.parent.unwrap_or(0))
         });
-        let texts = [self.method, self.path, self.request_id, self.arm, self.fallback];
+        let texts = self.texts();
         let lengths = texts.map(|text| text.len() as u64);
         let sample = &self.sample;
-        words.clear();
-        words.extend([
+        let begin = words.len() + FIXED;
+        words.extend_from_slice(&[
             u64::from(self.code)
                 | u64::from(port) << 16
                 | flag(self.peer.is_some(), HAS_PEER)
@@ -112,6 +165,8 @@ impl<'a> Entry<'a> {
                 | flag(self.trace.is_some(), HAS_TRACE)
                 | flag(has(|trace| trace.is_sampled), IS_SAMPLED)
                 | flag(has(|trace| trace.is_random), IS_RANDOM)
+                | flag(wanted.is_line, IS_LINE)
+                | flag(wanted.has_spans, HAS_SPANS)
                 | protocol << 40,
             low(address >> 64),
             low(address),
@@ -135,9 +190,9 @@ impl<'a> Entry<'a> {
             span,
             parent,
         ]);
-        let bytes = texts.iter().map(|text| text.len()).sum::<usize>();
-        words.resize(FIXED + bytes.div_ceil(size_of::<u64>()), 0);
-        let mut left: &mut [u8] = bytemuck::cast_slice_mut(&mut words[FIXED..]);
+        let bytes: usize = texts.iter().map(|text| text.len()).sum();
+        words.resize(begin + bytes.div_ceil(size_of::<u64>()), 0);
+        let mut left: &mut [u8] = bytemuck::cast_slice_mut(&mut words[begin..]);
         for text in texts {
             let (here, behind) = left.split_at_mut(text.len());
             here.copy_from_slice(text);
@@ -146,13 +201,10 @@ impl<'a> Entry<'a> {
     }
 
     /// Reads the entry of these words; `None` if they are none.
-    #[cfg(any(feature = "otlp", test))]
     pub(super) fn read(words: &'a [u64]) -> Option<Self> {
         let (fixed, texts) = words.split_first_chunk::<FIXED>()?;
         let bits = |at: usize| u128::from(fixed[at]) << 64 | u128::from(fixed[at + 1]);
         let nanos = |at: usize| Duration::from_nanos(fixed[at]);
-        #[expect(clippy::cast_possible_truncation, reason = "parts of words")]
-        let part = |word: u64, at: u32| (word >> at) as u16;
         let head = fixed[0];
         let is = |flag: u64| head & flag != 0;
         let mut left: &[u8] = bytemuck::cast_slice(texts);
@@ -252,10 +304,21 @@ pub(super) mod tests {
     #[test]
     fn entries_are_read_as_they_were_written() {
         let check = |entry: Entry<'_>| {
-            let mut words = vec![7; 3];
-            entry.write(&mut words);
+            let wanted = Use { is_line: entry.trace.is_none(), has_spans: entry.trace.is_some() };
+            let mut words = Vec::new();
+            entry.append(wanted, &mut words);
+            assert_eq!(words.len(), entry.words());
             assert_eq!(Entry::read(&words), Some(entry));
             assert_eq!(Entry::read(&words[..words.len() - 1]), None, "a part is none");
+            let one = words.clone();
+            ENTRY.append(wanted, &mut words);
+            let (first, rest) = Record::first(&words).unwrap();
+            assert_eq!((first.words, first.wanted), (&*one, wanted));
+            assert_eq!(
+                Record::first(rest).map(|(second, _)| Entry::read(second.words)),
+                Some(Some(ENTRY))
+            );
+            assert!(Record::first(&rest[..rest.len() - 1]).is_none());
         };
         check(ENTRY);
         let prediction = Some(PredictionId::from_bits(u128::MAX - 7));
@@ -272,10 +335,10 @@ pub(super) mod tests {
     #[test]
     fn texts_of_clients_are_cut() {
         let long = [b'x'; 4096];
-        let mut words = Vec::new();
         let mut entry = Entry { method: &long, path: &long, request_id: &long, ..ENTRY };
         entry.cut();
-        entry.write(&mut words);
+        let mut words = Vec::new();
+        entry.append(Use { is_line: true, has_spans: true }, &mut words);
         let read = Entry::read(&words).unwrap();
         let lengths = [read.method.len(), read.path.len(), read.request_id.len()];
         assert_eq!(lengths, [METHOD_MAX, PATH_MAX, REQUEST_ID_MAX]);

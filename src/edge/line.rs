@@ -3,8 +3,7 @@
 //! Always true: whatever a terminal or a reader of lines could take for a command is escaped, so that an entry is one
 //! line, and no text of a client looks like another.
 //!
-//! Written by the worker that answered, in a tenth of a microsecond: what stays the same from line to line, the second
-//! and who was asked, is kept as text.
+//! What stays the same from line to line, the second, who was asked and who answered, is kept as text.
 //!
 //! Not here: what an entry holds (`entry`), the way of lines to their reader (`outbox`).
 
@@ -21,114 +20,136 @@ use crate::{
     monitor::Sample,
 };
 
-use super::entry::Entry;
+use super::{entry::Entry, rolling::PAGE};
 
-/// Lines that were written, and what the next one may have in common with the last.
+/// Lines that are written together, and what the next one may have in common with the last.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     text: Vec<u8>,
+    /// Where lines begin.
+    start: usize,
     /// The second that `stamp` is of, since 1970.
     second: u64,
     /// The beginning of a line, with the time up to the second.
     stamp: Vec<u8>,
-    /// Method and path of the last entry, and how a line says them.
-    asked: (Vec<u8>, Vec<u8>),
-    target: Vec<u8>,
+    /// Who was asked and who answered at the last entry, and how a line says that.
+    known: Known,
+    parties: Vec<u8>,
+}
+
+/// Who was asked, and who answered.
+#[derive(Debug, Default)]
+struct Known {
+    protocol: Version,
+    method: Vec<u8>,
+    path: Vec<u8>,
+    arm: Vec<u8>,
+    fallback: Vec<u8>,
+    version: u64,
 }
 
 impl Lines {
     /// None, with room for so many bytes of them.
     pub(super) fn with_room(bytes: usize) -> Self {
-        Self { text: Vec::with_capacity(bytes), ..Self::default() }
+        Self { text: Vec::with_capacity(bytes + LINE_BYTES_MAX + 2 * PAGE), ..Self::default() }
+    }
+
+    /// Begins anew, so many bytes behind the beginning of a page of memory.
+    pub(super) fn begin(&mut self, phase: usize) {
+        self.text.clear();
+        self.start = self.text.as_ptr().align_offset(PAGE) + phase;
+        self.text.resize(self.start, 0);
     }
 
     /// All lines.
     pub(super) fn text(&self) -> &[u8] {
-        &self.text
-    }
-
-    /// Exchanges the lines for other ones, or for an empty room.
-    pub(super) fn swap(&mut self, text: &mut Vec<u8>) {
-        std::mem::swap(&mut self.text, text);
+        &self.text[self.start..]
     }
 
     /// Takes back what was added behind so many bytes.
     pub(super) fn cut(&mut self, bytes: usize) {
-        self.text.truncate(bytes);
+        self.text.truncate(self.start + bytes);
+    }
+
+    /// Adds lines as they are.
+    pub(super) fn put(&mut self, lines: &[u8]) {
+        self.text.extend_from_slice(lines);
     }
 
     /// Adds an entry.
     pub(super) fn add(&mut self, entry: &Entry<'_>) {
-        self.text.reserve(USUAL_BYTES);
         self.time(entry.at);
         self.number(entry.code.into());
-        self.raw(match entry.protocol {
-            Version::HTTP_10 => r#","protocol":"HTTP/1.0""#,
-            Version::HTTP_2 => r#","protocol":"HTTP/2""#,
-            _ => r#","protocol":"HTTP/1.1""#,
-        });
         if let Some(peer) = entry.peer {
             self.peer(peer);
         }
-        self.target(entry);
-        let is_answered = !entry.arm.is_empty();
-        if is_answered {
-            self.raw(r#","version":""#);
-            self.number(entry.version);
-            self.raw("\"");
-            self.field(r#","arm":""#, entry.arm);
-        }
-        self.field(r#","fallback":""#, entry.fallback);
+        self.parties(entry);
         let Sample { rows, decode, queue, run, encode, total, .. } = entry.sample;
         if rows > 0 {
-            self.raw(r#","rows":"#);
+            self.raw(br#","rows":"#);
             self.number(rows);
         }
-        self.raw(r#","bytes_in":"#);
+        self.raw(br#","bytes_in":"#);
         self.number(entry.bytes_in);
-        self.raw(r#","bytes_out":"#);
+        self.raw(br#","bytes_out":"#);
         self.number(entry.bytes_out);
-        self.milliseconds(r#","ms":{"read":"#, entry.read);
-        if is_answered {
-            self.milliseconds(r#","decode":"#, decode);
-            self.milliseconds(r#","queue":"#, queue);
-            self.milliseconds(r#","run":"#, run);
-            self.milliseconds(r#","encode":"#, encode);
+        self.raw(br#","ms":{"read":"#);
+        self.milliseconds(entry.read);
+        if !entry.arm.is_empty() {
+            self.raw(br#","decode":"#);
+            self.milliseconds(decode);
+            self.raw(br#","queue":"#);
+            self.milliseconds(queue);
+            self.raw(br#","run":"#);
+            self.milliseconds(run);
+            self.raw(br#","encode":"#);
+            self.milliseconds(encode);
         }
-        self.milliseconds(r#","total":"#, total);
-        self.raw("}");
+        self.raw(br#","total":"#);
+        self.milliseconds(total);
+        self.raw(b"}");
         if let Some(prediction) = entry.prediction {
-            self.raw(r#","prediction_id":""#);
-            self.raw(prediction.as_str());
-            self.raw("\"");
+            self.raw(br#","prediction_id":""#);
+            self.text.extend_from_slice(prediction.as_str().as_bytes());
+            self.raw(b"\"");
         }
-        self.field(r#","request_id":""#, entry.request_id);
+        self.field(br#","request_id":""#, entry.request_id);
         if let Some(Trace { id, span, .. }) = entry.trace {
             // Writing to memory does not fail.
             let _ = write!(self.text, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
         }
-        self.raw("}\n");
+        self.raw(b"}\n");
     }
 
-    fn raw(&mut self, text: &str) {
-        self.text.extend_from_slice(text.as_bytes());
+    /// Adds a piece; of a length that is known, it is a few stores.
+    #[inline]
+    fn raw<const BYTES: usize>(&mut self, piece: &[u8; BYTES]) {
+        self.text.extend_from_slice(piece);
     }
 
     fn number(&mut self, number: u64) {
         if number < 10 {
             self.text.push(digit(number));
+        } else if let Ok(number @ ..1000) = u32::try_from(number) {
+            let digits = thousandths(number);
+            self.text.extend_from_slice(&digits[usize::from(number < 100)..]);
         } else {
-            self.raw(itoa::Buffer::new().format(number));
+            self.text.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         }
     }
 
-    fn milliseconds(&mut self, name: &str, time: Duration) {
-        let time = time + Duration::from_nanos(500);
-        self.raw(name);
-        let whole = time.as_secs() * 1000 + u64::from(time.subsec_millis());
-        self.number(whole);
-        let [a, b, c] = thousandths(time.subsec_micros() % 1000);
-        self.text.extend_from_slice(&[b'.', a, b, c]);
+    fn milliseconds(&mut self, time: Duration) {
+        // Rounded to microseconds.
+        let time = time.saturating_add(Duration::from_nanos(500));
+        let seconds = time.as_secs();
+        let micros = time.subsec_micros();
+        let (millis, [a, b, c]) = (micros / 1000, thousandths(micros % 1000));
+        if seconds == 0 && millis < 10 {
+            self.raw(&[digit(millis.into()), b'.', a, b, c]);
+        } else {
+            self.number(seconds.saturating_mul(1000).saturating_add(millis.into()));
+            self.raw(&[b'.', a, b, c]);
+        }
     }
 
     fn time(&mut self, at: Duration) {
@@ -140,17 +161,17 @@ impl Lines {
             self.stamp = [r#"{"timestamp":""#, stamp].concat().into_bytes();
         }
         self.text.extend_from_slice(&self.stamp);
-        self.text.extend_from_slice(&thousandths(at.subsec_millis()));
-        self.raw(r#"Z","target":"access","code":"#);
+        self.raw(&thousandths(at.subsec_millis()));
+        self.raw(br#"Z","target":"access","code":"#);
     }
 
     fn peer(&mut self, peer: SocketAddr) {
-        self.raw(r#","peer":""#);
+        self.raw(br#","peer":""#);
         // Where a socket takes both families, clients of version 4 come under addresses of version 6.
         let address = peer.ip().to_canonical();
         if let IpAddr::V4(address) = address {
             let [a, b, c, d] = address.octets();
-            for (part, end) in [(a, "."), (b, "."), (c, "."), (d, ":")] {
+            for (part, end) in [(a, b"."), (b, b"."), (c, b"."), (d, b":")] {
                 self.number(part.into());
                 self.raw(end);
             }
@@ -158,30 +179,38 @@ impl Lines {
         } else {
             let _ = write!(self.text, "{}", SocketAddr::new(address, peer.port()));
         }
-        self.raw("\"");
+        self.raw(b"\"");
     }
 
-    /// Adds who was asked: method, path and model.
-    fn target(&mut self, entry: &Entry<'_>) {
-        if self.asked.0 != entry.method || self.asked.1 != entry.path {
+    /// Adds who was asked, by which protocol, and who answered.
+    fn parties(&mut self, entry: &Entry<'_>) {
+        if !self.known.is_of(entry) {
             let begin = self.text.len();
-            self.field(r#","method":""#, entry.method);
-            self.field(r#","path":""#, entry.path);
-            self.field(r#","model":""#, entry.model().unwrap_or_default().as_bytes());
-            self.target.clear();
-            self.target.extend_from_slice(&self.text[begin..]);
-            self.text.truncate(begin);
-            let (method, path) = &mut self.asked;
-            for (kept, new) in [(method, entry.method), (path, entry.path)] {
-                kept.clear();
-                kept.extend_from_slice(new);
+            match entry.protocol {
+                Version::HTTP_10 => self.raw(br#","protocol":"HTTP/1.0""#),
+                Version::HTTP_2 => self.raw(br#","protocol":"HTTP/2""#),
+                _ => self.raw(br#","protocol":"HTTP/1.1""#),
             }
+            self.field(br#","method":""#, entry.method);
+            self.field(br#","path":""#, entry.path);
+            self.field(br#","model":""#, entry.model().unwrap_or_default().as_bytes());
+            if !entry.arm.is_empty() {
+                self.raw(br#","version":""#);
+                self.number(entry.version);
+                self.raw(b"\"");
+                self.field(br#","arm":""#, entry.arm);
+            }
+            self.field(br#","fallback":""#, entry.fallback);
+            self.parties.clear();
+            self.parties.extend_from_slice(&self.text[begin..]);
+            self.text.truncate(begin);
+            self.known.set(entry);
         }
-        self.text.extend_from_slice(&self.target);
+        self.text.extend_from_slice(&self.parties);
     }
 
     /// Adds a text behind `begin`, and a quotation mark; nothing if the text is empty.
-    fn field(&mut self, begin: &str, text: &[u8]) {
+    fn field<const BYTES: usize>(&mut self, begin: &[u8; BYTES], text: &[u8]) {
         if text.is_empty() {
             return;
         }
@@ -191,26 +220,47 @@ impl Lines {
         } else {
             self.escape(text);
         }
-        self.raw("\"");
+        self.raw(b"\"");
     }
 
     fn escape(&mut self, text: &[u8]) {
         for character in String::from_utf8_lossy(text).chars() {
             match character {
-                '"' => self.raw("\\\""),
-                '\\' => self.raw("\\\\"),
+                '"' => self.raw(b"\\\""),
+                '\\' => self.raw(b"\\\\"),
                 // Controls of terminals, and marks that turn the direction of text: all in the first plane.
                 _ if character.is_control() || turns(character) => {
                     let _ = write!(self.text, "\\u{:04x}", u32::from(character));
                 }
-                _ => self.raw(character.encode_utf8(&mut [0; 4])),
+                _ => self.text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
     }
 }
 
-/// Bytes of nearly every line.
-const USUAL_BYTES: usize = 1024;
+impl Known {
+    fn is_of(&self, entry: &Entry<'_>) -> bool {
+        self.path == entry.path
+            && self.version == entry.version
+            && self.arm == entry.arm
+            && self.method == entry.method
+            && self.protocol == entry.protocol
+            && self.fallback == entry.fallback
+    }
+
+    fn set(&mut self, entry: &Entry<'_>) {
+        (self.protocol, self.version) = (entry.protocol, entry.version);
+        let Self { method, path, arm, fallback, .. } = self;
+        let texts = [(method, entry.method), (path, entry.path), (arm, entry.arm)];
+        for (kept, new) in texts.into_iter().chain([(fallback, entry.fallback)]) {
+            kept.clear();
+            kept.extend_from_slice(new);
+        }
+    }
+}
+
+/// Bytes of any line: a path is there twice, and each of its bytes may need six.
+const LINE_BYTES_MAX: usize = 16 << 10;
 
 /// True for what stands in a text of JSON as it is.
 fn is_plain(byte: u8) -> bool {
@@ -272,6 +322,17 @@ mod tests {
             (said.get("method"), said.get("model"), said.get("version")),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn lines_begin_where_they_do_in_a_page() {
+        let mut lines = Lines::with_room(1 << 16);
+        for phase in [0, 1, PAGE - 1] {
+            lines.begin(phase);
+            lines.put(b"a line\n");
+            assert_eq!(lines.text(), b"a line\n");
+            assert_eq!(lines.text().as_ptr().addr() % PAGE, phase);
+        }
     }
 
     #[test]

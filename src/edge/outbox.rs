@@ -1,59 +1,56 @@
-//! Lines of one worker on their way to the thread that writes them.
+//! Entries of one worker on their way to the thread that tells of them.
 //!
 //! Two rooms, each behind a mutex that nobody waits for on the path: the reader holds one for the moment in which it
-//! exchanges the lines for an empty room, and meanwhile the worker writes into the other. Always true:
+//! exchanges the entries for an empty room, and meanwhile the worker writes into the other. Always true:
 //! - The worker finds a room that is free, as the reader never holds both.
-//! - Where a line does not fit, it is not there, and the lines before it are whole.
+//! - Where an entry does not fit, it is not there, and the entries before it are whole.
 //! - The memory of two rooms is used again and again while the reader keeps up: it stays in the caches.
 //!
-//! Not here: the content of lines (`line`), what becomes of them (`access`).
+//! Not here: the content of entries (`entry`), what becomes of them (`access`).
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use super::{entry::Entry, line::Lines};
+use super::entry::{Entry, Use};
 
-/// Lines of one worker.
+/// Entries of one worker, in words.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(super) struct Outbox {
-    rooms: [Mutex<Lines>; 2],
-    /// Bytes of lines in one room.
-    bytes_max: usize,
+    rooms: [Mutex<Vec<u64>>; 2],
+    /// Words in one room.
+    words_max: usize,
 }
 
 impl Outbox {
-    /// An empty one, for so many bytes of lines.
+    /// An empty one, for so many bytes.
     pub(super) fn new(bytes_max: usize) -> Self {
+        let words_max = bytes_max / size_of::<u64>();
         // At once, as growing copies; the system gives the memory once it is written.
-        let rooms = [(); 2].map(|()| Mutex::new(Lines::with_room(bytes_max)));
-        Self { rooms, bytes_max }
+        let rooms = [(); 2].map(|()| Mutex::new(Vec::with_capacity(words_max)));
+        Self { rooms, words_max }
     }
 
     /// A room for [`Outbox::take`].
-    pub(super) fn spare(&self) -> Vec<u8> {
-        Vec::with_capacity(self.bytes_max)
+    pub(super) fn spare(&self) -> Vec<u64> {
+        Vec::with_capacity(self.words_max)
     }
 
-    /// Adds the line of an entry; returns the bytes that wait with it and those without, `None` if there was no room.
-    pub(super) fn add(&self, entry: &Entry<'_>) -> Option<(usize, usize)> {
-        let mut lines = self.rooms.iter().find_map(free)?;
-        let before = lines.text().len();
-        // Some lines are longer than is left; where nothing is, none needs to be written.
-        if before < self.bytes_max {
-            lines.add(entry);
-        }
-        let bytes = lines.text().len();
-        if bytes > self.bytes_max || bytes == before {
-            lines.cut(before);
+    /// Adds an entry; returns the bytes that wait without it and those with it, `None` if there was no room.
+    pub(super) fn add(&self, entry: &Entry<'_>, wanted: Use) -> Option<(usize, usize)> {
+        let mut words = self.rooms.iter().find_map(free)?;
+        let before = words.len();
+        let after = before + entry.words();
+        if after > self.words_max {
             return None;
         }
-        Some((bytes, before))
+        entry.append(wanted, &mut words);
+        Some((before * size_of::<u64>(), after * size_of::<u64>()))
     }
 
-    /// Hands out the lines of each room in turn, through `spare`, which is empty before and after.
-    pub(super) fn take(&self, spare: &mut Vec<u8>, mut each: impl FnMut(&[u8])) {
+    /// Hands out the entries of each room in turn, through `spare`, which is empty before and after.
+    pub(super) fn take(&self, spare: &mut Vec<u64>, mut each: impl FnMut(&[u64])) {
         for room in &self.rooms {
-            room.lock().unwrap_or_else(PoisonError::into_inner).swap(spare);
+            std::mem::swap(&mut *room.lock().unwrap_or_else(PoisonError::into_inner), spare);
             if !spare.is_empty() {
                 each(spare);
                 spare.clear();
@@ -62,9 +59,9 @@ impl Outbox {
     }
 }
 
-fn free(room: &Mutex<Lines>) -> Option<MutexGuard<'_, Lines>> {
+fn free(room: &Mutex<Vec<u64>>) -> Option<MutexGuard<'_, Vec<u64>>> {
     match room.try_lock() {
-        Ok(lines) => Some(lines),
+        Ok(words) => Some(words),
         Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
         Err(TryLockError::WouldBlock) => None,
     }
@@ -73,58 +70,68 @@ fn free(room: &Mutex<Lines>) -> Option<MutexGuard<'_, Lines>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edge::entry;
+    use crate::edge::entry::{Record, tests::of_path};
 
-    fn taken(outbox: &Outbox) -> String {
-        let mut text = Vec::new();
-        outbox.take(&mut Vec::new(), |lines| text.extend_from_slice(lines));
-        String::from_utf8(text).unwrap()
+    const LINE: Use = Use { is_line: true, has_spans: false };
+
+    /// Paths of the entries in a room.
+    fn paths(mut words: &[u64]) -> Vec<String> {
+        let mut paths = Vec::new();
+        while let Some((record, rest)) = Record::first(words) {
+            let entry = Entry::read(record.words).unwrap();
+            paths.push(String::from_utf8(entry.path.to_vec()).unwrap());
+            words = rest;
+        }
+        assert!(words.is_empty(), "all are whole");
+        paths
+    }
+
+    fn taken(outbox: &Outbox) -> Vec<String> {
+        let mut all = Vec::new();
+        outbox.take(&mut Vec::new(), |words| all.extend(paths(words)));
+        all
     }
 
     #[test]
-    fn lines_come_out_whole_and_what_does_not_fit_is_refused() {
-        let (first, second) = (entry::tests::of_path("/first"), entry::tests::of_path("/second"));
-        let length = Outbox::new(4096).add(&first).unwrap().0;
+    fn entries_come_out_whole_and_what_does_not_fit_is_refused() {
+        let (first, second) = (of_path("/first"), of_path("/second/of/all"));
+        let length = Outbox::new(4096).add(&first, LINE).unwrap().1;
         let outbox = Outbox::new(2 * length);
-        assert_eq!(outbox.add(&first), Some((length, 0)));
-        assert_eq!(outbox.add(&second), None, "longer by a letter");
-        assert_eq!(outbox.add(&first), Some((2 * length, length)));
-        assert_eq!(outbox.add(&first), None);
-        let text = taken(&outbox);
-        assert_eq!((text.len(), text.matches("/first").count()), (2 * length, 2));
-        assert!(text.ends_with("}\n") && !text.contains("/second"));
-        assert_eq!(taken(&outbox), "");
-        assert_eq!(outbox.add(&second), Some((length + 1, 0)));
-        assert!(taken(&outbox).contains("/second"));
+        assert_eq!(outbox.add(&first, LINE), Some((0, length)));
+        assert_eq!(outbox.add(&second, LINE), None, "longer by a word");
+        assert_eq!(outbox.add(&first, LINE), Some((length, 2 * length)));
+        assert_eq!(outbox.add(&first, LINE), None);
+        assert_eq!(taken(&outbox), ["/first", "/first"]);
+        assert!(taken(&outbox).is_empty());
+        assert_eq!(outbox.add(&second, LINE), Some((0, length + 8)));
+        assert_eq!(taken(&outbox), ["/second/of/all"]);
     }
 
     #[test]
-    fn a_worker_and_a_reader_on_two_threads_lose_no_line() {
-        const LINES: usize = 20_000;
+    fn a_worker_and_a_reader_on_two_threads_lose_no_entry() {
+        const ENTRIES: usize = 20_000;
         let outbox = Outbox::new(1 << 14);
         let mut read: Vec<usize> = Vec::new();
         std::thread::scope(|threads| {
             threads.spawn(|| {
-                for number in 0..LINES {
+                for number in 0..ENTRIES {
                     let path = format!("/{number}");
-                    while outbox.add(&entry::tests::of_path(&path)).is_none() {
+                    while outbox.add(&of_path(&path), LINE).is_none() {
                         std::thread::yield_now();
                     }
                 }
             });
             let mut spare = Vec::new();
-            while read.len() < LINES {
-                outbox.take(&mut spare, |lines| {
-                    for line in lines.split_inclusive(|byte| *byte == b'\n') {
-                        let line: serde_json::Value = serde_json::from_slice(line).unwrap();
-                        let number = line["path"].as_str().and_then(|path| path[1..].parse().ok());
-                        read.push(number.unwrap());
-                    }
+            while read.len() < ENTRIES {
+                outbox.take(&mut spare, |words| {
+                    read.extend(
+                        paths(words).iter().map(|path| path[1..].parse::<usize>().unwrap()),
+                    );
                 });
                 std::thread::yield_now();
             }
         });
         read.sort_unstable();
-        assert!(read.into_iter().eq(0..LINES), "each once");
+        assert!(read.into_iter().eq(0..ENTRIES), "each once");
     }
 }

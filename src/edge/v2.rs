@@ -129,6 +129,7 @@ async fn arrive<'w>(
     let (body, budget) =
         worker.read_body((&head.headers, visit), body, json_bytes.unwrap_or(0), timeout).await?;
     let at = worker.clock().now();
+    visit.note_arrival(at);
     let (waited, deadline) = (Duration::ZERO, at + timeout);
     Ok(Arrived { body, _held: budget, json_bytes, at, waited, deadline })
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, Version, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request::Parts};
 
 use crate::{
     model::{ArmName, PredictionId, Trace},
@@ -51,8 +51,8 @@ pub(super) struct Visit<'a> {
     is_open: Cell<bool>,
     /// True until its entry is written, if anybody reads of it.
     is_told: Cell<bool>,
-    /// The arrival of its head, if anybody reads of it.
-    begun: Option<Instant>,
+    /// The arrival of its head, if anybody reads of it; of the whole request where the body came with the head.
+    begun: Cell<Option<Instant>>,
     body_bytes: Cell<usize>,
     prediction: Cell<Option<PredictionId>>,
     receipt: Cell<Option<Receipt>>,
@@ -75,7 +75,7 @@ impl<'a> Visit<'a> {
             is_line,
             is_open: Cell::new(true),
             is_told: Cell::new(is_told),
-            begun: is_told.then(|| worker.clock().now()),
+            begun: Cell::new((is_told && !is_prediction(head)).then(|| worker.clock().now())),
             body_bytes: Cell::new(0),
             prediction: Cell::new(None),
             receipt: Cell::new(None),
@@ -94,6 +94,18 @@ impl<'a> Visit<'a> {
         self.trace
     }
 
+    /// Notes that the body is waited for.
+    pub(super) fn note_wait(&self) {
+        if self.is_told.get() && self.begun.get().is_none() {
+            self.begun.set(Some(self.worker.clock().now()));
+        }
+    }
+
+    /// Notes when the whole request was there.
+    pub(super) fn note_arrival(&self, at: Instant) {
+        self.begun.set(self.begun.get().or(Some(at)));
+    }
+
     /// Notes the length of the body, as it came.
     pub(super) fn note_body(&self, bytes: usize) {
         self.body_bytes.set(bytes);
@@ -106,7 +118,7 @@ impl<'a> Visit<'a> {
 
     /// Notes who answered.
     pub(super) fn note_receipt(&self, receipt: &Receipt) {
-        if self.begun.is_some() {
+        if self.is_told.get() {
             self.receipt.set(Some(*receipt));
         }
     }
@@ -144,9 +156,12 @@ impl<'a> Visit<'a> {
     }
 
     fn tell(&self, code: u16, bytes_out: usize) {
-        let Some(begun) = self.begun.filter(|_| self.is_told.replace(false)) else { return };
+        if !self.is_told.replace(false) {
+            return;
+        }
         let receipt = self.receipt.get();
         let now = receipt.map_or_else(|| self.worker.clock().now(), |receipt| receipt.at);
+        let begun = self.begun.get().unwrap_or(now);
         let sample = receipt.map_or_else(
             || Sample { total: now.saturating_duration_since(begun), ..Sample::default() },
             |receipt| receipt.sample,
@@ -185,6 +200,11 @@ impl Drop for Visit<'_> {
             self.abandon();
         }
     }
+}
+
+/// True for a request whose arrival is noted anyway.
+fn is_prediction(head: &Parts) -> bool {
+    head.method == Method::POST && head.uri.path().ends_with("/infer")
 }
 
 fn bytes_of(arm: &ArmName) -> &[u8] {

@@ -6,7 +6,7 @@
 //! Not here: the thread itself (`listener`), who answers a request (`dispatch`).
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     num::NonZeroUsize,
     sync::Arc,
     time::{Duration, Instant},
@@ -123,8 +123,6 @@ pub(super) struct Worker {
     load: Load,
     /// The state of its random numbers.
     random: Cell<u64>,
-    /// Room for an entry whose spans are sent.
-    words: RefCell<Vec<u64>>,
     leaving: Cell<bool>,
     draining: Cell<bool>,
     begin: Instant,
@@ -148,7 +146,6 @@ impl Worker {
             budget: Budget::new(share),
             load: Load::default(),
             random: Cell::new(plane.naming.process ^ (watch.before() << 32 | id.0 as u64)),
-            words: RefCell::default(),
             watch,
             leaving: Cell::new(false),
             draining: Cell::new(false),
@@ -253,7 +250,7 @@ impl Worker {
     pub(super) fn tell(&self, entry: &mut Entry<'_>, is_line: bool) {
         if let Some(access) = self.access() {
             entry.cut();
-            access.tell(self.id, entry, is_line, &mut self.words.borrow_mut());
+            access.tell(self.id, entry, is_line);
         }
     }
 
