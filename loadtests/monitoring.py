@@ -6,15 +6,19 @@
     python3 loadtests/monitoring.py --modes off,watch  only these: nothing, and the access log of all requests, one trace
                                                        in a hundred and a scrape of the metrics each second
 
-Each server has one worker, and one core for all its threads; wrk has another. The model's memory of predictions is
-filled first. Servers of one kind differ by up to 4 %, by where their memory happens to lie, so that each kind has
-several, and the mean of their rates counts; `off,off2` shows what noise is left.
+Each server has one worker, and one core for all its threads; wrk has another, and sends rows of values that the model's
+training had. Servers are stopped (SIGSTOP) while another one has its turn. In the warm-up the memory of predictions is
+filled and drift's references are learned. Servers of one kind differ by up to 4 %, by where their memory happens to lie,
+so that each kind has several, and the mean of their rates counts; `off,off2` shows what noise is left.
 """
 
 import argparse
+import json
 import os
 import pathlib
+import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -29,6 +33,7 @@ NO_DRIFT = {"TIDEGATE__DRIFT__ENABLED": "false"}
 NO_FEEDBACK = {f"TIDEGATE__MODELS__{MODEL}__FEEDBACK": '{"enabled":false}'}
 OFF = NO_DRIFT | NO_FEEDBACK
 LOG = {"TIDEGATE__LOGS__ACCESS": "access.log", "TIDEGATE__LOGS__ACCESS_BYTES": "64MiB"}
+NOWHERE = {"TIDEGATE__LOGS__ACCESS": "/dev/null"}
 # The port of discarded bytes, where nobody listens: spans are made, sent for, dropped and counted.
 TRACES = {"TIDEGATE__TRACING__SAMPLE": "0.01", "TIDEGATE__TRACING__OTLP": "http://127.0.0.1:9"}
 MODES = {
@@ -44,12 +49,36 @@ MODES = {
     "seen": NO_FEEDBACK | LOG | TRACES,
     "sampled": NO_FEEDBACK | LOG | TRACES | {"TIDEGATE__LOGS__ACCESS_SAMPLE": "0.1"},
     "all": LOG | TRACES,
+    # Lines are made and go nowhere: what the disk costs is not in it.
+    "null": OFF | LOG | NOWHERE,
+    "seen-null": NO_FEEDBACK | LOG | TRACES | NOWHERE,
 }
-SCRAPED = ("watch", "seen", "sampled", "all")
-REQUEST = """wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = '{"inputs":[{"name":"input","shape":[1,30],"datatype":"FP32","data":[%s]}]}'
-""" % ",".join(["1.5"] * 30)
+SCRAPED = ("watch", "seen", "sampled", "all", "seen-null")
+REQUESTS = 256
+SCRIPT = """local requests, at = {}, 0
+request = function()
+  if at == 0 then
+    for body in io.lines("%s") do
+      requests[#requests + 1] = wrk.format("POST", nil, {["Content-Type"] = "application/json"}, body)
+    end
+  end
+  at = at %% #requests + 1
+  return requests[at]
+end
+"""
+
+
+def script(folder):
+    """Requests for wrk: rows of values that the model's training had, so that bins fill as they do in service."""
+    features = json.loads((PROJECT / "models" / MODEL / "1" / "profile.json").read_text())["features"]
+    draw = random.Random(7)
+    rows = [[draw.choice(feature["sample"]) for feature in features] for _ in range(REQUESTS)]
+    inputs = [{"inputs": [{"name": "input", "shape": [1, len(row)], "datatype": "FP32", "data": row}]} for row in rows]
+    bodies = folder / "bodies"
+    bodies.write_text("".join(json.dumps(body, separators=(",", ":")) + "\n" for body in inputs))
+    path = folder / "requests.lua"
+    path.write_text(SCRIPT % bodies)
+    return path
 
 
 class Server:
@@ -72,16 +101,23 @@ class Server:
             spent[name] = spent.get(name, 0) + int((thread / "schedstat").read_text().split()[0])
         return spent
 
-    def turn(self, options, script, seconds):
+    def rest(self):
+        """Takes no time on the core until the next turn."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def turn(self, options, requests, seconds):
         """Requests a second, and nanoseconds per request of the worker and of all other threads."""
+        self.process.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
         before = self.cpu()
         url = f"http://127.0.0.1:{self.port}/v2/models/{MODEL}/infer"
-        wrk = ["taskset", "-c", options.client_core, "wrk", "-t1", "-c16", f"-d{seconds}s", "-s", script, url]
+        wrk = ["taskset", "-c", options.client_core, "wrk", "-t1", "-c16", f"-d{seconds}s", "-s", requests, url]
         with subprocess.Popen(wrk, stdout=subprocess.PIPE, text=True) as client:
-            while self.mode in SCRAPED and client.poll() is None:
+            for _ in range(seconds if self.mode in SCRAPED else 0):
+                time.sleep(0.5)
                 with urllib.request.urlopen(f"http://127.0.0.1:{self.port + 50}/metrics") as page:
                     page.read()
-                time.sleep(1)
+                time.sleep(0.4)
             told = client.stdout.read()
         if "Non-2xx" in told or "Socket errors" in told:
             sys.exit(told)
@@ -89,6 +125,7 @@ class Server:
         count = int(re.search(r"(\d+) requests in", told)[1])
         spent = {name: (after[name] - before.get(name, 0)) / count for name in after}
         worker = spent.pop("worker-0")
+        self.rest()
         return [float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1]), worker, sum(spent.values())]
 
 
@@ -100,40 +137,45 @@ def main():
     parser.add_argument("--servers", type=int, default=3, help="of each kind")
     parser.add_argument("--turns", type=int, default=6)
     parser.add_argument("--seconds", type=int, default=1, help="of each server in a turn")
-    parser.add_argument("--warm-up", type=int, default=5, metavar="SECONDS")
+    parser.add_argument("--warm-up", type=int, default=14, metavar="SECONDS")
     parser.add_argument("--core", default="0")
     parser.add_argument("--client-core", default="1")
     parser.add_argument("--port", type=int, default=9100)
     options = parser.parse_args()
     modes = options.modes.split(",")
     print(machine())
+    # Who scrapes is somewhere else, too.
+    os.sched_setaffinity(0, {int(options.client_core)})
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        script = folder / "request.lua"
-        script.write_text(REQUEST)
+        requests = script(folder)
         kinds = [mode for _ in range(options.servers) for mode in modes]
         servers = [Server(mode, options, folder, options.port + at) for at, mode in enumerate(kinds)]
         try:
             time.sleep(8)
             for server in servers:
-                server.turn(options, script, options.warm_up)
+                server.rest()
+            for server in servers:
+                server.turn(options, requests, options.warm_up)
             turns = {mode: [] for mode in modes}
             for turn in range(options.turns):
                 measured = {mode: [] for mode in modes}
                 for server in servers if turn % 2 == 0 else servers[::-1]:
-                    measured[server.mode].append(server.turn(options, script, options.seconds))
+                    measured[server.mode].append(server.turn(options, requests, options.seconds))
                 for mode, each in measured.items():
                     turns[mode].append([statistics.mean(column) for column in zip(*each)])
         finally:
             for server in servers:
+                server.process.send_signal(signal.SIGCONT)
                 server.process.terminate()
                 server.process.wait()
-    print(f"{'':10}{'requests/s':>12}{'ratio':>8}{'(least to most)':>18}{'worker':>10}{'others':>10}  per request")
+    print(f"{'':10}{'requests/s':>12}{'ratio':>8}{'error':>8}{'(least to most)':>18}{'worker':>10}{'others':>10}  per request")
     for mode in modes:
         rate, worker, others = (statistics.median(column) for column in zip(*turns[mode]))
         ratios = [mine[0] / first[0] for mine, first in zip(turns[mode], turns[modes[0]])]
+        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0
         between = f"({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{mode:10}{rate:12.0f}{statistics.median(ratios):8.3f}{between:>18}{worker:7.0f} ns{others:7.0f} ns")
+        print(f"{mode:10}{rate:12.0f}{statistics.mean(ratios):8.3f}{error:8.3f}{between:>18}{worker:7.0f} ns{others:7.0f} ns")
 
 
 if __name__ == "__main__":
