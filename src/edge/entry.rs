@@ -72,7 +72,7 @@ const IS_RANDOM: u64 = 1 << 36;
 const IS_LINE: u64 = 1 << 37;
 const HAS_SPANS: u64 = 1 << 38;
 
-/// What becomes of an entry.
+/// Uses of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Use {
     /// It gets a line in the access log.
@@ -86,7 +86,7 @@ pub(super) struct Use {
 pub(super) struct Record<'a> {
     /// Its words.
     pub(super) words: &'a [u64],
-    /// What becomes of it.
+    /// Its uses.
     pub(super) wanted: Use,
 }
 

@@ -3,7 +3,7 @@
 //! Always true: whatever a terminal or a reader of lines could take for a command is escaped, so that an entry is one
 //! line, and no text of a client looks like another.
 //!
-//! What stays the same from line to line, the second, who was asked and who answered, is kept as text.
+//! Text that stays the same from line to line is kept: the second, who was asked and who answered.
 //!
 //! Not here: what an entry holds (`entry`), the way of lines to their reader (`outbox`).
 
@@ -32,12 +32,12 @@ pub(super) struct Lines {
     second: u64,
     /// The beginning of a line, with the time up to the second.
     stamp: Vec<u8>,
-    /// Who was asked and who answered at the last entry, and how a line says that.
+    /// Parties of the last entry, and how a line says them.
     known: Known,
     parties: Vec<u8>,
 }
 
-/// Who was asked, and who answered.
+/// Parties of a request: the one that was asked, and the one that answered.
 #[derive(Debug, Default)]
 struct Known {
     protocol: Version,

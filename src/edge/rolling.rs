@@ -17,8 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the place of bytes in memory and in the file must be a multiple of to be written past the cache: the page of
-/// the system, and the largest block of a disk.
+/// Bytes of a page, and of the largest block of a disk: only whole ones are written past the cache, from whole ones of
+/// memory.
 pub(super) const PAGE: usize = 4096;
 
 /// Fewest bytes that are worth it: a write costs the same however long it is.
