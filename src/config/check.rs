@@ -236,6 +236,7 @@ fn drift_settings(section: &file::Drift) -> drift::Settings {
         features_max: count(section.features),
         sample_rows: count(section.sample_rows),
         values_max: count(section.values),
+        rate_max: count(section.values_per_second),
         metric_features_max: count(section.metric_features),
         ignored: Vec::new(),
         contract: None,

@@ -364,6 +364,9 @@ pub(super) struct Drift {
     pub(super) sample_rows: Whole<100, 1_000_000>,
     /// Values of one request that are counted; of a larger one, evenly spaced rows are.
     pub(super) values: Whole<16, 10_000_000>,
+    /// Values of one version that are counted in a second, by all workers together; of more, random rows are. Counting
+    /// costs some 20 ns a value in all.
+    pub(super) values_per_second: Whole<1000, 1_000_000_000>,
     /// Features of a version that have gauges of their own on `/metrics`: the first ones. 0: none.
     pub(super) metric_features: Whole<0, 4096>,
 }
@@ -846,6 +849,7 @@ impl Default for Drift {
             features: Whole(count(settings.features_max)),
             sample_rows: Whole(count(settings.sample_rows)),
             values: Whole(count(settings.values_max)),
+            values_per_second: Whole(count(settings.rate_max)),
             metric_features: Whole(count(settings.metric_features_max)),
         }
     }

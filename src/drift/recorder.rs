@@ -5,9 +5,12 @@
 //!   first request.
 //! - Work per request is bounded: of a request with more values than [`Settings::values_max`], evenly spaced rows are
 //!   counted, from a random first one on; rows seen and rows counted are both known.
+//! - Work per second is bounded: of more values than [`Settings::rate_max`], those of random rows are counted, whatever
+//!   they are, so that what is counted is distributed as what ran.
 //! - A shard has one writer; whoever merges reads it while it is written, and finds what it missed the next time.
 //!
 //! [`Settings::values_max`]: super::Settings
+//! [`Settings::rate_max`]: super::Settings
 
 use std::{
     ops::Range,
@@ -50,6 +53,8 @@ pub(super) struct Stage {
     pub(super) layout: Layout,
     pub(super) plan: Plan,
     shards: Box<[Padded<OnceLock<Shard>>]>,
+    /// Rows of which one is counted, on average; 1 for every row.
+    one_in: AtomicU32,
     /// Mean number of rows between two that are sampled; 0 for every row.
     gap: AtomicU32,
     /// Rows that a sample may hold before it is fetched.
@@ -63,6 +68,8 @@ pub(super) struct Shard {
     seen: AtomicU64,
     /// Rows among them whose inputs were counted.
     counted: AtomicU64,
+    /// Work for all values that were counted.
+    work: AtomicU64,
     cells: Box<[AtomicU32]>,
     random: AtomicU64,
     inputs: Side,
@@ -74,6 +81,8 @@ pub(super) struct Shard {
 struct Side {
     /// By tensor: rows that are counted later.
     waiting: Box<[Later]>,
+    /// Requests of one row to pass over before the next one that is counted.
+    pause: AtomicU32,
     /// Rows to pass over before the next one that is sampled.
     skip: AtomicU32,
     tap: Mutex<Tap>,
@@ -131,7 +140,15 @@ impl Recorder {
     /// Counts the inputs of a request that is about to run: those that a request must bring come first, in the
     /// signature's order. `rows` is at least 1. Copies of requests that a shadow runs are not counted: no worker runs
     /// them.
+    #[inline]
     pub fn inputs(&self, worker: WorkerId, inputs: &[Input], rows: usize) {
+        let stage = self.present();
+        if rows == 1
+            && let Some(shard) = stage.known_shard(worker)
+            && stage.passes(&shard.inputs)
+        {
+            return add(&shard.seen, 1);
+        }
         self.inputs_of(worker, inputs, &Block { rows, range: 0..rows });
     }
 
@@ -142,7 +159,7 @@ impl Recorder {
         add(&shard.seen, block.range.len() as u64);
         let tensors = |index: usize| inputs.get(index).map(|input| &input.tensor);
         let plan = &stage.plan;
-        if let Some(picked) = self.pick(shard, plan.work[0], block) {
+        if let Some(picked) = self.pick(stage, (shard, &shard.inputs), plan.work[0], block) {
             add(&shard.counted, picked.count as u64);
             let side = plan.inputs.iter().zip(&shard.inputs.waiting).zip(inputs);
             for ((counting, waiting), input) in side {
@@ -153,7 +170,15 @@ impl Recorder {
     }
 
     /// Counts outputs, as they are given to the client; `wanted` has the index of each in the signature.
+    #[inline]
     pub fn outputs(&self, worker: WorkerId, outputs: &[Tensor], wanted: &[usize], rows: usize) {
+        let stage = self.present();
+        if rows == 1
+            && let Some(shard) = stage.known_shard(worker)
+            && stage.passes(&shard.outputs)
+        {
+            return;
+        }
         self.outputs_of(worker, (outputs, wanted), &Block { rows, range: 0..rows });
     }
 
@@ -167,7 +192,7 @@ impl Recorder {
         let stage = self.present();
         let Some(shard) = stage.shard(worker) else { return };
         let plan = &stage.plan;
-        if let Some(picked) = self.pick(shard, plan.work[1], block) {
+        if let Some(picked) = self.pick(stage, (shard, &shard.outputs), plan.work[1], block) {
             for (tensor, index) in outputs.iter().zip(wanted) {
                 let place = (&plan.outputs[*index], &shard.outputs.waiting[*index]);
                 shard.count(place, tensor, block.rows, picked);
@@ -181,18 +206,46 @@ impl Recorder {
     }
 
     /// The rows that are counted; `None` if nothing is.
-    fn pick(&self, shard: &Shard, work: usize, block: &Block) -> Option<Picked> {
-        let (rows, len, first) = (block.rows, block.range.len(), block.range.start);
+    fn pick(
+        &self,
+        stage: &Stage,
+        (shard, side): (&Shard, &Side),
+        work: usize,
+        block: &Block,
+    ) -> Option<Picked> {
+        let one_in = stage.one_in.load(Relaxed);
+        let (rows, len, start) = (block.rows, block.range.len(), block.range.start);
         if work == 0 || len == 0 {
             return None;
         }
-        if work.saturating_mul(rows) <= self.values_max {
-            return Some(Picked { start: first, step: 1, count: len });
-        }
+        let picked = if rows == 1 {
+            if one_in > 1 && !side.is_turn(|| shard.random(2 * one_in as usize - 1)) {
+                return None;
+            }
+            Picked { start, step: 1, count: 1 }
+        } else if one_in == 1 && work.saturating_mul(rows) <= self.values_max {
+            Picked { start, step: 1, count: len }
+        } else {
+            self.pick_some(one_in as usize, shard, work, block)?
+        };
+        add(&shard.work, (picked.count * work) as u64);
+        Some(picked)
+    }
+
+    /// The same where some rows of several may be passed over.
+    fn pick_some(
+        &self,
+        one_in: usize,
+        shard: &Shard,
+        work: usize,
+        block: &Block,
+    ) -> Option<Picked> {
+        let (rows, len, first) = (block.rows, block.range.len(), block.range.start);
         // A part of a request has its share of the rows, by chance where that is no whole number.
         let part = (self.values_max / work).clamp(1, rows) * len;
-        let rest = part % rows;
-        let count = part / rows + usize::from(rest > 0 && shard.random(rows) < rest);
+        let whole = rows.saturating_mul(one_in);
+        let rest = part % whole;
+        let count = part / whole + usize::from(rest > 0 && shard.random(whole) < rest);
         if count == 0 {
             return None;
         }
@@ -202,6 +255,7 @@ impl Recorder {
     }
 
     /// The present stage.
+    #[inline]
     fn present(&self) -> &Arc<Stage> {
         let stage = self.stages[self.present.load(Acquire)].get();
         stage.expect("a stage is present only after it was put there")
@@ -259,8 +313,27 @@ impl Stage {
             plan,
             layout,
             shards: (0..workers).map(|_| Padded::default()).collect(),
+            one_in: AtomicU32::new(1),
             gap: AtomicU32::new(0),
         }
+    }
+
+    /// The shard of a worker that has counted before.
+    #[inline]
+    fn known_shard(&self, worker: WorkerId) -> Option<&Shard> {
+        self.shards.get(worker.0)?.0.get()
+    }
+
+    /// Passes over a request of one row, where it is neither counted nor sampled; else changes nothing.
+    #[inline]
+    fn passes(&self, side: &Side) -> bool {
+        let (pause, skip) = (side.pause.load(Relaxed), side.skip.load(Relaxed));
+        let passes = pause > 0 && skip > 0 && self.one_in.load(Relaxed) > 1;
+        if passes {
+            side.pause.store(pause - 1, Relaxed);
+            side.skip.store(skip - 1, Relaxed);
+        }
+        passes
     }
 
     fn shard(&self, worker: WorkerId) -> Option<&Shard> {
@@ -268,6 +341,7 @@ impl Stage {
         Some(shard.0.get_or_init(|| Shard {
             seen: AtomicU64::new(0),
             counted: AtomicU64::new(0),
+            work: AtomicU64::new(0),
             cells: (0..self.plan.len).map(|_| AtomicU32::new(0)).collect(),
             random: AtomicU64::new(0x9e37_79b9_7f4a_7c15 ^ worker.0 as u64),
             inputs: Side::new(&self.plan.inputs, self.tap_rows),
@@ -279,6 +353,16 @@ impl Stage {
     pub(super) fn shards(&self) -> impl Iterator<Item = (usize, &Shard)> {
         let shards = self.shards.iter().enumerate();
         shards.filter_map(|(worker, shard)| Some((worker, shard.0.get()?)))
+    }
+
+    /// Has one of so many rows counted from now on, at random; 1 for every row.
+    pub(super) fn count_one_in(&self, rows: u32) {
+        self.one_in.store(rows.max(1), Relaxed);
+    }
+
+    /// Rows of which one is counted.
+    pub(super) fn one_in(&self) -> u32 {
+        self.one_in.load(Relaxed)
     }
 
     /// Has rows sampled so often from now on: one of `gap + 1`.
@@ -295,7 +379,16 @@ impl Stage {
 impl Side {
     fn new(plan: &[Counting], rows: usize) -> Self {
         let waiting = plan.iter().map(Later::of).collect();
-        Self { waiting, skip: AtomicU32::new(0), tap: Mutex::new(Tap::new(rows)) }
+        let [pause, skip] = [(); 2].map(|()| AtomicU32::new(0));
+        Self { waiting, pause, skip, tap: Mutex::new(Tap::new(rows)) }
+    }
+
+    /// True if a request of one row is counted; then `next` says how many are passed over after it.
+    fn is_turn(&self, next: impl Fn() -> usize) -> bool {
+        let pause = self.pause.load(Relaxed);
+        let after = pause.checked_sub(1).or_else(|| u32::try_from(next()).ok());
+        self.pause.store(after.unwrap_or(u32::MAX), Relaxed);
+        pause == 0
     }
 }
 
@@ -314,6 +407,7 @@ impl Later {
     }
 }
 
+#[inline]
 fn add(count: &AtomicU64, n: u64) {
     count.store(count.load(Relaxed).wrapping_add(n), Relaxed);
 }
@@ -325,9 +419,9 @@ fn bump(cells: &[AtomicU32], cell: u32) {
 }
 
 impl Shard {
-    /// Rows that ran, and rows among them whose inputs were counted.
-    pub(super) fn rows(&self) -> (u64, u64) {
-        (self.seen.load(Acquire), self.counted.load(Relaxed))
+    /// Rows that ran, rows among them whose inputs were counted, and work for all values that were.
+    pub(super) fn rows(&self) -> [u64; 3] {
+        [self.seen.load(Acquire), self.counted.load(Relaxed), self.work.load(Relaxed)]
     }
 
     /// Counts by cell, with those of rows that wait; they wrap.
@@ -732,7 +826,7 @@ pub(super) mod tests {
             (0..1000).map(|row| (if row < 500 { 0.5 } else { 2.5 }, 0.5, "a")).collect();
         recorder.inputs(WorkerId(0), &request(&rows), rows.len());
         let stage = recorder.stage();
-        let (seen, counted) = stage.shards().next().unwrap().1.rows();
+        let [seen, counted, _] = stage.shards().next().unwrap().1.rows();
         assert_eq!((seen, counted), (1000, 10));
         let first = &merged(&recorder)[0];
         assert_eq!((first[1], first[3]), (5, 5), "five of each half");

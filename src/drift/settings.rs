@@ -28,6 +28,8 @@ pub struct Settings {
     pub sample_rows: usize,
     /// Values of one request that are counted; of a larger one, evenly spaced rows are.
     pub values_max: usize,
+    /// Values of a version that are counted in a second; of more, random rows are.
+    pub rate_max: usize,
     /// Features of a version that have gauges of their own.
     pub metric_features_max: usize,
     /// Features that are not watched, by name.
@@ -40,8 +42,8 @@ pub struct Settings {
 
 impl Default for Settings {
     /// One false alarm in 30 days at most, tolerance 0.02, caution 2, 10,000 rows to learn from, an hour of cool-down
-    /// and of window, 256 features, 10,000 sampled rows, 4,096 values a request,
-    /// gauges of 64 features.
+    /// and of window, 256 features, 10,000 sampled rows, 4,096 values a request and
+    /// 250,000 a second, gauges of 64 features.
     fn default() -> Self {
         Self {
             enabled: true,
@@ -54,6 +56,7 @@ impl Default for Settings {
             features_max: 256,
             sample_rows: 10_000,
             values_max: 4096,
+            rate_max: 250_000,
             metric_features_max: 64,
             ignored: Vec::new(),
             contract: None,

@@ -62,6 +62,8 @@ pub(super) struct Tracked {
     pub(super) learning: Option<Learning>,
     /// When rows last ran, since 1970.
     pub(super) last_rows_at: Duration,
+    /// The time of the last look, since 1970.
+    looked_at: Duration,
     merging: Merging,
     /// Counting by the layout before, until its last requests are done.
     before: Option<(Arc<Stage>, Merging)>,
@@ -112,7 +114,8 @@ impl Origin {
 struct Merging {
     /// By worker: cells as of the last look.
     cells: Vec<Vec<u32>>,
-    rows: (u64, u64),
+    /// Rows and work as of the last look.
+    rows: [u64; 3],
     /// True if the last look found new rows: their last counts may come after it.
     is_warm: bool,
 }
@@ -165,6 +168,7 @@ impl Tracked {
             samples: samples(&layout, &settings),
             learning: Learning::of(&layout, &settings, LEARNED_VALUES_MAX / limit),
             last_rows_at: Duration::ZERO,
+            looked_at: Duration::ZERO,
             merging: Merging::default(),
             before: None,
             spare: Default::default(),
@@ -217,7 +221,8 @@ impl Tracked {
         sharing: usize,
     ) -> Looked {
         let stage = recorder.stage();
-        let (seen, counted) = self.merging.rows(&stage);
+        let since = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
+        let [seen, counted, work] = self.merging.rows(&stage);
         let is_new = seen > 0 || self.before.is_some();
         if !is_new && !std::mem::take(&mut self.merging.is_warm) {
             return Looked::default();
@@ -239,6 +244,7 @@ impl Tracked {
         let mut news = self.judge.step(now, seconds, seen, &counts, sharing);
         news.extend(self.violated(now));
         let learned = self.learn(recorder);
+        stage.count_one_in(self.one_in(&stage, work, since));
         stage.sample_every(self.gap(&stage, seen, seconds));
         Looked { news, learned }
     }
@@ -306,6 +312,20 @@ impl Tracked {
                 }
             }
         }
+    }
+
+    /// Rows of which one is to be counted, so that counting costs no more in a second than it may.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate of values"
+    )]
+    fn one_in(&self, stage: &Stage, work: u64, since: Duration) -> u32 {
+        let most = self.settings.rate_max as f64 * since.as_secs_f64().max(0.1);
+        // Had every row been counted.
+        let all = work as f64 * f64::from(stage.one_in());
+        (all / most).ceil() as u32
     }
 
     /// Rows to pass over between two that are sampled: few while references are learned.
@@ -423,15 +443,14 @@ fn samples(layout: &Layout, settings: &Settings) -> [Sample; SIDES] {
 }
 
 impl Merging {
-    /// New rows: those that ran, and those whose values were counted.
-    fn rows(&mut self, stage: &Stage) -> (u64, u64) {
-        let mut sums = (0_u64, 0_u64);
+    /// New rows: those that ran, and those whose values were counted; new work for counting.
+    fn rows(&mut self, stage: &Stage) -> [u64; 3] {
+        let mut sums = [0_u64; 3];
         for (_, shard) in stage.shards() {
-            let (seen, counted) = shard.rows();
-            sums = (sums.0.wrapping_add(seen), sums.1.wrapping_add(counted));
+            sums.iter_mut().zip(shard.rows()).for_each(|(sum, own)| *sum = sum.wrapping_add(own));
         }
         let before = std::mem::replace(&mut self.rows, sums);
-        (sums.0.wrapping_sub(before.0), sums.1.wrapping_sub(before.1))
+        std::array::from_fn(|at| sums[at].wrapping_sub(before[at]))
     }
 
     /// New counts, by feature and bin; empty for a feature that is not counted.
@@ -578,6 +597,47 @@ mod tests {
         *,
     };
     use crate::monitor::WorkerId;
+
+    fn tracked(settings: Settings) -> Tracked {
+        let origin =
+            Origin { kind: ReferenceKind::Profile, rows: 60, digest: String::new(), note: None };
+        let named = (ModelName::parse("m").unwrap(), VersionId::parse("1").unwrap(), None);
+        Tracked::new(named, layout(), origin, None, settings)
+    }
+
+    #[test]
+    fn counting_costs_no_more_in_a_second_than_it_may_and_all_is_counted_where_little_comes() {
+        // Of a row, two numbers and a text are counted: the work of six numbers.
+        let settings = Settings { rate_max: 6_000, ..Settings::default() };
+        let (mut tracked, recorder) = (tracked(settings), Recorder::new(layout(), 2, 1 << 20));
+        let mut second = Duration::from_secs(1_796_000_000);
+        let mut counted_of = |rows: u16, a_request: usize| {
+            let row = |row: u16| (f32::from(row % 8 % 4) + 0.5, 0.5, "a");
+            let all: Vec<_> = (0..rows).map(row).collect();
+            for (request_of, rows) in all.chunks(a_request).enumerate() {
+                recorder.inputs(WorkerId(request_of % 2), &request(rows), rows.len());
+            }
+            second += Duration::from_secs(1);
+            tracked.look(&recorder, second, 1.0, 1);
+            let (seen, counted) = tracked.rows.over(second, Duration::from_mins(1), 1);
+            let watched = tracked.judge.features[0].as_ref().unwrap();
+            let (_, bins) = watched.windows.over(second, Duration::from_mins(1), 7);
+            (seen, counted[0], bins)
+        };
+        assert_eq!(counted_of(900, 1).1, 900, "less than may be");
+        assert_eq!(counted_of(16_000, 1).1, 16_900, "nobody knew that so much would come");
+        let (seen, counted, bins) = counted_of(16_000, 1);
+        assert!((850..1150).contains(&(counted - 16_900)), "{counted}");
+        // Values come in turn, and are counted by chance: each fourth as often as the others.
+        assert!(bins[1..5].iter().all(|bin| (4_100..4_800).contains(bin)), "{bins:?}");
+        assert_eq!(seen, 32_900);
+        let batches = counted_of(16_000, 100).1 - counted;
+        assert!((850..1150).contains(&batches), "{batches}");
+        let before = counted + batches;
+        let (_, counted, _) = counted_of(0, 1);
+        assert_eq!(counted, before);
+        assert_eq!(counted_of(500, 1).1, before + 500, "silence came before");
+    }
 
     #[test]
     fn looks_find_each_row_once_while_others_are_counted() {
