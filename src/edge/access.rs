@@ -219,6 +219,7 @@ impl Access {
     }
 
     /// Takes the entry of a worker's request, for a line or for its spans alone.
+    #[inline]
     pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, is_line: bool) {
         let wanted = Use { is_line, has_spans: self.has_spans(entry) };
         if !wanted.is_line && !wanted.has_spans {

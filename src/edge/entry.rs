@@ -115,6 +115,7 @@ fn part(word: u64, at: u32) -> u16 {
 
 impl<'a> Entry<'a> {
     /// Cuts each text to its maximum.
+    #[inline]
     pub(super) fn cut(&mut self) {
         let cut = |text: &'a [u8], most: usize| &text[..text.len().min(most)];
         self.method = cut(self.method, METHOD_MAX);
@@ -123,19 +124,25 @@ impl<'a> Entry<'a> {
     }
 
     /// Words that [`Entry::append`] adds.
+    #[inline]
     pub(super) fn words(&self) -> usize {
         let bytes: usize = self.texts().iter().map(|text| text.len()).sum();
         FIXED + bytes.div_ceil(size_of::<u64>())
     }
 
+    #[inline]
     fn texts(&self) -> [&'a [u8]; 5] {
         [self.method, self.path, self.request_id, self.arm, self.fallback]
     }
 
     /// Adds the entry, whose texts are cut, to some words.
+    #[inline]
     pub(super) fn append(&self, wanted: Use, words: &mut Vec<u64>) {
         #[expect(clippy::cast_possible_truncation, reason = "nanoseconds until 2554, and halves")]
-        let (nanos, low) = (|time: Duration| time.as_nanos() as u64, |bits: u128| bits as u64);
+        let low = |bits: u128| bits as u64;
+        let nanos = |time: Duration| {
+            time.as_secs().wrapping_mul(1_000_000_000).wrapping_add(time.subsec_nanos().into())
+        };
         let protocol = match self.protocol {
             Version::HTTP_10 => 0,
             Version::HTTP_2 => 2,
@@ -193,7 +200,8 @@ impl<'a> Entry<'a> {
         let bytes: usize = texts.iter().map(|text| text.len()).sum();
         words.resize(begin + bytes.div_ceil(size_of::<u64>()), 0);
         let mut left: &mut [u8] = bytemuck::cast_slice_mut(&mut words[begin..]);
-        for text in texts {
+        // Most have no name of their client's, nor an arm that failed.
+        for text in texts.into_iter().filter(|text| !text.is_empty()) {
             let (here, behind) = left.split_at_mut(text.len());
             here.copy_from_slice(text);
             left = behind;

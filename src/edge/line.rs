@@ -3,15 +3,11 @@
 //! Always true: whatever a terminal or a reader of lines could take for a command is escaped, so that an entry is one
 //! line, and no text of a client looks like another.
 //!
-//! Text that stays the same from line to line is kept: the second, who was asked and who answered.
+//! Text that stays the same from line to line is kept: the second, who asks, who was asked and who answered.
 //!
 //! Not here: what an entry holds (`entry`), the way of lines to their reader (`outbox`).
 
-use std::{
-    io::Write as _,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{io::Write as _, net::IpAddr, time::Duration};
 
 use http::Version;
 
@@ -28,13 +24,23 @@ pub(super) struct Lines {
     text: Vec<u8>,
     /// Where lines begin.
     start: usize,
-    /// The second that `stamp` is of, since 1970.
-    second: u64,
-    /// The beginning of a line, with the time up to the second.
-    stamp: Vec<u8>,
+    /// The beginning of the last line, up to the peer's port, and what it is of.
+    head: Vec<u8>,
+    known_head: Option<KnownHead>,
+    /// Where it has the milliseconds of the time.
+    millis_at: usize,
     /// Parties of the last entry, and how a line says them.
     known: Known,
     parties: Vec<u8>,
+}
+
+/// What the beginning of a line tells of.
+#[derive(Debug, PartialEq, Eq)]
+struct KnownHead {
+    /// Since 1970.
+    second: u64,
+    code: u16,
+    address: Option<IpAddr>,
 }
 
 /// Parties of a request: the one that was asked, and the one that answered.
@@ -78,39 +84,20 @@ impl Lines {
 
     /// Adds an entry.
     pub(super) fn add(&mut self, entry: &Entry<'_>) {
-        self.time(entry.at);
-        self.number(entry.code.into());
-        if let Some(peer) = entry.peer {
-            self.peer(peer);
-        }
+        self.head(entry);
         self.parties(entry);
-        let Sample { rows, decode, queue, run, encode, total, .. } = entry.sample;
-        if rows > 0 {
+        if entry.sample.rows > 0 {
             self.raw(br#","rows":"#);
-            self.number(rows);
+            self.number(entry.sample.rows);
         }
         self.raw(br#","bytes_in":"#);
         self.number(entry.bytes_in);
         self.raw(br#","bytes_out":"#);
         self.number(entry.bytes_out);
-        self.raw(br#","ms":{"read":"#);
-        self.milliseconds(entry.read);
-        if !entry.arm.is_empty() {
-            self.raw(br#","decode":"#);
-            self.milliseconds(decode);
-            self.raw(br#","queue":"#);
-            self.milliseconds(queue);
-            self.raw(br#","run":"#);
-            self.milliseconds(run);
-            self.raw(br#","encode":"#);
-            self.milliseconds(encode);
-        }
-        self.raw(br#","total":"#);
-        self.milliseconds(total);
-        self.raw(b"}");
+        self.times(entry);
         if let Some(prediction) = entry.prediction {
             self.raw(br#","prediction_id":""#);
-            self.text.extend_from_slice(prediction.as_str().as_bytes());
+            self.raw(prediction.digits());
             self.raw(b"\"");
         }
         self.field(br#","request_id":""#, entry.request_id);
@@ -138,48 +125,69 @@ impl Lines {
         }
     }
 
-    fn milliseconds(&mut self, time: Duration) {
-        // Rounded to microseconds.
-        let time = time.saturating_add(Duration::from_nanos(500));
-        let seconds = time.as_secs();
-        let micros = time.subsec_micros();
-        let (millis, [a, b, c]) = (micros / 1000, thousandths(micros % 1000));
-        if seconds == 0 && millis < 10 {
-            self.raw(&[digit(millis.into()), b'.', a, b, c]);
-        } else {
-            self.number(seconds.saturating_mul(1000).saturating_add(millis.into()));
-            self.raw(&[b'.', a, b, c]);
-        }
-    }
-
-    fn time(&mut self, at: Duration) {
-        if self.second != at.as_secs() || self.stamp.is_empty() {
-            self.second = at.as_secs();
-            let stamp = Moment::at(Duration::from_secs(self.second)).to_string();
-            // What is left ends with the point before the milliseconds.
-            let stamp = &stamp[..stamp.len() - "000Z".len()];
-            self.stamp = [r#"{"timestamp":""#, stamp].concat().into_bytes();
-        }
-        self.text.extend_from_slice(&self.stamp);
-        self.raw(&thousandths(at.subsec_millis()));
-        self.raw(br#"Z","target":"access","code":"#);
-    }
-
-    fn peer(&mut self, peer: SocketAddr) {
-        self.raw(br#","peer":""#);
-        // Where a socket takes both families, clients of version 4 come under addresses of version 6.
-        let address = peer.ip().to_canonical();
-        if let IpAddr::V4(address) = address {
-            let [a, b, c, d] = address.octets();
-            for (part, end) in [(a, b"."), (b, b"."), (c, b"."), (d, b":")] {
-                self.number(part.into());
-                self.raw(end);
+    /// Adds the times by phase, in milliseconds.
+    fn times(&mut self, entry: &Entry<'_>) {
+        let Sample { decode, queue, run, encode, total, .. } = entry.sample;
+        let times = [entry.read, decode, queue, run, encode, total].map(rounded);
+        let has_phases = !entry.arm.is_empty();
+        if has_phases && times.iter().all(|time| *time < 10_000) {
+            let mut piece = *TIMES;
+            for (place, micros) in TIMES_AT.into_iter().zip(times) {
+                let [a, b, c] = thousandths((micros % 1000) as u32);
+                piece[place..place + 5].copy_from_slice(&[digit(micros / 1000), b'.', a, b, c]);
             }
-            self.number(peer.port().into());
-        } else {
-            let _ = write!(self.text, "{}", SocketAddr::new(address, peer.port()));
+            self.raw(&piece);
+            return;
         }
-        self.raw(b"\"");
+        self.raw(br#","ms":{"#);
+        let names = ["read", "decode", "queue", "run", "encode", "total"];
+        let shown = names
+            .into_iter()
+            .zip(times)
+            .filter(|(name, _)| has_phases || matches!(*name, "read" | "total"));
+        for (place, (name, micros)) in shown.enumerate() {
+            let begin: &[u8] = if place == 0 { b"\"" } else { b",\"" };
+            self.text.extend_from_slice(begin);
+            self.text.extend_from_slice(name.as_bytes());
+            self.raw(b"\":");
+            self.number(micros / 1000);
+            self.raw(b".");
+            self.raw(&thousandths((micros % 1000) as u32));
+        }
+        self.raw(b"}");
+    }
+
+    /// Adds the time, the code, and who asks.
+    fn head(&mut self, entry: &Entry<'_>) {
+        let (second, address) = (entry.at.as_secs(), entry.peer.map(|peer| peer.ip()));
+        let head = KnownHead { second, code: entry.code, address };
+        if self.known_head.as_ref() != Some(&head) {
+            self.make_head(&head);
+            self.known_head = Some(head);
+        }
+        let millis_at = self.text.len() + self.millis_at;
+        self.text.extend_from_slice(&self.head);
+        let millis = thousandths(entry.at.subsec_millis());
+        self.text[millis_at..millis_at + millis.len()].copy_from_slice(&millis);
+        if let Some(peer) = entry.peer {
+            self.number(peer.port().into());
+            self.raw(b"\"");
+        }
+    }
+
+    #[inline(never)]
+    fn make_head(&mut self, KnownHead { second, code, address }: &KnownHead) {
+        let second = Moment::at(Duration::from_secs(*second)).to_string();
+        // What is left ends with the point before the milliseconds.
+        let stamp = [r#"{"timestamp":""#, &second[..second.len() - "000Z".len()]].concat();
+        self.millis_at = stamp.len();
+        // Where a socket takes both families, clients of version 4 come under addresses of version 6.
+        let peer = match address.map(|address| address.to_canonical()) {
+            Some(IpAddr::V4(address)) => format!(r#","peer":"{address}:"#),
+            Some(IpAddr::V6(address)) => format!(r#","peer":"[{address}]:"#),
+            None => String::new(),
+        };
+        self.head = format!(r#"{stamp}000Z","target":"access","code":{code}{peer}"#).into_bytes();
     }
 
     /// Adds who was asked, by which protocol, and who answered.
@@ -259,6 +267,27 @@ impl Known {
     }
 }
 
+/// Times by phase, each shorter than ten milliseconds, and where they stand.
+const TIMES: &[u8; 90] =
+    br#","ms":{"read":0.000,"decode":0.000,"queue":0.000,"run":0.000,"encode":0.000,"total":0.000}"#;
+const TIMES_AT: [usize; 6] = {
+    let (mut places, mut found, mut at) = ([0; 6], 0, 0);
+    while found < places.len() {
+        if TIMES[at] == b':' && TIMES[at + 1] == b'0' {
+            places[found] = at + 1;
+            found += 1;
+        }
+        at += 1;
+    }
+    places
+};
+
+/// Microseconds, rounded.
+fn rounded(time: Duration) -> u64 {
+    let nanos = time.as_secs().saturating_mul(1_000_000_000);
+    nanos.saturating_add(u64::from(time.subsec_nanos()) + 500) / 1000
+}
+
 /// Bytes of any line: a path is there twice, and each of its bytes may need six.
 const LINE_BYTES_MAX: usize = 16 << 10;
 
@@ -322,6 +351,45 @@ mod tests {
             (said.get("method"), said.get("model"), said.get("version")),
             (None, None, None)
         );
+    }
+
+    #[test]
+    fn times_are_told_in_milliseconds_whatever_their_size() {
+        let micros = Duration::from_micros;
+        let known = [(0, 0.0), (7, 0.007), (4_999, 4.999), (9_999, 9.999), (10_000, 10.0)];
+        for (run, told) in known {
+            let sample = Sample { run: micros(run), total: micros(run), ..ENTRY.sample };
+            let (_, said) = line(&Entry { sample, ..ENTRY });
+            let expected = json!({"read": 1.5, "decode": 0.001, "queue": 0.0, "run": told, "encode": 0.007,
+                "total": told});
+            assert_eq!(said["ms"], expected);
+        }
+        let sample = Sample { run: Duration::from_nanos(9_999_500), ..ENTRY.sample };
+        assert_eq!(line(&Entry { sample, ..ENTRY }).1["ms"]["run"], 10.0, "rounded");
+    }
+
+    #[test]
+    fn the_beginning_of_a_line_is_of_its_own_request() {
+        let (mut lines, first) = (Lines::default(), "10.0.0.1:1".parse().unwrap());
+        let other = Entry { peer: Some("10.0.0.2:2".parse().unwrap()), ..ENTRY };
+        let all = [
+            (Entry { peer: Some(first), ..ENTRY }, "10.0.0.1:1"),
+            (Entry { peer: Some("10.0.0.1:65535".parse().unwrap()), ..ENTRY }, "10.0.0.1:65535"),
+            (other, "10.0.0.2:2"),
+            (Entry { code: 503, at: ENTRY.at + Duration::from_millis(877), ..other }, "10.0.0.2:2"),
+            (Entry { at: ENTRY.at + Duration::from_mins(1), ..other }, "10.0.0.2:2"),
+        ];
+        for (entry, _) in &all {
+            lines.add(entry);
+        }
+        let said = std::str::from_utf8(lines.text()).unwrap().lines();
+        let said: Vec<Value> = said.map(|line| serde_json::from_str(line).unwrap()).collect();
+        let times = ["53:20.123Z", "53:20.123Z", "53:20.123Z", "53:21.000Z", "54:20.123Z"];
+        for ((said, (entry, peer)), time) in said.iter().zip(&all).zip(times) {
+            assert_eq!((&said["code"], &said["peer"]), (&json!(entry.code), &json!(peer)));
+            assert!(said["timestamp"].as_str().unwrap().ends_with(time), "{said}");
+        }
+        assert_eq!(said.len(), all.len());
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl Outbox {
     }
 
     /// Adds an entry; returns the bytes that wait without it and those with it, `None` if there was no room.
+    #[inline]
     pub(super) fn add(&self, entry: &Entry<'_>, wanted: Use) -> Option<(usize, usize)> {
         let mut words = self.rooms.iter().find_map(free)?;
         let before = words.len();

@@ -84,10 +84,9 @@ pub(super) async fn infer(
     let headers = response.headers_mut();
     // Two values of their own: a clone would have to share one between them, with a count.
     let id = || {
-        HeaderValue::from_str(asked.id.as_str()).expect("hexadecimal digits are a header's value")
+        HeaderValue::from_bytes(asked.id.digits()).expect("hexadecimal digits are a header's value")
     };
-    let given = head.headers.get(REQUEST_ID);
-    let given = given.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && !id.is_empty());
+    let given = visit.request_id().filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && !id.is_empty());
     headers.insert(REQUEST_ID, given.cloned().unwrap_or_else(id));
     headers.insert(&PREDICTION_ID, id());
     response

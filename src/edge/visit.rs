@@ -58,6 +58,8 @@ pub(super) struct Visit<'a> {
     receipt: Cell<Option<Receipt>>,
     is_gone: Cell<bool>,
     trace: Option<Trace>,
+    /// The client's name of the request, if it gave one.
+    request_id: Option<&'a HeaderValue>,
 }
 
 impl<'a> Visit<'a> {
@@ -81,7 +83,13 @@ impl<'a> Visit<'a> {
             receipt: Cell::new(None),
             is_gone: Cell::new(false),
             trace,
+            request_id: head.headers.get(REQUEST_ID),
         }
+    }
+
+    /// The client's name of the request, if it gave one.
+    pub(super) fn request_id(&self) -> Option<&'a HeaderValue> {
+        self.request_id
     }
 
     /// The socket of the client that asks.
@@ -161,14 +169,12 @@ impl<'a> Visit<'a> {
         }
         let receipt = self.receipt.get();
         let now = receipt.map_or_else(|| self.worker.clock().now(), |receipt| receipt.at);
-        let begun = self.begun.get().unwrap_or(now);
-        let sample = receipt.map_or_else(
-            || Sample { total: now.saturating_duration_since(begun), ..Sample::default() },
-            |receipt| receipt.sample,
-        );
-        let read = receipt.map_or(Duration::ZERO, |receipt| {
-            now.saturating_duration_since(begun).saturating_sub(receipt.sample.total)
-        });
+        let since =
+            self.begun.get().map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
+        let (sample, read) = match &receipt {
+            Some(receipt) => (receipt.sample, since.saturating_sub(receipt.sample.total)),
+            None => (Sample { total: since, ..Sample::default() }, Duration::ZERO),
+        };
         let (arm, fallback) = receipt.map(|it| (Some(it.arm), it.fallback)).unwrap_or_default();
         let mut entry = Entry {
             at: self.worker.serving().unix_at(now),
@@ -177,7 +183,7 @@ impl<'a> Visit<'a> {
             peer: self.client.peer,
             method: self.head.method.as_str().as_bytes(),
             path: self.head.uri.path().as_bytes(),
-            request_id: self.head.headers.get(REQUEST_ID).map_or(&[], |id| id.as_bytes()),
+            request_id: self.request_id.map_or(&[], |id| id.as_bytes()),
             arm: arm.as_ref().map_or(&[], bytes_of),
             fallback: fallback.as_ref().map_or(&[], bytes_of),
             version: receipt.map_or(0, |receipt| receipt.version.number()),

@@ -247,6 +247,7 @@ impl Worker {
     }
 
     /// Tells of a request, with a line or by its spans alone.
+    #[inline]
     pub(super) fn tell(&self, entry: &mut Entry<'_>, is_line: bool) {
         if let Some(access) = self.access() {
             entry.cut();

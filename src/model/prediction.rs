@@ -58,6 +58,12 @@ impl PredictionId {
         std::str::from_utf8(&self.text).expect("hexadecimal digits are text")
     }
 
+    /// Its digits as bytes.
+    #[must_use]
+    pub fn digits(&self) -> &[u8; Self::DIGITS] {
+        &self.text
+    }
+
     /// The process and worker that made it, in one number.
     #[must_use]
     pub fn origin(&self) -> u32 {
