@@ -7,13 +7,16 @@
                                                        in a hundred and a scrape of the metrics each second
 
 Each server has one worker, and one core for all its threads; wrk has another, and sends rows of values that the model's
-training had. Servers are stopped (SIGSTOP) while another one has its turn. In the warm-up the memory of predictions is
-filled and drift's references are learned. Servers of one kind differ by up to 4 %, by where their memory happens to lie,
-so that each kind has several, and the mean of their rates counts; `off,off2` shows what noise is left.
+training had. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that
+are not measured: in these drift finds how many rows come. In the warm-up the memory of predictions is
+filled and drift's references are learned. Servers of one kind differ by 5 % and more, by where their memory happens to lie,
+so that each kind has several, and the mean of their rates counts. The error is the standard error of that, by how far
+servers of a kind differ; `off,off2` shows what noise is left.
 """
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import random
@@ -55,6 +58,8 @@ MODES = {
 }
 SCRAPED = ("watch", "seen", "sampled", "all", "seen-null")
 REQUESTS = 256
+# Seconds of requests before a turn is measured.
+LEAD = 2
 SCRIPT = """local requests, at = {}, 0
 request = function()
   if at == 0 then
@@ -108,7 +113,13 @@ class Server:
     def turn(self, options, requests, seconds):
         """Requests a second, and nanoseconds per request of the worker and of all other threads."""
         self.process.send_signal(signal.SIGCONT)
-        time.sleep(0.2)
+        # Drift looks once a second, and finds in the first how many rows come.
+        self.load(options, requests, LEAD)
+        measured = self.load(options, requests, seconds)
+        self.rest()
+        return measured
+
+    def load(self, options, requests, seconds):
         before = self.cpu()
         url = f"http://127.0.0.1:{self.port}/v2/models/{MODEL}/infer"
         wrk = ["taskset", "-c", options.client_core, "wrk", "-t1", "-c16", f"-d{seconds}s", "-s", requests, url]
@@ -125,8 +136,13 @@ class Server:
         count = int(re.search(r"(\d+) requests in", told)[1])
         spent = {name: (after[name] - before.get(name, 0)) / count for name in after}
         worker = spent.pop("worker-0")
-        self.rest()
         return [float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1]), worker, sum(spent.values())]
+
+
+def spread(rates):
+    """The standard error of the mean of some servers' rates, as a share of it."""
+    means = [statistics.mean(own) for own in rates]
+    return statistics.stdev(means) / len(means) ** 0.5 / statistics.mean(means) if len(means) > 1 else math.nan
 
 
 def main():
@@ -158,10 +174,12 @@ def main():
             for server in servers:
                 server.turn(options, requests, options.warm_up)
             turns = {mode: [] for mode in modes}
+            rates = {server: [] for server in servers}
             for turn in range(options.turns):
                 measured = {mode: [] for mode in modes}
                 for server in servers if turn % 2 == 0 else servers[::-1]:
                     measured[server.mode].append(server.turn(options, requests, options.seconds))
+                    rates[server].append(measured[server.mode][-1][0])
                 for mode, each in measured.items():
                     turns[mode].append([statistics.mean(column) for column in zip(*each)])
         finally:
@@ -170,10 +188,11 @@ def main():
                 server.process.terminate()
                 server.process.wait()
     print(f"{'':10}{'requests/s':>12}{'ratio':>8}{'error':>8}{'(least to most)':>18}{'worker':>10}{'others':>10}  per request")
+    own_errors = {mode: spread([rates[server] for server in servers if server.mode == mode]) for mode in modes}
     for mode in modes:
         rate, worker, others = (statistics.median(column) for column in zip(*turns[mode]))
         ratios = [mine[0] / first[0] for mine, first in zip(turns[mode], turns[modes[0]])]
-        error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0
+        error = 0 if mode == modes[0] else math.hypot(own_errors[mode], own_errors[modes[0]])
         between = f"({min(ratios):.2f} to {max(ratios):.2f})"
         print(f"{mode:10}{rate:12.0f}{statistics.mean(ratios):8.3f}{error:8.3f}{between:>18}{worker:7.0f} ns{others:7.0f} ns")
 
