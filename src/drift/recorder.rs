@@ -286,7 +286,10 @@ impl Recorder {
     pub(super) fn turn_to(&self, layout: Layout) -> Arc<Stage> {
         let before = self.stage();
         let next = self.present.load(Relaxed) + 1;
-        let is_new = self.stages[next].set(Arc::new(Stage::new(layout, self.workers))).is_ok();
+        let stage = Stage::new(layout, self.workers);
+        // As many rows will come as did.
+        stage.count_one_in(before.one_in());
+        let is_new = self.stages[next].set(Arc::new(stage)).is_ok();
         assert!(is_new, "one thread turns to the next layout");
         self.present.store(next, Release);
         before

@@ -219,7 +219,8 @@ impl Access {
     }
 
     /// Takes the entry of a worker's request, for a line or for its spans alone.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "an entry of 350 bytes need not go through memory")]
+    #[inline(always)]
     pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, is_line: bool) {
         let wanted = Use { is_line, has_spans: self.has_spans(entry) };
         if !wanted.is_line && !wanted.has_spans {

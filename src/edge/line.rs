@@ -297,14 +297,24 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// The last digit of a number.
-fn digit(number: u64) -> u8 {
+const fn digit(number: u64) -> u8 {
     b'0' + (number % 10) as u8
 }
 
 /// Three digits.
 fn thousandths(number: u32) -> [u8; 3] {
-    [100, 10, 1].map(|place| digit((number / place).into()))
+    DIGITS[number as usize % DIGITS.len()]
 }
+
+/// The digits of all numbers below a thousand.
+static DIGITS: [[u8; 3]; 1000] = {
+    let (mut all, mut number) = ([[b'0'; 3]; 1000], 0);
+    while number < all.len() {
+        all[number] = [digit(number as u64 / 100), digit(number as u64 / 10), digit(number as u64)];
+        number += 1;
+    }
+    all
+};
 
 /// Line and paragraph separators, and what reorders text (Unicode, annex 9).
 fn turns(character: char) -> bool {

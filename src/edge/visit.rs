@@ -6,7 +6,7 @@
 //! Not here: the form of an entry (`entry`), the reader (`access`).
 
 use std::{
-    cell::Cell,
+    cell::{Cell, OnceCell},
     net::SocketAddr,
     os::fd::RawFd,
     time::{Duration, Instant},
@@ -55,7 +55,7 @@ pub(super) struct Visit<'a> {
     begun: Cell<Option<Instant>>,
     body_bytes: Cell<usize>,
     prediction: Cell<Option<PredictionId>>,
-    receipt: Cell<Option<Receipt>>,
+    receipt: OnceCell<Receipt>,
     is_gone: Cell<bool>,
     trace: Option<Trace>,
     /// The client's name of the request, if it gave one.
@@ -80,7 +80,7 @@ impl<'a> Visit<'a> {
             begun: Cell::new((is_told && !is_prediction(head)).then(|| worker.clock().now())),
             body_bytes: Cell::new(0),
             prediction: Cell::new(None),
-            receipt: Cell::new(None),
+            receipt: OnceCell::new(),
             is_gone: Cell::new(false),
             trace,
             request_id: head.headers.get(REQUEST_ID),
@@ -127,7 +127,8 @@ impl<'a> Visit<'a> {
     /// Notes who answered.
     pub(super) fn note_receipt(&self, receipt: &Receipt) {
         if self.is_told.get() {
-            self.receipt.set(Some(*receipt));
+            // A request has one call that answers it.
+            let _ = self.receipt.set(*receipt);
         }
     }
 
@@ -171,11 +172,10 @@ impl<'a> Visit<'a> {
         let now = receipt.map_or_else(|| self.worker.clock().now(), |receipt| receipt.at);
         let since =
             self.begun.get().map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
-        let (sample, read) = match &receipt {
+        let (sample, read) = match receipt {
             Some(receipt) => (receipt.sample, since.saturating_sub(receipt.sample.total)),
             None => (Sample { total: since, ..Sample::default() }, Duration::ZERO),
         };
-        let (arm, fallback) = receipt.map(|it| (Some(it.arm), it.fallback)).unwrap_or_default();
         let mut entry = Entry {
             at: self.worker.serving().unix_at(now),
             code,
@@ -184,8 +184,8 @@ impl<'a> Visit<'a> {
             method: self.head.method.as_str().as_bytes(),
             path: self.head.uri.path().as_bytes(),
             request_id: self.request_id.map_or(&[], |id| id.as_bytes()),
-            arm: arm.as_ref().map_or(&[], bytes_of),
-            fallback: fallback.as_ref().map_or(&[], bytes_of),
+            arm: receipt.map_or(&[], |receipt| receipt.arm.as_bytes()),
+            fallback: receipt.and_then(|it| it.fallback.as_ref()).map_or(&[], ArmName::as_bytes),
             version: receipt.map_or(0, |receipt| receipt.version.number()),
             prediction: self.prediction.get(),
             trace: self.trace,
@@ -211,10 +211,6 @@ impl Drop for Visit<'_> {
 /// True for a request whose arrival is noted anyway.
 fn is_prediction(head: &Parts) -> bool {
     head.method == Method::POST && head.uri.path().ends_with("/infer")
-}
-
-fn bytes_of(arm: &ArmName) -> &[u8] {
-    arm.as_str().as_bytes()
 }
 
 /// The place of a request in the trace that its head names, or in one that begins with it.

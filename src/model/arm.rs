@@ -59,8 +59,12 @@ impl ArmName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        let name = &self.bytes[..usize::from(self.length)];
-        std::str::from_utf8(name).expect("an arm's name is ASCII")
+        std::str::from_utf8(self.as_bytes()).expect("an arm's name is ASCII")
+    }
+
+    /// The name as bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
     }
 }
 
