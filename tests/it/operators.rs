@@ -11,7 +11,7 @@ use crate::{
     cli::tidegate,
     http::{Connection, Request},
     repository::{Repository, source},
-    server::{Launch, Server},
+    server::{Launch, Server, eventually},
     tensors::{add_sub, identity, infer},
 };
 
@@ -159,9 +159,11 @@ fn the_log_says_what_a_version_takes_over_from() {
     let repository = Repository::of(&["add_sub"]);
     let server = Server::over(&repository);
     repository.add_as("add_sub", "2", &source("add_sub", "1"));
-    server.wait_for_state("add_sub", "2", "READY");
-    let said = server.said();
-    let line = said.lines().find(|line| line.contains(r#""version":"2""#)).unwrap();
+    // It is ready a moment before that is said.
+    let line = eventually("a line about it", || {
+        let said = server.said();
+        said.lines().find(|line| line.contains(r#""version":"2""#)).map(str::to_owned)
+    });
     assert!(line.contains(r#""after":1"#), "{line}");
 }
 
