@@ -7,11 +7,11 @@
                                                        in a hundred and a scrape of the metrics each second
 
 Each server has one worker, and one core for all its threads; wrk has another, and sends rows of values that the model's
-training had. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that
-are not measured: in these drift finds how many rows come. In the warm-up the memory of predictions is
-filled and drift's references are learned. Servers of one kind differ by 5 % and more, by where their memory happens to lie,
-so that each kind has several, and the mean of their rates counts. The error is the standard error of that, by how far
-servers of a kind differ; `off,off2` shows what noise is left.
+training had. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that are not
+measured: in these drift finds how many rows come. In the warm-up the memory of predictions is filled and drift's
+references are learned. Servers of one kind differ by 5 % and more from start to start, so that each kind has several,
+and the mean of their rates counts. The error is the standard error of that, by how far servers of a kind differ;
+`off,off2` shows what noise is left.
 """
 
 import argparse
@@ -120,6 +120,7 @@ class Server:
         return measured
 
     def load(self, options, requests, seconds):
+        """The same of one run of the client, without a pause before or after it."""
         before = self.cpu()
         url = f"http://127.0.0.1:{self.port}/v2/models/{MODEL}/infer"
         wrk = ["taskset", "-c", options.client_core, "wrk", "-t1", "-c16", f"-d{seconds}s", "-s", requests, url]

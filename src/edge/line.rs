@@ -34,7 +34,7 @@ pub(super) struct Lines {
     parties: Vec<u8>,
 }
 
-/// What the beginning of a line tells of.
+/// Parts of a request that the beginning of a line tells.
 #[derive(Debug, PartialEq, Eq)]
 struct KnownHead {
     /// Since 1970.
