@@ -32,6 +32,9 @@ const SIDES: usize = 2;
 /// Values of all features together that are kept while references are learned.
 const LEARNED_VALUES_MAX: usize = 4 << 20;
 
+/// Shortest time that says how many rows come.
+const PACE_EVERY: Duration = Duration::from_secs(1);
+
 /// Raw rows that a segment holds at least.
 const SAMPLE_ROWS_MIN: usize = 100;
 
@@ -62,8 +65,8 @@ pub(super) struct Tracked {
     pub(super) learning: Option<Learning>,
     /// When rows last ran, since 1970.
     pub(super) last_rows_at: Duration,
-    /// The time of the last look, since 1970.
-    looked_at: Duration,
+    /// The time at which it was last decided how many rows are counted, since 1970, and work for counting since then.
+    paced: (Duration, u64),
     merging: Merging,
     /// Counting by the layout before, until its last requests are done.
     before: Option<(Arc<Stage>, Merging)>,
@@ -168,7 +171,7 @@ impl Tracked {
             samples: samples(&layout, &settings),
             learning: Learning::of(&layout, &settings, LEARNED_VALUES_MAX / limit),
             last_rows_at: Duration::ZERO,
-            looked_at: Duration::ZERO,
+            paced: (Duration::ZERO, 0),
             merging: Merging::default(),
             before: None,
             spare: Default::default(),
@@ -221,8 +224,8 @@ impl Tracked {
         sharing: usize,
     ) -> Looked {
         let stage = recorder.stage();
-        let since = now.saturating_sub(std::mem::replace(&mut self.looked_at, now));
         let [seen, counted, work] = self.merging.rows(&stage);
+        self.pace(&stage, now, work);
         let is_new = seen > 0 || self.before.is_some();
         if !is_new && !std::mem::take(&mut self.merging.is_warm) {
             return Looked::default();
@@ -244,7 +247,6 @@ impl Tracked {
         let mut news = self.judge.step(now, seconds, seen, &counts, sharing);
         news.extend(self.violated(now));
         let learned = self.learn(recorder);
-        stage.count_one_in(self.one_in(&stage, work, since));
         stage.sample_every(self.gap(&stage, seen, seconds));
         Looked { news, learned }
     }
@@ -314,18 +316,27 @@ impl Tracked {
         }
     }
 
-    /// Rows of which one is to be counted, so that counting costs no more in a second than it may.
+    /// Decides of how many rows one is counted, so that counting costs no more in a second than it may.
+    ///
+    /// Whoever asks for a report looks, too: what came between two looks says nothing until a second has passed.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a rate of values"
     )]
-    fn one_in(&self, stage: &Stage, work: u64, since: Duration) -> u32 {
-        let most = self.settings.rate_max as f64 * since.as_secs_f64().max(0.1);
+    fn pace(&mut self, stage: &Stage, now: Duration, work: u64) {
+        self.paced.1 += work;
+        let (at, work) = self.paced;
+        let since = now.saturating_sub(at);
+        if since < PACE_EVERY {
+            return;
+        }
+        self.paced = (now, 0);
+        let most = self.settings.rate_max as f64 * since.as_secs_f64();
         // Had every row been counted.
         let all = work as f64 * f64::from(stage.one_in());
-        (all / most).ceil() as u32
+        stage.count_one_in((all / most).ceil() as u32);
     }
 
     /// Rows to pass over between two that are sampled: few while references are learned.
@@ -637,6 +648,14 @@ mod tests {
         let (_, counted, _) = counted_of(0, 1);
         assert_eq!(counted, before);
         assert_eq!(counted_of(500, 1).1, before + 500, "silence came before");
+        // Each report looks: a few rows at once are no rate.
+        for _ in 0..9 {
+            recorder.inputs(WorkerId(0), &request(&[(0.5, 0.5, "a"); 100]), 100);
+            second += Duration::from_millis(100);
+            tracked.look(&recorder, second, 0.1, 1);
+        }
+        let (_, counted) = tracked.rows.over(second, Duration::from_mins(1), 1);
+        assert_eq!(counted[0], before + 500 + 900);
     }
 
     #[test]
