@@ -235,11 +235,13 @@ impl Upkeep {
     pub fn broke(&self, what: &str) {
         let text =
             format!("{what} ended in a panic, a bug of tidegate; predictions go on, restart it");
-        tracing::error!("{text}");
         let mut ledger = self.ledger();
         if !ledger.broken.contains(&text) {
-            ledger.broken.push(text);
+            ledger.broken.push(text.clone());
         }
+        drop(ledger);
+        // After it can be seen elsewhere: whoever reads the line looks there.
+        tracing::error!("{text}");
     }
 
     /// Reasons to start the process anew; empty if it is alive.

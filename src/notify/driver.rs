@@ -413,14 +413,15 @@ impl Driver {
                 );
             }
         }
-        if let Attempt::Gone { why } = &attempt {
+        let gone = if let Attempt::Gone { why } = &attempt { Some(why.clone()) } else { None };
+        for settled in self.outbox.settle(lane, attempt, now, random) {
+            self.settled(&settled);
+        }
+        if let Some(why) = gone {
             let name = &self.webhooks[lane].name;
             tracing::error!(
                 "webhook `{name}` wants nothing any more ({why}); set its `url` and restart"
             );
-        }
-        for settled in self.outbox.settle(lane, attempt, now, random) {
-            self.settled(&settled);
         }
     }
 

@@ -204,7 +204,9 @@ impl Uploader {
     /// Says what is wrong once it is and once it is not any more, and chooses when to try again.
     fn end_look(&mut self, problem: Option<String>) {
         let was_well = self.failures == 0;
-        if let Some(problem) = &problem {
+        // Before it is logged: whoever reads the line finds it at /readyz.
+        self.monitor.upkeep().uploads(|it| it.problem.clone_from(&problem));
+        if let Some(problem) = problem {
             let doublings = self.failures.min(16);
             let pause = PAUSE_MIN.saturating_mul(1 << doublings).min(PAUSE_MAX);
             self.rests_until = self.now() + pause;
@@ -221,7 +223,6 @@ impl Uploader {
                 tracing::info!("files of predictions are uploaded again");
             }
         }
-        self.monitor.upkeep().uploads(|it| it.problem = problem);
     }
 }
 
@@ -235,6 +236,8 @@ fn key(root: &Path, path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
     use super::*;
     use crate::monitor::Clock;
@@ -309,6 +312,32 @@ mod tests {
         let mut left = Vec::new();
         collect(root.path(), 3, &mut left).unwrap();
         assert_eq!(left, []);
+    }
+
+    /// Notes that a reader of the log finds at the moment of each line.
+    struct Reader(Arc<Monitor>, Arc<Mutex<Vec<Vec<String>>>>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Reader {
+        fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.1.lock().unwrap().push(self.0.upkeep().notes());
+        }
+    }
+
+    #[test]
+    fn who_reads_the_line_of_a_fault_finds_it_in_the_notes() {
+        let root = tempfile::tempdir().unwrap();
+        let mut uploader = uploader(root.path(), &Memory::default());
+        let found = Arc::default();
+        let reader = Reader(Arc::clone(&uploader.monitor), Arc::clone(&found));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(reader), || {
+            uploader.end_look(Some("the store is down".to_owned()));
+            uploader.end_look(None);
+            uploader.monitor.upkeep().broke("the thread that uploads");
+        });
+        let [down, up, broken] = &found.lock().unwrap()[..] else { panic!("one line each") };
+        assert!(down[0].contains("not uploaded, 0 wait: the store is down"), "{down:?}");
+        assert!(up.is_empty(), "{up:?}");
+        assert!(broken[0].contains("the thread that uploads ended in a panic"), "{broken:?}");
     }
 
     #[test]

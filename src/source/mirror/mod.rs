@@ -165,8 +165,7 @@ impl Mirror {
                             Err(MirrorError::Remote(what.to_owned()))
                         };
                         let outcome = run.catch_unwind().await.unwrap_or_else(panicked);
-                        let problem = note(&known, outcome);
-                        tell(MirrorNews::Looked(problem.as_deref()));
+                        note(&known, outcome, |problem| tell(MirrorNews::Looked(problem)));
                         tokio::time::sleep(poll_interval).await;
                     }
                 };
@@ -220,7 +219,8 @@ impl Drop for Mirror {
 fn note(
     problem: &Mutex<Option<String>>,
     outcome: Result<Vec<MirrorError>, MirrorError>,
-) -> Option<String> {
+    tell: impl FnOnce(Option<&str>),
+) {
     const SHOWN_MAX: usize = 8;
     let problems = outcome.unwrap_or_else(|error| vec![error]);
     let mut texts: Vec<String> = problems.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
@@ -229,15 +229,17 @@ fn note(
     }
     let text = (!texts.is_empty()).then(|| texts.join("; "));
     let mut problem = problem.lock().unwrap_or_else(PoisonError::into_inner);
-    match &text {
-        Some(text) if problem.as_ref() != Some(text) => {
+    let before = std::mem::replace(&mut *problem, text.clone());
+    drop(problem);
+    // Before it is logged: whoever reads the line finds the same elsewhere.
+    tell(text.as_deref());
+    match text {
+        Some(text) if before.as_ref() != Some(&text) => {
             tracing::warn!(problem = text, "the repository's mirror is behind its object store");
         }
-        None if problem.is_some() => tracing::info!("the repository's mirror is up to date again"),
+        None if before.is_some() => tracing::info!("the repository's mirror is up to date again"),
         _ => {}
     }
-    problem.clone_from(&text);
-    text
 }
 
 fn temporary_folder() -> PathBuf {
