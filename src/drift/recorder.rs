@@ -753,6 +753,12 @@ pub(super) mod tests {
         layout
     }
 
+    /// A recorder for workers that have found this stage.
+    pub(in crate::drift) fn counting_by(stage: Arc<Stage>) -> Recorder {
+        let recorder = Recorder::new(layout(), 2, 64);
+        Recorder { stages: [stage.into(), OnceLock::new(), OnceLock::new()], ..recorder }
+    }
+
     pub(in crate::drift) fn request(rows: &[(f32, f32, &str)]) -> Vec<Input> {
         let count = i64::try_from(rows.len()).unwrap();
         let shape = |dims: &[i64]| Shape::new(dims).unwrap();

@@ -35,6 +35,9 @@ const LEARNED_VALUES_MAX: usize = 4 << 20;
 /// Shortest time that says how many rows come.
 const PACE_EVERY: Duration = Duration::from_secs(1);
 
+/// Longest time that a worker takes to count a request, once it has found the layout.
+const COUNT_MAX: Duration = Duration::from_secs(10);
+
 /// Raw rows that a segment holds at least.
 const SAMPLE_ROWS_MIN: usize = 100;
 
@@ -68,9 +71,18 @@ pub(super) struct Tracked {
     /// The time at which it was last decided how many rows are counted, since 1970, and work for counting since then.
     paced: (Duration, u64),
     merging: Merging,
-    /// Counting by the layout before, until its last requests are done.
-    before: Option<(Arc<Stage>, Merging)>,
+    /// Counting by earlier layouts, until their last requests are done.
+    earlier: Vec<Earlier>,
     spare: [Tap; SIDES],
+}
+
+/// Counting by a layout that another has followed.
+#[derive(Debug)]
+struct Earlier {
+    stage: Arc<Stage>,
+    merging: Merging,
+    /// The time, since 1970, at which no request counts by it any more.
+    until: Duration,
 }
 
 /// A segment, as it is told.
@@ -173,7 +185,7 @@ impl Tracked {
             last_rows_at: Duration::ZERO,
             paced: (Duration::ZERO, 0),
             merging: Merging::default(),
-            before: None,
+            earlier: Vec::new(),
             spare: Default::default(),
             layout,
             settings,
@@ -224,17 +236,22 @@ impl Tracked {
         sharing: usize,
     ) -> Looked {
         let stage = recorder.stage();
-        let [seen, counted, work] = self.merging.rows(&stage);
+        let mut new = self.merging.rows(&stage);
+        for earlier in &mut self.earlier {
+            new.iter_mut().zip(earlier.rows()).for_each(|(sum, late)| *sum += late);
+        }
+        let [seen, counted, work] = new;
         self.pace(&stage, now, work);
-        let is_new = seen > 0 || self.before.is_some();
+        let is_new = seen > 0 || !self.earlier.is_empty();
         if !is_new && !std::mem::take(&mut self.merging.is_warm) {
             return Looked::default();
         }
         self.merging.is_warm = is_new;
         let mut counts = self.merging.counts(&stage);
-        if let Some((stage, mut merging)) = self.before.take() {
-            self.add_late(&mut counts, &merging.counts(&stage), &stage);
+        for earlier in &mut self.earlier {
+            earlier.add_counts(&mut counts, &self.layout);
         }
+        self.earlier.retain(|earlier| now < earlier.until);
         if seen > 0 {
             // Rows that teach the reference are in no window.
             let inputs = self.inputs();
@@ -246,7 +263,7 @@ impl Tracked {
         self.fetch_samples(&stage, now, seen);
         let mut news = self.judge.step(now, seconds, seen, &counts, sharing);
         news.extend(self.violated(now));
-        let learned = self.learn(recorder);
+        let learned = self.learn(recorder, now);
         stage.sample_every(self.gap(&stage, seen, seconds));
         Looked { news, learned }
     }
@@ -287,17 +304,6 @@ impl Tracked {
             }
         }
         (!broken.is_empty()).then_some(News::Violated(broken))
-    }
-
-    /// Adds what was counted by an earlier layout after the last look at it.
-    fn add_late(&self, counts: &mut [Vec<u64>], late: &[Vec<u64>], stage: &Stage) {
-        for (known, late) in stage.layout.features.iter().zip(late) {
-            let own = self.layout.features.iter().position(|own| own.name == known.name);
-            let Some(own) = own.and_then(|own| counts.get_mut(own)) else { continue };
-            if own.len() == late.len() {
-                own.iter_mut().zip(late).for_each(|(sum, count)| *sum += count);
-            }
-        }
     }
 
     fn fetch_samples(&mut self, stage: &Stage, now: Duration, seen: u64) {
@@ -360,7 +366,7 @@ impl Tracked {
     }
 
     /// Makes references of what was learned, once it suffices, and counts by them from now on.
-    fn learn(&mut self, recorder: &Recorder) -> Option<Profile> {
+    fn learn(&mut self, recorder: &Recorder, now: Duration) -> Option<Profile> {
         let learning = self.learning.as_mut()?;
         let inputs = self.layout.inputs_end();
         let is_due = |side: &usize| learning.has(inputs, *side) && learning.is_done(inputs, *side);
@@ -398,13 +404,14 @@ impl Tracked {
         }
         profile.digest = digest(&profile.features);
         self.origin.is_else(ReferenceKind::Learned, rows, profile.digest.clone());
-        self.turn_to(recorder, self.layout.with(references));
+        self.turn_to(recorder, self.layout.with(references), now);
         Some(profile)
     }
 
-    fn turn_to(&mut self, recorder: &Recorder, layout: Layout) {
-        let before = recorder.turn_to(layout.clone());
-        self.before = Some((before, std::mem::take(&mut self.merging)));
+    fn turn_to(&mut self, recorder: &Recorder, layout: Layout, now: Duration) {
+        let stage = recorder.turn_to(layout.clone());
+        let merging = std::mem::take(&mut self.merging);
+        self.earlier.push(Earlier { stage, merging, until: now + COUNT_MAX });
         self.judge.turn_to(&layout.features);
         if layout.features.len() != self.layout.features.len() {
             self.learning =
@@ -451,6 +458,29 @@ fn samples(layout: &Layout, settings: &Settings) -> [Sample; SIDES] {
     let inputs = layout.inputs_end();
     let own = |width: usize| Sample::new(width, settings.sample_rows);
     [own(inputs), own(layout.features.len() - inputs)]
+}
+
+impl Earlier {
+    /// New rows and work, as [`Merging::rows`]; none where rows of inputs taught references, which are in no window.
+    fn rows(&mut self) -> [u64; 3] {
+        let rows = self.merging.rows(&self.stage);
+        let layout = &self.stage.layout;
+        let has_taught =
+            layout.features[..layout.inputs_end()].iter().any(|it| it.reference.is_none());
+        if has_taught { [0; 3] } else { rows }
+    }
+
+    /// Adds new counts to those of the features of a later layout that have the same bins.
+    fn add_counts(&mut self, counts: &mut [Vec<u64>], layout: &Layout) {
+        let late = self.merging.counts(&self.stage);
+        for (known, late) in self.stage.layout.features.iter().zip(late) {
+            let own = layout.features.iter().position(|own| own.name == known.name);
+            let Some(own) = own.and_then(|own| counts.get_mut(own)) else { continue };
+            if own.len() == late.len() {
+                own.iter_mut().zip(late).for_each(|(sum, count)| *sum += count);
+            }
+        }
+    }
 }
 
 impl Merging {
@@ -604,7 +634,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::recorder::tests::{layout, request},
+        super::recorder::tests::{counting_by, layout, request},
         *,
     };
     use crate::monitor::WorkerId;
@@ -656,6 +686,32 @@ mod tests {
         }
         let (_, counted) = tracked.rows.over(second, Duration::from_mins(1), 1);
         assert_eq!(counted[0], before + 500 + 900);
+    }
+
+    #[test]
+    fn rows_are_counted_that_found_the_layout_before_it_changed() {
+        let (mut tracked, recorder) =
+            (tracked(Settings::default()), Recorder::new(layout(), 2, 64));
+        let mut now = Duration::from_secs(1_796_000_000);
+        let mut counted = |tracked: &mut Tracked| {
+            now += Duration::from_millis(1);
+            tracked.look(&recorder, now, 0.001, 1);
+            let (seen, counted) = tracked.rows.over(now, Duration::from_mins(1), 1);
+            let bins = &tracked.judge.features[0].as_ref().unwrap().windows;
+            (seen, counted[0], bins.over(now, Duration::from_mins(1), 7).1.iter().sum())
+        };
+        let two = request(&[(0.5, 0.5, "a"), (1.5, 0.5, "b")]);
+        recorder.inputs(WorkerId(0), &two, 2);
+        assert_eq!(counted(&mut tracked), (2, 2, 2));
+        // Workers that were interrupted between the two.
+        let late = counting_by(recorder.stage());
+        tracked.turn_to(&recorder, layout(), Duration::from_secs(1_796_000_000));
+        late.inputs(WorkerId(0), &two, 2);
+        recorder.inputs(WorkerId(0), &two, 2);
+        assert_eq!(counted(&mut tracked), (6, 6, 6));
+        late.inputs(WorkerId(1), &two, 2);
+        assert_eq!(counted(&mut tracked), (8, 8, 8), "also after a look");
+        assert_eq!(counted(&mut tracked), (8, 8, 8));
     }
 
     #[test]
