@@ -1,6 +1,6 @@
 //! The access log: a line of JSON for each request, written by a thread of its own.
 //!
-//! Workers leave entries in outboxes of their own; the thread looks at them a few times a second, or at once where one
+//! Workers leave notes in outboxes of their own; the thread looks at them a few times a second, or at once where one
 //! fills, and writes their lines, many at a time. Always true:
 //! - No request waits for the log: where the outbox of its worker is full, its line is dropped and counted.
 //! - Lines are written whole, and whole ones are lost.
@@ -24,12 +24,13 @@ use std::{
     time::Duration,
 };
 
-use crate::monitor::WorkerId;
+use crate::{model::Trace, monitor::WorkerId};
 
 use super::{
-    entry::{Entry, Record, Use},
+    entry::Entry,
     line::Lines,
-    outbox::Outbox,
+    note::{Note, Texts, Use},
+    outbox::{Outbox, Room},
     rolling::Rolling,
 };
 
@@ -113,12 +114,12 @@ pub enum AccessError {
     Thread(io::Error),
 }
 
-/// Entries on their way to the log.
+/// Requests on their way to the log.
 #[derive(Debug)]
 pub struct Access {
-    /// Entries of each worker.
+    /// Notes of each worker.
     outboxes: Box<[Outbox]>,
-    /// Bytes of one worker's entries that wake the writer, and those that tell of a disk that stalls.
+    /// Bytes of one worker's notes that wake the writer, and those that tell of a disk that stalls.
     wake_bytes: usize,
     late_bytes: usize,
     /// Requests whose random number is not above this have a line.
@@ -146,14 +147,15 @@ const CLOSE_MAX: Duration = Duration::from_millis(900);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// Bytes of one worker's entries that wake the writer. A wake costs as much as a dozen lines; of more bytes, the first
+/// Bytes of one worker's notes that wake the writer. A wake costs as much as a dozen lines; of more bytes, the first
 /// have left the processor's nearest caches when they are taken.
 const WAKE_BYTES: usize = 128 << 10;
 
-/// Bytes of lines that are written at once: a write past the system's cache costs the same however long it is.
-const BATCH_BYTES: usize = 1 << 20;
+/// Bytes of lines that are written at once: a write past the system's cache costs the same however long it is, as much
+/// as some hundred lines.
+const BATCH_BYTES: usize = 2 << 20;
 
-/// Bytes of one worker's entries that wait where there are no lines, only spans.
+/// Bytes of one worker's notes that wait where there are no lines, only spans.
 const SPANS_BYTES: usize = 256 << 10;
 
 /// Batches between two words about lines that were dropped.
@@ -164,7 +166,7 @@ impl Default for AccessSettings {
         Self {
             target: AccessTarget::Off,
             share: 1.0,
-            // Some 18,000 requests: what a busy worker answers in a quarter of a second.
+            // Some 20,000 requests: what a busy worker answers in half a second.
             buffer_bytes_max: 4 << 20,
             file_bytes_max: 1 << 30,
             spans_to: None,
@@ -213,28 +215,31 @@ impl Access {
         self.exports
     }
 
-    /// True if the entry's spans are sent.
-    fn has_spans(&self, entry: &Entry<'_>) -> bool {
-        self.exports && entry.trace.is_some_and(|trace| trace.is_sampled)
+    /// Takes the note of a worker's request, for its uses.
+    #[inline]
+    pub(super) fn tell(
+        &self,
+        worker: WorkerId,
+        note: &mut Note,
+        texts: Texts<'_>,
+        trace: Option<Trace>,
+    ) {
+        let outbox = self.outboxes.get(worker.0);
+        let added = outbox.and_then(|outbox| outbox.add(note, texts, trace));
+        let wakes = |(before, bytes)| before < self.wake_bytes && self.wake_bytes <= bytes;
+        if added.is_none_or(wakes) {
+            self.wake(note.wanted, added.is_none());
+        }
     }
 
-    /// Takes the entry of a worker's request, for a line or for its spans alone.
-    #[expect(clippy::inline_always, reason = "an entry of 350 bytes need not go through memory")]
-    #[inline(always)]
-    pub(super) fn tell(&self, worker: WorkerId, entry: &Entry<'_>, is_line: bool) {
-        let wanted = Use { is_line, has_spans: self.has_spans(entry) };
-        if !wanted.is_line && !wanted.has_spans {
-            return;
-        }
-        let added = self.outboxes.get(worker.0).and_then(|outbox| outbox.add(entry, wanted));
-        if added.is_none() {
+    /// Wakes the writer; counts a note that was dropped.
+    #[cold]
+    fn wake(&self, wanted: Use, is_dropped: bool) {
+        if is_dropped {
             self.dropped.fetch_add(wanted.is_line.into(), Relaxed);
             self.spans_dropped.fetch_add(wanted.has_spans.into(), Relaxed);
         }
-        let wakes = |(before, bytes)| before < self.wake_bytes && self.wake_bytes <= bytes;
-        if added.is_none_or(wakes)
-            && let Some(writer) = self.writer.get()
-        {
+        if let Some(writer) = self.writer.get() {
             writer.unpark();
         }
     }
@@ -270,7 +275,7 @@ impl AccessLog {
         Ok(Some(Self { access, ended }))
     }
 
-    /// Where workers put their entries.
+    /// Where workers put their notes.
     pub fn access(&self) -> Arc<Access> {
         Arc::clone(&self.access)
     }
@@ -307,9 +312,9 @@ fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
         let closed = access.closed.load(Acquire);
         let mut most = 0;
         for outbox in &access.outboxes {
-            outbox.take(&mut spare, |words| {
-                most = most.max(size_of_val(words));
-                tell(words, &mut writer, spans);
+            outbox.take(&mut spare, |room| {
+                most = most.max(room.bytes());
+                tell(room, &mut writer, spans);
             });
         }
         writer.is_late |= most > access.late_bytes;
@@ -328,17 +333,14 @@ fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
     }
 }
 
-/// Tells of all entries in these words.
-fn tell(mut words: &[u64], writer: &mut Writer<'_>, spans: &Spans) {
-    while let Some((record, rest)) = Record::first(words) {
-        words = rest;
-        if record.wanted.has_spans {
-            spans.take(record.words);
+/// Tells of all requests in this room.
+fn tell(room: &Room, writer: &mut Writer<'_>, spans: &Spans) {
+    for (note, texts, trace) in room.all() {
+        if note.wanted.has_spans {
+            spans.take(note, texts, trace);
         }
-        if record.wanted.is_line
-            && let Some(entry) = Entry::read(record.words)
-        {
-            writer.add(&entry);
+        if note.wanted.is_line {
+            writer.add(&Entry::of(note, texts, trace));
         }
     }
 }
@@ -430,9 +432,9 @@ impl Spans {
         super::otlp::Exporter::start(endpoint, dropped, end).map(|exporter| Self(Some(exporter)))
     }
 
-    fn take(&self, entry: &[u64]) {
+    fn take(&self, note: &Note, texts: Texts<'_>, trace: Option<Trace>) {
         if let Some(exporter) = &self.0 {
-            exporter.take(entry);
+            exporter.take(note, texts, trace);
         }
     }
 }
@@ -449,7 +451,7 @@ impl Spans {
     }
 
     #[expect(clippy::unused_self, reason = "with an exporter it has a queue")]
-    fn take(&self, _: &[u64]) {}
+    fn take(&self, _: &Note, _: Texts<'_>, _: Option<Trace>) {}
 }
 
 /// Where lines are written.

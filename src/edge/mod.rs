@@ -23,6 +23,7 @@ mod line;
 mod listener;
 mod load;
 mod memory;
+mod note;
 mod objects;
 #[cfg(feature = "otlp")]
 mod otlp;

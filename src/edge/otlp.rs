@@ -7,7 +7,7 @@
 //! - A batch that the collector does not take is tried again a few times, then dropped and counted.
 //! - TLS is not spoken: the collector stands on the same host or in the same pod, and forwards.
 //!
-//! Not here: which requests are sampled (`visit`), how their entries come here (`access`).
+//! Not here: which requests are sampled (`visit`), how they come here (`access`).
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -28,6 +28,7 @@ use crate::model::Trace;
 use super::{
     access::Endpoint,
     entry::Entry,
+    note::{Note, Texts},
     route::{Part, Route},
 };
 
@@ -43,10 +44,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Longest waits for the collector: to connect, for it to take bytes, for its answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where entries wait for the exporter's thread, which ends when this is dropped.
+/// A request, its texts, and its place in a trace.
+type Told = (Note, Box<[u8]>, Option<Trace>);
+
+/// Where requests wait for the exporter's thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Exporter {
-    queue: SyncSender<Box<[u64]>>,
+    queue: SyncSender<Told>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -57,31 +61,35 @@ impl Exporter {
         dropped: Arc<AtomicU64>,
         end: SyncSender<()>,
     ) -> io::Result<Self> {
-        let (queue, entries) = mpsc::sync_channel(WAITING_MAX);
+        let (queue, told) = mpsc::sync_channel(WAITING_MAX);
         let counter = Arc::clone(&dropped);
         thread::Builder::new().name("otlp".to_owned()).spawn(move || {
-            export(&endpoint, &entries, &counter);
+            export(&endpoint, &told, &counter);
             let _ = end.try_send(());
         })?;
         Ok(Self { queue, dropped })
     }
 
-    /// Takes the entry of a request, in words.
-    pub(super) fn take(&self, entry: &[u64]) {
-        if self.queue.try_send(entry.into()).is_err() {
+    /// Takes what was noted of a request.
+    pub(super) fn take(&self, note: &Note, texts: Texts<'_>, trace: Option<Trace>) {
+        if self.queue.try_send((*note, texts.all().concat().into(), trace)).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
 }
 
 /// Sends what comes until nobody sends any more.
-fn export(endpoint: &Endpoint, entries: &Receiver<Box<[u64]>>, dropped: &AtomicU64) {
+fn export(endpoint: &Endpoint, told: &Receiver<Told>, dropped: &AtomicU64) {
     let mut works = true;
-    while let Ok(first) = entries.recv() {
+    while let Ok(first) = told.recv() {
         thread::sleep(GATHER);
         let mut batch = vec![first];
-        batch.extend(entries.try_iter().take(BATCH_MAX - 1));
-        let message = message(batch.iter().filter_map(|words| Entry::read(words)));
+        batch.extend(told.try_iter().take(BATCH_MAX - 1));
+        let entries = batch.iter().filter_map(|(note, texts, trace)| {
+            let (texts, _) = Texts::first(note.lengths, texts)?;
+            Some(Entry::of(note, texts, *trace))
+        });
+        let message = message(entries);
         match deliver(endpoint, &message) {
             Ok(()) => works = true,
             Err(error) => {

@@ -3,10 +3,10 @@
 //! Always true: where requests are noted, each gets one entry, also where it is given up; where they are not, nothing
 //! is noted and no clock is asked.
 //!
-//! Not here: the form of an entry (`entry`), the reader (`access`).
+//! Not here: the form of what is noted (`note`), the reader (`access`).
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     os::fd::RawFd,
     time::{Duration, Instant},
@@ -17,13 +17,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, reques
 
 use crate::{
     model::{ArmName, PredictionId, Trace},
-    monitor::{Reason, Sample},
+    monitor::Reason,
     serve::Receipt,
 };
 
 use super::{
     access::Access,
-    entry::Entry,
+    note::{Note, Texts, Use},
     route::{Part, Route},
     v2::{self, REQUEST_ID},
     worker::Worker,
@@ -44,19 +44,16 @@ pub(super) struct Client {
 pub(super) struct Visit<'a> {
     worker: &'a Worker,
     head: &'a Parts,
-    client: Client,
-    /// True if it gets a line in the access log.
-    is_line: bool,
+    socket: RawFd,
     /// True until it is answered.
     is_open: Cell<bool>,
-    /// True until its entry is written, if anybody reads of it.
-    is_told: Cell<bool>,
+    is_gone: Cell<bool>,
+    /// What is noted of it; read by nobody any more once it is told.
+    note: RefCell<Note>,
     /// The arrival of its head, if anybody reads of it; of the whole request where the body came with the head.
     begun: Cell<Option<Instant>>,
-    body_bytes: Cell<usize>,
-    prediction: Cell<Option<PredictionId>>,
-    receipt: OnceCell<Receipt>,
-    is_gone: Cell<bool>,
+    /// The arm that answered, and the one that it was assigned to where that could not.
+    arms: OnceCell<(ArmName, Option<ArmName>)>,
     trace: Option<Trace>,
     /// The client's name of the request, if it gave one.
     request_id: Option<&'a HeaderValue>,
@@ -67,21 +64,21 @@ impl<'a> Visit<'a> {
     pub(super) fn begin(worker: &'a Worker, head: &'a Parts, client: Client) -> Self {
         let trace = trace_of(worker, &head.headers);
         let access = worker.access();
-        let is_line = access.is_some_and(|access| access.takes(worker.random()));
-        let is_span = access.is_some_and(Access::exports) && trace.is_some_and(|it| it.is_sampled);
-        let is_told = is_line || is_span;
+        let is_sampled = trace.is_some_and(|trace| trace.is_sampled);
+        let wanted = Use {
+            is_line: access.is_some_and(|access| access.takes(worker.random())),
+            has_spans: is_sampled && access.is_some_and(Access::exports),
+        };
+        let notes_head = wanted.any() && !is_prediction(head);
         Self {
             worker,
             head,
-            client,
-            is_line,
+            socket: client.socket,
             is_open: Cell::new(true),
-            is_told: Cell::new(is_told),
-            begun: Cell::new((is_told && !is_prediction(head)).then(|| worker.clock().now())),
-            body_bytes: Cell::new(0),
-            prediction: Cell::new(None),
-            receipt: OnceCell::new(),
             is_gone: Cell::new(false),
+            note: RefCell::new(Note { wanted, ..Note::open(head.version, client.peer) }),
+            begun: Cell::new(notes_head.then(|| worker.clock().now())),
+            arms: OnceCell::new(),
             trace,
             request_id: head.headers.get(REQUEST_ID),
         }
@@ -94,7 +91,7 @@ impl<'a> Visit<'a> {
 
     /// The socket of the client that asks.
     pub(super) fn socket(&self) -> RawFd {
-        self.client.socket
+        self.socket
     }
 
     /// Its place in a trace, where it has one.
@@ -104,7 +101,7 @@ impl<'a> Visit<'a> {
 
     /// Notes that the body is waited for.
     pub(super) fn note_wait(&self) {
-        if self.is_told.get() && self.begun.get().is_none() {
+        if self.begun.get().is_none() && self.note.borrow().wanted.any() {
             self.begun.set(Some(self.worker.clock().now()));
         }
     }
@@ -116,19 +113,21 @@ impl<'a> Visit<'a> {
 
     /// Notes the length of the body, as it came.
     pub(super) fn note_body(&self, bytes: usize) {
-        self.body_bytes.set(bytes);
+        self.note.borrow_mut().bytes_in = bytes;
     }
 
     /// Notes the name of the prediction that it asks for.
     pub(super) fn note_prediction(&self, id: PredictionId) {
-        self.prediction.set(Some(id));
+        self.note.borrow_mut().prediction = id.bits();
     }
 
     /// Notes who answered.
     pub(super) fn note_receipt(&self, receipt: &Receipt) {
-        if self.is_told.get() {
+        let mut note = self.note.borrow_mut();
+        if note.wanted.any() {
+            note.answered(receipt, self.since(receipt.at));
             // A request has one call that answers it.
-            let _ = self.receipt.set(*receipt);
+            let _ = self.arms.set((receipt.arm, receipt.fallback));
         }
     }
 
@@ -140,7 +139,7 @@ impl<'a> Visit<'a> {
     /// Ends with this answer, which is counted and told the place in the trace.
     pub(super) fn end(&self, answer: &mut Response<Bytes>) {
         let (status, body_bytes) = (answer.status().as_u16(), answer.body().len());
-        if let Some(trace) = self.trace {
+        if let Some(trace) = self.trace() {
             let value = HeaderValue::from_bytes(&trace.traceparent());
             answer.headers_mut().insert(TRACEPARENT, value.expect("digits are a header's value"));
         }
@@ -164,37 +163,32 @@ impl<'a> Visit<'a> {
         self.tell(CLIENT_GONE, 0);
     }
 
+    /// The time from its beginning to this one.
+    fn since(&self, at: Instant) -> Duration {
+        self.begun.get().map_or(Duration::ZERO, |begun| at.saturating_duration_since(begun))
+    }
+
     fn tell(&self, code: u16, bytes_out: usize) {
-        if !self.is_told.replace(false) {
+        let note = &mut *self.note.borrow_mut();
+        if !note.wanted.any() {
             return;
         }
-        let receipt = self.receipt.get();
-        let now = receipt.map_or_else(|| self.worker.clock().now(), |receipt| receipt.at);
-        let since =
-            self.begun.get().map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
-        let (sample, read) = match receipt {
-            Some(receipt) => (receipt.sample, since.saturating_sub(receipt.sample.total)),
-            None => (Sample { total: since, ..Sample::default() }, Duration::ZERO),
-        };
-        let mut entry = Entry {
-            at: self.worker.serving().unix_at(now),
-            code,
-            protocol: self.head.version,
-            peer: self.client.peer,
+        (note.code, note.bytes_out) = (code, bytes_out);
+        let arms = self.arms.get();
+        if arms.is_none() {
+            let now = self.worker.clock().now();
+            note.ended(self.worker.serving().unix_at(now), self.since(now));
+        }
+        let texts = Texts {
             method: self.head.method.as_str().as_bytes(),
             path: self.head.uri.path().as_bytes(),
             request_id: self.request_id.map_or(&[], |id| id.as_bytes()),
-            arm: receipt.map_or(&[], |receipt| receipt.arm.as_bytes()),
-            fallback: receipt.and_then(|it| it.fallback.as_ref()).map_or(&[], ArmName::as_bytes),
-            version: receipt.map_or(0, |receipt| receipt.version.number()),
-            prediction: self.prediction.get(),
-            trace: self.trace,
-            bytes_in: self.body_bytes.get() as u64,
-            bytes_out: bytes_out as u64,
-            read,
-            sample,
+            arm: arms.map_or(&[], |(arm, _)| arm.as_bytes()),
+            fallback: arms.and_then(|(_, arm)| arm.as_ref()).map_or(&[], ArmName::as_bytes),
         };
-        self.worker.tell(&mut entry, self.is_line);
+        self.worker.tell(note, texts, self.trace);
+        // Once.
+        note.wanted = Use { is_line: false, has_spans: false };
     }
 }
 
@@ -236,25 +230,13 @@ pub(super) fn unreadable(worker: &Worker, client: Client, code: u16) {
     if !worker.access().is_some_and(|access| access.takes(worker.random())) {
         return;
     }
-    let mut entry = Entry {
-        at: worker.serving().unix_now(),
+    let mut note = Note {
+        wanted: Use { is_line: true, has_spans: false },
         code,
-        protocol: Version::HTTP_11,
-        peer: client.peer,
-        method: b"",
-        path: b"",
-        request_id: b"",
-        arm: b"",
-        fallback: b"",
-        version: 0,
-        prediction: None,
-        trace: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        read: Duration::ZERO,
-        sample: Sample::default(),
+        at: worker.serving().unix_now(),
+        ..Note::open(Version::HTTP_11, client.peer)
     };
-    worker.tell(&mut entry, true);
+    worker.tell(&mut note, Texts::NONE, None);
 }
 
 /// nginx's code for a client that has gone before its answer.

@@ -18,12 +18,19 @@ use tokio::{runtime::RuntimeMetrics, sync::Notify};
 use tower::util::BoxCloneSyncService;
 
 use crate::{
+    model::Trace,
     monitor::{Clock, Code, Monitor, Pace, Reason, WorkerId},
     serve::{self, Names, Naming, Serving, Watch},
     wire,
 };
 
-use super::{Access, Limits, Settings, budget::Budget, entry::Entry, load::Load, memory};
+use super::{
+    Access, Limits, Settings,
+    budget::Budget,
+    load::Load,
+    memory,
+    note::{Note, Texts},
+};
 
 /// A request for the control plane, read to its end; of its headers only `Host` and `Origin`.
 pub type ControlRequest = Request<Bytes>;
@@ -246,12 +253,11 @@ impl Worker {
         self.plane.access.as_deref()
     }
 
-    /// Tells of a request, with a line or by its spans alone.
+    /// Tells of a request that has a use.
     #[inline]
-    pub(super) fn tell(&self, entry: &mut Entry<'_>, is_line: bool) {
+    pub(super) fn tell(&self, note: &mut Note, texts: Texts<'_>, trace: Option<Trace>) {
         if let Some(access) = self.access() {
-            entry.cut();
-            access.tell(self.id, entry, is_line);
+            access.tell(self.id, note, texts.cut(), trace);
         }
     }
 

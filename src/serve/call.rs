@@ -118,6 +118,8 @@ pub struct Receipt {
     pub fallback: Option<ArmName>,
     /// The time of counting.
     pub at: Instant,
+    /// The same, since 1970.
+    pub unix: Duration,
     /// Its rows, and its time by phase.
     pub sample: Sample,
 }
@@ -423,7 +425,7 @@ impl Call<'_> {
         {
             recall.show(self.run.watch.worker(), self.staged.0, self.staged.1);
         }
-        let at = self.record(outcome);
+        let (at, unix) = self.record(outcome);
         if let (Some(shadow), Some(copied)) = (self.shadow, self.copied.take())
             && outcome == Outcome::Ok
         {
@@ -431,7 +433,7 @@ impl Call<'_> {
         }
         self.offer_sample(outcome);
         let (version, arm, fallback) = (self.version.id(), self.arm, self.fallback);
-        Receipt { id: self.id, version, arm, fallback, at, sample: self.sample }
+        Receipt { id: self.id, version, arm, fallback, at, unix, sample: self.sample }
     }
 
     /// Hands a sampled request on.
@@ -443,7 +445,8 @@ impl Call<'_> {
         sampling.offer(&Ended { id, at, arm, code, took }, tensors);
     }
 
-    fn record(&mut self, outcome: Outcome) -> Instant {
+    /// Counts the call; returns the time of it, and the same since 1970.
+    fn record(&mut self, outcome: Outcome) -> (Instant, Duration) {
         self.is_finished = true;
         let now = self.serving.clock.now();
         let sample = &mut self.sample;
@@ -457,7 +460,7 @@ impl Call<'_> {
             let assigned = self.serving.unix_at(self.arrived + self.sample.queue);
             ticket.close(worker, (outcome, is_own), took, (assigned, self.id));
         }
-        now
+        (now, unix)
     }
 }
 

@@ -175,7 +175,8 @@ fn shipped(file: &File) -> String {
         return String::new();
     }
     let mut code = code_of(&file.text);
-    if let Some(at) = code.find("#[cfg(test)]\nmod tests {") {
+    let tests = ["", "pub(super) "].map(|public| format!("#[cfg(test)]\n{public}mod tests {{"));
+    if let Some(at) = tests.iter().find_map(|tests| code.find(tests)) {
         code.truncate(at);
     }
     code
