@@ -43,7 +43,7 @@ pub struct Settings {
 impl Default for Settings {
     /// One false alarm in 30 days at most, tolerance 0.02, caution 2, 10,000 rows to learn from, an hour of cool-down
     /// and of window, 256 features, 10,000 sampled rows, 4,096 values a request and
-    /// 250,000 a second, gauges of 64 features.
+    /// 100,000 a second, gauges of 64 features.
     fn default() -> Self {
         Self {
             enabled: true,
@@ -56,7 +56,7 @@ impl Default for Settings {
             features_max: 256,
             sample_rows: 10_000,
             values_max: 4096,
-            rate_max: 250_000,
+            rate_max: 100_000,
             metric_features_max: 64,
             ignored: Vec::new(),
             contract: None,

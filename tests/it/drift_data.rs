@@ -101,9 +101,7 @@ fn verdict(workers: usize, folder: &Path) -> Option<Verdict> {
         "",
     );
     assert_eq!(profiled.status.code(), Some(0), "{profiled:?}");
-    // Rows come at once, but each of them is to be counted.
-    let launch = Launch::of(&repository).set("DRIFT__VALUES_PER_SECOND", "1000000000");
-    let server = launch.set("SERVER__WORKERS", &workers.to_string()).start();
+    let server = Launch::of(&repository).set("SERVER__WORKERS", &workers.to_string()).start();
     let before = report(&server);
     assert_eq!(before["reference"]["kind"], "profile", "{before}");
     let mut connections: Vec<_> = (0..8).map(|_| server.connect()).collect();

@@ -202,6 +202,8 @@ impl Launch {
         let mut command = Command::new(&self.program);
         let place = if self.remembers { "state".to_owned() } else { format!("state-{}", serial()) };
         command.env("TIDEGATE__STATE__PATH", self.repository.beside(&place));
+        // Each row is counted, however quickly a test sends.
+        command.env("TIDEGATE__DRIFT__VALUES_PER_SECOND", "1000000000");
         command
             .args(["serve", "--http", http, "--admin", admin, "--repository"])
             .arg(self.root.as_deref().unwrap_or(self.repository.path()))
