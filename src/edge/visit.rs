@@ -1,7 +1,7 @@
 //! A request while it is answered, and what is noted of it for whoever reads of it later.
 //!
-//! Always true: where requests are noted, each gets one entry, also where it is given up; where they are not, nothing
-//! is noted and no clock is asked.
+//! Always true: where requests are noted, each is told once, also where it is given up; where they are not, nothing is
+//! told and no clock is asked.
 //!
 //! Not here: the form of what is noted (`note`), the reader (`access`).
 
@@ -124,10 +124,9 @@ impl<'a> Visit<'a> {
     /// Notes who answered.
     pub(super) fn note_receipt(&self, receipt: &Receipt) {
         let mut note = self.note.borrow_mut();
-        if note.wanted.any() {
+        // A request has one call that answers it.
+        if note.wanted.any() && self.arms.set((receipt.arm, receipt.fallback)).is_ok() {
             note.answered(receipt, self.since(receipt.at));
-            // A request has one call that answers it.
-            let _ = self.arms.set((receipt.arm, receipt.fallback));
         }
     }
 
