@@ -292,6 +292,10 @@ impl Driver {
                 self.request(request, None, events);
             }
         }
+        self.publish(now);
+    }
+
+    fn publish(&self, now: Duration) {
         let durable = self.journal.is_durable();
         self.shared.publish(&self.webhooks, &self.outbox, durable, now);
     }
@@ -397,31 +401,41 @@ impl Driver {
         });
         let Some(lane) = self.lanes.remove(&id) else { return };
         let (now, random) = (self.now(), (self.random)());
-        if let Attempt::Failed { why, .. } = &attempt {
-            let name = &self.webhooks[lane].name;
-            let failures = self.outbox.lanes[lane].failures;
+        if matches!(attempt, Attempt::Failed { .. }) {
             let kind = self.outbox.kind_under_way(lane).unwrap_or_default();
             self.shared.count(kind, "failed", 1);
-            if failures == 0 {
-                tracing::warn!(
-                    "webhook `{name}` did not take a notification: {why}; it is tried again"
-                );
-            } else if failures + 1 == self.settings.breaker_failures {
-                tracing::warn!(
-                    "webhook `{name}` is given a rest: {} deliveries failed, at last: {why}",
-                    failures + 1
-                );
-            }
         }
-        let gone = if let Attempt::Gone { why } = &attempt { Some(why.clone()) } else { None };
+        let trouble = self.trouble(lane, &attempt);
+        let is_gone = matches!(attempt, Attempt::Gone { .. });
         for settled in self.outbox.settle(lane, attempt, now, random) {
             self.settled(&settled);
         }
-        if let Some(why) = gone {
-            let name = &self.webhooks[lane].name;
-            tracing::error!(
+        // Before it is logged: whoever reads the line finds the same in the report.
+        self.publish(now);
+        match trouble {
+            Some(trouble) if is_gone => tracing::error!("{trouble}"),
+            Some(trouble) => tracing::warn!("{trouble}"),
+            None => {}
+        }
+    }
+
+    /// The trouble with a webhook that an attempt has shown, where that is not known already.
+    fn trouble(&self, lane: usize, attempt: &Attempt) -> Option<String> {
+        let name = &self.webhooks[lane].name;
+        let failed = self.outbox.lanes[lane].failures + 1;
+        match attempt {
+            Attempt::Gone { why } => Some(format!(
                 "webhook `{name}` wants nothing any more ({why}); set its `url` and restart"
-            );
+            )),
+            Attempt::Failed { why, .. } if failed == 1 => Some(format!(
+                "webhook `{name}` did not take a notification: {why}; it is tried again"
+            )),
+            Attempt::Failed { why, .. } if failed == self.settings.breaker_failures => {
+                Some(format!(
+                    "webhook `{name}` is given a rest: {failed} deliveries failed, at last: {why}"
+                ))
+            }
+            _ => None,
         }
     }
 
