@@ -730,9 +730,6 @@ pub(super) mod tests {
 
     /// Two numbers and a category a row.
     pub(in crate::drift) fn layout() -> Layout {
-        let inputs =
-            vec![spec("x", DataType::Fp32, &[-1, 2]), spec("c", DataType::Bytes, &[-1, 1])];
-        let signature = Signature { inputs, rows: Rows::Same, ..Signature::default() };
         let edges = || Bins::Numeric { edges: vec![0.0, 1.0, 2.0, 3.0] };
         let categories = vec!["a".to_owned(), "b".to_owned()];
         let profile = Profile {
@@ -747,8 +744,16 @@ pub(super) mod tests {
                 feature("c", Bins::Categorical { categories, others: Vec::new() }),
             ],
         };
+        layout_by(Some(&profile))
+    }
+
+    /// The same by another profile, or with everything to be learned.
+    pub(in crate::drift) fn layout_by(profile: Option<&Profile>) -> Layout {
+        let inputs =
+            vec![spec("x", DataType::Fp32, &[-1, 2]), spec("c", DataType::Bytes, &[-1, 1])];
+        let signature = Signature { inputs, rows: Rows::Same, ..Signature::default() };
         let hints = Hints { names: &[], is_batched: true, features_max: 8 };
-        let (layout, wrong) = Layout::new(&signature, Some(&profile), hints);
+        let (layout, wrong) = Layout::new(&signature, profile, hints);
         assert_eq!(wrong, None);
         layout
     }

@@ -634,7 +634,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::recorder::tests::{counting_by, layout, request},
+        super::recorder::tests::{counting_by, layout, layout_by, request},
         *,
     };
     use crate::monitor::WorkerId;
@@ -712,6 +712,23 @@ mod tests {
         late.inputs(WorkerId(1), &two, 2);
         assert_eq!(counted(&mut tracked), (8, 8, 8), "also after a look");
         assert_eq!(counted(&mut tracked), (8, 8, 8));
+        assert_eq!(tracked.earlier.len(), 1);
+        tracked.look(&recorder, Duration::from_secs(1_796_000_010), 1.0, 1);
+        assert!(tracked.earlier.is_empty(), "all are done by now");
+    }
+
+    #[test]
+    fn rows_that_taught_a_reference_are_in_no_window_however_late_they_come() {
+        let (mut tracked, recorder) =
+            (tracked(Settings::default()), Recorder::new(layout_by(None), 1, 64));
+        let now = Duration::from_secs(1_796_000_000);
+        let late = counting_by(recorder.stage());
+        tracked.turn_to(&recorder, layout(), now);
+        let two = request(&[(0.5, 0.5, "a"), (1.5, 0.5, "b")]);
+        late.inputs(WorkerId(0), &two, 2);
+        recorder.inputs(WorkerId(0), &two, 2);
+        tracked.look(&recorder, now, 1.0, 1);
+        assert_eq!(tracked.rows.over(now, Duration::from_mins(1), 1).0, 2);
     }
 
     #[test]
