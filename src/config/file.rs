@@ -307,7 +307,7 @@ pub(super) struct LogsSection {
     pub(super) access: Text<AccessTarget>,
     /// The share of requests that have a line in the access log.
     pub(super) access_sample: Decimal<0, 1>,
-    /// Most bytes of one worker's requests that wait for their lines in the access log, some 230 each. What does not
+    /// Most bytes of one worker's requests that wait for their lines in the access log, some 200 each. What does not
     /// fit is dropped and counted (`tidegate_access_lines_dropped_total`).
     pub(super) access_buffer: Size<{ 16 * KIB }, { 256 * MIB }>,
     /// Largest file of the access log; then it is moved to the same name with `.1`, in place of the one before.

@@ -147,6 +147,9 @@ const CLOSE_MAX: Duration = Duration::from_millis(900);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
+/// Most looks, each after [`PAUSE_MIN`] or sooner, for which a line waits until more make up a batch.
+const LOOKS_MAX: u32 = 8;
+
 /// Bytes of one worker's notes that wake the writer. A wake costs as much as a dozen lines; of more bytes, the first
 /// have left the processor's nearest caches when they are taken.
 const WAKE_BYTES: usize = 128 << 10;
@@ -318,8 +321,9 @@ fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
             });
         }
         writer.is_late |= most > access.late_bytes;
+        writer.looks += 1;
         // Where workers fill their outboxes, more is there soon.
-        if most < access.wake_bytes || closed {
+        if most < access.wake_bytes || writer.looks >= LOOKS_MAX || closed {
             writer.flush();
         }
         let is_idle = most == 0;
@@ -352,6 +356,8 @@ struct Writer<'a> {
     lines: Lines,
     /// Bytes of lines that are written at once, unless one is longer.
     batch_max: usize,
+    /// Looks at the outboxes since the last batch.
+    looks: u32,
     /// True if an outbox was more than half full since the last batch.
     is_late: bool,
     /// False after a failure, until lines were written again.
@@ -366,8 +372,8 @@ impl<'a> Writer<'a> {
         let batch_max = sink.batch_max();
         let mut lines = Lines::with_room(batch_max);
         lines.begin(sink.phase());
-        let (is_late, works) = (false, true);
-        Self { access, sink, lines, batch_max, is_late, works, told: 0, batches: TOLD_EVERY }
+        let (looks, is_late, works) = (0, false, true);
+        Self { access, sink, lines, batch_max, looks, is_late, works, told: 0, batches: TOLD_EVERY }
     }
 
     /// Takes an entry; writes the lines of those before it where both are too many.
@@ -384,6 +390,7 @@ impl<'a> Writer<'a> {
 
     /// Writes what was taken.
     fn flush(&mut self) {
+        self.looks = 0;
         let lines = self.lines.text();
         if lines.is_empty() {
             return;

@@ -64,7 +64,8 @@ impl<'a> Entry<'a> {
             at: note.at,
             code: note.code,
             protocol: note.protocol,
-            peer: note.peer,
+            // Where a socket takes both families, clients of version 4 come under addresses of version 6.
+            peer: note.peer.map(|peer| SocketAddr::new(peer.ip().to_canonical(), peer.port())),
             method,
             path,
             request_id,
@@ -192,6 +193,9 @@ pub(super) mod tests {
         };
         assert_eq!(Entry::of(&note, texts, trace), expected);
         // The arrival is noted a moment later than the call begins, where the body came with the head.
+        let mapped = Note { peer: Some("[::ffff:10.0.0.7]:80".parse().unwrap()), ..note };
+        let peer = Some("10.0.0.7:80".parse().unwrap());
+        assert_eq!(Entry::of(&mapped, texts, trace), Entry { peer, ..expected });
         note.answered(&receipt, total.saturating_sub(Duration::from_nanos(1)));
         assert_eq!(Entry::of(&note, texts, trace), Entry { read: Duration::ZERO, ..expected });
     }

@@ -1,7 +1,7 @@
 //! What is noted of a request while it is answered, and handed to whoever reads of it.
 //!
-//! Short, and of plain values: each request touches this memory, and this code, once, so that what either takes is
-//! mostly waiting for it. Always true: a text of a client is cut to its maximum before it is kept.
+//! Short, and of plain values: each request touches this memory, and this code, once, so that their cost is mostly that
+//! of cache misses. Always true: a text of a client is cut to its maximum before it is kept.
 //!
 //! Not here: the way to the reader (`outbox`), what the reader makes of it (`entry`).
 

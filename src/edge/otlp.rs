@@ -50,7 +50,7 @@ type Told = (Note, Box<[u8]>, Option<Trace>);
 /// Where requests wait for the exporter's thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Exporter {
-    queue: SyncSender<Told>,
+    queue: SyncSender<Box<Told>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -72,20 +72,22 @@ impl Exporter {
 
     /// Takes what was noted of a request.
     pub(super) fn take(&self, note: &Note, texts: Texts<'_>, trace: Option<Trace>) {
-        if self.queue.try_send((*note, texts.all().concat().into(), trace)).is_err() {
+        let told = Box::new((*note, texts.all().concat().into(), trace));
+        if self.queue.try_send(told).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
     }
 }
 
 /// Sends what comes until nobody sends any more.
-fn export(endpoint: &Endpoint, told: &Receiver<Told>, dropped: &AtomicU64) {
+fn export(endpoint: &Endpoint, told: &Receiver<Box<Told>>, dropped: &AtomicU64) {
     let mut works = true;
     while let Ok(first) = told.recv() {
         thread::sleep(GATHER);
         let mut batch = vec![first];
         batch.extend(told.try_iter().take(BATCH_MAX - 1));
-        let entries = batch.iter().filter_map(|(note, texts, trace)| {
+        let entries = batch.iter().filter_map(|told| {
+            let (note, texts, trace) = &**told;
             let (texts, _) = Texts::first(note.lengths, texts)?;
             Some(Entry::of(note, texts, *trace))
         });

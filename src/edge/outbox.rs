@@ -2,8 +2,9 @@
 //!
 //! Two rooms, each behind a lock that nobody waits for on the path: the reader holds one for the moment in which it
 //! exchanges the notes for an empty room, and meanwhile the worker writes into the other. The lock is given back with a
-//! plain store, which a mutex's is not: that would wait until all that was written is in the cache. Always true:
-//! - The worker finds a room that is free, as the reader never holds both.
+//! plain store; a mutex is given back by an exchange, which waits until all that was stored before is in the cache.
+//! Always true:
+//! - The worker finds a room that is free, as the reader never holds both, and passes from one to the other but once.
 //! - Where a note does not fit, it is not there, and the notes before it are whole.
 //! - The memory of two rooms is used again and again while the reader keeps up: it stays in the caches.
 //!
@@ -23,7 +24,7 @@ pub(super) struct Outbox {
     bytes_max: usize,
 }
 
-/// Notes, the oldest first, and apart from them what not all have, or not of one length.
+/// Notes, the oldest first; apart from them what only some have, and what has no fixed length.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     notes: Vec<Note>,
@@ -34,7 +35,8 @@ pub(super) struct Room {
 impl Room {
     /// An empty one, for so many bytes.
     fn new(bytes_max: usize) -> Self {
-        // At once, as growing copies; the system gives the memory once it is written.
+        // At once, as growing copies; the system gives the memory once it is written. All together never hold more than
+        // `bytes_max`, though each may have held most of it at some time.
         Self {
             notes: Vec::with_capacity(bytes_max / size_of::<Note>()),
             texts: Vec::with_capacity(bytes_max),
@@ -86,7 +88,8 @@ impl Outbox {
     ) -> Option<(usize, usize)> {
         (note.lengths, note.has_trace) = (texts.lengths(), trace.is_some());
         let texts = texts.all();
-        let mut room = self.rooms.iter().find_map(TryLock::try_lock)?;
+        // The reader may have gone from the first to the second between two tries.
+        let mut room = [0, 1, 0].into_iter().find_map(|room| self.rooms[room].try_lock())?;
         let before = room.bytes();
         let added: usize = texts.iter().map(|text| text.len()).sum();
         let added = added + if note.has_trace { size_of::<Trace>() } else { 0 };
@@ -129,6 +132,9 @@ mod tests {
     use http::Version;
 
     use super::*;
+    use crate::edge::note::Use;
+
+    const LINE: Use = Use { is_line: true, has_spans: false };
 
     fn trace_of(path: &str) -> Trace {
         let id = path.bytes().fold(0, |id, byte| id << 8 | u128::from(byte));
@@ -138,14 +144,15 @@ mod tests {
     fn add(outbox: &Outbox, path: &str) -> Option<(usize, usize)> {
         // Every other one has a place in a trace.
         let trace = path.len().is_multiple_of(2).then(|| trace_of(path));
-        let texts = Texts { method: b"GET", path: path.as_bytes(), ..Texts::NONE };
-        outbox.add(&mut Note::open(Version::HTTP_11, None), texts, trace)
+        let texts = Texts { method: b"GET", path: path.as_bytes(), arm: b"a", ..Texts::NONE };
+        let mut note = Note { wanted: LINE, ..Note::open(Version::HTTP_11, None) };
+        outbox.add(&mut note, texts, trace)
     }
 
     /// Paths of the notes in a room.
     fn paths(room: &Room) -> Vec<String> {
-        let paths = room.all().map(|(_, texts, trace)| {
-            assert_eq!(texts.method, b"GET");
+        let paths = room.all().map(|(note, texts, trace)| {
+            assert_eq!((note.wanted, texts.method, texts.arm), (LINE, &b"GET"[..], &b"a"[..]));
             let path = String::from_utf8(texts.path.to_vec()).unwrap();
             assert_eq!(trace, path.len().is_multiple_of(2).then(|| trace_of(&path)));
             path
