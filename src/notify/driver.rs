@@ -466,6 +466,8 @@ impl Driver {
                 let detail = format!("asked for by {}", cause.0);
                 let request = Request { model, version, detail, object };
                 let object = self.request(request, Some((&cause.0, &cause.1)), events);
+                // First, so that whoever has the reply finds it in the report.
+                self.publish(self.now());
                 let _ = reply.send(object);
             }
         }
