@@ -324,7 +324,7 @@ impl Tracked {
 
     /// Decides of how many rows one is counted, so that counting costs no more in a second than it may.
     ///
-    /// Whoever asks for a report looks, too: what came between two looks says nothing until a second has passed.
+    /// Each report looks, too: rows that came between two looks say nothing until a second has passed.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,

@@ -192,10 +192,10 @@ pub(super) mod tests {
             sample,
         };
         assert_eq!(Entry::of(&note, texts, trace), expected);
-        // The arrival is noted a moment later than the call begins, where the body came with the head.
         let mapped = Note { peer: Some("[::ffff:10.0.0.7]:80".parse().unwrap()), ..note };
         let peer = Some("10.0.0.7:80".parse().unwrap());
         assert_eq!(Entry::of(&mapped, texts, trace), Entry { peer, ..expected });
+        // The arrival is noted a moment later than the call begins, where the body came with the head.
         note.answered(&receipt, total.saturating_sub(Duration::from_nanos(1)));
         assert_eq!(Entry::of(&note, texts, trace), Entry { read: Duration::ZERO, ..expected });
     }

@@ -1,4 +1,4 @@
-//! What is noted of a request while it is answered, and handed to whoever reads of it.
+//! Notes of a request, taken while it is answered and handed to whoever reads of it.
 //!
 //! Short, and of plain values: each request touches this memory, and this code, once, so that their cost is mostly that
 //! of cache misses. Always true: a text of a client is cut to its maximum before it is kept.

@@ -48,7 +48,7 @@ pub(super) struct Visit<'a> {
     /// True until it is answered.
     is_open: Cell<bool>,
     is_gone: Cell<bool>,
-    /// What is noted of it; read by nobody any more once it is told.
+    /// Notes of it; their uses are taken back once it is told.
     note: RefCell<Note>,
     /// The arrival of its head, if anybody reads of it; of the whole request where the body came with the head.
     begun: Cell<Option<Instant>>,
