@@ -44,6 +44,8 @@ steps = [
     { weight = "10%", min_duration = "10s", min_requests = 100 },
     { weight = "25%", min_duration = "10s", min_requests = 100 },
 ]
+# Version 2 computes a little more. It is to fall by its failures, whatever else this machine does.
+gates.slow.min_difference = "50ms"
 """
 
 # Mean and standard deviation of sepal length, sepal width, petal length and petal width in cm, by species, as Fisher
@@ -142,15 +144,27 @@ def get(address, path):
         connection.close()
 
 
-def until_listed(admin):
-    """Waits until the server has seen version 2."""
-    until = time.monotonic() + READY_SECONDS
-    while time.monotonic() < until:
-        versions = get(admin, "/api/v1/models/iris")["versions"]
-        if any(version["version"] == 2 for version in versions):
-            return
+def wait(condition, seconds, otherwise):
+    """Waits until `condition()` is true; after so many seconds the demonstration ends with what `otherwise()` says."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            sys.exit(f"demo: {otherwise()}")
         time.sleep(0.1)
-    sys.exit("demo: the server did not notice version 2")
+
+
+def state_of(admin, version):
+    """The version's entry in the admin API, `None` until the server has seen it."""
+    versions = get(admin, "/api/v1/models/iris").get("versions", [])
+    return next((entry for entry in versions if entry["version"] == version), None)
+
+
+def is_served(admin):
+    """Whether version 1 answers; the demonstration ends where it never will."""
+    version = state_of(admin, 1) or {}
+    if version.get("state") == "UNAVAILABLE" and version["reason"]:
+        sys.exit(f"demo: version 1 is not served: {version['reason']}")
+    return version.get("state") == "READY"
 
 
 def show(program, admin, *arguments):
@@ -165,14 +179,16 @@ def demonstrate(program, folder, rate):
     server = clients = None
     try:
         server, http_address, admin = serve(program, folder)
+        wait(lambda: is_served(admin), READY_SECONDS, lambda: "version 1 does not get ready")
         print(f"tidegate serves iris version 1, and {rate} flowers a second come in.")
         clients = Clients(http_address, rate)
         (folder / "models/iris/2").mkdir()
         shutil.copy(ROOT / "scripts/demo/candidate.onnx", folder / "models/iris/2/model.onnx")
-        until_listed(admin)
+        wait(lambda: state_of(admin, 2), READY_SECONDS, lambda: "the server did not notice version 2")
         # The plan goes by the traffic that was seen.
-        while clients.answers[200] < 3 * rate:
-            time.sleep(0.1)
+        wait(lambda: clients.answers[200] >= 3 * rate, READY_SECONDS,
+             lambda: f"too few requests are answered: {dict(clients.answers)}; {rate} a second may be more than this "
+                     "machine does")
         print("Version 2 was put beside it. It passes every check, and fails on flowers with long petals, about 1 of 16.")
         policy = str(folder / "policy.toml")
         if show(program, admin, "rollout", "start", "iris", "2", "--policy", policy) != 0:
