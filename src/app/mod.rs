@@ -11,6 +11,7 @@ use std::{
     io::IsTerminal as _,
     net::SocketAddr,
     num::{NonZeroU64, NonZeroUsize},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -76,7 +77,8 @@ pub fn loader(config: &Config, sessions: usize, monitor: Arc<Monitor>) -> anyhow
         config.models.iter().filter_map(|(name, policy)| Some((name.clone(), policy.engine?)));
     let prover = config.proof.enabled.then(|| {
         let program = Prover::own_program().context("the program's own file is not known")?;
-        let library = config.engine.onnxruntime.clone();
+        // What was found here: it looks from another folder. Where the system found it by its name, it looks again.
+        let library = engines.library().filter(|path| path.is_absolute()).map(Path::to_owned);
         let clock = Arc::clone(monitor.clock());
         anyhow::Ok(Prover::new(program, config.proof.limits, library, clock))
     });

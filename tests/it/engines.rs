@@ -15,7 +15,7 @@ use crate::{
     http::Request,
     models::{FLOAT, INT64, declared, graph, int_attribute, integers, node, with_versions},
     repository::{Golden, Repository},
-    server::{Launch, Server},
+    server::{Launch, Server, installed_library},
     tensors::{infer, outputs},
 };
 
@@ -51,6 +51,25 @@ fn without_onnxruntimes_library_tract_serves_or_the_reason_is_told() {
         assert_eq!(server.post(&infer("digits"), &json!({"inputs": []})).status, 503);
     }
     server.ask(&Request::get("/v2/health/live")).ok();
+}
+
+/// Versions are proven by a process that runs in another folder.
+#[test]
+fn a_relative_path_to_the_library_means_the_folder_of_the_server() {
+    let repository = Repository::of(&["add_sub"]);
+    let (folder, program) = program_alone();
+    fs::create_dir(folder.path().join("own")).unwrap();
+    let library = folder.path().join("own/libonnxruntime.so");
+    fs::copy(installed_library(), library).unwrap();
+    for (variable, value) in [
+        ("TIDEGATE__ENGINE__ONNXRUNTIME", "own/libonnxruntime.so"),
+        ("ORT_DYLIB_PATH", "own/libonnxruntime.so"),
+        ("LD_LIBRARY_PATH", "/nowhere:own"),
+    ] {
+        let launch = Launch::of(&repository).bare(program.clone()).within(folder.path());
+        let launch = launch.set("ENGINE__DEFAULT", "onnxruntime").variable(variable, value);
+        launch.start_until_alive().wait_for_state("add_sub", "1", "READY");
+    }
 }
 
 /// What a new `onnx` writes; ONNX Runtime 1.31 reads IR 13, and gives the shape of the input.

@@ -38,6 +38,8 @@ pub(crate) struct Launch {
     arguments: Vec<String>,
     /// Where the repository is, if not in its folder.
     root: Option<PathBuf>,
+    /// Where it runs, if not where the tests do.
+    folder: Option<PathBuf>,
     bare: bool,
     remembers: bool,
     descriptors: Option<u64>,
@@ -70,6 +72,7 @@ impl Launch {
             environment: Vec::new(),
             arguments: Vec::new(),
             root: None,
+            folder: None,
             bare: false,
             remembers: false,
             descriptors: None,
@@ -102,9 +105,14 @@ impl Launch {
     }
 
     /// Sets any variable of the environment.
-    #[cfg(feature = "s3")]
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Runs it in this folder.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -200,6 +208,14 @@ impl Launch {
 
     fn command(&self, http: &str, admin: &str) -> Command {
         let mut command = Command::new(&self.program);
+        if self.bare {
+            command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
+        } else {
+            assert_library_is_there();
+        }
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         let place = if self.remembers { "state".to_owned() } else { format!("state-{}", serial()) };
         command.env("TIDEGATE__STATE__PATH", self.repository.beside(&place));
         // Each row is counted, however quickly a test sends.
@@ -212,11 +228,6 @@ impl Launch {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        if self.bare {
-            command.env_remove("ORT_DYLIB_PATH").env_remove("LD_LIBRARY_PATH");
-        } else {
-            assert_library_is_there();
-        }
         if let Some(most) = self.descriptors {
             command = limited(&command, most);
         }
@@ -456,4 +467,12 @@ fn assert_library_is_there() {
         "ONNX Runtime's library is neither in {} nor named by ORT_DYLIB_PATH: run `make build` first",
         beside.display()
     );
+}
+
+/// The library that tests run with.
+pub(crate) fn installed_library() -> PathBuf {
+    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH") {
+        return path.into();
+    }
+    PathBuf::from(env!("CARGO_BIN_EXE_tidegate")).with_file_name("lib").join("libonnxruntime.so")
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     repository::{Repository, source},
-    server::{Launch, eventually},
+    server::{Launch, eventually, installed_library},
     tensors::{add_sub, body, infer, input},
 };
 
@@ -65,21 +65,13 @@ fn a_damaged_verdict_counts_for_nothing() {
 fn another_library_proves_again() {
     let repository = Repository::of(&["add_sub"]);
     let library = repository.beside("libonnxruntime.so");
-    fs::copy(installed(), &library).unwrap();
+    fs::copy(installed_library(), &library).unwrap();
     let launch = || Launch::of(&repository).set("ENGINE__ONNXRUNTIME", library.to_str().unwrap());
     assert_eq!(proofs(launch()), (1, 0));
     assert_eq!(proofs(launch()), (0, 1));
     // Behind what the loader maps: other bytes that do the same.
     fs::File::options().append(true).open(&library).unwrap().write_all(b"x").unwrap();
     assert_eq!(proofs(launch()), (1, 0));
-}
-
-/// The library that tests run with.
-fn installed() -> PathBuf {
-    if let Some(path) = std::env::var_os("ORT_DYLIB_PATH") {
-        return path.into();
-    }
-    PathBuf::from(env!("CARGO_BIN_EXE_tidegate")).with_file_name("lib").join("libonnxruntime.so")
 }
 
 #[test]

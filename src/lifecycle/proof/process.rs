@@ -11,6 +11,7 @@
 
 use std::{
     collections::VecDeque,
+    ffi::OsString,
     fs::File,
     io::{ErrorKind, Read, Write},
     os::{
@@ -113,7 +114,7 @@ impl Template {
         preparation: &[u8],
         clock: Arc<dyn Clock>,
     ) -> std::io::Result<Self> {
-        let kept = VARIABLES.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let kept = VARIABLES.iter().filter_map(|name| Some((name, passed_on(name)?)));
         let (control, theirs) = UnixStream::pair()?;
         let mut child = Command::new(program)
             .arg(COMMAND)
@@ -347,6 +348,19 @@ impl Words {
         let words: Vec<u8> = self.0.iter().copied().collect();
         let text = String::from_utf8_lossy(&words);
         text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The value of a variable for a process in another folder: paths are absolute.
+fn passed_on(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
+    let here = std::env::current_dir().unwrap_or_default();
+    match name {
+        "ORT_DYLIB_PATH" => Some(here.join(value).into()),
+        "LD_LIBRARY_PATH" | "LOCPATH" => {
+            std::env::join_paths(std::env::split_paths(&value).map(|path| here.join(path))).ok()
+        }
+        _ => Some(value),
     }
 }
 
