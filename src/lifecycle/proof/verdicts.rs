@@ -19,10 +19,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use rustix::fs::OFlags;
@@ -35,8 +32,8 @@ pub struct Verdicts {
     folder: PathBuf,
     /// What this process runs on; a digest.
     surroundings: Digest,
-    /// About how many there are.
-    count: Arc<AtomicUsize>,
+    /// About how many there are; whoever holds it writes.
+    count: Arc<Mutex<usize>>,
 }
 
 /// A verdict about a version that is being loaded; forgotten unless it is kept.
@@ -45,7 +42,7 @@ pub(in crate::lifecycle) struct Verdict {
     folder: PathBuf,
     key: Digest,
     answer: Vec<u8>,
-    count: Arc<AtomicUsize>,
+    count: Arc<Mutex<usize>>,
 }
 
 /// More versions than a repository has at its limits are not remembered.
@@ -71,7 +68,7 @@ impl Verdicts {
                 "`proofs` below the state path must be a folder that only its owner may enter";
             return Err(io::Error::other(text));
         }
-        let count = Arc::new(AtomicUsize::new(fs::read_dir(&folder)?.count()));
+        let count = Arc::new(Mutex::new(fs::read_dir(&folder)?.count()));
         Ok(Self { folder, surroundings: surroundings(library)?, count })
     }
 
@@ -95,7 +92,9 @@ impl Verdicts {
         let found = read(&path).ok()?;
         // If it cannot be removed, a version that ends the process would be believed for ever.
         fs::remove_file(&path).ok()?;
-        self.count.fetch_update(Relaxed, Relaxed, |count| Some(count.saturating_sub(1))).ok()?;
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = count.saturating_sub(1);
+        drop(count);
         let (head, answer) = found.split_at_checked(HEAD_BYTES)?;
         (head == seal(key, answer).as_bytes()).then(|| answer.to_vec())
     }
@@ -115,11 +114,12 @@ impl Verdict {
         if self.answer.len() as u64 + HEAD_BYTES as u64 > ENTRY_BYTES_MAX {
             return Ok(());
         }
-        if self.count.load(Relaxed) >= ENTRIES_MAX {
-            self.count.store(remove_oldest(&self.folder, ENTRIES_MAX / 4 * 3)?, Relaxed);
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        if *count >= ENTRIES_MAX {
+            *count = remove_oldest(&self.folder, ENTRIES_MAX / 4 * 3)?;
         }
         let path = self.folder.join(self.key.to_string());
-        // One thread loads at a time, and one process has the state path.
+        // One process has the state path, and of its threads one writes at a time.
         let aside = self.folder.join("incoming");
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
@@ -127,7 +127,7 @@ impl Verdict {
         file.write_all(&self.answer)?;
         // Not synced: one that a crash damages counts for nothing.
         fs::rename(&aside, &path)?;
-        self.count.fetch_add(1, Relaxed);
+        *count += 1;
         Ok(())
     }
 }
@@ -243,6 +243,26 @@ mod tests {
         let others = [verdicts.key("other", b"request"), verdicts.key("identity", b"other")];
         verdicts.of(key, b"answer".to_vec()).keep();
         assert!(others.iter().all(|other| verdicts.take(other).is_none()));
+    }
+
+    /// As at a start, which loads several versions at a time.
+    #[test]
+    fn verdicts_that_are_kept_at_once_are_all_kept() {
+        let state = tempfile::tempdir().unwrap();
+        let verdicts = open(state.path());
+        let keys: Vec<_> = (0..200).map(|at| verdicts.key(&at.to_string(), b"")).collect();
+        std::thread::scope(|threads| {
+            for keys in keys.chunks(50) {
+                let verdicts = &verdicts;
+                threads.spawn(move || {
+                    for key in keys {
+                        verdicts.of(*key, vec![b'x'; 10_000]).keep();
+                    }
+                });
+            }
+        });
+        let lost: Vec<_> = keys.iter().filter(|key| verdicts.take(key).is_none()).collect();
+        assert!(lost.is_empty(), "{} of {}", lost.len(), keys.len());
     }
 
     #[test]
