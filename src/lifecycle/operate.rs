@@ -358,9 +358,12 @@ impl Keeper {
         asked: &Asked,
     ) -> Result<VersionId, OperationError> {
         self.check_clients(model, &action, asked)?;
-        // The end of a rollout's window says nothing about what is being prepared for the next one.
-        let ends = matches!(action, Action::Rollout { traffic: TrafficChange::Clear, .. });
-        if let Some(kept) = self.state.models.get_mut(model).filter(|_| !ends) {
+        // A rollout that ends, or its last record, says nothing about what is being prepared for the next one.
+        let splits = match &action {
+            Action::Rollout { traffic, .. } => matches!(traffic, TrafficChange::Set(_)),
+            _ => true,
+        };
+        if let Some(kept) = self.state.models.get_mut(model).filter(|_| splits) {
             kept.prepared.clear();
         }
         let cause = &asked.cause;
