@@ -155,7 +155,8 @@ pub enum Operation {
     },
     /// Another split of its requests.
     Split(Box<SplitChange>),
-    /// Loads these versions, and keeps them loaded until the next decision about the model.
+    /// Loads these versions, and keeps them loaded until an operator decides about the model, or a rollout splits its
+    /// traffic.
     Prepare {
         /// The versions.
         versions: Vec<VersionId>,

@@ -6,11 +6,17 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tidegate::{
+    lifecycle::{Operation, RolloutStep, SplitChange},
+    model::{ModelName, VersionId},
+    registry::{Cause, Registry},
+};
 
 use crate::{
     blame::lstm_of_numbers_below,
     http::{Connection, Request, Response},
     models::{BOOL, FLOAT, INT64, adding_loop, declared, floats, graph, integers, model, node},
+    panics::Plane,
     repository::Repository,
     server::{Launch, PATIENCE, Server, eventually},
     tensors::infer,
@@ -599,4 +605,41 @@ fn a_rollout_goes_on_after_a_restart() {
     assert_eq!(arms(&server)[1]["weight"], weight);
     let (shown, _) = under_load(&server, pick, "it is rolled back", || ended(&server, &id));
     assert_rolled_back(&server, &shown, "errors");
+}
+
+/// The end of a promotion's window is recorded whenever it comes, also while the next candidate is loaded.
+#[tokio::test]
+async fn what_is_prepared_stays_while_the_rollout_before_is_recorded() {
+    let repository = Repository::empty();
+    for version in ["1", "2"] {
+        repository.add_bytes(MODEL, version, &picking(100));
+    }
+    let plane = Plane::over(&repository, Registry::default()).await;
+    let (handle, model) = (plane.lifecycle.handle(), ModelName::parse(MODEL).unwrap());
+    let [one, two] = [1, 2].map(VersionId::new);
+    let ask = |operation| handle.operate(model.clone(), operation, false, Cause::by("test"));
+    let ready = || {
+        let table = plane.serving.table();
+        let versions = table.model(&model).unwrap().ready().map(|version| version.parts().id);
+        versions.collect::<Vec<_>>()
+    };
+    ask(Operation::Rollback { to: Some(one) }).await.unwrap();
+    assert_eq!(ready(), [one]);
+    for reset in [false, true] {
+        ask(Operation::Prepare { versions: vec![one, two] }).await.unwrap();
+        let step = RolloutStep {
+            id: "before".to_owned(),
+            candidate: two,
+            record: json!({}),
+            evidence: None,
+            serve: None,
+            acts_first: false,
+            is_over: true,
+        };
+        let record = SplitChange { reset, rollout: Some(step), ..SplitChange::default() };
+        ask(Operation::Split(Box::new(record))).await.unwrap();
+        assert_eq!(ready(), [one, two], "split cleared: {reset}");
+        ask(Operation::Rollback { to: Some(one) }).await.unwrap();
+        assert_eq!(ready(), [one], "an operator decides otherwise");
+    }
 }
