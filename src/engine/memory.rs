@@ -80,9 +80,11 @@ fn collect() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
+/// Gives back what is free in the C library's allocator, one of its arenas after the other; a thread that allocates
+/// in one waits while that one is looked through.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "a C function of glibc")]
-fn trim() {
+pub(super) fn trim() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
@@ -95,7 +97,7 @@ fn trim() {
 
 /// Other C libraries give memory back by themselves, or have no way to be asked.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn trim() {}
+pub(super) fn trim() {}
 
 #[cfg(test)]
 mod tests {

@@ -35,6 +35,7 @@ use crate::{
 use super::{
     Arena, Engine, Leash, LibraryError, LoadError, ModelFile, RunError, Session, SessionOptions,
     arena::{Crowd, is_full},
+    memory::trim,
     onnx::{Classes, Summary},
     refusal::explained,
     shortened, starved,
@@ -408,7 +409,11 @@ impl Session for Loaded {
             Some(visit) if is_full(error.message()) => visit.full(),
             _ => failed(&error),
         };
-        let outputs = outputs.map_err(ended)?;
+        let outputs = outputs.map_err(ended);
+        if visit.is_some() && outputs.as_ref().is_err_and(was_cut) {
+            trim();
+        }
+        let outputs = outputs?;
         let large = inputs.iter().map(|input| input.tensor.raw_len()).sum::<usize>() > LARGE_BYTES;
         if large && !shares_memory(&views, &outputs) {
             // Before outputs are copied, owned inputs go: a large request should not be held twice.
@@ -448,6 +453,14 @@ impl Values<'_> {
             None => session.run_with_options(values, options),
         }
     }
+}
+
+/// True if a run was cut short, however much it had allocated by then.
+///
+/// glibc keeps what such a run has freed for the next one of the same thread: as often `engine.run_memory` as there are
+/// threads that run.
+fn was_cut(error: &RunError) -> bool {
+    matches!(error, RunError::Ended | RunError::Oversized { .. } | RunError::Crowded { .. })
 }
 
 /// Inputs above this are worth letting go early.

@@ -2,6 +2,7 @@
 //! with it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
     thread,
@@ -14,7 +15,7 @@ use tidegate::{
 };
 
 use crate::{
-    http::Response,
+    http::{Request, Response},
     models::{
         BOOL, FLOAT, INT64, Message, counted_loop, declared, floats, graph, graph_attribute,
         int_attribute, integers, model, node,
@@ -30,6 +31,9 @@ const RUN_MEMORY_MAX: i64 = 64 << 20;
 
 /// As much as the server may take beside its runs, in KiB: its binary, the engine's library, sessions, answers.
 const BESIDE_KIB: u64 = 400 << 10;
+
+/// As much as may stay of runs that are over: far less than one of them may take.
+const LEFT_KIB: u64 = 16 << 10;
 
 /// ONNX's code of strings.
 const STRING: i64 = 8;
@@ -164,8 +168,12 @@ fn neighbour_answers(server: &Server) {
 
 /// The most memory that the server ever held, in KiB.
 fn peak(server: &Server) -> u64 {
+    status(server, "VmHWM:")
+}
+
+fn status(server: &Server, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     line.trim().strip_suffix("kB").unwrap().trim().parse().unwrap()
 }
 
@@ -229,6 +237,28 @@ fn a_run_beyond_the_limit_fails_cleanly_and_the_next_is_right() {
         }
     }
     assert!(peak(&server) < BESIDE_KIB, "{}", peak(&server));
+}
+
+#[test]
+fn a_run_that_is_cut_short_leaves_no_memory_behind() {
+    let server = serve();
+    let ready = status(&server, "RssAnon:");
+    let rows = |deadline: &str| {
+        let body = body(&[input("rounds", "INT64", &[], &json!([1_i64 << 40]))]);
+        let request = Request::post_json(&infer("conditional_rows"), &body);
+        server.connect().ask(&request.header("x-request-timeout-ms", deadline))
+    };
+    let mut codes = BTreeSet::new();
+    for deadline in ["60000", "30", "20", "60000"] {
+        // At once, so that every worker takes part.
+        thread::scope(|scope| {
+            (0..2).for_each(|_| drop(scope.spawn(|| rows(deadline))));
+        });
+        codes.insert(rows(deadline).status);
+        let left = status(&server, "RssAnon:").saturating_sub(ready);
+        assert!(left < LEFT_KIB, "{left} KiB after runs of at most {deadline} ms: {codes:?}");
+    }
+    assert_eq!(codes, BTreeSet::from([400, 504]));
 }
 
 #[test]
