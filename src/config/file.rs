@@ -153,7 +153,7 @@ pub(super) struct RepositorySection {
     pub(super) root: Text<RepositoryRoot>,
     /// Time after which the folder is read again. Soon enough for a person who waits for a new version, rare enough to
     /// cost nothing: where file events come, a folder of thousands of models is read less often without one, so that
-    /// this takes no more than 0.4 % of a core, but once a minute.
+    /// this takes no more than 0.2 % of a core, but once a minute.
     pub(super) poll_interval: Time<1, DAY>,
     /// The name of the model if `root` is itself the model's folder. Not set: the folder's own name.
     #[serde(skip_serializing_if = "Option::is_none")]

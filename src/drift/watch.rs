@@ -758,13 +758,10 @@ impl Drop for Watching {
 }
 
 impl Entry {
-    /// Keeps alarms, evidence and windows for the next start, if rows came since they were kept and that was long
-    /// enough
-    /// ago. Not synced: what is lost with the machine is a minute of windows.
+    /// Keeps alarms, evidence and windows for the next start, if rows came since they were kept, `every` ago or longer.
+    /// Not synced: what is lost with the machine is a minute of windows.
     fn keep_state(&self, now: Duration, every: Duration) {
-        let Some(path) = self.learned.as_deref().map(|path| path.with_extension("state")) else {
-            return;
-        };
+        let Some(learned) = self.learned.as_deref() else { return };
         let mut kept_at = self.kept_at.lock().unwrap_or_else(PoisonError::into_inner);
         let tracked = self.tracked();
         if tracked.last_rows_at < *kept_at || now < *kept_at + every {
@@ -773,6 +770,8 @@ impl Entry {
         let kept = tracked.kept();
         drop(tracked);
         *kept_at = now;
+        // Not before: of thousands of versions hardly any has something to keep.
+        let path = learned.with_extension("state");
         let write = || -> std::io::Result<()> {
             let folder = path.parent().unwrap_or(&path);
             fs::create_dir_all(folder)?;

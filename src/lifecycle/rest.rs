@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A look without a sign takes at most one part of so many of a core.
-const SHARE: u32 = 250;
+const SHARE: u32 = 500;
 
 /// A rest is not longer than this: signs may be lost.
 const REST_MAX: Duration = Duration::from_mins(1);
@@ -45,7 +45,7 @@ mod tests {
     fn the_rest_follows_the_cost_of_a_look() {
         let (rest, now) = (Rest::default(), Instant::now());
         assert!(rest.is_over(now), "nobody has looked yet");
-        for (took_us, rests_ms) in [(0, 0), (40, 10), (120_000, 30_000), (9_000_000, 60_000)] {
+        for (took_us, rests_ms) in [(0, 0), (40, 20), (80_000, 40_000), (9_000_000, 60_000)] {
             rest.begin(now, Duration::from_micros(took_us));
             let after = |ms| rest.is_over(now + Duration::from_millis(ms));
             assert!(after(rests_ms), "{took_us} us");
