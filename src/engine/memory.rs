@@ -80,8 +80,8 @@ fn collect() {
     unsafe { libmimalloc_sys::mi_collect(true) }
 }
 
-/// Gives back what is free in the C library's allocator, one of its arenas after the other; a thread that allocates
-/// in one waits while that one is looked through.
+/// Returns to the system what is free in the C library's allocator, one of its arenas after the other; a thread that
+/// allocates in one waits while that one is looked through.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "a C function of glibc")]
 pub(super) fn trim() {

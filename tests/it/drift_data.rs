@@ -134,7 +134,7 @@ fn distance(pixel: usize, some: &[Row], others: &[Row]) -> f64 {
     values.map(|most| (share(some, most) - share(others, most)).abs()).fold(0.0, f64::max)
 }
 
-/// Whether a pixel's values moved in this way from the calm rows to the others.
+/// True if a pixel's values moved in this way from the calm rows to the others.
 fn has_moved(pixel: usize, kind: &str, calm: &[Row], others: &[Row]) -> bool {
     let mean = |rows: &[Row], of: &dyn Fn(f32) -> f32| {
         let all: Vec<_> = rows.iter().map(|row| f64::from(of(row[pixel]))).collect();
