@@ -9,6 +9,7 @@ use crate::{
 };
 
 use super::{
+    activity::Place,
     layout::{Hints, Layout},
     profile::Profile,
     recorder::Recorder,
@@ -75,7 +76,7 @@ fn signatures() -> Vec<(Signature, &'static [&'static str])> {
 fn count(signature: &Signature, layout: Layout) {
     let inputs: Vec<Input> = signature.inputs.iter().map(input).collect();
     let features = layout.features.len();
-    let recorder = Recorder::new(layout, 1, 1 << 20);
+    let recorder = Recorder::new(layout, Place::alone(1), 1 << 20);
     recorder.inputs(WorkerId(0), &inputs, ROWS);
     let stage = recorder.stage();
     assert_eq!(stage.plan.cells.len(), features);

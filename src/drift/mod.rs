@@ -5,6 +5,7 @@
 //!
 //! Not here: the statistics (`stats`), latency and requests (`monitor`), outcomes (`feedback`).
 
+mod activity;
 mod binner;
 mod builder;
 mod contract;

@@ -27,6 +27,7 @@ use std::{
 use crate::{model::Input, monitor::WorkerId, tensor::Tensor};
 
 use super::{
+    activity::Place,
     binner::{Column, Keys, Real},
     layout::{Layout, Reading},
     plan::{Counting, Plan},
@@ -43,7 +44,7 @@ pub struct Recorder {
     /// One after the other: found without a count of those who hold them.
     stages: [OnceLock<Arc<Stage>>; STAGES],
     present: AtomicUsize,
-    workers: usize,
+    place: Place,
     values_max: usize,
 }
 
@@ -131,10 +132,10 @@ impl Picked {
 
 impl Recorder {
     /// A recorder for a layout.
-    pub(super) fn new(layout: Layout, workers: usize, values_max: usize) -> Self {
-        let first = OnceLock::from(Arc::new(Stage::new(layout, workers)));
+    pub(super) fn new(layout: Layout, place: Place, values_max: usize) -> Self {
+        let first = OnceLock::from(Arc::new(Stage::new(layout, place.workers())));
         let stages = [first, OnceLock::new(), OnceLock::new()];
-        Self { stages, present: AtomicUsize::new(0), workers, values_max }
+        Self { stages, present: AtomicUsize::new(0), place, values_max }
     }
 
     /// Counts the inputs of a request that is about to run: those that a request must bring come first, in the
@@ -147,7 +148,8 @@ impl Recorder {
             && let Some(shard) = stage.known_shard(worker)
             && stage.passes(&shard.inputs)
         {
-            return add(&shard.seen, 1);
+            add(&shard.seen, 1);
+            return self.place.counted(worker.0);
         }
         self.inputs_of(worker, inputs, &Block { rows, range: 0..rows });
     }
@@ -157,6 +159,7 @@ impl Recorder {
         let stage = self.present();
         let Some(shard) = stage.shard(worker) else { return };
         add(&shard.seen, block.range.len() as u64);
+        self.place.counted(worker.0);
         let tensors = |index: usize| inputs.get(index).map(|input| &input.tensor);
         let plan = &stage.plan;
         if let Some(picked) = self.pick(stage, (shard, &shard.inputs), plan.work[0], block) {
@@ -286,13 +289,19 @@ impl Recorder {
     pub(super) fn turn_to(&self, layout: Layout) -> Arc<Stage> {
         let before = self.stage();
         let next = self.present.load(Relaxed) + 1;
-        let stage = Stage::new(layout, self.workers);
+        let stage = Stage::new(layout, self.place.workers());
         // As many rows will come as did.
         stage.count_one_in(before.one_in());
         let is_new = self.stages[next].set(Arc::new(stage)).is_ok();
         assert!(is_new, "one thread turns to the next layout");
         self.present.store(next, Release);
         before
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.place.end();
     }
 }
 
@@ -760,8 +769,9 @@ pub(super) mod tests {
 
     /// A recorder for workers that have found this stage.
     pub(in crate::drift) fn counting_by(stage: Arc<Stage>) -> Recorder {
-        let recorder = Recorder::new(layout(), 2, 64);
-        Recorder { stages: [stage.into(), OnceLock::new(), OnceLock::new()], ..recorder }
+        let mut recorder = Recorder::new(layout(), Place::alone(2), 64);
+        recorder.stages[0] = stage.into();
+        recorder
     }
 
     pub(in crate::drift) fn request(rows: &[(f32, f32, &str)]) -> Vec<Input> {
@@ -790,7 +800,7 @@ pub(super) mod tests {
 
     #[test]
     fn values_fall_into_the_bins_that_the_profile_names() {
-        let recorder = Recorder::new(layout(), 1, 1000);
+        let recorder = Recorder::new(layout(), Place::alone(1), 1000);
         let rows = [(-1.0, 0.5, "a"), (2.5, f32::NAN, "x"), (9.0, f32::INFINITY, "")];
         recorder.inputs(WorkerId(0), &request(&rows), 3);
         let expected = [vec![1, 0, 0, 1, 1, 0, 0], vec![0, 1, 0, 0, 0, 1, 1], vec![1, 0, 0, 1, 1]];
@@ -826,7 +836,7 @@ pub(super) mod tests {
         let hints = Hints { names: &[], is_batched: true, features_max: 8 };
         let (layout, wrong) = Layout::new(&signature, Some(&profile), hints);
         assert_eq!(wrong, None);
-        let recorder = Recorder::new(layout, 1, 1000);
+        let recorder = Recorder::new(layout, Place::alone(1), 1000);
         let data = vec![0.1, 0.1, 3.0, 3.9, 3.0, 4.0, f32::NAN, 1.0];
         let tensor = Tensor::new(Shape::new(&[4, 2]).unwrap(), Data::Fp32(data)).unwrap();
         recorder.inputs(WorkerId(0), &[Input { name: "e".to_owned(), tensor }], 4);
@@ -835,7 +845,7 @@ pub(super) mod tests {
 
     #[test]
     fn large_requests_are_thinned_evenly_and_both_numbers_are_known() {
-        let recorder = Recorder::new(layout(), 1, 60);
+        let recorder = Recorder::new(layout(), Place::alone(1), 60);
         let rows: Vec<_> =
             (0..1000).map(|row| (if row < 500 { 0.5 } else { 2.5 }, 0.5, "a")).collect();
         recorder.inputs(WorkerId(0), &request(&rows), rows.len());
@@ -851,7 +861,7 @@ pub(super) mod tests {
         fn a_stream_split_over_workers_counts_as_the_whole(
             rows in prop::collection::vec((-2.0..5.0_f32, -2.0..5.0_f32, 0..4_usize, 0..8_usize), 1..60)
         ) {
-            let (split, whole) = (Recorder::new(layout(), 8, 1000), Recorder::new(layout(), 1, 1000));
+            let (split, whole) = (Recorder::new(layout(), Place::alone(8), 1000), Recorder::new(layout(), Place::alone(1), 1000));
             for (a, b, text, worker) in rows {
                 let request = request(&[(a, b, ["a", "b", "z", ""][text])]);
                 split.inputs(WorkerId(worker), &request, 1);

@@ -68,6 +68,10 @@ pub(super) struct Tracked {
     pub(super) learning: Option<Learning>,
     /// When rows last ran, since 1970.
     pub(super) last_rows_at: Duration,
+    /// True if something was counted since the state was kept.
+    pub(super) is_unkept: bool,
+    /// When the state was last kept, since 1970.
+    pub(super) kept_at: Duration,
     /// The time at which it was last decided how many rows are counted, since 1970, and work for counting since then.
     paced: (Duration, u64),
     merging: Merging,
@@ -183,6 +187,8 @@ impl Tracked {
             samples: samples(&layout, &settings),
             learning: Learning::of(&layout, &settings, LEARNED_VALUES_MAX / limit),
             last_rows_at: Duration::ZERO,
+            is_unkept: false,
+            kept_at: Duration::ZERO,
             paced: (Duration::ZERO, 0),
             merging: Merging::default(),
             earlier: Vec::new(),
@@ -192,10 +198,24 @@ impl Tracked {
         }
     }
 
-    /// Returns the state that outlives the process.
-    pub(super) fn kept(&self) -> Kept {
+    /// Returns the state that outlives the process, as kept now.
+    pub(super) fn keep(&mut self, now: Duration) -> Kept {
+        (self.is_unkept, self.kept_at) = (false, now);
         let (rows, last_rows_at) = (self.rows.clone(), self.last_rows_at);
         Kept { judge: self.judge.kept(), rows, last_rows_at }
+    }
+
+    /// True if a look finds nothing to do before more rows come.
+    pub(super) fn rests(&self, recorder: &Recorder) -> bool {
+        let is_paced = self.paced.1 == 0 && recorder.stage().one_in() == 1;
+        is_paced && !self.merging.is_warm && self.earlier.is_empty()
+    }
+
+    /// Says that whatever was counted before some time, since 1970, was looked at.
+    pub(super) fn rested_until(&mut self, time: Duration) {
+        if self.paced.1 == 0 {
+            self.paced.0 = self.paced.0.max(time);
+        }
     }
 
     /// Goes on from what an earlier process kept.
@@ -246,7 +266,7 @@ impl Tracked {
         if !is_new && !std::mem::take(&mut self.merging.is_warm) {
             return Looked::default();
         }
-        self.merging.is_warm = is_new;
+        (self.merging.is_warm, self.is_unkept) = (is_new, true);
         let mut counts = self.merging.counts(&stage);
         for earlier in &mut self.earlier {
             earlier.add_counts(&mut counts, &self.layout);
@@ -634,7 +654,10 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::recorder::tests::{counting_by, layout, layout_by, request},
+        super::{
+            activity::Place,
+            recorder::tests::{counting_by, layout, layout_by, request},
+        },
         *,
     };
     use crate::monitor::WorkerId;
@@ -650,7 +673,8 @@ mod tests {
     fn counting_costs_no_more_in_a_second_than_it_may_and_all_is_counted_where_little_comes() {
         // Of a row, two numbers and a text are counted: the work of six numbers.
         let settings = Settings { rate_max: 6_000, ..Settings::default() };
-        let (mut tracked, recorder) = (tracked(settings), Recorder::new(layout(), 2, 1 << 20));
+        let (mut tracked, recorder) =
+            (tracked(settings), Recorder::new(layout(), Place::alone(2), 1 << 20));
         let mut second = Duration::from_secs(1_796_000_000);
         let mut counted_of = |rows: u16, a_request: usize| {
             let row = |row: u16| (f32::from(row % 8 % 4) + 0.5, 0.5, "a");
@@ -689,9 +713,36 @@ mod tests {
     }
 
     #[test]
+    fn a_version_rests_once_all_is_counted_and_silence_adds_no_share() {
+        let settings = Settings { rate_max: 6_000, ..Settings::default() };
+        let (mut tracked, recorder) =
+            (tracked(settings), Recorder::new(layout(), Place::alone(1), 1 << 20));
+        let mut second = Duration::from_secs(1_796_000_000);
+        let mut counted_of = |rows: u16, silence: Duration| {
+            second += silence;
+            tracked.rested_until(second);
+            for row in 0..rows {
+                recorder.inputs(WorkerId(0), &request(&[(f32::from(row % 4), 0.5, "a")]), 1);
+            }
+            second += Duration::from_secs(1);
+            tracked.look(&recorder, second, 1.0, 1);
+            let (_, counted) = tracked.rows.over(second, Duration::from_mins(1), 1);
+            (counted[0], tracked.rests(&recorder))
+        };
+        let silence = Duration::from_mins(10);
+        assert_eq!(counted_of(1, Duration::ZERO), (1, false), "its last counts may come late");
+        assert_eq!(counted_of(0, Duration::ZERO), (1, true));
+        assert_eq!(counted_of(16_000, silence).0, 16_000, "nobody knew that so much would come");
+        let (counted, _) = counted_of(16_000, Duration::ZERO);
+        assert!((850..1150).contains(&(counted - 16_000)), "{counted}");
+        assert!(!counted_of(1, Duration::ZERO).1);
+        assert!(counted_of(0, Duration::ZERO).1, "every row will be counted");
+    }
+
+    #[test]
     fn rows_are_counted_that_found_the_layout_before_it_changed() {
         let (mut tracked, recorder) =
-            (tracked(Settings::default()), Recorder::new(layout(), 2, 64));
+            (tracked(Settings::default()), Recorder::new(layout(), Place::alone(2), 64));
         let mut now = Duration::from_secs(1_796_000_000);
         let mut counted = |tracked: &mut Tracked| {
             now += Duration::from_millis(1);
@@ -720,7 +771,7 @@ mod tests {
     #[test]
     fn rows_that_taught_a_reference_are_in_no_window_however_late_they_come() {
         let (mut tracked, recorder) =
-            (tracked(Settings::default()), Recorder::new(layout_by(None), 1, 64));
+            (tracked(Settings::default()), Recorder::new(layout_by(None), Place::alone(1), 64));
         let now = Duration::from_secs(1_796_000_000);
         let late = counting_by(recorder.stage());
         tracked.turn_to(&recorder, layout(), now);
@@ -734,7 +785,7 @@ mod tests {
     #[test]
     fn looks_find_each_row_once_while_others_are_counted() {
         const ROWS: u16 = 20_000;
-        let recorder = Recorder::new(layout(), 1, 1 << 20);
+        let recorder = Recorder::new(layout(), Place::alone(1), 1 << 20);
         let stage = recorder.stage();
         let rows: Vec<_> = (0..ROWS).map(|row| (f32::from(row % 5), 0.5, "a")).collect();
         let mut merging = Merging::default();
@@ -757,7 +808,7 @@ mod tests {
             }
         });
         look();
-        let whole = Recorder::new(layout(), 1, 1 << 20);
+        let whole = Recorder::new(layout(), Place::alone(1), 1 << 20);
         whole.inputs(WorkerId(0), &request(&rows), ROWS.into());
         assert_eq!(sums, Merging::default().counts(&whole.stage()));
     }

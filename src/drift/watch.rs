@@ -1,15 +1,20 @@
 //! All versions whose drift is watched, and the thread that looks at them once a second.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt::Write as _,
     fs,
+    hash::{BuildHasher as _, RandomState},
     io::Write as _,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    slice,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     thread::JoinHandle,
     time::Duration,
@@ -21,6 +26,7 @@ use crate::{
 };
 
 use super::{
+    activity::{Activity, Place},
     contract::{TermCounts, Terms},
     judge::{News, Raised, Violation},
     layout::{Hints, Layout},
@@ -68,11 +74,34 @@ struct Inner {
     segments: BTreeMap<ModelName, Arc<Segments>>,
     /// Where learned references are kept.
     folder: Option<PathBuf>,
-    versions: Mutex<Vec<Arc<Entry>>>,
+    versions: Mutex<Versions>,
+    /// Hashes names of models.
+    keys: RandomState,
+    /// Nanoseconds since 1970: whatever counted before then was looked at.
+    looked_at: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Versions {
+    /// Oldest first.
+    watched: Vec<Watched>,
+    activity: Activity,
+}
+
+/// What tells of a version if it is due, beside that of the others.
+#[derive(Debug)]
+struct Watched {
+    place: Place,
+    /// Hash of the model's name.
+    key: u64,
+    entry: Arc<Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    place: Place,
+    /// Hash of the model's name.
+    key: u64,
     model: ModelName,
     version: VersionId,
     /// The segment's value; `None`: all rows.
@@ -84,8 +113,8 @@ struct Entry {
     learned: Option<PathBuf>,
     /// Taken by the thread that looks and by whoever asks; never on the path.
     tracked: Mutex<Tracked>,
-    /// When its state was last kept, since 1970.
-    kept_at: Mutex<Duration>,
+    /// Held while its state is written.
+    keeping: Mutex<()>,
     /// True after a panic of ours.
     is_broken: AtomicBool,
     /// True until alarms that an earlier process raised were told again.
@@ -189,7 +218,7 @@ impl Drift {
         models: BTreeMap<ModelName, Settings>,
         folder: Option<PathBuf>,
     ) -> Self {
-        let versions = Mutex::default();
+        let versions = Versions { watched: Vec::new(), activity: Activity::new(workers) };
         let split = |(model, settings): (&ModelName, &Settings)| {
             Some((model.clone(), Arc::new(Segments::new(settings.segments.clone()?))))
         };
@@ -202,7 +231,9 @@ impl Drift {
                 models,
                 segments,
                 folder,
-                versions,
+                versions: Mutex::new(versions),
+                keys: RandomState::new(),
+                looked_at: AtomicU64::new(0),
             }),
         }
     }
@@ -268,14 +299,19 @@ impl Drift {
         splitting: Option<(Weak<Splitter>, Layout)>,
     ) -> (Arc<Recorder>, Arc<Entry>) {
         let kept = learned.as_deref().and_then(recall_state);
+        tracked.kept_at = self.inner.monitor.clock().unix();
         let is_resumed = AtomicBool::new(kept.is_some());
         if let Some(kept) = kept {
             tracked.resume(kept);
         }
         let values_max = tracked.settings.values_max;
-        let recorder =
-            Arc::new(Recorder::new(tracked.layout.clone(), self.inner.workers, values_max));
+        let key = self.inner.keys.hash_one(&tracked.model);
+        let place = self.versions().activity.place();
+        place.looked(tracked.last_rows_at, Duration::ZERO);
+        let recorder = Arc::new(Recorder::new(tracked.layout.clone(), place.clone(), values_max));
         let entry = Arc::new(Entry {
+            place: place.clone(),
+            key,
             model: tracked.model.clone(),
             version: tracked.version,
             segment: tracked.segment.as_ref().map(|segment| segment.value.clone()),
@@ -283,11 +319,11 @@ impl Drift {
             splitting,
             learned,
             tracked: Mutex::new(tracked),
-            kept_at: Mutex::new(self.inner.monitor.clock().unix()),
+            keeping: Mutex::default(),
             is_broken: AtomicBool::new(false),
             is_resumed,
         });
-        self.versions().push(Arc::clone(&entry));
+        self.versions().watched.push(Watched { place, key, entry: Arc::clone(&entry) });
         (recorder, entry)
     }
 
@@ -384,29 +420,58 @@ impl Drift {
         Some(folder.join(format!("{}-{short}.json", newcomer.version.number())))
     }
 
-    fn versions(&self) -> MutexGuard<'_, Vec<Arc<Entry>>> {
+    fn versions(&self) -> MutexGuard<'_, Versions> {
         self.inner.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Those that serve, newest first.
-    fn live(&self) -> Vec<(Arc<Entry>, Arc<Recorder>)> {
-        let versions = self.versions();
-        let live = |entry: &Arc<Entry>| Some((Arc::clone(entry), entry.recorder.upgrade()?));
-        versions.iter().rev().filter_map(live).collect()
+    fn live(&self) -> Vec<Live> {
+        self.live_where(|_| true)
     }
 
-    /// Looks at all versions: merges, judges, tells.
+    /// The same of some, of which the others are not touched.
+    fn live_where(&self, is_meant: impl Fn(&Place) -> bool) -> Vec<Live> {
+        let versions = self.versions();
+        let meant = versions.watched.iter().rev().filter(|watched| is_meant(&watched.place));
+        let live = |watched: &Watched| {
+            Some((Arc::clone(&watched.entry), watched.entry.recorder.upgrade()?))
+        };
+        meant.filter_map(live).collect()
+    }
+
+    /// Versions with traffic of the same models as some.
+    fn active(&self, some: &[Live], now: Duration) -> Active {
+        let mut active = Active::new();
+        let keys: HashSet<u64> = some.iter().map(|(entry, _)| entry.key).collect();
+        if keys.is_empty() {
+            return active;
+        }
+        for Watched { place, key, entry } in &self.versions().watched {
+            let last = place.last_rows_at();
+            if !last.is_zero() && last + ACTIVE >= now && keys.contains(key) && !place.is_over() {
+                *active.entry(entry.model.clone()).or_default() += 1;
+            }
+        }
+        active
+    }
+
+    /// Looks at all versions that counted or do not rest: merges, judges, tells.
     pub fn look(&self) {
         let now = self.inner.monitor.clock().unix();
         let gone = {
             let mut versions = self.versions();
-            let is_gone = |entry: &mut Arc<Entry>| entry.recorder.strong_count() == 0;
-            versions.extract_if(.., is_gone).collect::<Vec<_>>()
+            let Versions { watched, activity } = &mut *versions;
+            let gone = watched.extract_if(.., |watched| watched.place.is_over());
+            let gone: Vec<_> = gone.map(|Watched { place, entry, .. }| (place, entry)).collect();
+            for (place, _) in &gone {
+                activity.take_back(place.clone());
+            }
+            gone
         };
         drop(gone);
-        let live = self.live();
-        let active = active(&live, now);
-        for (entry, recorder) in &live {
+        let due = self.live_where(|place| place.is_due(now));
+        let active = self.active(&due, now);
+        for (entry, recorder) in &due {
             if entry.is_broken.load(Relaxed) {
                 continue;
             }
@@ -423,6 +488,7 @@ impl Drift {
                 );
             }
         }
+        self.inner.looked_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Release);
     }
 
     /// Keeps what is known of every version for the next start.
@@ -444,7 +510,9 @@ impl Drift {
                 self.tell_standing(&tracked, now, &raised);
             }
         }
+        tracked.rested_until(Duration::from_nanos(self.inner.looked_at.load(Acquire)));
         let looked = tracked.look(recorder, now, passed, sharing);
+        entry.place.looked(tracked.last_rows_at, entry.due_at(&tracked, recorder));
         // What was told is kept at once: a process that is killed must not find it anew.
         let every = if looked.news.is_empty() { KEEP_EVERY } else { Duration::ZERO };
         for news in looked.news {
@@ -507,16 +575,16 @@ impl Drift {
     /// Gauges of all versions that have counted rows.
     pub fn gauges(&self) -> Vec<Gauges> {
         let now = self.inner.monitor.clock().unix();
-        let live = self.live();
-        let active = active(&live, now);
-        let own = |(entry, _): &(Arc<Entry>, Arc<Recorder>)| {
+        let live = self.live_where(|place| !place.last_rows_at().is_zero());
+        let active = self.active(&live, now);
+        let own = |(entry, _): &Live| {
             let tracked = entry.tracked();
             // What clients chose names no series.
             let is_shown = entry.segment.as_deref().is_none_or(|value| {
                 let segments = self.inner.segments.get(&entry.model);
                 segments.is_some_and(|segments| segments.is_declared(value))
             });
-            if tracked.last_rows_at.is_zero() || !is_shown {
+            if !is_shown {
                 return None;
             }
             let features = match &entry.segment {
@@ -548,8 +616,10 @@ impl Drift {
     ) -> Option<TestReport> {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
-        let (entry, recorder) = newest(&live, model, (version, segment))?;
-        self.look_at(entry, recorder, now, sharing(&active(&live, now), model));
+        let newest = newest(&live, model, (version, segment))?;
+        let (entry, recorder) = newest;
+        let active = self.active(slice::from_ref(newest), now);
+        self.look_at(entry, recorder, now, sharing(&active, model));
         Some(test::test(&entry.tracked(), now, asked))
     }
 
@@ -568,8 +638,9 @@ impl Drift {
     ) -> Option<DriftReport> {
         let now = self.inner.monitor.clock().unix();
         let live = self.live();
-        let (entry, recorder) = newest(&live, model, (version, segment))?;
-        let sharing = sharing(&active(&live, now), model);
+        let newest = newest(&live, model, (version, segment))?;
+        let (entry, recorder) = newest;
+        let sharing = sharing(&self.active(slice::from_ref(newest), now), model);
         // What was answered is counted.
         self.look_at(entry, recorder, now, sharing);
         let tracked = entry.tracked();
@@ -595,16 +666,16 @@ impl Drift {
 
 /// The version of this number, or the one that had rows last; of a segment, or of all rows.
 fn newest<'l>(
-    live: &'l [(Arc<Entry>, Arc<Recorder>)],
+    live: &'l [Live],
     model: &ModelName,
     (version, segment): (Option<VersionId>, Option<&str>),
-) -> Option<&'l (Arc<Entry>, Arc<Recorder>)> {
-    let own = |(entry, _): &&(Arc<Entry>, Arc<Recorder>)| {
+) -> Option<&'l Live> {
+    let own = |(entry, _): &&Live| {
         entry.model == *model
             && entry.segment.as_deref() == segment
             && version.is_none_or(|version| entry.version == version)
     };
-    live.iter().filter(own).max_by_key(|(entry, _)| entry.tracked().last_rows_at)
+    live.iter().filter(own).max_by_key(|(entry, _)| entry.place.last_rows_at())
 }
 
 /// A version's gauges.
@@ -659,19 +730,11 @@ fn prune(folder: &Path) {
     }
 }
 
+/// A version that serves.
+type Live = (Arc<Entry>, Arc<Recorder>);
+
 /// Versions with traffic, by model: they share its promise.
 type Active = HashMap<ModelName, usize>;
-
-fn active(live: &[(Arc<Entry>, Arc<Recorder>)], now: Duration) -> Active {
-    let mut active = Active::new();
-    for (entry, _) in live {
-        let last = entry.tracked().last_rows_at;
-        if !last.is_zero() && last + ACTIVE >= now {
-            *active.entry(entry.model.clone()).or_default() += 1;
-        }
-    }
-    active
-}
 
 /// Versions that share a model's promise, at least one.
 fn sharing(active: &Active, model: &ModelName) -> usize {
@@ -762,14 +825,13 @@ impl Entry {
     /// Not synced: what is lost with the machine is a minute of windows.
     fn keep_state(&self, now: Duration, every: Duration) {
         let Some(learned) = self.learned.as_deref() else { return };
-        let mut kept_at = self.kept_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let tracked = self.tracked();
-        if tracked.last_rows_at < *kept_at || now < *kept_at + every {
+        let _keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tracked = self.tracked();
+        if !tracked.is_unkept || now < tracked.kept_at + every {
             return;
         }
-        let kept = tracked.kept();
+        let kept = tracked.keep(now);
         drop(tracked);
-        *kept_at = now;
         // Not before: of thousands of versions hardly any has something to keep.
         let path = learned.with_extension("state");
         let write = || -> std::io::Result<()> {
@@ -783,6 +845,18 @@ impl Entry {
         };
         if let Err(error) = write() {
             tracing::debug!(model = %self.model, %error, "the state of drift is not kept");
+        }
+    }
+
+    /// When it is looked at though it counts nothing.
+    fn due_at(&self, tracked: &Tracked, recorder: &Recorder) -> Duration {
+        // Segments that rows of another version named are followed before the first row of theirs.
+        if self.splitting.is_some() || !tracked.rests(recorder) {
+            Duration::ZERO
+        } else if self.learned.is_some() && tracked.is_unkept {
+            tracked.kept_at + KEEP_EVERY
+        } else {
+            Duration::MAX
         }
     }
 
