@@ -28,8 +28,8 @@ use super::{
 
 /// Time between two looks at rings: the least, for those that fill fast.
 const SOON: Duration = Duration::from_millis(5);
-/// And the most.
-const LOOK: Duration = Duration::from_millis(50);
+/// And the most; where a ring fills sooner, its worker says so.
+const LOOK: Duration = Duration::from_millis(250);
 /// Entries that a look should find at most: a sixteenth of a ring, which stays in the caches; a burst has room.
 const MUCH: u32 = 1 << 10;
 /// Requests that are joined together.
@@ -220,6 +220,8 @@ impl Joiner {
                     // Whoever asked may be gone.
                     let _ = reply.send(self.quality(model.as_deref(), window));
                 }
+                // Whatever was said, it is looked first.
+                Command::Look => {}
                 Command::Stop => is_over = true,
             }
         }
@@ -484,8 +486,8 @@ mod tests {
     #[test]
     fn rings_that_fill_fast_are_looked_at_sooner() {
         let pause = |taken, millis| pause(taken, Duration::from_millis(millis)).as_millis();
-        assert_eq!([pause(0, 50), pause(1024, 50), pause(700, 50)], [50; 3]);
+        assert_eq!([pause(0, 250), pause(1024, 250), pause(700, 250), pause(100, 50)], [250; 4]);
         assert_eq!([pause(2048, 50), pause(4096, 20), pause(100_000, 50)], [25, 5, 5]);
-        assert_eq!(pause(100, 3_600_000), 50);
+        assert_eq!(pause(100, 3_600_000), 250);
     }
 }

@@ -27,6 +27,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    task::Wake,
     thread::JoinHandle,
     time::Duration,
 };
@@ -232,9 +233,29 @@ const JUDGED_MAX: usize = 1 << 16;
 type Reply<T> = oneshot::Sender<Result<T, FeedbackError>>;
 
 enum Command {
-    Join { model: String, outcomes: Vec<Outcome>, reply: Reply<Vec<Answer>> },
-    Quality { model: Option<String>, window: Duration, reply: Reply<Vec<QualityReport>> },
+    Join {
+        model: String,
+        outcomes: Vec<Outcome>,
+        reply: Reply<Vec<Answer>>,
+    },
+    Quality {
+        model: Option<String>,
+        window: Duration,
+        reply: Reply<Vec<QualityReport>>,
+    },
+    /// Predictions wait to be taken.
+    Look,
     Stop,
+}
+
+/// Wakes the thread.
+struct Bell(mpsc::SyncSender<Command>);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        // Where commands wait, it is awake.
+        let _ = self.0.try_send(Command::Look);
+    }
 }
 
 /// Counts of outcomes: model, version and arm where they are known, status.
@@ -294,6 +315,7 @@ impl Joining {
         let (sender, commands) = mpsc::sync_channel(WAITING_MAX);
         let shared = Arc::new(Shared::default());
         let recall = Arc::new(Recall::new(parts.workers));
+        recall.wake(Arc::new(Bell(sender.clone())).into());
         parts.serving.remember(Arc::clone(&recall));
         let feedback =
             Feedback { commands: sender, shared: Arc::clone(&shared), recall: Arc::clone(&recall) };

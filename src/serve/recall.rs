@@ -3,16 +3,21 @@
 //! A worker stages an entry for each row of an answer and shows them once the answer is counted, so that whoever has
 //! the answer finds its prediction remembered. Always true:
 //! - A ring has one writer, its worker, and one reader; neither waits for the other.
+//! - The reader is woken where a ring fills, so that it may rest while little comes.
 //! - Once all is read, a ring begins again at its first slot: slots that were just used are still in the caches.
 //! - Where a ring is full, or a request has more than [`ROWS_MAX`] rows, the rest is not remembered, and counted.
 //!
 //! Not here: what becomes of entries (`feedback`), which outputs are the prediction (`answer`).
 
 use std::{
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Acquire, Relaxed, Release},
+    sync::{
+        OnceLock,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
+    task::Waker,
     time::Duration,
 };
 
@@ -24,6 +29,7 @@ use super::{Assignment, Predicted, PredictedKind};
 #[derive(Debug)]
 pub struct Recall {
     lanes: Box<[Lane]>,
+    reader: OnceLock<Waker>,
 }
 
 /// Rows of one request that are remembered.
@@ -31,6 +37,9 @@ pub(super) const ROWS_MAX: usize = 1024;
 
 /// Entries of one worker that may wait to be read; a power of two.
 const WAITING_MAX: usize = 1 << 14;
+
+/// Entries that wait in a ring when the reader is woken; much less than there is room for while it gets there.
+const WAKE_AT: u64 = (WAITING_MAX / 8) as u64;
 
 /// Words of an entry, [`Recalled::to_words`].
 pub const WORDS: usize = 8;
@@ -212,7 +221,13 @@ impl Recall {
             slots: (0..WAITING_MAX).map(|_| slot()).collect(),
             tail: Tail::default(),
         };
-        Self { lanes: (0..workers.max(1)).map(|_| lane()).collect() }
+        let lanes = (0..workers.max(1)).map(|_| lane()).collect();
+        Self { lanes, reader: OnceLock::new() }
+    }
+
+    /// Has the reader woken where a ring fills; counts for the first one that says so.
+    pub fn wake(&self, reader: Waker) {
+        let _ = self.reader.set(reader);
     }
 
     /// Writes an entry behind `staged` others that are not shown yet; false if there is no room for it.
@@ -238,7 +253,12 @@ impl Recall {
     #[inline]
     pub(super) fn show(&self, worker: WorkerId, staged: u64, lost: u64) {
         let lane = &self.lanes[worker.0];
-        lane.head.store(lane.head.load(Relaxed) + staged, Release);
+        let before = lane.head.load(Relaxed);
+        lane.head.store(before + staged, Release);
+        let waiting = before - lane.tail.0.load(Relaxed);
+        if waiting < WAKE_AT && waiting + staged >= WAKE_AT {
+            self.reader.get().inspect(|reader| reader.wake_by_ref());
+        }
         if lost > 0 {
             lane.lost.fetch_add(lost, Relaxed);
         }
@@ -296,6 +316,26 @@ mod tests {
             is_apart: true,
             assigned: Some(Assigned { share: 0.1, key: 9, is_sticky: true, is_candidate: false }),
         }
+    }
+
+    #[test]
+    fn the_reader_is_woken_once_for_each_time_that_a_ring_fills() {
+        struct Count(AtomicU64);
+        impl std::task::Wake for Count {
+            fn wake(self: std::sync::Arc<Self>) {
+                self.0.fetch_add(1, Relaxed);
+            }
+        }
+        let (recall, wakes) = (Recall::new(2), std::sync::Arc::new(Count(AtomicU64::new(0))));
+        recall.wake(std::sync::Arc::clone(&wakes).into());
+        let show = |rows: u64| {
+            assert!((0..rows).all(|staged| recall.stage(WorkerId(1), staged, &entry(1))));
+            recall.show(WorkerId(1), rows, 0);
+            wakes.0.load(Relaxed)
+        };
+        assert_eq!([show(WAKE_AT - 1), show(1), show(1), show(WAKE_AT)], [0, 1, 1, 1]);
+        recall.take(|_| {});
+        assert_eq!([show(1), show(2 * WAKE_AT)], [1, 2]);
     }
 
     #[test]

@@ -239,13 +239,14 @@ impl Folder {
         let mut surplus = 0_usize;
         let own_names = self.own_names();
         for entry in fs::read_dir(root).map_err(SourceError::Root)? {
-            let name = entry.map_err(SourceError::Root)?.file_name();
+            let entry = entry.map_err(SourceError::Root)?;
+            let name = entry.file_name();
             let is_hidden = name.as_bytes().starts_with(b".") || name.as_bytes() == RECOVERED_FILES;
             if is_hidden || own_names.contains(&name.as_os_str()) {
                 continue;
             }
             let text = name.to_string_lossy();
-            let unread = match is_folder(&root.join(&name)) {
+            let unread = match is_folder(&entry) {
                 Ok(false) => continue,
                 Ok(true) => None,
                 // What cannot be read is not gone.
@@ -391,10 +392,11 @@ impl Folder {
         let mut versions = BTreeSet::new();
         let mut surplus = 0_usize;
         for entry in fs::read_dir(folder).map_err(io_fault)? {
-            let file = entry.map_err(io_fault)?.file_name();
+            let entry = entry.map_err(io_fault)?;
+            let file = entry.file_name();
             let version = file.to_str().filter(|text| !text.starts_with('0'));
             let Some(version) = version.and_then(VersionId::parse) else { continue };
-            match is_folder(&folder.join(&file)) {
+            match is_folder(&entry) {
                 Ok(true) => {
                     versions.insert(version);
                 }
@@ -474,7 +476,12 @@ fn own_name(root: &Path) -> Result<ModelName, SourceError> {
 
 /// True if an entry of a folder is a folder; an error where it is there and cannot be looked at, such as a mount that
 /// failed or a link to nothing.
-fn is_folder(path: &Path) -> io::Result<bool> {
+fn is_folder(entry: &fs::DirEntry) -> io::Result<bool> {
+    // The list says it of most, so that nothing else is to be asked for.
+    if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+        return Ok(true);
+    }
+    let path = &entry.path();
     match fs::metadata(path) {
         Ok(metadata) => Ok(metadata.is_dir()),
         // Gone since its folder was listed.
