@@ -211,7 +211,7 @@ impl Tracked {
         is_paced && !self.merging.is_warm && self.earlier.is_empty()
     }
 
-    /// Says that whatever was counted before some time, since 1970, was looked at.
+    /// Says that rows that came before some time, since 1970, were looked at.
     pub(super) fn rested_until(&mut self, time: Duration) {
         if self.paced.1 == 0 {
             self.paced.0 = self.paced.0.max(time);

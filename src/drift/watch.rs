@@ -77,7 +77,7 @@ struct Inner {
     versions: Mutex<Versions>,
     /// Hashes names of models.
     keys: RandomState,
-    /// Nanoseconds since 1970: whatever counted before then was looked at.
+    /// Nanoseconds since 1970: rows that came before then were looked at.
     looked_at: AtomicU64,
 }
 

@@ -7,6 +7,7 @@ use std::{
     fs,
     path::PathBuf,
     sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -98,14 +99,18 @@ impl Joiner {
     }
 
     pub(super) fn run(mut self) {
+        self.recall.read_by(thread::current());
+        // Nobody else sets it.
+        let _ = self.shared.thread.set(thread::current());
         self.restore();
         let (mut patience, mut looked_at) = (LOOK, self.serving.unix_now());
         loop {
             let mut commands = Vec::new();
-            match self.commands.recv_timeout(patience) {
+            match self.commands.try_recv() {
                 Ok(command) => commands.push(command),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
-                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                // Whoever sends a command afterwards wakes this thread; so does a worker whose ring fills.
+                Err(mpsc::TryRecvError::Empty) => thread::park_timeout(patience),
+                Err(mpsc::TryRecvError::Disconnected) => break,
             }
             while commands.len() < TOGETHER_MAX
                 && let Ok(command) = self.commands.try_recv()
@@ -220,8 +225,6 @@ impl Joiner {
                     // Whoever asked may be gone.
                     let _ = reply.send(self.quality(model.as_deref(), window));
                 }
-                // Whatever was said, it is looked first.
-                Command::Look => {}
                 Command::Stop => is_over = true,
             }
         }

@@ -26,9 +26,8 @@ mod windows;
 use std::{
     collections::{BTreeMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    task::Wake,
-    thread::JoinHandle,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc},
+    thread::{JoinHandle, Thread},
     time::Duration,
 };
 
@@ -233,29 +232,9 @@ const JUDGED_MAX: usize = 1 << 16;
 type Reply<T> = oneshot::Sender<Result<T, FeedbackError>>;
 
 enum Command {
-    Join {
-        model: String,
-        outcomes: Vec<Outcome>,
-        reply: Reply<Vec<Answer>>,
-    },
-    Quality {
-        model: Option<String>,
-        window: Duration,
-        reply: Reply<Vec<QualityReport>>,
-    },
-    /// Predictions wait to be taken.
-    Look,
+    Join { model: String, outcomes: Vec<Outcome>, reply: Reply<Vec<Answer>> },
+    Quality { model: Option<String>, window: Duration, reply: Reply<Vec<QualityReport>> },
     Stop,
-}
-
-/// Wakes the thread.
-struct Bell(mpsc::SyncSender<Command>);
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        // Where commands wait, it is awake.
-        let _ = self.0.try_send(Command::Look);
-    }
 }
 
 /// Counts of outcomes: model, version and arm where they are known, status.
@@ -265,6 +244,14 @@ type Counts = BTreeMap<(ModelName, String, String, Status), u64>;
 struct Shared {
     counts: Mutex<Counts>,
     judged: Mutex<BTreeMap<ModelName, VecDeque<Judged>>>,
+    /// The thread that joins, which looks for commands when it is woken.
+    thread: OnceLock<Thread>,
+}
+
+impl Shared {
+    fn wake(&self) {
+        self.thread.get().inspect(|thread| thread.unpark());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -315,7 +302,6 @@ impl Joining {
         let (sender, commands) = mpsc::sync_channel(WAITING_MAX);
         let shared = Arc::new(Shared::default());
         let recall = Arc::new(Recall::new(parts.workers));
-        recall.wake(Arc::new(Bell(sender.clone())).into());
         parts.serving.remember(Arc::clone(&recall));
         let feedback =
             Feedback { commands: sender, shared: Arc::clone(&shared), recall: Arc::clone(&recall) };
@@ -341,6 +327,7 @@ impl Drop for Joining {
     fn drop(&mut self) {
         // A full queue is emptied by the thread.
         let _ = self.feedback.commands.send(Command::Stop);
+        self.feedback.shared.wake();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // a panic has been told already
         }
@@ -383,6 +370,7 @@ impl Feedback {
             mpsc::TrySendError::Full(_) => FeedbackError::Busy,
             mpsc::TrySendError::Disconnected(_) => FeedbackError::Gone,
         })?;
+        self.shared.wake();
         answer.await.unwrap_or(Err(FeedbackError::Gone))
     }
 

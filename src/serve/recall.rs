@@ -17,7 +17,7 @@ use std::{
             Ordering::{Acquire, Relaxed, Release},
         },
     },
-    task::Waker,
+    thread::Thread,
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use super::{Assignment, Predicted, PredictedKind};
 #[derive(Debug)]
 pub struct Recall {
     lanes: Box<[Lane]>,
-    reader: OnceLock<Waker>,
+    reader: OnceLock<Thread>,
 }
 
 /// Rows of one request that are remembered.
@@ -225,8 +225,8 @@ impl Recall {
         Self { lanes, reader: OnceLock::new() }
     }
 
-    /// Has the reader woken where a ring fills; counts for the first one that says so.
-    pub fn wake(&self, reader: Waker) {
+    /// Names the thread that reads, which is woken where a ring fills; counts for the first one.
+    pub fn read_by(&self, reader: Thread) {
         let _ = self.reader.set(reader);
     }
 
@@ -253,11 +253,10 @@ impl Recall {
     #[inline]
     pub(super) fn show(&self, worker: WorkerId, staged: u64, lost: u64) {
         let lane = &self.lanes[worker.0];
-        let before = lane.head.load(Relaxed);
+        let (before, tail) = (lane.head.load(Relaxed), lane.tail.0.load(Relaxed));
         lane.head.store(before + staged, Release);
-        let waiting = before - lane.tail.0.load(Relaxed);
-        if waiting < WAKE_AT && waiting + staged >= WAKE_AT {
-            self.reader.get().inspect(|reader| reader.wake_by_ref());
+        if fills(before - tail, staged) {
+            self.reader.get().inspect(|reader| reader.unpark());
         }
         if lost > 0 {
             lane.lost.fetch_add(lost, Relaxed);
@@ -295,6 +294,12 @@ impl Recall {
     }
 }
 
+/// True if it is time to wake the reader: with these entries, enough wait.
+#[inline]
+fn fills(waiting: u64, staged: u64) -> bool {
+    waiting < WAKE_AT && waiting + staged >= WAKE_AT
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,23 +324,22 @@ mod tests {
     }
 
     #[test]
-    fn the_reader_is_woken_once_for_each_time_that_a_ring_fills() {
-        struct Count(AtomicU64);
-        impl std::task::Wake for Count {
-            fn wake(self: std::sync::Arc<Self>) {
-                self.0.fetch_add(1, Relaxed);
-            }
-        }
-        let (recall, wakes) = (Recall::new(2), std::sync::Arc::new(Count(AtomicU64::new(0))));
-        recall.wake(std::sync::Arc::clone(&wakes).into());
-        let show = |rows: u64| {
-            assert!((0..rows).all(|staged| recall.stage(WorkerId(1), staged, &entry(1))));
-            recall.show(WorkerId(1), rows, 0);
-            wakes.0.load(Relaxed)
-        };
-        assert_eq!([show(WAKE_AT - 1), show(1), show(1), show(WAKE_AT)], [0, 1, 1, 1]);
-        recall.take(|_| {});
-        assert_eq!([show(1), show(2 * WAKE_AT)], [1, 2]);
+    fn the_reader_is_woken_where_a_ring_fills() {
+        assert!(!fills(0, WAKE_AT - 1) && fills(WAKE_AT - 1, 1) && !fills(WAKE_AT, 1));
+        assert!(fills(0, 2 * WAKE_AT));
+        let (recall, (tell, told)) = (Recall::new(2), std::sync::mpsc::channel());
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                recall.read_by(std::thread::current());
+                tell.send(()).unwrap();
+                while recall.take(|_| {}) == 0 {
+                    std::thread::park();
+                }
+            });
+            told.recv().unwrap();
+            assert!((0..WAKE_AT).all(|staged| recall.stage(WorkerId(1), staged, &entry(1))));
+            recall.show(WorkerId(1), WAKE_AT, 0);
+        });
     }
 
     #[test]
