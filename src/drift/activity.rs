@@ -22,7 +22,7 @@ const BLOCK: usize = 512;
 /// Counts of one worker that share cache lines.
 const LINE: usize = 16;
 
-/// Gives places, and takes them back.
+/// Places that are free, for so many workers.
 #[derive(Debug)]
 pub(super) struct Activity {
     workers: usize,
@@ -125,6 +125,15 @@ impl Place {
         Duration::from_nanos(self.signs().last_rows_at.load(Relaxed))
     }
 
+    /// When it is due though it counts nothing, since 1970; the largest if it never is.
+    #[cfg(test)]
+    pub(super) fn due_at(&self) -> Duration {
+        match self.signs().due_at.load(Relaxed) {
+            u64::MAX => Duration::MAX,
+            nanoseconds => Duration::from_nanos(nanoseconds),
+        }
+    }
+
     /// Says that nobody counts any more.
     pub(super) fn end(&self) {
         self.signs().is_over.store(true, Release);
@@ -141,7 +150,7 @@ impl Place {
 }
 
 /// Nanoseconds of a time; what is beyond them counts as never.
-fn nanoseconds(time: Duration) -> u64 {
+pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -756,13 +756,17 @@ pub(super) mod tests {
         layout_by(Some(&profile))
     }
 
-    /// The same by another profile, or with everything to be learned.
-    pub(in crate::drift) fn layout_by(profile: Option<&Profile>) -> Layout {
+    /// Inputs of two numbers and a text.
+    pub(in crate::drift) fn signature() -> Signature {
         let inputs =
             vec![spec("x", DataType::Fp32, &[-1, 2]), spec("c", DataType::Bytes, &[-1, 1])];
-        let signature = Signature { inputs, rows: Rows::Same, ..Signature::default() };
+        Signature { inputs, rows: Rows::Same, ..Signature::default() }
+    }
+
+    /// The same by another profile, or with everything to be learned.
+    pub(in crate::drift) fn layout_by(profile: Option<&Profile>) -> Layout {
         let hints = Hints { names: &[], is_batched: true, features_max: 8 };
-        let (layout, wrong) = Layout::new(&signature, profile, hints);
+        let (layout, wrong) = Layout::new(&signature(), profile, hints);
         assert_eq!(wrong, None);
         layout
     }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 use super::{
-    activity::{Activity, Place},
+    activity::{Activity, Place, nanoseconds},
     contract::{TermCounts, Terms},
     judge::{News, Raised, Violation},
     layout::{Hints, Layout},
@@ -88,7 +88,7 @@ struct Versions {
     activity: Activity,
 }
 
-/// What tells of a version if it is due, beside that of the others.
+/// A version, and what tells if it is due, beside that of the others.
 #[derive(Debug)]
 struct Watched {
     place: Place,
@@ -100,8 +100,6 @@ struct Watched {
 #[derive(Debug)]
 struct Entry {
     place: Place,
-    /// Hash of the model's name.
-    key: u64,
     model: ModelName,
     version: VersionId,
     /// The segment's value; `None`: all rows.
@@ -305,13 +303,11 @@ impl Drift {
             tracked.resume(kept);
         }
         let values_max = tracked.settings.values_max;
-        let key = self.inner.keys.hash_one(&tracked.model);
         let place = self.versions().activity.place();
         place.looked(tracked.last_rows_at, Duration::ZERO);
         let recorder = Arc::new(Recorder::new(tracked.layout.clone(), place.clone(), values_max));
         let entry = Arc::new(Entry {
             place: place.clone(),
-            key,
             model: tracked.model.clone(),
             version: tracked.version,
             segment: tracked.segment.as_ref().map(|segment| segment.value.clone()),
@@ -323,6 +319,7 @@ impl Drift {
             is_broken: AtomicBool::new(false),
             is_resumed,
         });
+        let key = self.key(&entry.model);
         self.versions().watched.push(Watched { place, key, entry: Arc::clone(&entry) });
         (recorder, entry)
     }
@@ -439,10 +436,15 @@ impl Drift {
         meant.filter_map(live).collect()
     }
 
+    /// Hash of a model's name.
+    fn key(&self, model: &ModelName) -> u64 {
+        self.inner.keys.hash_one(model)
+    }
+
     /// Versions with traffic of the same models as some.
     fn active(&self, some: &[Live], now: Duration) -> Active {
         let mut active = Active::new();
-        let keys: HashSet<u64> = some.iter().map(|(entry, _)| entry.key).collect();
+        let keys: HashSet<u64> = some.iter().map(|(entry, _)| self.key(&entry.model)).collect();
         if keys.is_empty() {
             return active;
         }
@@ -488,7 +490,7 @@ impl Drift {
                 );
             }
         }
-        self.inner.looked_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Release);
+        self.inner.looked_at.store(nanoseconds(now), Release);
     }
 
     /// Keeps what is known of every version for the next start.
@@ -862,5 +864,71 @@ impl Entry {
 
     fn tracked(&self) -> MutexGuard<'_, Tracked> {
         self.tracked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::{super::recorder::tests, *};
+    use crate::monitor::{Clock, WorkerId};
+
+    /// A clock that is set, in seconds since 1970.
+    #[derive(Debug)]
+    struct SetClock(AtomicU64);
+
+    impl Clock for SetClock {
+        fn now(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn unix(&self) -> Duration {
+            Duration::from_secs(self.0.load(Relaxed))
+        }
+    }
+
+    #[test]
+    fn a_version_is_looked_at_while_it_counts_and_until_it_is_kept() {
+        let clock = Arc::new(SetClock(AtomicU64::new(1_796_000_000)));
+        let monitor = Arc::new(Monitor::new(1, Arc::<SetClock>::clone(&clock)));
+        let folder = tempfile::tempdir().unwrap();
+        let path = Some(folder.path().to_owned());
+        let drift = Drift::new(monitor, 1, Settings::default(), BTreeMap::new(), path);
+        let newcomer = Newcomer {
+            model: &ModelName::parse("m").unwrap(),
+            version: VersionId::new(1),
+            signature: &tests::signature(),
+            is_batched: true,
+            names: &[],
+            identity: "a",
+            profile: None,
+        };
+        let recorder = drift.watch(&newcomer).recorder.unwrap();
+        // Without a look that would take the signs away.
+        let due_at = || drift.versions().watched[0].place.due_at();
+        let look = || {
+            drift.look();
+            clock.0.fetch_add(1, Relaxed);
+        };
+        assert_eq!(due_at(), Duration::ZERO, "nobody has looked yet");
+        look();
+        assert_eq!(due_at(), Duration::MAX);
+        recorder.inputs(WorkerId(0), &tests::request(&[(0.5, 0.5, "a")]), 1);
+        look();
+        assert_eq!(drift.live()[0].0.place.last_rows_at(), Duration::from_secs(1_796_000_001));
+        assert_eq!(due_at(), Duration::ZERO, "its last counts may come late");
+        look();
+        let kept_at = Duration::from_secs(1_796_000_060);
+        assert_eq!(due_at(), kept_at);
+        clock.0.store(kept_at.as_secs(), Relaxed);
+        look();
+        assert!(fs::metadata(folder.path().join("m/1-a.state")).unwrap().len() > 0);
+        clock.0.store(2 * kept_at.as_secs(), Relaxed);
+        look();
+        assert_eq!(due_at(), Duration::MAX);
+        drop(recorder);
+        look();
+        assert!(drift.versions().watched.is_empty());
     }
 }
