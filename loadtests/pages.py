@@ -5,9 +5,9 @@
     python3 loadtests/pages.py --models 200 --asked 100 less
 
 The first server has `--models` models with little traffic: pages in each format, and its CPU time over `--idle` seconds
-in which nobody asks, then as long with a scrape each 5 s. The second one has `--asked` models that have all answered:
-the time of 30 scrapes in each format, and the latency of requests in turns, with a scrape each second and with none.
-Needs wrk for the last of these.
+in which nobody asks, then as long with a scrape each 5 s; before it, for comparison, that of a process that only wakes.
+The second one has `--asked` models that have all answered: the time of 30 scrapes in each format, and the latency of
+requests in turns, with a scrape each second and with none. Needs wrk for the last of these.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import re
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -33,6 +34,13 @@ FORMATS = {
 BODY = '{"inputs":[{"name":"input","shape":[1,4],"datatype":"FP32","data":[5.1,3.5,1.4,0.2]}]}'
 REQUEST = f"wrk.method = 'POST'\nwrk.headers['Content-Type'] = 'application/json'\nwrk.body = '{BODY}'\n"
 LOADED_SECONDS_MAX = 900
+# On a machine whose memory is taken and given back by a host, a wake after a second costs more than after a moment.
+SLEEPER = """import time
+begin = time.thread_time()
+for _ in range(20):
+    time.sleep(1)
+print((time.thread_time() - begin) / 20 * 100)
+"""
 
 
 class Server:
@@ -126,6 +134,8 @@ def idle(options):
             print(f"pages of {options.models} models, of which 20 were asked")
             sizes(server)
             time.sleep(options.settle)
+            sleeper = subprocess.run([sys.executable, "-c", SLEEPER], capture_output=True, text=True, check=True)
+            print(f"a process that does nothing but wake once a second: {float(sleeper.stdout):.2f} % of one core")
             # The system takes a minute to make large pages of small ones, until which memory costs more to reach.
             print(f"CPU of one core while nobody asks, at first: {server.cpu(options.idle):.2f} %")
             print(f"later on: {server.cpu(options.idle):.2f} %")

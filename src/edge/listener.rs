@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     os::fd::AsRawFd as _,
+    pin::pin,
     rc::Rc,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,7 +20,6 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, watch},
-    time::MissedTickBehavior,
 };
 
 use crate::{
@@ -440,10 +440,9 @@ async fn turn(
 ) {
     let connections: Connections = Rc::default();
     let runtime = tokio::runtime::Handle::current().metrics();
-    let mut sweep = tokio::time::interval(sweep_interval(&worker));
-    // After a long run one look is enough.
-    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut count, mut ending, mut handed_over) = (0u64, false, false);
+    // After a long run one look is enough, so that the next pause begins with the look.
+    let mut sweep = pin!(tokio::time::sleep(Duration::ZERO));
+    let (mut count, mut rests, mut ending, mut handed_over) = (0u64, false, false, false);
     loop {
         tokio::select! {
             // Whatever it still holds is dropped with the runtime.
@@ -452,19 +451,24 @@ async fn turn(
                 // On its way to a worker that was given up: nobody counts it here any more.
                 Some(_) if worker.is_given_up() => return,
                 Some(socket) => {
+                    if std::mem::take(&mut rests) {
+                        sweep.set(tokio::time::sleep(sweep_interval(&worker)));
+                    }
                     count += 1;
                     open(&worker, &connections, count, socket);
                 }
                 // Falls through: without a connection nothing else would wake this up before the next sweep.
                 None => handed_over = true,
             },
-            _ = sweep.tick() => {
+            () = &mut sweep => {
                 worker.tick();
                 worker.pace(&runtime);
-                for watched in connections.watched.borrow().values() {
-                    watched.sweep(&worker);
-                }
+                let watched = connections.watched.borrow();
+                watched.values().for_each(|watched| watched.sweep(&worker));
                 worker.rest();
+                rests = watched.is_empty();
+                let pause = if rests { REST } else { sweep_interval(&worker) };
+                sweep.set(tokio::time::sleep(pause));
             }
             () = connections.ended.notified(), if worker.is_draining() => {}
             changed = stages.changed(), if !ending => {
@@ -487,6 +491,9 @@ async fn turn(
         }
     }
 }
+
+/// How often the sweeper looks while no connection's time could be over: only how busy the worker was fades meanwhile.
+const REST: Duration = Duration::from_secs(4);
 
 /// How often the sweeper looks: often enough that no timeout is late by more than a quarter.
 fn sweep_interval(worker: &Worker) -> Duration {

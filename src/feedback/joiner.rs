@@ -31,6 +31,8 @@ use super::{
 const SOON: Duration = Duration::from_millis(5);
 /// And the most; where a ring fills sooner, its worker says so.
 const LOOK: Duration = Duration::from_millis(250);
+/// Time between two looks while there is nothing to find: each one wakes a core that sleeps.
+const REST: Duration = SECOND;
 /// Entries that a look should find at most: a sixteenth of a ring, which stays in the caches; a burst has room.
 const MUCH: u32 = 1 << 10;
 /// Requests that are joined together.
@@ -69,7 +71,10 @@ struct Waiting {
 
 /// The time until the next look, where the last one found this many entries, of this much time.
 fn pause(taken: usize, since: Duration) -> Duration {
-    let taken = u32::try_from(taken.max(1)).unwrap_or(u32::MAX);
+    if taken == 0 {
+        return REST;
+    }
+    let taken = u32::try_from(taken).unwrap_or(u32::MAX);
     (since * MUCH / taken).clamp(SOON, LOOK)
 }
 
@@ -489,7 +494,8 @@ mod tests {
     #[test]
     fn rings_that_fill_fast_are_looked_at_sooner() {
         let pause = |taken, millis| pause(taken, Duration::from_millis(millis)).as_millis();
-        assert_eq!([pause(0, 250), pause(1024, 250), pause(700, 250), pause(100, 50)], [250; 4]);
+        assert_eq!([pause(0, 50), pause(0, 1000)], [1000; 2]);
+        assert_eq!([pause(1, 250), pause(1024, 250), pause(700, 250), pause(100, 50)], [250; 4]);
         assert_eq!([pause(2048, 50), pause(4096, 20), pause(100_000, 50)], [25, 5, 5]);
         assert_eq!(pause(100, 3_600_000), 250);
     }

@@ -46,7 +46,7 @@ const SOON: Duration = Duration::from_millis(1);
 const REST: Duration = Duration::from_millis(200);
 /// Time between checkpoints, and between tries of what failed.
 const SECOND: Duration = Duration::from_secs(1);
-/// Time between checkpoints where nothing was heard.
+/// Time between checkpoints where nothing was heard, and between two looks where nothing is left to do.
 const MINUTE: Duration = Duration::from_mins(1);
 /// Rollouts that are shown; older ones stay in the log.
 const KNOWN_MAX: usize = 200;
@@ -74,6 +74,8 @@ pub(super) struct Driver {
     pub(super) tried: BTreeMap<ModelName, VersionId>,
     pub(super) looked_at: Option<Instant>,
     published_at: Option<Instant>,
+    /// True if that told the last of what happened.
+    is_told: bool,
     /// Commands about rollouts that the keeper works for.
     pub(super) deferred: VecDeque<Command>,
     /// The start of the process, since 1970.
@@ -218,6 +220,7 @@ impl Driver {
             tried,
             looked_at: None,
             published_at: None,
+            is_told: false,
             deferred: VecDeque::new(),
             is_stopping: false,
             rollouts,
@@ -232,7 +235,10 @@ impl Driver {
         loop {
             match self.next() {
                 Next::Stop => break,
-                Next::Command(command) => self.command(*command),
+                Next::Command(command) => {
+                    self.is_told = false;
+                    self.command(*command);
+                }
                 Next::Look => {}
             }
             if self.is_stopping {
@@ -269,8 +275,12 @@ impl Driver {
             SOON
         } else if self.runs.values().any(judges) {
             LOOK
-        } else {
+        } else if self.awaits() {
             REST
+        } else if self.is_told {
+            MINUTE
+        } else {
+            SECOND
         };
         match self.commands.try_recv() {
             Ok(command) => return Next::Command(Box::new(command)),
@@ -287,6 +297,12 @@ impl Driver {
             Err(mpsc::TryRecvError::Disconnected) => Next::Stop,
             Err(mpsc::TryRecvError::Empty) => Next::Look,
         }
+    }
+
+    /// True if something may have to be done of which no command tells.
+    fn awaits(&self) -> bool {
+        let over = |run: &Run| run.rollout.state().is_over() && run.is_idle();
+        !self.runs.values().all(over) || self.drafts.values().any(|(_, by_itself)| *by_itself)
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -314,6 +330,7 @@ impl Driver {
         if is_due(self.published_at, SECOND) {
             self.published_at = Some(now);
             self.publish();
+            self.is_told = !self.awaits();
         }
     }
 
