@@ -27,6 +27,7 @@ use std::{
 use crate::{model::Trace, monitor::WorkerId};
 
 use super::{
+    batch::{BATCH_BYTES, Batch},
     entry::Entry,
     line::Lines,
     note::{Note, Texts, Use},
@@ -109,6 +110,11 @@ pub enum AccessError {
         /// The reason.
         source: io::Error,
     },
+    /// It has no memory for lines.
+    #[error(
+        "the access log has no memory for lines: {0}; give the process more, or set logs.access to \"off\""
+    )]
+    Memory(io::Error),
     /// It has no thread.
     #[error("the access log has no thread: {0}")]
     Thread(io::Error),
@@ -147,16 +153,13 @@ const CLOSE_MAX: Duration = Duration::from_millis(900);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(160);
 
-/// Most looks, each after [`PAUSE_MIN`] or sooner, for which a line waits until more make up a batch.
-const LOOKS_MAX: u32 = 8;
+/// Most looks, each after [`PAUSE_MIN`] or sooner, for which a line waits until more make up a batch: however few they
+/// are, to write them costs as much as some hundred lines.
+const LOOKS_MAX: u32 = 16;
 
 /// Bytes of one worker's notes that wake the writer. A wake costs as much as a dozen lines; of more bytes, the first
 /// have left the processor's nearest caches when they are taken.
 const WAKE_BYTES: usize = 128 << 10;
-
-/// Bytes of lines that are written at once: a write past the system's cache costs the same however long it is, as much
-/// as some hundred lines.
-const BATCH_BYTES: usize = 2 << 20;
 
 /// Bytes of one worker's notes that wait where there are no lines, only spans.
 const SPANS_BYTES: usize = 256 << 10;
@@ -267,10 +270,11 @@ impl AccessLog {
         let access = Arc::new(Access::new(settings, workers));
         // Each of the threads says so when it has ended.
         let (end, ended) = mpsc::sync_channel(2);
+        let batch = Batch::new().map_err(AccessError::Memory)?;
         let spans = Spans::start(settings, &access, end.clone()).map_err(AccessError::Thread)?;
         let own = Arc::clone(&access);
         let thread = thread::Builder::new().name("access".to_owned()).spawn(move || {
-            write_out(&own, Writer::new(&own, sink), &spans);
+            write_out(&own, Writer::new(&own, sink, batch), &spans);
             // Nobody hears it once the end has waited long enough.
             let _ = end.try_send(());
         });
@@ -322,11 +326,11 @@ fn write_out(access: &Access, mut writer: Writer<'_>, spans: &Spans) {
         }
         writer.is_late |= most > access.late_bytes;
         writer.looks += 1;
-        // Where workers fill their outboxes, more is there soon.
-        if most < access.wake_bytes || writer.looks >= LOOKS_MAX || closed {
+        let is_idle = most == 0;
+        // Where one came, more may be there soon.
+        if is_idle || writer.looks >= LOOKS_MAX || closed {
             writer.flush();
         }
-        let is_idle = most == 0;
         if is_idle && closed {
             return;
         }
@@ -354,6 +358,7 @@ struct Writer<'a> {
     access: &'a Access,
     sink: Sink,
     lines: Lines,
+    batch: Batch,
     /// Bytes of lines that are written at once, unless one is longer.
     batch_max: usize,
     /// Looks at the outboxes since the last batch.
@@ -368,30 +373,36 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(access: &'a Access, sink: Sink) -> Self {
-        let batch_max = sink.batch_max();
-        let mut lines = Lines::with_room(batch_max);
-        lines.begin(sink.phase());
-        let (looks, is_late, works) = (0, false, true);
-        Self { access, sink, lines, batch_max, looks, is_late, works, told: 0, batches: TOLD_EVERY }
+    fn new(access: &'a Access, sink: Sink, mut batch: Batch) -> Self {
+        batch.begin(sink.phase());
+        Self {
+            access,
+            batch_max: sink.batch_max(),
+            sink,
+            lines: Lines::default(),
+            batch,
+            looks: 0,
+            is_late: false,
+            works: true,
+            told: 0,
+            batches: TOLD_EVERY,
+        }
     }
 
     /// Takes an entry; writes the lines of those before it where both are too many.
     fn add(&mut self, entry: &Entry<'_>) {
-        let before = self.lines.text().len();
-        self.lines.add(entry);
-        if before > 0 && self.lines.text().len() > self.batch_max {
-            let last = self.lines.text()[before..].to_vec();
-            self.lines.cut(before);
+        let before = self.batch.lines().len();
+        let line = self.lines.line(entry);
+        if before > 0 && before + line.len() > self.batch_max {
             self.flush();
-            self.lines.put(&last);
         }
+        self.batch.put(self.lines.last());
     }
 
     /// Writes what was taken.
     fn flush(&mut self) {
         self.looks = 0;
-        let lines = self.lines.text();
+        let lines = self.batch.lines();
         if lines.is_empty() {
             return;
         }
@@ -419,7 +430,7 @@ impl<'a> Writer<'a> {
             );
             (self.told, self.batches) = (dropped, 0);
         }
-        self.lines.begin(self.sink.phase());
+        self.batch.begin(self.sink.phase());
     }
 }
 
@@ -537,7 +548,7 @@ mod tests {
             let path = folder.path().join("access.log");
             let file = Rolling::open(&path, file_bytes_max).unwrap();
             let access = Access::new(&AccessSettings::default(), 1);
-            let mut writer = Writer::new(&access, Sink::File(file));
+            let mut writer = Writer::new(&access, Sink::File(file), Batch::new().unwrap());
             for path in ["/1", "/2", "/3"] {
                 writer.add(&entry::tests::of_path(path));
             }
@@ -549,9 +560,7 @@ mod tests {
             };
             (lines("access.log.1"), lines("access.log"))
         };
-        let mut one = Lines::with_room(0);
-        one.add(&entry::tests::of_path("/1"));
-        let bytes = one.text().len() as u64;
+        let bytes = Lines::default().line(&entry::tests::of_path("/1")).len() as u64;
         assert_eq!([written(3 * bytes), written(2 * bytes), written(1)], [(0, 3), (2, 1), (1, 1)]);
     }
 

@@ -5,7 +5,7 @@
 //!
 //! Text that stays the same from line to line is kept: the second, who asks, who was asked and who answered.
 //!
-//! Not here: what an entry holds (`entry`), the way of lines to their reader (`outbox`).
+//! Not here: what an entry holds (`entry`), where lines are gathered (`batch`).
 
 use std::{io::Write as _, net::IpAddr, time::Duration};
 
@@ -16,14 +16,13 @@ use crate::{
     monitor::Sample,
 };
 
-use super::{entry::Entry, rolling::PAGE};
+use super::entry::Entry;
 
-/// Lines that are written together, and what the next one may have in common with the last.
+/// Lines one after the other, and what the next one may have in common with the last.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
+    /// The last line.
     text: Vec<u8>,
-    /// Where lines begin.
-    start: usize,
     /// The beginning of the last line, up to the peer's port, and what it is of.
     head: Vec<u8>,
     known_head: Option<KnownHead>,
@@ -55,35 +54,9 @@ struct Known {
 }
 
 impl Lines {
-    /// None, with room for so many bytes of them.
-    pub(super) fn with_room(bytes: usize) -> Self {
-        Self { text: Vec::with_capacity(bytes + LINE_BYTES_MAX + 2 * PAGE), ..Self::default() }
-    }
-
-    /// Begins anew, so many bytes behind the beginning of a page of memory.
-    pub(super) fn begin(&mut self, phase: usize) {
+    /// The line of an entry, with its end.
+    pub(super) fn line(&mut self, entry: &Entry<'_>) -> &[u8] {
         self.text.clear();
-        self.start = self.text.as_ptr().align_offset(PAGE) + phase;
-        self.text.resize(self.start, 0);
-    }
-
-    /// All lines.
-    pub(super) fn text(&self) -> &[u8] {
-        &self.text[self.start..]
-    }
-
-    /// Takes back what was added behind so many bytes.
-    pub(super) fn cut(&mut self, bytes: usize) {
-        self.text.truncate(self.start + bytes);
-    }
-
-    /// Adds lines as they are.
-    pub(super) fn put(&mut self, lines: &[u8]) {
-        self.text.extend_from_slice(lines);
-    }
-
-    /// Adds an entry.
-    pub(super) fn add(&mut self, entry: &Entry<'_>) {
         self.head(entry);
         self.parties(entry);
         if entry.sample.rows > 0 {
@@ -106,6 +79,12 @@ impl Lines {
             let _ = write!(self.text, r#","trace_id":"{id:032x}","span_id":"{span:016x}""#);
         }
         self.raw(b"}\n");
+        &self.text
+    }
+
+    /// The last line again.
+    pub(super) fn last(&self) -> &[u8] {
+        &self.text
     }
 
     /// Adds a piece; of a length that is known, it is a few stores.
@@ -296,9 +275,6 @@ fn rounded(time: Duration) -> u64 {
     nanos.saturating_add(u64::from(time.subsec_nanos()) + 500) / 1000
 }
 
-/// Bytes of any line: a path is there twice, and each of its bytes may need six.
-const LINE_BYTES_MAX: usize = 16 << 10;
-
 /// True for what stands in a text of JSON as it is.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
@@ -341,9 +317,8 @@ mod tests {
 
     fn line(entry: &Entry<'_>) -> (String, Value) {
         let mut lines = Lines::default();
-        lines.add(entry);
-        let value: Value = serde_json::from_slice(lines.text()).unwrap();
-        (String::from_utf8(lines.text).unwrap(), value)
+        let line = lines.line(entry);
+        (String::from_utf8(line.to_vec()).unwrap(), serde_json::from_slice(line).unwrap())
     }
 
     #[test]
@@ -412,27 +387,11 @@ mod tests {
             (Entry { code: 503, at: ENTRY.at + Duration::from_millis(877), ..other }, "10.0.0.2:2"),
             (Entry { at: ENTRY.at + Duration::from_mins(1), ..other }, "10.0.0.2:2"),
         ];
-        for (entry, _) in &all {
-            lines.add(entry);
-        }
-        let said = std::str::from_utf8(lines.text()).unwrap().lines();
-        let said: Vec<Value> = said.map(|line| serde_json::from_str(line).unwrap()).collect();
         let times = ["53:20.123Z", "53:20.123Z", "53:20.123Z", "53:21.000Z", "54:20.123Z"];
-        for ((said, (entry, peer)), time) in said.iter().zip(&all).zip(times) {
+        for ((entry, peer), time) in all.iter().zip(times) {
+            let said: Value = serde_json::from_slice(lines.line(entry)).unwrap();
             assert_eq!((&said["code"], &said["peer"]), (&json!(entry.code), &json!(peer)));
             assert!(said["timestamp"].as_str().unwrap().ends_with(time), "{said}");
-        }
-        assert_eq!(said.len(), all.len());
-    }
-
-    #[test]
-    fn lines_begin_where_they_do_in_a_page() {
-        let mut lines = Lines::with_room(1 << 16);
-        for phase in [0, 1, PAGE - 1] {
-            lines.begin(phase);
-            lines.put(b"a line\n");
-            assert_eq!(lines.text(), b"a line\n");
-            assert_eq!(lines.text().as_ptr().addr() % PAGE, phase);
         }
     }
 

@@ -12,6 +12,7 @@
 //! handed in as a service for the repository API.
 
 mod access;
+mod batch;
 mod body;
 mod budget;
 mod compression;
