@@ -35,7 +35,8 @@ MODEL = "breast_cancer"
 NO_DRIFT = {"TIDEGATE__DRIFT__ENABLED": "false"}
 NO_FEEDBACK = {f"TIDEGATE__MODELS__{MODEL}__FEEDBACK": '{"enabled":false}'}
 OFF = NO_DRIFT | NO_FEEDBACK
-LOG = {"TIDEGATE__LOGS__ACCESS": "access.log"}
+# So large that it is not renamed all the time, so small that eight servers of each kind leave room on the disk.
+LOG = {"TIDEGATE__LOGS__ACCESS": "access.log", "TIDEGATE__LOGS__ACCESS_BYTES": "256MiB"}
 NOWHERE = {"TIDEGATE__LOGS__ACCESS": "/dev/null"}
 # The port of discarded bytes, where nobody listens: spans are made, sent for, dropped and counted.
 TRACES = {"TIDEGATE__TRACING__SAMPLE": "0.01", "TIDEGATE__TRACING__OTLP": "http://127.0.0.1:9"}
