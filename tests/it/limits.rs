@@ -104,6 +104,22 @@ fn long_run(rounds: u32) -> Request {
 }
 
 #[test]
+fn a_worker_that_rests_keeps_the_timeouts_of_who_comes_alone() {
+    let repository = Repository::of(&["add_sub"]);
+    let server = Launch::of(&repository)
+        .set("SERVER__WORKERS", "1")
+        .set("LIMITS__HEADER_TIMEOUT", "100ms")
+        .start();
+    // Without a connection it looks for timeouts every four seconds.
+    let started = Instant::now();
+    let mut stalled = server.connect();
+    stalled.send("GET /v2 HTTP/1.1\r\nHost: x\r\nX-Slow: ");
+    assert!(stalled.answers_until_close().iter().all(|answer| answer.status == 408));
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
 fn a_worker_that_is_always_busy_keeps_its_timeouts_and_is_fair() {
     const ROUNDS: u32 = 300_000;
     let repository = Repository::of(&["add_sub"]);
