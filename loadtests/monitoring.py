@@ -7,7 +7,9 @@
                                                        in a hundred and a scrape of the metrics each second
 
 Each server has one worker, and one core for all its threads; wrk has another, and sends rows of values that the model's
-training had. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that are not
+training had. wrk's core never sleeps: a process that runs where nothing else would keeps it awake. Otherwise a server
+pays for waking wrk, the more often the slower it is, so that each cost shows twice in the ratio; `--client-sleeps` shows
+that. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that are not
 measured: in these drift finds how many rows come. In the warm-up the memory of predictions is filled and drift's
 references are learned. Servers of one kind differ by 5 % and more from start to start, so that each kind has several,
 and the mean of their rates counts. The error is the standard error of that, by how far servers of a kind differ;
@@ -15,6 +17,7 @@ and the mean of their rates counts. The error is the standard error of that, by 
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -71,6 +74,13 @@ request = function()
   at = at %% #requests + 1
   return requests[at]
 end
+"""
+# Whatever else has work on the core runs first.
+SPIN = """import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+while True:
+    pass
 """
 
 
@@ -141,6 +151,16 @@ class Server:
         return [float(re.search(r"Requests/sec:\s+([\d.]+)", told)[1]), worker, sum(spent.values())]
 
 
+@contextlib.contextmanager
+def awake(core):
+    """Keeps a core from sleeping."""
+    with subprocess.Popen([sys.executable, "-c", SPIN, str(core)]) as spinner:
+        try:
+            yield
+        finally:
+            spinner.kill()
+
+
 def spread(rates):
     """The standard error of the mean of some servers' rates, as a share of it."""
     means = [statistics.mean(own) for own in rates]
@@ -158,13 +178,15 @@ def main():
     parser.add_argument("--warm-up", type=int, default=14, metavar="SECONDS")
     parser.add_argument("--core", default="0")
     parser.add_argument("--client-core", default="1")
+    parser.add_argument("--client-sleeps", action="store_true", help="let wrk's core sleep while wrk waits")
     parser.add_argument("--port", type=int, default=9100)
     options = parser.parse_args()
     modes = options.modes.split(",")
     print(machine())
     # Who scrapes is somewhere else, too.
     os.sched_setaffinity(0, {int(options.client_core)})
-    with tempfile.TemporaryDirectory() as folder:
+    awakening = contextlib.nullcontext() if options.client_sleeps else awake(options.client_core)
+    with tempfile.TemporaryDirectory() as folder, awakening:
         folder = pathlib.Path(folder)
         requests = script(folder)
         kinds = [mode for _ in range(options.servers) for mode in modes]
