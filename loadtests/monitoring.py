@@ -8,8 +8,8 @@
 
 Each server has one worker, and one core for all its threads; wrk has another, and sends rows of values that the model's
 training had. wrk's core never sleeps: a process that runs where nothing else would keeps it awake. Otherwise a server
-pays for waking wrk, the more often the slower it is, so that each cost shows twice in the ratio; `--client-sleeps` shows
-that. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that are not
+pays for waking wrk, the more often the slower it is, so that each cost shows twice in the ratio; `--client-sleeps`
+shows that. Servers are stopped (SIGSTOP) while another one has its turn, which begins with two seconds that are not
 measured: in these drift finds how many rows come. In the warm-up the memory of predictions is filled and drift's
 references are learned. Servers of one kind differ by 5 % and more from start to start, so that each kind has several,
 and the mean of their rates counts. The error is the standard error of that, by how far servers of a kind differ;
@@ -75,12 +75,14 @@ request = function()
   return requests[at]
 end
 """
-# Whatever else has work on the core runs first.
+# Whatever else has work on the core runs first; it ends with whoever started it, however that ends.
 SPIN = """import os, sys
 os.sched_setaffinity(0, {int(sys.argv[1])})
 os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-while True:
-    pass
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(1000000):
+        pass
 """
 
 
